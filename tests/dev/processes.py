@@ -1,0 +1,266 @@
+"""Child processes that never outlive the process which started them, and leave nothing on the disk.
+
+Three things hold that, whatever happens: leaving the context kills the child's process group; the kernel kills the
+child when its parent dies without a word (SIGKILL); a shell that waits for the parent's end removes the directory.
+"""
+
+import atexit
+import contextlib
+import functools
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+CHECKOUT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+_PORTS = range(15_000, 32_000)
+"""Below the ephemeral range: a client that reconnects to a server which is down must not be given the server's port."""
+_taken: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on and that this process gives only once."""
+    for port in random.sample(_PORTS, 200):
+        if port not in _taken and _can_bind(port):
+            _taken.add(port)
+            return port
+    raise RuntimeError(f"No free port between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind((HOST, port))
+        return True
+    return False
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without settings of the broker that happen to be in it, and without a proxy."""
+    dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return kept | {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost"} | dict(extra)
+
+
+@functools.cache
+def run_directory() -> Path:
+    """One temporary directory for all children of this process; gone when the process is, however it ends."""
+    directory = Path(tempfile.mkdtemp(prefix="atlas-broker-"))
+    janitor = 'cat >/dev/null; for _ in 1 2 3; do rm -rf "$1" && exit; sleep 1; done'
+    # Only this process holds the other end of the janitor's standard input: it ends when the process ends.
+    process = subprocess.Popen(
+        ["sh", "-c", janitor, "janitor", str(directory)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    atexit.register(_dismiss, process)
+    return directory
+
+
+def _dismiss(janitor: subprocess.Popen[bytes]) -> None:
+    janitor.communicate()
+
+
+@functools.cache
+def _launcher() -> ThreadPoolExecutor:
+    """One thread forks all children: the kernel's death signal is sent when the *thread* that forked ends."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
+
+
+def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a child in its own session (Ctrl-C does not reach it), killed by the kernel if this process dies."""
+    setpriv = shutil.which("setpriv")
+    tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment)).result()
+
+
+def _popen(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def script(name: str) -> Path:
+    """A command of this virtual environment; raises RuntimeError when the checkout is not installed in it."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise RuntimeError(f"There is no command {name} beside {sys.executable}: run pip install -e '.[dev]' first.")
+    return path
+
+
+class Server(ABC):
+    """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
+
+    ready_seconds = 30.0
+    farewell = signal.SIGTERM
+    """How the process is ended for good; SIGKILL where only its data would profit from more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.home = run_directory() / f"{name}-{self.port}"
+        self.log = self.home / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._group_ended = True  # a number that was a group once may be somebody else's later
+        self._log_start = 0
+
+    @property
+    @abstractmethod
+    def uri(self) -> str: ...
+
+    @abstractmethod
+    def command(self) -> Sequence[str | Path]: ...
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Probe once, within a second: does the server serve? Connection errors may be raised and mean no."""
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    def prepare(self) -> None:  # noqa: B027 - most servers need nothing
+        """What a server needs after its first answer, once per life of its data."""
+
+    def start(self) -> Self:
+        """Return once the server serves; RuntimeError with the end of its log when it does not get there."""
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> None:
+        self.home.mkdir(exist_ok=True)
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        self.process = spawn(self.command(), self.log, self.environment())
+        self._group_ended = False
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.ready_seconds
+        while not self._probe():
+            if self.returncode is not None:
+                raise RuntimeError(self._trouble(f"ended with status {self.returncode} before it was ready"))
+            if time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(self._trouble(f"was not ready after {self.ready_seconds:g} s"))
+            time.sleep(0.03)
+        self.prepare()
+
+    def _probe(self) -> bool:
+        # Each client library has errors of its own for "nobody listens yet".
+        try:
+            return self.answers()
+        except Exception:  # noqa: BLE001
+            return False
+
+    def _trouble(self, what: str) -> str:
+        return f"{self.name} {what}; the end of its log:\n{self.log_tail()}"
+
+    def log_text(self) -> str:
+        """What the process wrote since it was last started."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def log_tail(self, lines: int = 25) -> str:
+        return "\n".join(self.log_text().splitlines()[-lines:])
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs (or was never started)."""
+        return self.process.poll() if self.process else None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """To the whole group: gunicorn has children of its own."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def pause(self) -> None:
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to say good-bye. Also what the leader left behind in its group."""
+        if self.process and not self._group_ended:
+            self.send(signal.SIGKILL)
+            self.process.wait()
+            self._group_ended = True
+
+    def stop(self, seconds: float = 10.0) -> int:
+        """SIGTERM, and SIGKILL after ``seconds``; its exit status."""
+        self.ask_to_stop(signal.SIGTERM)
+        return self.wait_for_end(seconds)
+
+    def ask_to_stop(self, number: signal.Signals) -> None:
+        """Only the leader is told: it knows how to end its own children."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.send_signal(signal.SIGCONT)
+
+    def wait_for_end(self, seconds: float) -> int:
+        assert self.process is not None, f"{self.name} was never started"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        self.kill()
+        return self.process.wait()
+
+    def restart(self) -> Self:
+        """Start again after whatever happened, on the same port and data."""
+        if self.running:
+            self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        """End it for good and remove its data."""
+        if self.process:
+            self.ask_to_stop(self.farewell)
+            self.wait_for_end(10.0)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def start_all(servers: Sequence[Server]) -> None:
+    """All at once; every one has ended its attempt before the first error is raised."""
+    with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
+        for started in [pool.submit(server.start) for server in servers]:
+            started.result()
+
+
+def close_all(servers: Sequence[Server]) -> None:
+    """All are told before the first is waited for."""
+    for server in servers:
+        server.ask_to_stop(server.farewell)
+    for server in servers:
+        server.close()

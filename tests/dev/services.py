@@ -1,0 +1,106 @@
+"""The servers that the broker talks to, real ones: MongoDB and Redis."""
+
+import secrets
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from pymongo import MongoClient
+
+from tests.dev import binaries
+from tests.dev.processes import HOST, Server
+
+Document = dict[str, Any]
+
+
+class Mongod(Server):
+    """A one-node replica set without access control, or, with ``auth``, a standalone server with a root user."""
+
+    farewell = signal.SIGKILL
+
+    def __init__(self, name: str = "mongod", *, auth: bool = False) -> None:
+        super().__init__(name)
+        self.auth = auth
+        self.user = "root" if auth else ""
+        self.password = secrets.token_urlsafe(16) if auth else ""
+        self._prepared = False
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def uri(self) -> str:
+        """With the root user's password where there is access control."""
+        if self.auth:
+            return f"mongodb://{self.user}:{quote(self.password)}@{self.address}/?authSource=admin"
+        return f"mongodb://{self.address}/?replicaSet=rs0"
+
+    def client(self) -> MongoClient[Document]:
+        """As root; short time-outs, since the server is on this machine or not at all."""
+        return MongoClient(self.uri, serverSelectionTimeoutMS=5000, tz_aware=True)
+
+    def command(self) -> Sequence[str | Path]:
+        data = self.home / "data"
+        data.mkdir(exist_ok=True)
+        return [
+            binaries.mongod(),
+            *("--dbpath", data, "--port", str(self.port), "--bind_ip", HOST, "--nounixsocket"),
+            *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+            *(("--auth",) if self.auth else ("--replSet", "rs0", "--oplogSize", "64")),
+        ]
+
+    def answers(self) -> bool:
+        with self._direct() as client:
+            hello = client.admin.command("hello")
+            return bool(hello["isWritablePrimary"]) or self.auth or self._initiate(client)
+
+    def _initiate(self, client: MongoClient[Document]) -> bool:
+        """Says no: only the next look can find a primary."""
+        if not self._prepared:
+            members = [{"_id": 0, "host": self.address}]
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+            self._prepared = True
+        return False
+
+    def prepare(self) -> None:
+        if self.auth and not self._prepared:
+            # Without any user yet, a server with access control lets a local client make the first one.
+            with self._direct() as client:
+                client.admin.command("createUser", self.user, pwd=self.password, roles=["root"])
+            self._prepared = True
+
+    def _direct(self) -> MongoClient[Document]:
+        return MongoClient(self.address, directConnection=True, serverSelectionTimeoutMS=500)
+
+
+class Redis(Server):
+    """Without persistence: losing everything is what the broker must survive."""
+
+    farewell = signal.SIGKILL
+
+    def __init__(self, name: str = "redis") -> None:
+        super().__init__(name)
+
+    @property
+    def uri(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=1, socket_connect_timeout=1)
+
+    def command(self) -> Sequence[str | Path]:
+        files = ("--save", "", "--appendonly", "no", "--dir", self.home)
+        return [binaries.redis_server(), "--port", str(self.port), "--bind", HOST, *files]
+
+    def answers(self) -> bool:
+        with self.client() as client:
+            return bool(client.ping())
+
+    def flush(self) -> None:
+        """Every message and every lease of Celery's is gone."""
+        with self.client() as client:
+            client.flushall()
