@@ -1,0 +1,237 @@
+"""A platform's side of the Open Service Broker API: sends what Service Catalog sends, and worse when asked to."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+
+SERVICE_ID = "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
+PLAN_ID = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+IN_PROGRESS = "in progress"
+
+Json = dict[str, Any]
+Flag = bool | None
+"""Of a query: None leaves the parameter out."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer; ``seconds`` is how long it took."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    seconds: float
+
+    @property
+    def json(self) -> Json:
+        """Raises AssertionError unless the body is a JSON object, which every answer of the broker's must be."""
+        try:
+            value = json.loads(self.text)
+        except ValueError:
+            value = None
+        assert isinstance(value, dict), f"{self.status} without a JSON object: {self.text[:500]!r}"
+        return value
+
+    @property
+    def operation(self) -> str:
+        return str(self.json["operation"])
+
+    @property
+    def state(self) -> str:
+        """Of a last_operation; ``gone`` for the 410 that platforms take for the success of a delete."""
+        return "gone" if self.status == requests.codes.gone else str(self.json.get("state"))
+
+    @property
+    def description(self) -> str:
+        return str(self.json.get("description", ""))
+
+
+class Options(TypedDict, total=False):
+    """What any call may change of its request.
+
+    ``headers`` go over the usual ones (None takes one away), ``raw`` is sent instead of the body, ``auth`` instead of
+    the client's user (None: without any), ``query`` goes over the usual query (None takes one away).
+    """
+
+    headers: Mapping[str, str | None]
+    raw: bytes
+    auth: tuple[str, str] | None
+    query: Mapping[str, str | None]
+    timeout: float
+
+
+class OsbClient:
+    """Ids are percent-encoded here. Asks for asynchronous operations unless told otherwise. Threads may share it."""
+
+    def __init__(self, base_url: str, user: str, password: str, *, version: str = "2.17") -> None:
+        self.base_url = base_url.rstrip("/")
+        self.auth = (user, password)
+        self.headers = {"X-Broker-API-Version": version, "Content-Type": "application/json"}
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.mount("http://", HTTPAdapter(pool_maxsize=64))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._session.close()
+
+    # --- the verbs ------------------------------------------------------------------------------------------------
+
+    def catalog(self, **options: Unpack[Options]) -> Answer:
+        return self.request("GET", "/v2/catalog", **options)
+
+    def provision(
+        self,
+        instance_id: str,
+        parameters: Json | None = None,
+        *,
+        fields: Json | None = None,
+        accepts_incomplete: Flag = True,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """``fields`` go over the usual body; None takes one away."""
+        usual = _plan() | {"organization_guid": "org", "space_guid": "space", "parameters": parameters}
+        return self._change("PUT", _instance(instance_id), _over(usual, fields), accepts_incomplete, options)
+
+    def update(
+        self,
+        instance_id: str,
+        parameters: Json | None = None,
+        *,
+        fields: Json | None = None,
+        accepts_incomplete: Flag = True,
+        **options: Unpack[Options],
+    ) -> Answer:
+        usual = {"service_id": SERVICE_ID, "parameters": parameters}
+        return self._change("PATCH", _instance(instance_id), _over(usual, fields), accepts_incomplete, options)
+
+    def deprovision(self, instance_id: str, *, accepts_incomplete: Flag = True, **options: Unpack[Options]) -> Answer:
+        return self._change("DELETE", _instance(instance_id), None, accepts_incomplete, options)
+
+    def bind(
+        self,
+        instance_id: str,
+        binding_id: str,
+        parameters: Json | None = None,
+        *,
+        fields: Json | None = None,
+        accepts_incomplete: Flag = True,
+        **options: Unpack[Options],
+    ) -> Answer:
+        usual = _plan() | {"parameters": parameters}
+        path = _binding(instance_id, binding_id)
+        return self._change("PUT", path, _over(usual, fields), accepts_incomplete, options)
+
+    def rotate(
+        self,
+        instance_id: str,
+        binding_id: str,
+        predecessor_id: str,
+        *,
+        fields: Json | None = None,
+        accepts_incomplete: Flag = True,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """``binding_id`` takes over from ``predecessor_id``; the body names no plan (spec: Rotating)."""
+        body = _over({"predecessor_binding_id": predecessor_id}, fields)
+        return self._change("PUT", _binding(instance_id, binding_id), body, accepts_incomplete, options)
+
+    def unbind(
+        self, instance_id: str, binding_id: str, *, accepts_incomplete: Flag = True, **options: Unpack[Options]
+    ) -> Answer:
+        return self._change("DELETE", _binding(instance_id, binding_id), None, accepts_incomplete, options)
+
+    def instance(self, instance_id: str, **options: Unpack[Options]) -> Answer:
+        return self.request("GET", _instance(instance_id), **options)
+
+    def binding(self, instance_id: str, binding_id: str, **options: Unpack[Options]) -> Answer:
+        return self.request("GET", _binding(instance_id, binding_id), **options)
+
+    def last_operation(
+        self,
+        instance_id: str,
+        binding_id: str | None = None,
+        operation: str | None = None,
+        **options: Unpack[Options],
+    ) -> Answer:
+        path = _instance(instance_id) if binding_id is None else _binding(instance_id, binding_id)
+        options["query"] = _over(_plan() | {"operation": operation}, options.get("query"))
+        return self.request("GET", f"{path}/last_operation", **options)
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        instance_id: str,
+        binding_id: str | None = None,
+        operation: str | None = None,
+        *,
+        seconds: float = 60.0,
+        every: float = 0.1,
+        on_poll: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Poll until the operation has ended, well or badly; AssertionError when it has not after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self.last_operation(instance_id, binding_id, operation)
+            if on_poll:
+                on_poll(answer)
+            if answer.status not in (requests.codes.ok, requests.codes.gone) or answer.state != IN_PROGRESS:
+                return answer
+            assert time.monotonic() < deadline, f"still in progress after {seconds:g} s: {answer.text}"
+            time.sleep(every)
+
+    # --- the wire -------------------------------------------------------------------------------------------------
+
+    def request(self, method: str, path: str, body: Json | None = None, **options: Unpack[Options]) -> Answer:
+        """``path`` as it is to go over the wire, ids encoded."""
+        encoded = None if body is None else json.dumps(body).encode()
+        response = self._session.request(
+            method,
+            self.base_url + path,
+            params=_over({}, options.get("query")),
+            data=options.get("raw", encoded),
+            headers=dict(_over(dict(self.headers), options.get("headers"))),
+            auth=options.get("auth", self.auth),
+            timeout=options.get("timeout", 70.0),
+            allow_redirects=False,
+        )
+        return Answer(response.status_code, response.headers, response.text, response.elapsed.total_seconds())
+
+    def _change(self, method: str, path: str, body: Json | None, incomplete: Flag, options: Options) -> Answer:
+        query = _plan() if method == "DELETE" else {}
+        if incomplete is not None:
+            query["accepts_incomplete"] = "true" if incomplete else "false"
+        options["query"] = _over(query, options.get("query"))
+        return self.request(method, path, body, **options)
+
+
+def _plan() -> Json:
+    return {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
+
+
+def _over(usual: Mapping[str, Any], changes: Mapping[str, Any] | None) -> Json:
+    """The usual values under the changes, without what is None: absent fields are left out, never null."""
+    return {name: value for name, value in {**usual, **(changes or {})}.items() if value is not None}
+
+
+def _instance(instance_id: str) -> str:
+    return f"/v2/service_instances/{quote(instance_id, safe='')}"
+
+
+def _binding(instance_id: str, binding_id: str) -> str:
+    return f"{_instance(instance_id)}/service_bindings/{quote(binding_id, safe='')}"
