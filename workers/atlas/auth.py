@@ -1,0 +1,272 @@
+"""How a worker proves to Atlas who it is: an API key (HTTP digest) or a service account (OAuth bearer token).
+
+Both become a `requests` auth object, one for each thread's session. A service account's token is shared by all
+workers through a `TokenStore`: Atlas allows 100 live tokens an account and limits how often one may be minted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
+
+from workers.atlas.errors import AtlasError, NoAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from requests import PreparedRequest, Response
+
+REFRESH_BEFORE = timedelta(minutes=10)
+MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both timeouts
+MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
+REFUSED_PAUSE_SECONDS = 60.0  # after a brand-new token was refused: more of them would only fill the limit of 100
+PATIENCE_SECONDS = 3.0  # how long a call waits while another worker mints
+_POLL_SECONDS = 0.1
+
+# 401s that say "this account may not", which another token does not change.
+_ABOUT_ROLES = frozenset({"NOT_IN_GROUP", "USER_UNAUTHORIZED", "USER_CANNOT_ACCESS_GROUP"})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token; both times are aware and by this side's clock."""
+
+    value: str = field(repr=False)
+    issued_at: datetime
+    expires_at: datetime
+
+    def valid(self, now: datetime) -> bool:
+        """Atlas still takes it, unless it was revoked."""
+        return now < self.expires_at
+
+    def fresh(self, now: datetime) -> bool:
+        """Not yet due for renewal: ten minutes before its end, or a fifth of its life when that is shorter."""
+        return now < self.expires_at - min(REFRESH_BEFORE, (self.expires_at - self.issued_at) / 5)
+
+
+class TokenStore(Protocol):
+    """One service account's token, and the right to mint the next one; shared by every worker.
+
+    Every method is one atomic step. An implementation in a database needs one document:
+    the token (encrypted), and a time until which nobody may mint.
+    """
+
+    def current(self) -> Token | None:
+        """The token that was saved last, expired or not."""
+
+    def take(self, seconds: float) -> bool:
+        """Takes the right to mint for at most `seconds`; False, at once, when it is taken or paused."""
+
+    def save(self, token: Token) -> None:
+        """Makes `token` the current one and gives the right to mint back."""
+
+    def release(self, pause: float = 0.0) -> None:
+        """Gives the right back without a token; nobody can take it within `pause` seconds."""
+
+
+class MemoryTokens:
+    """A store for one process: `check` and tests."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._token: Token | None = None
+        self._taken_until = 0.0
+
+    def current(self) -> Token | None:  # noqa: D102  the rule stands at TokenStore
+        with self._lock:
+            return self._token
+
+    def take(self, seconds: float) -> bool:  # noqa: D102  the rule stands at TokenStore
+        with self._lock:
+            if time.monotonic() < self._taken_until:
+                return False
+            self._taken_until = time.monotonic() + seconds
+            return True
+
+    def save(self, token: Token) -> None:  # noqa: D102  the rule stands at TokenStore
+        with self._lock:
+            self._token, self._taken_until = token, 0.0
+
+    def release(self, pause: float = 0.0) -> None:  # noqa: D102  the rule stands at TokenStore
+        with self._lock:
+            self._taken_until = time.monotonic() + pause
+
+
+def _clean(secret: str, name: str) -> str:
+    """A line break that a file or a shell added would make every call fail with a riddle."""
+    stripped = secret.strip()
+    if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
+        raise ValueError(f"{name} must be non-empty ASCII without blanks or line breaks")
+    return stripped
+
+
+class ApiKey:
+    """A programmatic API key. `requests` reuses a thread's nonce, so that few calls are challenged."""
+
+    def __init__(self, public: str, private: str) -> None:
+        self.public = _clean(public, "the public API key")
+        self._private = _clean(private, "the private API key")
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.public!r})"
+
+    def attach(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:  # noqa: ARG002  no token here
+        """A new auth object for one session."""
+        return HTTPDigestAuth(self.public, self._private)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no error text may repeat."""
+        return (self._private,)
+
+
+class ServiceAccount:
+    """An OAuth client whose token comes from, and goes to, a store that all workers share."""
+
+    def __init__(
+        self,
+        client_id: str,
+        client_secret: str,
+        tokens: TokenStore,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.client_id = _clean(client_id, "the service account's client id")
+        self._secret = _clean(client_secret, "the service account's secret")
+        self._tokens = tokens
+        self._clock = clock
+        self._known: Token | None = None  # spares a read of the store for each call
+
+    def __repr__(self) -> str:
+        return f"ServiceAccount({self.client_id!r})"
+
+    def attach(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:
+        """A new auth object for one session; `ask_token` posts to the token endpoint and gives its answer."""
+        return _Bearer(self, lambda: self._ask(ask_token))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no error text may repeat."""
+        return (self._secret, *(token.value for token in [self._known] if token))
+
+    def token(self, mint: Callable[[], Token]) -> Token:
+        """A token to call with. While it is only due for renewal, whoever cannot renew it goes on using it."""
+        now = self._clock()
+        token = self._known
+        if token is None or not token.fresh(now):
+            token = self._tokens.current()
+        if token is None or not token.fresh(now):
+            token = self._renew(token, mint)
+        self._known = token
+        return token
+
+    def replace(self, refused: Token, mint: Callable[[], Token]) -> Token | None:
+        """Another token than the one that Atlas refused; None when there is none to be had now."""
+        replacement = self._await_other(refused, mint)
+        self._known = replacement or self._known
+        return replacement
+
+    def refused_again(self, token: Token) -> None:
+        """When `token` is brand-new, it is the account that Atlas refuses: nobody mints for a while."""
+        young = self._clock() - token.issued_at < timedelta(seconds=REFUSED_PAUSE_SECONDS)
+        if young and self._tokens.take(REFUSED_PAUSE_SECONDS):
+            self._tokens.release(pause=REFUSED_PAUSE_SECONDS)
+
+    def _renew(self, old: Token | None, mint: Callable[[], Token]) -> Token:
+        if old is not None and old.valid(self._clock()):
+            return self._try_mint(old, mint) if self._tokens.take(MINT_LEASE_SECONDS) else old
+        token = self._await_other(old, mint)
+        if token is None:
+            raise NoAnswer(
+                f"No OAuth token for service account {self.client_id}: another worker is fetching one or could not "
+                "get one a moment ago.",
+                sent=False,
+            )
+        return token
+
+    def _try_mint(self, old: Token, mint: Callable[[], Token]) -> Token:
+        """A renewal that fails does no harm before the old token ends."""
+        try:
+            return self._mint(old, mint)
+        except AtlasError:
+            return old
+
+    def _await_other(self, old: Token | None, mint: Callable[[], Token]) -> Token | None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            if (other := self._other(old)) is not None:
+                return other
+            if self._tokens.take(MINT_LEASE_SECONDS):
+                return self._mint(old, mint)
+            if time.monotonic() > end:
+                return None
+            time.sleep(_POLL_SECONDS)
+
+    def _other(self, old: Token | None) -> Token | None:
+        token = self._tokens.current()
+        if token is None or not token.valid(self._clock()) or (old is not None and token.value == old.value):
+            return None
+        return token
+
+    def _mint(self, old: Token | None, mint: Callable[[], Token]) -> Token:
+        """Only with the right to mint. Looks once more: another may have minted between our look and our taking."""
+        try:
+            token = self._other(old) or mint()
+        except AtlasError as error:
+            self._tokens.release(pause=max(MINT_PAUSE_SECONDS, error.retry_after or 0.0))
+            raise
+        except BaseException:
+            self._tokens.release()
+            raise
+        self._tokens.save(token)
+        return token
+
+    def _ask(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> Token:
+        issued_at = self._clock()
+        answer = ask_token(HTTPBasicAuth(self.client_id, self._secret))
+        return Token(answer["access_token"], issued_at, issued_at + timedelta(seconds=answer["expires_in"]))
+
+
+class _Bearer(AuthBase):
+    """Shaped like `HTTPDigestAuth`: sets the header, and repeats a request once that came back with 401."""
+
+    def __init__(self, account: ServiceAccount, mint: Callable[[], Token]) -> None:
+        self._account = account
+        self._mint = mint
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        token = self._account.token(self._mint)
+        request.headers["Authorization"] = f"Bearer {token.value}"
+
+        def answered(response: Response, **kwargs: Any) -> Response:  # noqa: ANN401  requests' own arguments
+            return self._answered(token, response, **kwargs)
+
+        request.hooks["response"].append(answered)
+        return request
+
+    def _answered(self, token: Token, response: Response, **kwargs: Any) -> Response:  # noqa: ANN401
+        if response.status_code != 401 or _is_about_roles(response):  # noqa: PLR2004  HTTP's own number
+            return response
+        response.close()
+        replacement = self._account.replace(token, self._mint)
+        return response if replacement is None else self._repeat(response, replacement, **kwargs)
+
+    def _repeat(self, refused: Response, token: Token, **kwargs: Any) -> Response:  # noqa: ANN401
+        request = refused.request.copy()
+        request.headers["Authorization"] = f"Bearer {token.value}"
+        response: Response = refused.connection.send(request, **kwargs)
+        response.history.append(refused)
+        response.request = request
+        if response.status_code == 401:  # noqa: PLR2004  HTTP's own number
+            self._account.refused_again(token)
+        return response
+
+
+def _is_about_roles(response: Response) -> bool:
+    """Reads the body to its end, so that the connection can be used again."""
+    return any(code.encode() in response.content for code in _ABOUT_ROLES)

@@ -1,0 +1,245 @@
+"""The part of the Atlas Admin API v2 that the broker uses, for one project.
+
+`AtlasClient` is safe to share between threads and across a fork; keep one for as long as the process lives, since
+connections, digest nonces and tokens are reused through it. Every method raises `AtlasError` (see `errors`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from workers.atlas.auth import ApiKey, MemoryTokens, ServiceAccount, Token, TokenStore
+from workers.atlas.errors import AtlasError, NoAnswer, Nonsense, Refused
+from workers.atlas.models import (
+    Cluster,
+    ConnectionStrings,
+    DatabaseUser,
+    Json,
+    Malformed,
+    PrivateEndpoint,
+    Role,
+    object_of,
+    objects,
+    parse_cluster,
+    parse_flex,
+    parse_user,
+    text,
+    user_body,
+    user_changes,
+)
+from workers.atlas.wire import Answer, Call, Operation, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+__all__ = [
+    "Answer",
+    "ApiKey",
+    "AtlasClient",
+    "AtlasError",
+    "Cluster",
+    "ConnectionStrings",
+    "DatabaseUser",
+    "MemoryTokens",
+    "NoAnswer",
+    "Nonsense",
+    "PrivateEndpoint",
+    "Refused",
+    "Role",
+    "ServiceAccount",
+    "Token",
+    "TokenStore",
+]
+
+T = TypeVar("T")
+
+PAGE = 500  # the most that Atlas gives at once
+_MOST_PAGES = 1000
+USERS_LIMIT = "atlas.project.security.databaseAccess.users"
+
+_ROOT = "/api/atlas/v2"
+_PROJECT = f"{_ROOT}/groups/{{project}}"
+_USER = f"{_PROJECT}/databaseUsers/admin/{{username}}"
+_IN = "in project {project}"
+
+GET_KEY = Operation("GET", _ROOT, "2023-01-01", "tell about the key itself")
+GET_PROJECT = Operation("GET", _PROJECT, "2023-01-01", "tell about project {project}")
+GET_LIMIT = Operation("GET", f"{_PROJECT}/limits/{{limit}}", "2023-01-01", f"tell the limit {{limit}} {_IN}")
+LIST_ACCESS = Operation("GET", f"{_PROJECT}/accessList", "2023-01-01", f"list the IP access list {_IN}")
+LIST_CLUSTERS = Operation("GET", f"{_PROJECT}/clusters", "2024-08-05", f"list the clusters {_IN}")
+GET_CLUSTER = Operation(
+    "GET", f"{_PROJECT}/clusters/{{cluster}}", "2024-08-05", f"tell about cluster {{cluster}} {_IN}"
+)
+GET_STATUS = Operation(
+    "GET", f"{_PROJECT}/clusters/{{cluster}}/status", "2023-01-01", f"tell the status of cluster {{cluster}} {_IN}"
+)
+LIST_FLEX = Operation("GET", f"{_PROJECT}/flexClusters", "2024-11-13", f"list the flex clusters {_IN}")
+GET_FLEX = Operation(
+    "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"tell about flex cluster {{cluster}} {_IN}"
+)
+LIST_USERS = Operation("GET", f"{_PROJECT}/databaseUsers", "2023-01-01", f"list the database users {_IN}")
+CREATE_USER = Operation("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"make database user {{username}} {_IN}")
+GET_USER = Operation("GET", _USER, "2023-01-01", f"tell about database user {{username}} {_IN}")
+UPDATE_USER = Operation("PATCH", _USER, "2023-01-01", f"change database user {{username}} {_IN}")
+DELETE_USER = Operation("DELETE", _USER, "2023-01-01", f"delete database user {{username}} {_IN}")
+
+
+class AtlasClient:
+    """`before` is called ahead of every HTTP request and what it raises passes through; `observe` after every call.
+
+    `timeout` is (seconds to connect, seconds between two bytes of the answer).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        project_id: str,
+        auth: ApiKey | ServiceAccount,
+        *,
+        timeout: tuple[float, float] = (3.05, 8.0),
+        observe: Callable[[Answer], None] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.project_id = project_id
+        self._wire = Wire(base_url, auth, timeout=timeout, observe=observe, before=before)
+
+    def project(self) -> Json:
+        """The project as Atlas describes it (`name`, `orgId`, …)."""
+        return self._ask(self._call(GET_PROJECT), _parse_project)
+
+    def clusters(self) -> list[Cluster]:
+        """Dedicated, free and flex clusters. Deleted ones are not there, paused and deleting ones are."""
+        dedicated = [self._read(LIST_CLUSTERS, parse_cluster, body) for body in self._pages(LIST_CLUSTERS)]
+        return dedicated + [self._read(LIST_FLEX, parse_flex, body) for body in self._pages(LIST_FLEX)]
+
+    def cluster(self, name: str) -> Cluster:
+        """Asks the clusters API, and the flex API when Atlas says that it belongs there."""
+        try:
+            return self._ask(self._call(GET_CLUSTER, cluster=name), parse_cluster)
+        except Refused as error:
+            if error.code != "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API":
+                raise
+        return self._ask(self._call(GET_FLEX, cluster=name), parse_flex)
+
+    def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
+        """Whether every change of the project's users has reached the cluster; may read an old APPLIED for a while."""
+        return self._ask(self._call(GET_STATUS, cluster=name), _parse_status)
+
+    def create_user(self, user: DatabaseUser) -> None:
+        """Raises Refused with `exists` when the name is taken, `users_full` when the project is full."""
+        call = self._call(CREATE_USER, body=user_body(user, self.project_id), username=user.username)
+        self._ask(call, parse_user)
+
+    def update_user(
+        self,
+        username: str,
+        *,
+        password: str | None = None,
+        roles: tuple[Role, ...] | None = None,
+        labels: dict[str, str] | None = None,
+        scopes: tuple[str, ...] | None = None,
+        delete_after: datetime | None = None,
+        description: str | None = None,
+    ) -> None:
+        """Changes what is not None and nothing else; raises Refused with `gone` when there is no such user."""
+        changes = user_changes(
+            password=password,
+            roles=roles,
+            labels=labels,
+            scopes=scopes,
+            delete_after=delete_after,
+            description=description,
+        )
+        self._ask(self._call(UPDATE_USER, body=changes, username=username), parse_user)
+
+    def delete_user(self, username: str) -> None:
+        """Raises Refused with `gone` when there is no such user."""
+        self._wire.ask(self._call(DELETE_USER, username=username))
+
+    def user(self, username: str) -> DatabaseUser:
+        """Raises Refused with `gone` when there is no such user. The password is not in it."""
+        return self._ask(self._call(GET_USER, username=username), parse_user)
+
+    def users(self) -> Iterator[DatabaseUser]:
+        """All users of the project, page by page; one deleted meanwhile may hide another from the list."""
+        for body in self._pages(LIST_USERS):
+            yield self._read(LIST_USERS, parse_user, body)
+
+    def access_list(self) -> list[Json]:
+        """The project's IP access list (who may reach its clusters), entries as Atlas gives them."""
+        return list(self._pages(LIST_ACCESS))
+
+    def user_limit(self) -> int | None:
+        """How many database users the project may hold; None when Atlas does not say."""
+        body = self._ask(self._call(GET_LIMIT, limit=USERS_LIMIT), lambda body: body)
+        for key in ("value", "defaultLimit"):
+            if isinstance(body.get(key), int):
+                return int(body[key])
+        return None
+
+    def key_roles(self) -> frozenset[str] | None:
+        """The API key's roles in this project, and `ORG_OWNER`; None when Atlas does not tell (service accounts)."""
+        return self._ask(self._call(GET_KEY), self._parse_key_roles)
+
+    def _parse_key_roles(self, body: Json) -> frozenset[str] | None:
+        key = object_of(body, "apiKey")
+        if "roles" not in key:
+            return None
+        roles = objects(key, "roles")
+        here = {text(role, "roleName") for role in roles if role.get("groupId") == self.project_id}
+        return frozenset(here | {"ORG_OWNER" for role in roles if role.get("roleName") == "ORG_OWNER"})
+
+    def _call(self, operation: Operation, body: Json | None = None, **names: str) -> Call:
+        return Call(operation, {"project": self.project_id} | names, body=body)
+
+    def _ask(self, call: Call, parse: Callable[[Json], T]) -> T:
+        return self._read(call.operation, parse, self._wire.ask(call) or {})
+
+    def _read(self, operation: Operation, parse: Callable[[Json], T], body: Json) -> T:
+        try:
+            return parse(body)
+        except Malformed as error:
+            path = f"{operation.method} {operation.path}"
+            raise Nonsense(f"Atlas's answer to {path} makes no sense: {error}.", status=200) from None
+
+    def _pages(self, operation: Operation) -> Iterator[Json]:
+        """All results, also when Atlas gives fewer a page than asked for: neither count nor page size is relied on."""
+        seen = 0
+        for number in range(1, _MOST_PAGES):
+            query: dict[str, str | int] = {"pageNum": number, "itemsPerPage": PAGE, "includeCount": "true"}
+            body = self._wire.ask(Call(operation, {"project": self.project_id}, query=query)) or {}
+            results = self._read(operation, _parse_results, body)
+            yield from results
+            seen += len(results)
+            if not results or not _has_more(body, seen):
+                return
+
+
+def _parse_results(body: Json) -> list[Json]:
+    """A list that is left out is no empty list: every user would seem to be gone."""
+    if body.get("results") is None:
+        raise Malformed("results is missing")
+    return objects(body, "results")
+
+
+def _has_more(body: Json, seen: int) -> bool:
+    total = body.get("totalCount")
+    if isinstance(total, int):
+        return seen < total
+    links = body.get("links")
+    return isinstance(links, list) and any(isinstance(link, dict) and link.get("rel") == "next" for link in links)
+
+
+def _parse_project(body: Json) -> Json:
+    text(body, "id")
+    return body
+
+
+def _parse_status(body: Json) -> Literal["PENDING", "APPLIED"]:
+    match body.get("changeStatus"):
+        case "PENDING":
+            return "PENDING"
+        case "APPLIED":
+            return "APPLIED"
+    raise Malformed("changeStatus is neither PENDING nor APPLIED")
