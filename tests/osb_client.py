@@ -1,5 +1,6 @@
 """A platform's side of the Open Service Broker API: sends what Service Catalog sends, and worse when asked to."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -31,13 +32,11 @@ class Answer:
 
     @property
     def json(self) -> Json:
-        """Raises AssertionError unless the body is a JSON object, which every answer of the broker's must be."""
-        try:
-            value = json.loads(self.text)
-        except ValueError:
-            value = None
-        assert isinstance(value, dict), f"{self.status} without a JSON object: {self.text[:500]!r}"
-        return value
+        """Raises ValueError unless the body is a JSON object, which every answer of the broker's must be."""
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(value := json.loads(self.text), dict):
+                return value
+        raise ValueError(f"Status {self.status} without a JSON object: {self.text[:500]!r}")
 
     @property
     def operation(self) -> str:
@@ -184,7 +183,7 @@ class OsbClient:
         every: float = 0.1,
         on_poll: Callable[[Answer], None] | None = None,
     ) -> Answer:
-        """Poll until the operation has ended, well or badly; AssertionError when it has not after ``seconds``."""
+        """Poll until the operation has ended, well or badly; TimeoutError when it has not after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
             answer = self.last_operation(instance_id, binding_id, operation)
@@ -192,7 +191,8 @@ class OsbClient:
                 on_poll(answer)
             if answer.status not in (requests.codes.ok, requests.codes.gone) or answer.state != IN_PROGRESS:
                 return answer
-            assert time.monotonic() < deadline, f"still in progress after {seconds:g} s: {answer.text}"
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Still in progress after {seconds:g} s: {answer.text}")
             time.sleep(every)
 
     # --- the wire -------------------------------------------------------------------------------------------------

@@ -167,6 +167,9 @@ class Server(ABC):
         except Exception:  # noqa: BLE001
             return False
 
+    def obituary(self) -> str:
+        return self._trouble(f"ended with status {self.returncode}")
+
     def _trouble(self, what: str) -> str:
         return f"{self.name} {what}; the end of its log:\n{self.log_tail()}"
 

@@ -1,0 +1,105 @@
+"""Real servers, started once per run on free ports, and a network that ends at this machine."""
+
+import ipaddress
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.dev import binaries
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.osb_client import OsbClient
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long forms of tests that have one")
+
+
+def pytest_configure() -> None:
+    sys.addaudithook(refuse_the_network)
+
+
+class NetworkRefused(RuntimeError):
+    """A test wanted to leave this machine."""
+
+
+def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: it sees every socket of this process, in whatever library, and cannot be taken away."""
+    if event not in ("socket.connect", "socket.sendto"):
+        return
+    address = arguments[1]
+    if isinstance(address, tuple) and not _is_local(str(address[0])):
+        raise NetworkRefused(f"A test wanted to reach {address[0]} port {address[1]}; only this machine is allowed.")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture(scope="session")
+def long_form(request: pytest.FixtureRequest) -> bool:
+    """Whether the run was asked (``--long``) for the long forms."""
+    return bool(request.config.getoption("--long"))
+
+
+def _need(find: Callable[[], object]) -> None:
+    """Without the program: an error where CI is set; elsewhere a skip that says what to install, shown by -ra."""
+    try:
+        find()
+    except RuntimeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def state_mongod() -> Iterator[Mongod]:
+    """A one-node replica set; take a database of your own in it."""
+    _need(binaries.mongod)
+    with Mongod("mongod-state") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_mongod() -> Iterator[Mongod]:
+    """The emulated Atlas cluster's server, with access control on."""
+    _need(binaries.mongod)
+    with Mongod("mongod-cluster", auth=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    _need(binaries.redis_server)
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def emulator(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
+    with AtlasEmulator(cluster_mongod) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stack(
+    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
+) -> Iterator[Stack]:
+    """API and two workers that all tests share. Whoever kills or pauses something starts a ``Stack()`` of its own."""
+    with Stack(
+        flower=False, state=state_mongod, cluster=cluster_mongod, redis=redis_server, emulator=emulator
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[OsbClient]:
+    """A platform that talks to the shared stack."""
+    with stack.client() as platform:
+        yield platform

@@ -1,0 +1,189 @@
+"""``atlas-broker demo``: what a platform does with the broker, step by step, on a stack of its own."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import click
+import requests
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from tests.dev.command import running
+from tests.dev.screen import Screen
+from tests.dev.stack import Stack
+from tests.osb_client import IN_PROGRESS, Answer, OsbClient
+
+POLL_SECONDS = 0.3
+OPERATION_SECONDS = 60.0
+AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
+
+
+class TourError(Exception):
+    """A step did not happen as a platform may expect; the message says what happened instead."""
+
+
+@click.command()
+def demo() -> None:
+    """Play a platform's whole story on real parts: provision, bind, log in, unbind, deprovision."""
+    began = time.monotonic()
+    try:
+        with running(Stack()) as stack, stack.client() as client:
+            click.echo(f"everything runs after {time.monotonic() - began:.1f} s, the API on {stack.api.uri}")
+            happened = play(Tour(stack, client, Screen()))
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted: not everything happened") from None
+    if not happened:
+        raise SystemExit(1)
+    click.echo(f"all of it happened, in {time.monotonic() - began:.1f} s")
+
+
+def play(tour: "Tour") -> bool:
+    """Every step in order; False as soon as one of them does not happen."""
+    for name, step in tour.steps():
+        tour.screen.begin()
+        tour.screen.waiting(name, "")
+        try:
+            tour.screen.done(name, step())
+        except (TourError, TimeoutError, ValueError, KeyError, requests.RequestException, PyMongoError) as error:
+            tour.screen.failed(name, f"did not happen: {tour.masked(str(error))}")
+            return False
+    return True
+
+
+class Tour:
+    """One instance and one binding; each step returns what the platform's user would see."""
+
+    def __init__(self, stack: Stack, client: OsbClient, screen: Screen) -> None:
+        self.stack, self.client, self.screen = stack, client, screen
+        self.instance_id, self.binding_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.parameters = {"cluster": stack.emulator.clusters[0], "policy-on-delete": "drop"}
+        self.credentials: dict[str, Any] = {}
+
+    def steps(self) -> list[tuple[str, Callable[[], str]]]:
+        return [
+            ("catalog", self.catalog),
+            ("provision", self.provision),
+            ("bind", self.bind),
+            ("credentials", self.fetch_credentials),
+            ("log in", self.log_in_and_write),
+            ("refused", self.try_another_database),
+            ("bind", self.bind_again),
+            ("unbind", self.unbind),
+            ("refused", self.log_in_again),
+            ("deprovision", self.deprovision),
+            ("database", self.look_for_the_database),
+        ]
+
+    def catalog(self) -> str:
+        answer = self.client.catalog()
+        _expect(answer, 200)
+        return ", ".join(f"{s['name']}: {p['name']}" for s in answer.json["services"] for p in s["plans"])
+
+    def provision(self) -> str:
+        answer = self.client.provision(self.instance_id, self.parameters)
+        self._finish("provision", answer)
+        return f"succeeded: instance {self.instance_id} on {self.parameters['cluster']}, policy-on-delete drop"
+
+    def bind(self) -> str:
+        answer = self.client.bind(self.instance_id, self.binding_id)
+        self._finish("bind", answer, self.binding_id)
+        return f"succeeded: binding {self.binding_id}"
+
+    def fetch_credentials(self) -> str:
+        answer = self.client.binding(self.instance_id, self.binding_id)
+        _expect(answer, 200)
+        self.credentials = answer.json["credentials"]
+        return self.masked(", ".join(f"{name} {value}" for name, value in sorted(self.credentials.items())))
+
+    def log_in_and_write(self) -> str:
+        with self._login() as client:
+            database = client[self.credentials["database"]]
+            database["visits"].insert_one({"by": "demo"})
+            written = database["visits"].count_documents({})
+        if not self._database_exists():
+            raise TourError("the write cannot be seen in the cluster")
+        return f"with these credentials: write to {self.credentials['database']}, {written} document there"
+
+    def try_another_database(self) -> str:
+        try:
+            with self._login() as client:
+                client["somebody-elses"]["visits"].insert_one({"by": "demo"})
+        except OperationFailure as error:
+            if error.code == UNAUTHORIZED:
+                return "a write to another database"
+            raise
+        raise TourError("the credentials can write to another database")
+
+    def bind_again(self) -> str:
+        answer = self.client.bind(self.instance_id, self.binding_id)
+        _expect(answer, 200)
+        if answer.json["credentials"] != self.credentials:
+            raise TourError("the same bind again gave other credentials")
+        return "the same again: the same credentials"
+
+    def unbind(self) -> str:
+        answer = self.client.unbind(self.instance_id, self.binding_id)
+        self._finish("unbind", answer, self.binding_id)
+        return "succeeded"
+
+    def log_in_again(self) -> str:
+        try:
+            with self._login() as client:
+                client[self.credentials["database"]]["visits"].find_one()
+        except OperationFailure as error:
+            if error.code == AUTHENTICATION_FAILED:
+                return "the log in with the old credentials"
+            raise
+        raise TourError("the credentials still work after unbind")
+
+    def deprovision(self) -> str:
+        answer = self.client.deprovision(self.instance_id)
+        self._finish("deprovision", answer)
+        return "succeeded"
+
+    def look_for_the_database(self) -> str:
+        if self._database_exists():
+            raise TourError(f"{self.credentials['database']} is still there")
+        return f"{self.credentials['database']} is gone"
+
+    def masked(self, text: str) -> str:
+        password = self.credentials.get("password")
+        for form in (password, quote(password, safe=""), quote_plus(password)) if password else ():
+            text = text.replace(form, "********")
+        return text
+
+    def _finish(self, step: str, accepted: Answer, binding_id: str | None = None) -> None:
+        """Poll like a platform; raises TourError with the broker's own description when it ends badly."""
+        _expect(accepted, 202)
+        if not self.screen.terminal:
+            self.screen.done(step, IN_PROGRESS)
+        ended = self.client.wait(
+            self.instance_id,
+            binding_id,
+            accepted.operation,
+            seconds=OPERATION_SECONDS,
+            every=POLL_SECONDS,
+            on_poll=lambda answer: self._polled(step, answer),
+        )
+        if ended.state not in ("succeeded", "gone"):
+            raise TourError(f"{ended.status} {ended.state}: {ended.description}")
+
+    def _polled(self, step: str, answer: Answer) -> None:
+        self.screen.waiting(step, f"{answer.state}: {answer.description}" if answer.description else answer.state)
+        if ended := self.stack.ended():
+            raise TourError(ended[0].obituary())
+
+    def _login(self) -> MongoClient[dict[str, Any]]:
+        return MongoClient(self.credentials["uri"], serverSelectionTimeoutMS=5000)
+
+    def _database_exists(self) -> bool:
+        with self.stack.cluster.client() as root:
+            return self.credentials["database"] in root.list_database_names()
+
+
+def _expect(answer: Answer, status: int) -> None:
+    if answer.status != status:
+        raise TourError(f"{status} was expected, the answer is {answer.status}: {answer.text[:300]}")

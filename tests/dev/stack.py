@@ -1,0 +1,121 @@
+"""The whole broker on real parts: two MongoDBs, Redis, the emulated Atlas, the API, workers and Flower."""
+
+import secrets
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from cryptography.fernet import Fernet
+
+from tests.dev.broker import Api, Flower, Worker
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import Server, close_all, start_all
+from tests.dev.services import Mongod, Redis
+from tests.osb_client import OsbClient
+
+
+class Stack:
+    """Starts everything when entered, in parallel, and ends everything when left.
+
+    Servers that are given (a test run's) are used as they run and left running. ``settings`` go over the environment
+    variables of the broker's processes, under which each stack has a database of its own in the state's MongoDB.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        flower: bool = True,
+        oauth: bool = False,
+        settings: Mapping[str, str] | None = None,
+        state: Mongod | None = None,
+        cluster: Mongod | None = None,
+        redis: Redis | None = None,
+        emulator: AtlasEmulator | None = None,
+    ) -> None:
+        self.oauth = oauth
+        self.settings = dict(settings or {})
+        self.user, self.password = "dev", secrets.token_urlsafe(12)
+        self.encryption_key = Fernet.generate_key().decode()
+        self.database = f"broker-{secrets.token_hex(4)}"
+        self.state = state or Mongod("mongod-state")
+        self.cluster = cluster or Mongod("mongod-cluster", auth=True)
+        self.redis = redis or Redis()
+        self.emulator = emulator or AtlasEmulator(self.cluster)
+        self.api = Api(self.api_settings)
+        self.workers = [Worker(self.worker_settings, f"worker-{n}") for n in range(1, workers + 1)]
+        self.flower = Flower(self.shared_settings) if flower else None
+        given = (state, cluster, redis, emulator)
+        self._servers: list[Server] = [
+            s for s in (self.state, self.cluster, self.redis, self.emulator) if s not in given
+        ]
+        self._broker: list[Server] = [self.api, *self.workers, *([self.flower] if self.flower else [])]
+
+    @property
+    def shared_settings(self) -> dict[str, str]:
+        """What every process of the broker gets; no Atlas credential is in it."""
+        return {
+            "MONGODB_ATLAS_PROJECT_ID": self.emulator.project_id,
+            "BROKER_MONGO_URI": self.state.uri,
+            "BROKER_MONGO_DB": self.database,
+            "BROKER_MONGO_COLLECTION": "instances",
+            "BROKER_REDIS_URL": self.redis.uri,
+            "BROKER_USERS": f"{self.user}:{self.password}",
+            "BROKER_SETTLE_SECONDS": "1",
+            **self.settings,
+        }
+
+    @property
+    def api_settings(self) -> dict[str, str]:
+        return {"BROKER_ENCRYPTION_KEYS": self.encryption_key, **self.shared_settings}
+
+    @property
+    def worker_settings(self) -> dict[str, str]:
+        atlas = {"MONGODB_ATLAS_BASE_URL": self.emulator.uri, **self._credentials()}
+        return {**atlas, **self.api_settings}
+
+    def _credentials(self) -> dict[str, str]:
+        if self.oauth:
+            return {
+                "MONGODB_ATLAS_CLIENT_ID": self.emulator.client_id,
+                "MONGODB_ATLAS_CLIENT_SECRET": self.emulator.client_secret,
+            }
+        return {
+            "MONGODB_ATLAS_PUBLIC_API_KEY": self.emulator.public_key,
+            "MONGODB_ATLAS_PRIVATE_API_KEY": self.emulator.private_key,
+        }
+
+    @property
+    def servers(self) -> list[Server]:
+        """The processes of this stack, those that were given left out."""
+        return [*self._servers, *self._broker]
+
+    def client(self) -> OsbClient:
+        return OsbClient(self.api.uri, self.user, self.password)
+
+    def ended(self) -> list[Server]:
+        """Processes that were started and run no more."""
+        return [server for server in self.servers if server.returncode is not None]
+
+    def start(self) -> None:
+        """RuntimeError when one does not start; ``close()`` is needed then, too."""
+        start_all(self._servers)
+        start_all(self._broker)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The broker's processes first: they say good-bye to what they talk to."""
+        close_all(self._broker)
+        close_all(self._servers)
