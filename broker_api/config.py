@@ -1,0 +1,243 @@
+"""The seed's ``Config``: credentials, the catalog's content, and the hooks that name databases, users and roles.
+
+Subclass it to change a policy; constructing one calls nothing. Hooks run in workers, once for each operation: what
+they return is stored, so a changed hook never loses sight of a user that exists already.
+"""
+
+import json
+import secrets
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from urllib.parse import quote_plus
+
+from broker_api.errors import ErrClusterConfig
+from broker_api.naming import database_name, username
+
+PASSWORD_LENGTH = 32
+_PASSWORD_ALPHABET = string.ascii_letters + string.digits
+
+
+class RoleSpecs(StrEnum):
+    """Atlas's built-in database roles, under the names that the seed's hooks used."""
+
+    atlasAdmin = "atlasAdmin"  # noqa: N815 - Atlas's own spelling, here and below
+    readWriteAnyDatabase = "readWriteAnyDatabase"  # noqa: N815
+    readAnyDatabase = "readAnyDatabase"  # noqa: N815
+    clusterMonitor = "clusterMonitor"  # noqa: N815
+    backup = "backup"
+    dbAdminAnyDatabase = "dbAdminAnyDatabase"  # noqa: N815
+    enableSharding = "enableSharding"  # noqa: N815
+    read = "read"
+    readWrite = "readWrite"  # noqa: N815
+    dbAdmin = "dbAdmin"  # noqa: N815
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role of a database user; ``collection`` narrows it."""
+
+    name: str
+    database: str
+    collection: str | None = None
+
+
+@dataclass
+class Permissions:
+    """The roles of a user in the making; the hook ``generate_binding_permissions`` fills it."""
+
+    roles: list[Role] = field(default_factory=list)
+
+    def add_role(self, databasename: str, role: str, collection: str | None = None) -> Self:
+        """Add one role on one database; adding it twice changes nothing."""
+        added = Role(str(getattr(role, "value", role)), databasename, collection)
+        if added not in self.roles:
+            self.roles.append(added)
+        return self
+
+    def add_roles(self, databasename: str, roles_list: Iterable[str]) -> Self:
+        """Add several roles on one database."""
+        for role in roles_list:
+            self.add_role(databasename, role)
+        return self
+
+
+@dataclass(frozen=True)
+class InstanceView:
+    """An instance as hooks see it. ``connection`` holds the cluster's strings (``standard``, ``srv``) once known."""
+
+    instance_id: str
+    parameters: Mapping[str, Any]
+    cluster: str
+    database: str | None = None
+    connection: Mapping[str, str] = field(default_factory=dict)
+
+    def get_dbname(self) -> str | None:
+        """Give the database's name; None while the provision has not settled it."""
+        return self.database
+
+    def get_cluster(self) -> str:
+        """Give the cluster's name."""
+        return self.cluster
+
+
+@dataclass(frozen=True)
+class BindingView:
+    """A binding as hooks see it."""
+
+    binding_id: str
+    instance: InstanceView
+    parameters: Mapping[str, Any]
+
+
+class _Section(dict[str, Any]):
+    """A section of secret.json that remembers the file it is from, so that ``Config`` finds the further sections."""
+
+    whole: Mapping[str, Any]
+
+
+def _section(content: Any, whole: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    if not isinstance(content, dict):
+        return content
+    section = _Section(content)
+    section.whole = whole
+    return section
+
+
+class Config:
+    """What an operator decides: credentials, catalog, names, permissions.
+
+    Args:
+        atlas_credentials: ``{"user", "password", "group"}`` (key pair) or ``{"client_id", "client_secret", "group"}``
+            (service account), or a list of these, one for each Atlas project.
+        mongo_credentials: ``{"uri", "db", "timeoutms", "collection"}``.
+        clusters: connection string templates by cluster name, with ``%s`` for user, password and database. Without
+            it, connection strings are read from Atlas by the jobs.
+    """
+
+    PARAMETER_DATABASE = "database"
+    PARAMETER_CLUSTER = "cluster"
+    UUID_SERVICES_CLUSTER = "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
+    UUID_PLANS_EXISTING_CLUSTER = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+
+    ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {"readWrite": ["dbAdmin", "readWrite"], "readOnly": ["read"]}
+    """What the binding parameter ``role`` may be, and the roles that it stands for."""
+    ALLOWED_ROLES: ClassVar[frozenset[str]] = frozenset({"read", "readWrite", "dbAdmin"})
+    """What the binding parameter ``roles`` may ask for on the instance's own database."""
+    CUSTOM_ROLES: ClassVar[frozenset[str]] = frozenset()
+    """Custom roles of the Atlas project that ``roles`` may ask for; such a role stands alone."""
+
+    def __init__(
+        self,
+        atlas_credentials: Mapping[str, Any] | list[Mapping[str, Any]] | None,
+        mongo_credentials: Mapping[str, Any] | None,
+        clusters: Mapping[str, str] | None = None,
+    ) -> None:
+        self.atlas = atlas_credentials or {}
+        self.mongo = mongo_credentials or {}
+        self.secrets: Mapping[str, Any] = getattr(self.mongo, "whole", getattr(self.atlas, "whole", {}))
+        self.clusters = dict(clusters or {})
+        self.broker: dict[str, Any] = {
+            "id": self.UUID_SERVICES_CLUSTER,
+            "name": "atlas-mongodb-cluster",
+            "description": "Atlas/MongoDB for applications",
+            "bindable": True,
+            "plans": [
+                {
+                    "id": self.UUID_PLANS_EXISTING_CLUSTER,
+                    "name": "atlas-mongodb-existing-cluster",
+                    "description": "Atlas/MongoDB: Configure an existing cluster",
+                    "free": False,
+                    "bindable": True,
+                }
+            ],
+            "tags": ["atlas", "mongodb"],
+            "metadata": {"displayName": "Atlas - MongoDB Cloud Provider"},
+            "plan_updateable": False,
+        }
+
+    @staticmethod
+    def load_json(json_file: str) -> dict[str, Any] | None:
+        """Read a secret.json; None when there is no such file (the seed's answer)."""
+        try:
+            whole = json.loads(Path(json_file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return {name: _section(content, whole) for name, content in whole.items()}
+
+    # --- hooks ------------------------------------------------------------------------------------------------
+
+    def generate_instance_dbname(self, instance: InstanceView) -> str:
+        """Name the database of an instance that has no parameter ``database``."""
+        return database_name(instance.instance_id)
+
+    def generate_binding_username(self, binding: BindingView) -> str:
+        """Name the database user of a binding; must be the same at each call."""
+        return username(binding.binding_id)
+
+    def generate_binding_credentials(self, binding: BindingView) -> dict[str, Any]:
+        """Make what the application gets: at least ``username`` and ``password``.
+
+        Raises:
+            ErrClusterConfig: the cluster has no connection string.
+        """
+        name = self.generate_binding_username(binding)
+        password = "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(PASSWORD_LENGTH))
+        database = binding.instance.get_dbname() or ""
+        uris = self._uris(binding.instance, name, password, database)
+        return {"username": name, "password": password, "database": database, **uris}
+
+    def _uris(self, instance: InstanceView, name: str, password: str, database: str) -> dict[str, str]:
+        cluster = instance.get_cluster()
+        if template := self.clusters.get(cluster):
+            return {"uri": template % (quote_plus(name), quote_plus(password), database)}
+        standard, srv = instance.connection.get("standard"), instance.connection.get("srv")
+        if not standard and not srv:
+            raise ErrClusterConfig(cluster)
+        uris = {"uri": with_credentials(standard or srv or "", name, password, database)}
+        if srv:
+            uris["connectionString"] = with_credentials(srv, name, password, database)
+        return uris
+
+    def isGenerateBindingCredentialsPredictible(self) -> bool:  # noqa: N802 - the seed's name
+        """Say whether credentials come out the same each time; kept for the seed's subclasses.
+
+        The broker keeps the credentials of each binding, so an identical bind is answered with them either way.
+        """
+        return False
+
+    def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
+        """Fill in the roles of a binding's user: the parameter ``roles``, else the preset ``role``."""
+        database = binding.instance.get_dbname() or ""
+        explicit = binding.parameters.get("roles")
+        if not explicit:
+            preset = binding.parameters.get("role", "readWrite")
+            return permissions.add_roles(database, self.ROLE_PRESETS[preset])
+        for wanted in explicit:
+            name, collection = _explicit_role(wanted)
+            where = "admin" if name in self.CUSTOM_ROLES else database
+            permissions.add_role(where, name, collection)
+        return permissions
+
+
+def _explicit_role(wanted: str | Mapping[str, Any]) -> tuple[str, str | None]:
+    if isinstance(wanted, str):
+        return wanted, None
+    return wanted["roleName"], wanted.get("collectionName")
+
+
+def with_credentials(connection_string: str, name: str, password: str, database: str) -> str:
+    """Put user, password and database into a connection string of Atlas; hosts and options stay as they are.
+
+    ``authSource=admin`` is added where it is missing: Atlas keeps its users there, and a database in the path would
+    otherwise be taken for the place to authenticate against (MongoDB connection string specification).
+    """
+    scheme, _, rest = connection_string.partition("://")
+    location, _, options = rest.partition("?")
+    hosts = location.rstrip("/")
+    if "authSource=" not in options:
+        options = f"{options}&authSource=admin" if options else "authSource=admin"
+    return f"{scheme}://{quote_plus(name)}:{quote_plus(password)}@{hosts}/{quote_plus(database)}?{options}"

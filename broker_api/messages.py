@@ -1,0 +1,116 @@
+"""What a platform asks and what the service answers, as typed values that know nothing of HTTP.
+
+Requests are pydantic models of the OSB bodies (spec.md 2.17): unknown fields are ignored, since platforms add their
+own; wrong types and empty ids are refused with the field's name.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+MAX_ID_LENGTH = 255
+"""Characters of an instance or binding id: what still fits in an Atlas label, so that labels hold ids as they came."""
+
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+JsonObject = dict[str, Any]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class MaintenanceInfo(_Body):
+    """The version of a plan that the platform has in mind; other fields are ignored (spec: Maintenance Info Object)."""
+
+    version: Identifier
+
+
+class ProvisionRequest(_Body):
+    """Body of ``PUT /v2/service_instances/:id``."""
+
+    service_id: Identifier
+    plan_id: Identifier
+    organization_guid: Identifier
+    space_guid: Identifier
+    context: JsonObject | None = None
+    parameters: JsonObject | None = None
+    maintenance_info: MaintenanceInfo | None = None
+
+
+class UpdateRequest(_Body):
+    """Body of ``PATCH /v2/service_instances/:id``; what is absent does not change."""
+
+    service_id: Identifier
+    plan_id: Identifier | None = None
+    context: JsonObject | None = None
+    parameters: JsonObject | None = None
+    maintenance_info: MaintenanceInfo | None = None
+
+
+class BindResource(_Body):
+    """What a binding is for; kept, and part of what makes two binds identical."""
+
+    app_guid: Identifier | None = None
+    route: str | None = None
+
+
+class BindRequest(_Body):
+    """Body of ``PUT …/service_bindings/:id``."""
+
+    service_id: Identifier
+    plan_id: Identifier
+    context: JsonObject | None = None
+    app_guid: Identifier | None = None
+    bind_resource: BindResource | None = None
+    parameters: JsonObject | None = None
+
+
+class RotateRequest(_Body):
+    """Body of a bind that replaces another one (spec: Rotating a Service Binding); it takes over its parameters."""
+
+    predecessor_binding_id: Identifier
+    service_id: Identifier | None = None
+    plan_id: Identifier | None = None
+    context: JsonObject | None = None
+    parameters: JsonObject | None = None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and how: what a request says beside its body.
+
+    ``identity`` is the decoded originating identity ``{"platform": str, "value": object}``; ``request_id`` the request
+    identity; ``accepts_incomplete`` whether the platform can poll.
+    """
+
+    accepts_incomplete: bool
+    identity: JsonObject | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The operation goes on behind the request: 202. ``body`` holds what is told beside it (``dashboard_url``)."""
+
+    operation: str
+    body: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Everything asked for is so now: 201 when this request made it, else 200. ``body`` is the whole answer."""
+
+    body: JsonObject = field(default_factory=dict)
+    created: bool = False
+
+
+@dataclass(frozen=True)
+class LastOperation:
+    """What ``last_operation`` reports. ``retry_after`` (seconds) only where news is known to be 60 s or more away."""
+
+    state: str
+    description: str | None = None
+    retry_after: int | None = None
+    instance_usable: bool | None = None
+    update_repeatable: bool | None = None

@@ -1,0 +1,45 @@
+"""How opaque ids become names that MongoDB and Atlas accept: ids may hold slashes, spaces or any Unicode character."""
+
+import hashlib
+import re
+
+MAX_DATABASE_BYTES = 63
+"""MongoDB's limit for a database name (manual, "Naming Restrictions": fewer than 64 bytes)."""
+RESERVED_DATABASES = frozenset({"admin", "local", "config"})
+
+_PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN_USER = re.compile(r"[A-Za-z0-9._-]+")
+_FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _safe(text: str, keep: int) -> str:
+    """Give a readable part of the id and a digest of all of it, so that two ids never share a name."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', text)[:keep]}-{_digest(text)}"
+
+
+def database_name(instance_id: str) -> str:
+    """Name an instance's database: ``instance-<instance_id>`` as the seed did, made safe where it must be."""
+    plain = f"instance-{instance_id}"
+    if _PLAIN_DATABASE.fullmatch(plain) and len(plain) <= MAX_DATABASE_BYTES:
+        return plain
+    return f"instance-{_safe(instance_id, 36)}"
+
+
+def username(binding_id: str) -> str:
+    """Name a binding's user: the binding id as the seed did, made safe where it must be (URIs need no escaping)."""
+    return binding_id if _PLAIN_USER.fullmatch(binding_id) else _safe(binding_id, 48)
+
+
+def database_problem(name: str) -> str | None:
+    """Say in a sentence why ``name`` cannot be an instance's database; None when it can."""
+    if not name or len(name.encode()) > MAX_DATABASE_BYTES:
+        return f"The database name must have 1 to {MAX_DATABASE_BYTES} bytes."
+    if name.lower() in RESERVED_DATABASES:
+        return f"The database {name} belongs to MongoDB itself."
+    if _FORBIDDEN_IN_DATABASE.search(name):
+        return f"The database name {name!r} has a character that MongoDB does not allow."
+    return None

@@ -1,0 +1,439 @@
+"""One method for each verb of the OSB API: checks, one atomic write, one send. Knows nothing of HTTP.
+
+A decision is made from what was read and written with a filter that repeats it; when that finds the document changed,
+the verb reads again and decides anew.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from broker_api import views
+from broker_api.catalog import Catalog, Plan
+from broker_api.errors import (
+    AsyncRequired,
+    BadRequest,
+    ConcurrencyError,
+    Conflict,
+    ErrStorageFindInstance,
+    ErrStorageMongoConnection,
+    Gone,
+    MaintenanceInfoConflict,
+    NotFound,
+    OperationFailed,
+    OutOfTime,
+    UpdateNotSupported,
+)
+from broker_api.messages import (
+    Accepted,
+    BindRequest,
+    Caller,
+    Complete,
+    JsonObject,
+    LastOperation,
+    MaintenanceInfo,
+    ProvisionRequest,
+    RotateRequest,
+    UpdateRequest,
+)
+from broker_api.queue import JOBS, Queue
+from broker_api.settings import Settings
+from broker_api.state.crypto import Vault
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.records import (
+    DELETES,
+    Binding,
+    Instance,
+    Kind,
+    Operation,
+    Phase,
+    State,
+    binding_key,
+    canonical,
+    instance_key,
+)
+from broker_api.state.store import Start, Store
+from broker_api.waiting import Waiting
+
+RACES = 20
+"""How often a verb decides anew when others change the same document at that moment."""
+
+Decision = Accepted | Complete | None
+AnyResource = TypeVar("AnyResource", Instance, Binding)
+
+
+class Service:
+    """What the broker does for platforms."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, store: Store, queue: Queue) -> None:
+        self.catalog = catalog
+        self.waiting = Waiting(store)
+        self._settings = settings
+        self._store = store
+        self._queue = queue
+        self._vault = Vault(settings.encryption_keys)
+
+    # --- instances --------------------------------------------------------------------------------------------
+
+    def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
+        """Make an instance: 202 new or still being made, 200 there already, 409 when it differs."""
+        plan = self.catalog.plan(request.service_id, request.plan_id)
+        self.catalog.check_create(plan, request.parameters or {})
+
+        def decide() -> Decision:
+            found = self._store.instance(instance_id)
+            asked = _instance_fields(instance_id, request)
+            if found and (answer := _repeated(found, asked, _instance_identity)):
+                about = self._about(found)
+                return Accepted(answer.operation, about) if isinstance(answer, Accepted) else Complete(about)
+            _check_maintenance(plan, request.maintenance_info)
+            begun = self._store.create(asked, _start(Kind.PROVISION, caller), found and found.operation)
+            return self._accepted(begun, instance_id, None, self._dashboard(plan, asked["parameters"]))
+
+        return self._carry_out(decide, caller, lambda: self._made_instance(instance_id), instance_key(instance_id))
+
+    def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
+        """Change what may change of an instance."""
+        plan = self.catalog.plan(request.service_id, request.plan_id) if request.plan_id else None
+
+        def decide() -> Decision:
+            found = self._existing_instance(instance_id)
+            current = self.catalog.plan(found.service_id, found.plan_id)
+            self.catalog.check_update(plan or current, request.parameters or {})
+            self._check_unchangeable(found, request.parameters or {})
+            return self._update(found, current, plan or current, request, caller)
+
+        return self._carry_out(decide, caller, Complete, instance_key(instance_id))
+
+    def _update(self, found: Instance, current: Plan, plan: Plan, request: UpdateRequest, caller: Caller) -> Decision:
+        version = request.maintenance_info.version if request.maintenance_info else found.maintenance_version
+        wanted = {
+            "plan_id": plan.id,
+            "parameters": {**found.parameters, **(request.parameters or {})},
+            "maintenance_version": version,
+        }
+        asked = canonical({**wanted, "context": request.context})
+        running = found.operation if found.operation.state is State.IN_PROGRESS else None
+        if running and running.kind is Kind.UPDATE and running.request == asked:
+            return Accepted(running.id)
+        if running:
+            raise ConcurrencyError
+        _check_maintenance(plan, request.maintenance_info)
+        if plan.id != current.id and not current.updateable:
+            raise UpdateNotSupported(f"The plan {current.name} cannot be changed into another one.")
+        if wanted == found.model_dump(include=set(wanted)):
+            return self._change_context(found, request.context)
+        begun = self._store.start(found.key, found.operation, _start(Kind.UPDATE, caller, asked), Phase.READY)
+        return self._accepted(begun, found.instance_id, None)
+
+    def _change_context(self, found: Instance, context: JsonObject | None) -> Decision:
+        if context is None or context == found.context:
+            return Complete()
+        return Complete() if self._store.change(found.key, found.operation, {"context": context}) else None
+
+    def _check_unchangeable(self, found: Instance, parameters: Mapping[str, Any]) -> None:
+        """Refuse another cluster or database: data does not move with a parameter."""
+        config = self._settings.config
+        fixed = {config.PARAMETER_CLUSTER: found.cluster, config.PARAMETER_DATABASE: found.database}
+        fixed |= {"project": found.project}
+        for name, value in fixed.items():
+            if name in parameters and parameters[name] not in (value, found.parameters.get(name)):
+                raise BadRequest(f"parameters.{name} cannot be changed; it is {value or 'not set'}.")
+
+    def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
+        """Delete an instance, also one that is still being made or whose create failed. Ids of plans are only hints."""
+        del service_id, plan_id
+
+        def decide() -> Decision:
+            found = self._store.instance(instance_id)
+            return self._delete(found, Kind.DEPROVISION, caller)
+
+        return self._carry_out(decide, caller, Complete, instance_key(instance_id))
+
+    def _delete(self, found: Instance | Binding | None, kind: Kind, caller: Caller) -> Decision:
+        if found is None or found.phase is Phase.GONE:
+            raise Gone
+        running = found.operation if found.operation.state is State.IN_PROGRESS else None
+        if running and running.kind is kind:
+            return Accepted(running.id)
+        if running and running.kind is Kind.UPDATE:
+            raise ConcurrencyError
+        begun = self._store.start(found.key, found.operation, _start(kind, caller), Phase.DELETING)
+        return self._accepted(begun, found.instance_id, _binding_id(found))
+
+    def instance(self, instance_id: str) -> JsonObject:
+        """Describe an instance that is there."""
+        found = self._existing_instance(instance_id)
+        if found.operation.kind is Kind.UPDATE and found.operation.state is State.IN_PROGRESS:
+            raise ConcurrencyError
+        return views.instance(found, self._about(found))
+
+    def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
+        """Say how an instance's operation stands; the latest one when the asked one is not known."""
+        found = self._store.instance(instance_id)
+        if found is None:
+            raise _forgotten(operation, f"There is no instance {instance_id}.")
+        return views.last_operation(found, operation)
+
+    def _existing_instance(self, instance_id: str) -> Instance:
+        found = self._store.instance(instance_id)
+        if found is None or found.phase is not Phase.READY:
+            raise NotFound(f"There is no instance {instance_id}, or not yet.")
+        return found
+
+    def _made_instance(self, instance_id: str) -> Complete:
+        return Complete(self._about(self._existing_instance(instance_id)), created=True)
+
+    def _about(self, found: Instance) -> JsonObject:
+        return self._dashboard(None, found.parameters, found.project, found.cluster)
+
+    def _dashboard(
+        self, plan: Plan | None, parameters: Mapping[str, Any], project: str | None = None, cluster: str | None = None
+    ) -> JsonObject:
+        cluster = cluster or (plan and plan.cluster) or parameters.get(self._settings.config.PARAMETER_CLUSTER)
+        project = project or (plan and plan.project) or parameters.get("project") or self._only_project()
+        return views.dashboard(self._settings.base_url, project, cluster)
+
+    def _only_project(self) -> str | None:
+        projects = self._settings.projects
+        return projects[0].project_id if len(projects) == 1 else None
+
+    # --- bindings ---------------------------------------------------------------------------------------------
+
+    def bind(
+        self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
+    ) -> Accepted | Complete:
+        """Make a binding: 202 new or still being made, 200 with its credentials when it is there, 409 if it differs."""
+        if isinstance(request, BindRequest):
+            plan = self.catalog.plan(request.service_id, request.plan_id)
+            self.catalog.check_bind(plan, request.parameters or {})
+
+        def decide() -> Decision:
+            instance = self._bindable_instance(instance_id)
+            found = self._store.binding(instance_id, binding_id)
+            asked = self._binding_fields(instance, binding_id, request, found)
+            if found and (answer := _repeated(found, asked, _binding_identity)):
+                return answer if isinstance(answer, Accepted) else Complete(self._credentials(found))
+            if instance.operation.state is State.IN_PROGRESS:
+                raise ConcurrencyError
+            begun = self._store.create(asked, _start(Kind.BIND, caller), found and found.operation)
+            return self._accepted(begun, instance_id, binding_id)
+
+        return self._carry_out(
+            decide, caller, lambda: self._made_binding(instance_id, binding_id), binding_key(instance_id, binding_id)
+        )
+
+    def _bindable_instance(self, instance_id: str) -> Instance:
+        found = self._store.instance(instance_id)
+        if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+            raise ErrStorageFindInstance(instance_id)
+        if found.phase is not Phase.READY:
+            raise ConcurrencyError
+        return found
+
+    def _binding_fields(
+        self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
+    ) -> dict[str, Any]:
+        common = {"instance_id": instance.instance_id, "binding_id": binding_id, "context": request.context or {}}
+        if isinstance(request, RotateRequest):
+            return common | self._rotated_fields(instance, request, found)
+        resource = request.bind_resource
+        return common | {
+            "service_id": request.service_id,
+            "plan_id": request.plan_id,
+            "parameters": request.parameters or {},
+            "app_guid": request.app_guid,
+            "bind_resource": resource and resource.model_dump(exclude_none=True),
+        }
+
+    def _rotated_fields(self, instance: Instance, request: RotateRequest, found: Binding | None) -> dict[str, Any]:
+        """Take over what the predecessor was made with (spec: Rotating a Service Binding).
+
+        A repeated request may come when the predecessor is gone already; then the binding itself tells.
+        """
+        predecessor = request.predecessor_binding_id
+        repeated = found and found.phase is not Phase.GONE and found.predecessor == predecessor
+        old = found if repeated else self._store.binding(instance.instance_id, predecessor)
+        if old is None or (not repeated and (old.phase is not Phase.READY or self._has_expired(old))):
+            raise BadRequest(
+                "predecessor_binding_id must name a binding of this instance that exists and is not expired."
+            )
+        parameters = old.parameters if request.parameters is None else request.parameters
+        self.catalog.check_bind(self.catalog.plan(instance.service_id, instance.plan_id), parameters)
+        return {
+            "service_id": instance.service_id,
+            "plan_id": instance.plan_id,
+            "parameters": parameters,
+            "app_guid": old.app_guid,
+            "bind_resource": old.bind_resource,
+            "predecessor": predecessor,
+        }
+
+    def unbind(
+        self, instance_id: str, binding_id: str, service_id: str, plan_id: str, caller: Caller
+    ) -> Accepted | Complete:
+        """Delete a binding, also one that is still being made or whose create failed. Ids of plans are only hints."""
+        del service_id, plan_id
+
+        def decide() -> Decision:
+            return self._delete(self._store.binding(instance_id, binding_id), Kind.UNBIND, caller)
+
+        return self._carry_out(decide, caller, Complete, binding_key(instance_id, binding_id))
+
+    def binding(self, instance_id: str, binding_id: str) -> JsonObject:
+        """Describe a binding that is there, with its credentials."""
+        found = self._existing_binding(instance_id, binding_id)
+        return {**self._credentials(found), "parameters": found.parameters}
+
+    def binding_operation(self, instance_id: str, binding_id: str, operation: str | None) -> LastOperation:
+        """Say how a binding's operation stands; the latest one when the asked one is not known."""
+        found = self._store.binding(instance_id, binding_id)
+        if found is None:
+            raise _forgotten(operation, f"There is no binding {binding_id} of the instance {instance_id}.")
+        return views.last_operation(found, operation)
+
+    def _existing_binding(self, instance_id: str, binding_id: str) -> Binding:
+        found = self._store.binding(instance_id, binding_id)
+        if found is None or found.phase is not Phase.READY:
+            raise NotFound(f"There is no binding {binding_id} of the instance {instance_id}, or not yet.")
+        return found
+
+    def _made_binding(self, instance_id: str, binding_id: str) -> Complete:
+        return Complete(self._credentials(self._existing_binding(instance_id, binding_id)), created=True)
+
+    def _credentials(self, found: Binding) -> JsonObject:
+        if found.sealed_credentials is None:
+            raise NotFound("The old broker made this binding and did not keep its password. Bind anew, or rotate it.")
+        if self._has_expired(found):
+            raise NotFound(f"The binding {found.binding_id} has expired. Bind anew.")
+        return views.binding(found, self._vault.open(found.sealed_credentials))
+
+    def _has_expired(self, found: Binding) -> bool:
+        return found.expires is not None and found.expires <= self._store.now()
+
+    # --- carrying out -----------------------------------------------------------------------------------------
+
+    def _carry_out(
+        self, decide: Callable[[], Decision], caller: Caller, made: Callable[[], Complete], key: str
+    ) -> Accepted | Complete:
+        """Decide until no race is lost; then answer at once, or wait for the job when the platform cannot poll."""
+        if caller.accepts_incomplete:
+            return _settled(decide)
+        if self._settings.sync_wait <= 0:
+            raise AsyncRequired
+        with self.waiting.place():
+            answer = _settled(decide)
+            return self._wait(answer, made, key) if isinstance(answer, Accepted) else answer
+
+    def _wait(self, accepted: Accepted, made: Callable[[], Complete], key: str) -> Complete:
+        began = time.monotonic()
+        self.waiting.wait(key, accepted.operation, self._settings.sync_wait)
+        found = self._store.get(key)
+        ended = found.known_operation(accepted.operation) if found else None
+        if ended is None or ended.state == State.IN_PROGRESS:
+            raise OutOfTime(round(time.monotonic() - began, 1))
+        if ended.state == State.FAILED:
+            refused = isinstance(ended, Operation) and ended.refused
+            raise (BadRequest if refused else OperationFailed)(ended.description or "The operation failed.")
+        return made()
+
+    def _accepted(
+        self, begun: Operation | None, instance_id: str, binding_id: str | None, about: JsonObject | None = None
+    ) -> Accepted | None:
+        """Nudge the workers; None when the race to begin was lost."""
+        if begun is None:
+            return None
+        self._queue.send(JOBS[begun.kind], [instance_id, binding_id, begun.id])
+        return Accepted(begun.id, about or {})
+
+    # --- how the broker is ------------------------------------------------------------------------------------
+
+    def readiness(self) -> tuple[bool, JsonObject]:
+        """Say whether MongoDB answers, and what is wrong beside it."""
+        try:
+            about = Housekeeping(self._store).report()
+        except ErrStorageMongoConnection as error:
+            return False, {"status": "not ready", "description": str(error)}
+        return True, {"status": "ready", "mongodb": "ok", "redis": self._queue.trouble() or "ok", **about}
+
+    def operation_counts(self) -> Mapping[tuple[str, str], int]:
+        """Count operations by kind and state."""
+        return self._store.counts()
+
+    def oldest_due_seconds(self) -> float:
+        """Say for how long the oldest operation that nobody works on has been due."""
+        return self._store.oldest_due_seconds()
+
+
+def _settled(decide: Callable[[], Decision]) -> Accepted | Complete:
+    for _ in range(RACES):
+        if answer := decide():
+            return answer
+    raise ConcurrencyError
+
+
+def _start(kind: Kind, caller: Caller, request: str = "{}") -> Start:
+    return Start(kind=kind, request=request, identity=caller.identity, request_id=caller.request_id)
+
+
+def _instance_fields(instance_id: str, request: ProvisionRequest) -> dict[str, Any]:
+    version = request.maintenance_info and request.maintenance_info.version
+    return {
+        "instance_id": instance_id,
+        "service_id": request.service_id,
+        "plan_id": request.plan_id,
+        "organization_guid": request.organization_guid,
+        "space_guid": request.space_guid,
+        "context": request.context or {},
+        "parameters": request.parameters or {},
+        "maintenance_version": version,
+    }
+
+
+def _instance_identity(found: Instance) -> dict[str, Any]:
+    """Give what makes two provisions identical; contexts and maintenance information may differ."""
+    owner = {} if found.legacy else {"organization_guid": found.organization_guid, "space_guid": found.space_guid}
+    return {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters, **owner}
+
+
+def _binding_identity(found: Binding) -> dict[str, Any]:
+    """Give what makes two binds identical; contexts may differ."""
+    same = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
+    resource = {"app_guid": found.app_guid, "bind_resource": found.bind_resource, "predecessor": found.predecessor}
+    return same if found.legacy else same | resource
+
+
+def _repeated(
+    found: AnyResource, asked: Mapping[str, Any], identity: Callable[[AnyResource], dict[str, Any]]
+) -> Accepted | Complete | None:
+    """Answer a create of an id that is known; None when a new create may begin.
+
+    Raises:
+        Conflict: it exists, or its create failed, with other attributes.
+        ConcurrencyError: it is being deleted.
+    """
+    if found.phase is Phase.GONE:
+        return None
+    if found.phase is Phase.DELETING:
+        raise ConcurrencyError
+    known = identity(found)
+    if known != {name: asked.get(name) for name in known}:
+        raise Conflict("It exists with other attributes; delete it first, or use another id.")
+    if found.phase is Phase.CREATING:
+        return Accepted(found.operation.id)
+    return Complete() if found.phase is Phase.READY else None
+
+
+def _check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
+    if info and info.version != plan.maintenance_version:
+        raise MaintenanceInfoConflict(info.version, plan.maintenance_version)
+
+
+def _binding_id(found: Instance | Binding) -> str | None:
+    return found.binding_id if isinstance(found, Binding) else None
+
+
+def _forgotten(operation: str | None, description: str) -> Exception:
+    """Give 410 when the operation's own id tells that it was a delete, else 404."""
+    deleted = operation is not None and operation.startswith(tuple(f"{kind}-" for kind in DELETES))
+    return Gone() if deleted else NotFound(description)

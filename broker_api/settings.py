@@ -1,0 +1,269 @@
+"""Settings: read once from the environment and secret.json, checked, frozen, and passed in.
+
+The environment wins over the file. A missing or wrong one raises ``SettingError`` with the variable's name and what it
+should be; values are never repeated in an error, since most are secrets.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cryptography.fernet import Fernet
+
+from broker_api.config import Config
+from broker_api.errors import SettingError
+
+Part = Literal["api", "worker", "flower"]
+"""Which process asks: each needs other settings."""
+
+DEFAULT_BASE_URL = "https://cloud.mongodb.com"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+_REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
+
+
+@dataclass(frozen=True)
+class Project:
+    """An Atlas project and what opens it: a key pair, or a service account; neither in the API process."""
+
+    project_id: str
+    public_key: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+    client_id: str = field(default="", repr=False)
+    client_secret: str = field(default="", repr=False)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether a worker can call Atlas with it."""
+        return bool((self.public_key and self.private_key) or (self.client_id and self.client_secret))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that is set from outside; times in seconds unless the name says otherwise."""
+
+    mongo_uri: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    mongo_db: str
+    mongo_collection: str
+    mongo_timeout_ms: int
+    users: Mapping[str, str] = field(repr=False)
+    encryption_keys: tuple[str, ...] = field(repr=False)
+    base_url: str
+    projects: tuple[Project, ...]
+    sync_wait: float
+    settle: float
+    verify_login: bool
+    config: Config = field(repr=False)
+
+
+def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -> Settings:
+    """Read the settings for one kind of process.
+
+    Raises:
+        SettingError: a setting is missing or wrong; its message is fit for the operator.
+    """
+    config = config or _config(environ)
+    source = _Source(environ, config)
+    settings = Settings(
+        mongo_uri=_mongo_uri(source, part),
+        redis_url=_redis_url(source),
+        mongo_db=source.text("BROKER_MONGO_DB", "mongo", "db") or "atlas_broker",
+        mongo_collection=source.text("BROKER_MONGO_COLLECTION", "mongo", "collection") or "instances",
+        mongo_timeout_ms=int(source.number("BROKER_MONGO_TIMEOUT_MS", "timeoutms", 5000, at_least=100)),
+        users=_users(source),
+        encryption_keys=_encryption_keys(source),
+        base_url=_base_url(source),
+        projects=_projects(source),
+        sync_wait=source.number("BROKER_SYNC_WAIT_SECONDS", None, 50),
+        settle=source.number("BROKER_SETTLE_SECONDS", None, 5),
+        verify_login=source.flag("BROKER_VERIFY_LOGIN"),
+        config=config,
+    )
+    _require(settings, part)
+    return settings
+
+
+def _config(environ: Mapping[str, str]) -> Config:
+    """Give the ``Config`` that BROKER_CONFIG names, else the default one on BROKER_SECRETS."""
+    if reference := environ.get("BROKER_CONFIG"):
+        return _named_config(reference)
+    secrets = _secrets(environ)
+    return Config(secrets.get("atlas"), secrets.get("mongo"))
+
+
+def _named_config(reference: str) -> Config:
+    wrong = f"BROKER_CONFIG: must be module:object, a Config or a function that returns one; {reference!r} is not"
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name:
+        raise SettingError(wrong)
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise SettingError(f"{wrong} ({error})") from error
+    made = found if isinstance(found, Config) else _call(found, wrong)
+    if not isinstance(made, Config):
+        raise SettingError(wrong)
+    return made
+
+
+def _call(maker: Any, wrong: str) -> Any:  # noqa: ANN401 - whatever an operator's module holds
+    if isinstance(maker, type) and issubclass(maker, Config):
+        raise SettingError(f"{wrong}: it is a class; name an object or a function without arguments")
+    if not callable(maker):
+        raise SettingError(wrong)
+    return maker()
+
+
+def _secrets(environ: Mapping[str, str]) -> dict[str, Any]:
+    path = environ.get("BROKER_SECRETS")
+    if not path:
+        return {}
+    try:
+        secrets = Config.load_json(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"BROKER_SECRETS: {path} must be a JSON object in a readable file") from error
+    if not isinstance(secrets, dict):
+        raise SettingError(f"BROKER_SECRETS: there is no file {path}")
+    return secrets
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The environment before the file: a variable, else the seed's section and key."""
+
+    environ: Mapping[str, str]
+    config: Config
+
+    def text(self, variable: str, section: str | None = None, key: str = "") -> str:
+        value = self.environ.get(variable) or self._from_file(section, key)
+        return str(value or "").strip()
+
+    def _from_file(self, section: str | None, key: str) -> Any:  # noqa: ANN401 - any JSON value
+        if section == "mongo":
+            return self.config.mongo.get(key)
+        held = self.config.secrets.get(section or "")
+        return held.get(key) if isinstance(held, dict) else None
+
+    def number(self, variable: str, mongo_key: str | None, default: float, at_least: float = 0) -> float:
+        text = self.text(variable, "mongo" if mongo_key else None, mongo_key or "")
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = -1
+        if not at_least <= value < float("inf"):
+            raise SettingError(f"{variable}: must be a number of at least {at_least:g}")
+        return value
+
+    def flag(self, variable: str) -> bool:
+        text = self.text(variable).lower()
+        if text not in ("", "true", "false", "1", "0", "yes", "no"):
+            raise SettingError(f"{variable}: must be true or false")
+        return text in ("true", "1", "yes")
+
+
+def _mongo_uri(source: _Source, part: Part) -> str:
+    uri = source.text("BROKER_MONGO_URI", "mongo", "uri")
+    if part == "flower" and not uri:
+        return ""
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise SettingError("BROKER_MONGO_URI: must be the URI of the state's MongoDB, mongodb://… or mongodb+srv://…")
+    return uri
+
+
+def _redis_url(source: _Source) -> str:
+    url = source.text("BROKER_REDIS_URL", "redis", "url") or DEFAULT_REDIS_URL
+    if not url.startswith(_REDIS_SCHEMES):
+        raise SettingError(f"BROKER_REDIS_URL: must begin with one of {', '.join(_REDIS_SCHEMES)}")
+    return url
+
+
+def _base_url(source: _Source) -> str:
+    url = source.text("MONGODB_ATLAS_BASE_URL") or DEFAULT_BASE_URL
+    if not url.startswith(("https://", "http://")):
+        raise SettingError("MONGODB_ATLAS_BASE_URL: must be a URL, by default " + DEFAULT_BASE_URL)
+    return url.rstrip("/")
+
+
+def _users(source: _Source) -> Mapping[str, str]:
+    text = source.environ.get("BROKER_USERS", "").strip()
+    held = source.config.secrets.get("users")
+    if not text and isinstance(held, dict):
+        return {str(name): str(password) for name, password in held.items()}
+    return dict(_user(pair) for pair in text.split(",")) if text else {}
+
+
+def _user(pair: str) -> tuple[str, str]:
+    name, _, password = pair.strip().partition(":")
+    if not name or not password:
+        raise SettingError("BROKER_USERS: must be name:password, several separated by commas, none of them empty")
+    return name, password
+
+
+def _encryption_keys(source: _Source) -> tuple[str, ...]:
+    held = source.config.secrets.get("encryption_keys") or []
+    text = source.environ.get("BROKER_ENCRYPTION_KEYS") or ",".join(map(str, held))
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    try:
+        for key in keys:
+            Fernet(key)
+    except ValueError as error:
+        raise SettingError(
+            "BROKER_ENCRYPTION_KEYS: must be Fernet keys (32 bytes, URL-safe base64), several separated by commas"
+        ) from error
+    return keys
+
+
+_CREDENTIALS = {
+    "public_key": ("MONGODB_ATLAS_PUBLIC_API_KEY", "user"),
+    "private_key": ("MONGODB_ATLAS_PRIVATE_API_KEY", "password"),
+    "client_id": ("MONGODB_ATLAS_CLIENT_ID", "client_id"),
+    "client_secret": ("MONGODB_ATLAS_CLIENT_SECRET", "client_secret"),
+    "project_id": ("MONGODB_ATLAS_PROJECT_ID", "group"),
+}
+
+
+def _projects(source: _Source) -> tuple[Project, ...]:
+    """Give the file's projects; the environment fills in the only one, or adds one in front of several."""
+    atlas = source.config.atlas
+    listed = [_filed(entry) for entry in (atlas if isinstance(atlas, list) else [atlas] if atlas else [])]
+    given = {name: source.environ.get(variable, "").strip() for name, (variable, _) in _CREDENTIALS.items()}
+    given = {name: value for name, value in given.items() if value}
+    if given and len(listed) <= 1:
+        listed = [{**(listed[0] if listed else {}), **given}]
+    elif given:
+        listed = [given, *(each for each in listed if each.get("project_id") != given.get("project_id"))]
+    return tuple(_project(each) for each in listed if any(each.values()))
+
+
+def _filed(entry: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(entry, Mapping):
+        raise SettingError("BROKER_SECRETS: the section atlas must be an object or a list of objects")
+    return {name: str(entry.get(key) or "").strip() for name, (_, key) in _CREDENTIALS.items()}
+
+
+def _project(values: Mapping[str, str]) -> Project:
+    if not values.get("project_id"):
+        raise SettingError("MONGODB_ATLAS_PROJECT_ID: must be the id of the Atlas project that the credentials open")
+    return Project(**values)
+
+
+def _require(settings: Settings, part: Part) -> None:
+    """Refuse what this kind of process cannot do without."""
+    if part in ("api", "flower") and not settings.users:
+        raise SettingError("BROKER_USERS: must be name:password for HTTP basic authentication, several with commas")
+    if part in ("api", "worker") and not settings.encryption_keys:
+        raise SettingError("BROKER_ENCRYPTION_KEYS: must be one or more Fernet keys, separated by commas")
+    if part == "worker":
+        _require_atlas(settings.projects)
+
+
+def _require_atlas(projects: tuple[Project, ...]) -> None:
+    if not projects:
+        raise SettingError("MONGODB_ATLAS_PROJECT_ID: must be the id of the Atlas project that holds the clusters")
+    for project in projects:
+        if not project.has_credentials:
+            raise SettingError(
+                "MONGODB_ATLAS_PUBLIC_API_KEY and MONGODB_ATLAS_PRIVATE_API_KEY, or MONGODB_ATLAS_CLIENT_ID and "
+                f"MONGODB_ATLAS_CLIENT_SECRET: must be set for the project {project.project_id}"
+            )

@@ -1,0 +1,1 @@
+"""The state that API and workers share: records, the MongoDB store, claims, encryption."""

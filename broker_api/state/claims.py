@@ -1,0 +1,273 @@
+"""The worker's side of the state: claims are leases with a fencing token, and waiting is a date on the operation.
+
+Every write of a worker names the fence that its claim drew; once somebody else has claimed, or the operation was
+replaced, it matches nothing and ``LeaseLostError`` ends the worker's part in it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, cast
+from uuid import uuid4
+
+from pymongo import ReturnDocument
+
+from broker_api.state import seed
+from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
+from broker_api.state.records import EPOCH, Binding, Instance, Kind, Phase, State, record
+from broker_api.state.store import Store
+
+LEASE_SECONDS = 20
+RESEND_SECONDS = 3
+"""A message that nobody has acted on is sent again after this, then after twice as long, up to ``RESEND_MOST``."""
+RESEND_MOST = 15
+REMEMBERED_SECONDS = 48 * 3600
+"""What is gone is remembered this long; section 0 of our reading of the specification asks for 24 hours at least."""
+FAILED_CREATE_SECONDS = 7 * 24 * 3600
+"""A failed create that no platform ever deletes is forgotten after this; nothing of it is left in Atlas."""
+
+AnyResource = TypeVar("AnyResource", Instance, Binding)
+
+
+class LeaseLostError(Exception):
+    """Somebody else holds the operation now, or it was replaced: this worker must stop and write nothing more."""
+
+
+@dataclass(frozen=True)
+class Claim(Generic[AnyResource]):
+    """The right to work on an operation. ``record`` is what was read or written last; ``fence`` guards each write."""
+
+    record: AnyResource
+    fence: int
+    token: str
+
+    @property
+    def operation_id(self) -> str:
+        """The operation that is held."""
+        return self.record.operation.id
+
+
+@dataclass(frozen=True)
+class Due:
+    """An operation that somebody should look at: what a job is sent with."""
+
+    key: str
+    kind: Kind
+    instance_id: str
+    binding_id: str | None
+    operation_id: str
+    waits_on: str | None = None
+
+
+class Claims:
+    """Claiming, advancing, putting off and finishing operations."""
+
+    def __init__(self, store: Store) -> None:
+        self._collection = store.collection
+
+    @reaching("claim")
+    def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
+        """Take an operation that is due and held by nobody; None otherwise, which is no error."""
+        token = uuid4().hex
+        free = {
+            "_id": key,
+            "operation.id": operation_id,
+            "operation.open": True,
+            "$expr": {"$and": [{"$lte": ["$operation.due", NOW]}, {"$lte": ["$operation.lease_until", NOW]}]},
+        }
+        taken = assignments({"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}, "operation.")
+        taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
+        document = self._collection.find_one_and_update(free, [{"$set": taken}], return_document=ReturnDocument.AFTER)
+        return Claim(found := record(document), found.operation.fence, token) if document else None
+
+    @reaching("renew")
+    def renew(self, claim: Claim[Any]) -> None:
+        """Lengthen the lease.
+
+        Raises:
+            LeaseLostError: it is somebody else's.
+        """
+        self._write(claim, {"lease_until": In(LEASE_SECONDS)}, {})
+
+    @reaching("advance")
+    def advance(
+        self, claim: Claim[AnyResource], step: str, changes: Mapping[str, Any], operation: Mapping[str, Any]
+    ) -> Claim[AnyResource]:
+        """Record a step's results and go on with the next one, under the same claim.
+
+        Raises:
+            LeaseLostError: it is somebody else's.
+        """
+        fields = {"step": step, "attempts": 0, "error": None, "waits_on": None, "lease_until": In(LEASE_SECONDS)}
+        return self._write(claim, {**fields, **operation}, changes)
+
+    @reaching("put off")
+    def put_off(
+        self, claim: Claim[Any], seconds: float, changes: Mapping[str, Any], operation: Mapping[str, Any]
+    ) -> None:
+        """Give the claim back until a later time; no worker is held while waiting.
+
+        Raises:
+            LeaseLostError: it is somebody else's.
+        """
+        self._write(claim, {"due": In(seconds), "lease_until": In(0), **operation}, changes)
+
+    @reaching("finish")
+    def finish(
+        self, claim: Claim[Any], state: State, phase: Phase, changes: Mapping[str, Any], description: str
+    ) -> None:
+        """End the operation. What the platform gets is written in the same update as the state it polls for.
+
+        An operation whose deadline has passed stays failed; its left-overs being removed does not change that.
+
+        Raises:
+            LeaseLostError: it is somebody else's.
+        """
+        ended = claim.record.operation.state is not State.IN_PROGRESS
+        operation: Document = {"open": False, "step": "", "lease_until": In(0), "error": None, "waits_on": None}
+        if not ended:
+            operation |= {"state": state, "description": description, "finished": In(0)}
+        self._write(claim, operation, {**changes, "phase": phase, "expire_at": _forgotten(phase)})
+        if phase is Phase.GONE and claim.record.legacy:
+            seed.forget(self._collection, claim.record.model_dump(include={"instance_id", "binding_id"}))
+
+    def _write(
+        self, claim: Claim[AnyResource], operation: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> Claim[AnyResource]:
+        held = {"_id": claim.record.key, "operation.id": claim.operation_id, "operation.fence": claim.fence}
+        values = assignments(operation, "operation.") | assignments(changes)
+        document = self._collection.find_one_and_update(held, [{"$set": values}], return_document=ReturnDocument.AFTER)
+        if document is None:
+            raise LeaseLostError
+        return replace(claim, record=cast("AnyResource", record(document)))
+
+    @reaching("let go")
+    def let_go(self, claim: Claim[Any]) -> None:
+        """Say that a step which the lease was lost in is over, so that the operation after it need not wait.
+
+        The lease's own token is the filter: an operation that replaced ours waits for that lease, and with its end
+        knows that no request of ours is under way any more.
+        """
+        mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
+        self._collection.update_one(
+            mine, [{"$set": assignments({"operation.lease_until": In(0), "operation.due": In(0), "unsure": False})}]
+        )
+
+    # --- the sweep --------------------------------------------------------------------------------------------
+
+    @reaching("sweep")
+    def due(self, limit: int) -> list[Due]:
+        """Give operations that are due, held by nobody, and not sent just now. One indexed query."""
+        waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, "$operation.sends"]}]}
+        sent_before = {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, waited]}]}
+        news = {"$max": ["$operation.due", "$operation.lease_until"]}
+        query = {
+            "operation.open": True,
+            "$expr": {
+                "$and": [
+                    {"$lte": ["$operation.due", NOW]},
+                    {"$lte": ["$operation.lease_until", NOW]},
+                    {
+                        "$or": [
+                            {"$lt": ["$operation.dispatched", news]},
+                            {"$lte": ["$operation.dispatched", sent_before]},
+                        ]
+                    },
+                ]
+            },
+        }
+        return [
+            _due(document)
+            for document in self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
+        ]
+
+    @reaching("sweep")
+    def mark_sent(self, sent: Iterable[Due]) -> None:
+        """Remember that these were sent, so that the next sweep does not send them again at once."""
+        query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
+        values = assignments({"dispatched": In(0)}, "operation.")
+        values["operation.sends"] = {"$min": [{"$add": ["$operation.sends", 1]}, 8]}
+        self._collection.update_many(query, [{"$set": values}])
+
+    @reaching("sweep")
+    def expire(self) -> int:
+        """Fail what is past its deadline, whoever holds it; what it made in Atlas is removed all the same."""
+        late = {
+            "operation.open": True,
+            "operation.state": State.IN_PROGRESS.value,
+            "$expr": {"$lte": ["$operation.deadline", NOW]},
+        }
+        return self._collection.update_many(late, [{"$set": _EXPIRED}]).modified_count
+
+    @reaching("wake")
+    def wake(self, cluster: str, applied: Mapping[str, Any], settle: float) -> list[Due]:
+        """Make due all that waits on a cluster and that its status answers; give them, to be sent at once."""
+        waiting = {"operation.open": True, "operation.waits_on": cluster}
+        answered = {"$expr": believed(applied, settle)}
+        ready = [_due(document) for document in self._collection.find(waiting | answered, _DUE_FIELDS)]
+        query = {"_id": {"$in": [each.key for each in ready]}} | waiting | answered
+        woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
+        self._collection.update_many(query, [{"$set": woken}])
+        return ready
+
+    @reaching("wake")
+    def wake_held_back(self, project: str) -> None:
+        """Make due what waits for an Atlas project to be well again."""
+        query = {"operation.open": True, "operation.waits_on": f"project:{project}"}
+        self._collection.update_many(query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}])
+
+
+def believed(applied: Mapping[str, Any], settle: float) -> Document:
+    """Give the condition under which an ``APPLIED`` answers for an operation's change.
+
+    The poll must have begun after the change. Then it is believed at once when a PENDING was read between the two
+    (and no other change was under way, whose PENDING that may have been), else only ``settle`` seconds after the
+    change: the status may go on reading an old APPLIED for a while.
+    """
+    changed = "$operation.changed"
+    read = expression(applied.get("applied_at") or EPOCH)
+    pending = expression(applied.get("pending_at") or EPOCH)
+    own_pending = {"$and": [{"$not": ["$operation.overlapped"]}, {"$gt": [pending, changed]}, {"$gt": [read, pending]}]}
+    settled = {"$gte": [{"$subtract": [read, changed]}, int(settle * 1000)]}
+    return {"$and": [{"$gt": [read, changed]}, {"$or": [own_pending, settled]}]}
+
+
+_DUE_FIELDS = {"instance_id": 1, "binding_id": 1, "operation.id": 1, "operation.kind": 1, "operation.waits_on": 1}
+
+
+def _due(document: Mapping[str, Any]) -> Due:
+    operation = document["operation"]
+    return Due(
+        key=document["_id"],
+        kind=Kind(operation["kind"]),
+        instance_id=document["instance_id"],
+        binding_id=document.get("binding_id"),
+        operation_id=operation["id"],
+        waits_on=operation.get("waits_on"),
+    )
+
+
+def _forgotten(phase: Phase) -> In | None:
+    if phase is Phase.GONE:
+        return In(REMEMBERED_SECONDS)
+    return In(FAILED_CREATE_SECONDS) if phase is Phase.FAILED else None
+
+
+_DELETING = {"$in": ["$operation.kind", [Kind.DEPROVISION.value, Kind.UNBIND.value]]}
+_CREATING = {"$in": ["$operation.kind", [Kind.PROVISION.value, Kind.BIND.value]]}
+_EXPIRED: Document = {
+    "phase": {"$cond": [_CREATING, Phase.FAILED.value, "$phase"]},
+    "operation.state": State.FAILED.value,
+    "operation.finished": NOW,
+    "operation.fence": {"$add": ["$operation.fence", 1]},
+    "operation.undo": {"$not": [_DELETING]},
+    "operation.step": {"$cond": [_DELETING, "$operation.step", ""]},
+    "operation.waits_on": None,
+    "operation.due": NOW,
+    "operation.attempts": 0,
+    "operation.description": {
+        "$concat": [
+            "The operation was not done before its deadline. ",
+            {"$ifNull": ["$operation.error", {"$ifNull": ["$operation.description", "No worker has worked on it."]}]},
+        ]
+    },
+}

@@ -1,0 +1,35 @@
+"""Encryption of what MongoDB keeps secret for us: credentials, the shared Atlas token (Fernet, with key rotation)."""
+
+import json
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+
+class UndecryptableError(Exception):
+    """None of BROKER_ENCRYPTION_KEYS opens what was stored; a key was taken away too early."""
+
+    def __init__(self) -> None:
+        super().__init__("None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it.")
+
+
+class Vault:
+    """Seals JSON values; the first key encrypts, all decrypt."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+
+    def seal(self, secret: Any) -> str:  # noqa: ANN401 - any JSON value
+        """Encrypt a JSON value into text."""
+        return self._fernet.encrypt(json.dumps(secret).encode()).decode()
+
+    def open(self, sealed: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Decrypt what ``seal`` made.
+
+        Raises:
+            UndecryptableError: no key fits.
+        """
+        try:
+            return json.loads(self._fernet.decrypt(sealed.encode()))
+        except InvalidToken as error:
+            raise UndecryptableError from error

@@ -1,0 +1,80 @@
+"""Small documents beside the instances: leases by name, the broker's own id, and how its parts are."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
+from broker_api.state.records import EPOCH
+from broker_api.state.store import Store
+
+SWEEP = "sweep"
+CIRCUIT = "circuit/"
+RECONCILED = "reconciled"
+
+
+class Housekeeping:
+    """The collection beside the instances; nothing in it is worth more than a few seconds of work."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.collection = store.housekeeping
+
+    @reaching("lease")
+    def acquire(self, name: str, owner: str, seconds: float) -> bool:
+        """Take or renew a lease by name; False while somebody else holds it."""
+        free = {"$or": [{"owner": owner}, {"$expr": {"$lte": [{"$ifNull": ["$until", expression(EPOCH)]}, NOW]}}]}
+        values = assignments({"owner": owner, "until": In(seconds)})
+        try:
+            return self.collection.update_one({"_id": name, **free}, [{"$set": values}], upsert=True).acknowledged
+        except DuplicateKeyError:
+            return False
+
+    @reaching("lease")
+    def release(self, name: str, owner: str) -> None:
+        """Give a lease back early."""
+        self.collection.update_one({"_id": name, "owner": owner}, [{"$set": assignments({"until": In(0)})}])
+
+    @reaching("housekeeping")
+    def read(self, name: str) -> Mapping[str, Any]:
+        """Give a document by name; empty when there is none."""
+        return self.collection.find_one({"_id": name}) or {}
+
+    @reaching("housekeeping")
+    def write(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Set fields of a document by name."""
+        self.collection.update_one({"_id": name}, [{"$set": assignments(changes)}], upsert=True)
+
+    @reaching("housekeeping")
+    def broker_id(self) -> str:
+        """Give this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
+        made: Document = {"$ifNull": ["$value", uuid4().hex]}
+        document = self.collection.find_one_and_update(
+            {"_id": "broker"}, [{"$set": {"value": made}}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return str(document["value"]) if document else ""
+
+    def report(self) -> dict[str, Any]:
+        """Say how workers and Atlas are, for /ready."""
+        now = self._store.now()
+        return {"workers": self._workers(now), "atlas": self._atlas()}
+
+    def _workers(self, now: Any) -> str:  # noqa: ANN401 - a datetime
+        until = self.read(SWEEP).get("until")
+        if until is None:
+            return "no worker has been seen yet"
+        silent = (now - until).total_seconds()
+        return "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"
+
+    @reaching("housekeeping")
+    def _atlas(self) -> Any:  # noqa: ANN401 - "ok", or a sentence for each project in trouble
+        troubled = self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True})
+        reasons = {str(found["_id"]).removeprefix(CIRCUIT): found.get("reason") for found in troubled}
+        return reasons or "ok"
+
+
+LATE_SECONDS = 10
+"""The sweep's lease is renewed each second or so; later than this after its end, no worker lives."""

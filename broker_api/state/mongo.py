@@ -1,0 +1,84 @@
+"""The connection to the state's MongoDB, and how values become update expressions that use the database's clock."""
+
+import functools
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from bson.codec_options import CodecOptions
+from bson.errors import BSONError
+from pymongo import MongoClient, WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import DocumentTooLarge, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore
+from broker_api.state.records import canonical
+
+Document = dict[str, Any]
+NOW = "$$NOW"
+"""The database's clock: clocks of pods may differ, this one is the same for all."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class In(float):
+    """So many seconds from now, by the database's clock."""
+
+
+def expression(value: Any) -> Any:  # noqa: ANN401 - any value of a field
+    """Give the update expression for a value; text of users is never read as an operator or a field's name."""
+    if isinstance(value, In):
+        return {"$add": [NOW, int(value * 1000)]}
+    if isinstance(value, (dict, list, tuple)):
+        return {"$literal": canonical(value)}
+    return {"$literal": str(value) if isinstance(value, str) else value}
+
+
+def assignments(changes: Mapping[str, Any], prefix: str = "") -> Document:
+    """Give the ``$set`` of an update pipeline for some fields."""
+    return {prefix + name: expression(value) for name, value in changes.items()}
+
+
+def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
+    """Make a client; nothing is sent before its first use. Each operation is bounded by ``timeout_ms`` as a whole."""
+    return MongoClient(
+        uri, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms, tz_aware=True, appname="atlas-broker"
+    )
+
+
+def durable(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
+    """Give a collection whose writes are acknowledged by a majority and journaled: an answer is never lost."""
+    return client.get_database(database).get_collection(
+        name,
+        codec_options=CodecOptions(tz_aware=True),
+        write_concern=WriteConcern(w="majority", j=True),
+        read_concern=ReadConcern("local"),
+    )
+
+
+def reaching(during: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Turn what the driver raises into the seed's storage errors, which say what was being done."""
+
+    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(method)
+        def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return method(self, *args, **kwargs)
+            except (DocumentTooLarge, BSONError, OverflowError) as error:
+                raise ErrStorageStore from error
+            except PyMongoError as error:
+                raise ErrStorageMongoConnection(during) from error
+
+        return cast("Callable[Concatenate[S, P], R]", wrapped)
+
+    return decorate
+
+
+def as_datetime(value: Any) -> datetime:  # noqa: ANN401 - a field of a document
+    """Read a date field that must be there."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} is no date")
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -1,0 +1,179 @@
+"""What MongoDB holds: instances and bindings, each with its operation, as frozen records.
+
+Unknown fields are ignored and new ones have defaults, so that two releases can read each other's documents during a
+rolling update. Anything that a platform or hook chose the keys of (parameters, contexts) is kept as JSON text: then no
+key of theirs can be an operator, and no number too large for BSON.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def canonical(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Give JSON text that is the same for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _parsed(value: Any) -> Any:  # noqa: ANN401 - JSON text, or what it was parsed to already
+    return json.loads(value) if isinstance(value, str) else value
+
+
+JsonText = Annotated[dict[str, Any], BeforeValidator(_parsed)]
+JsonList = Annotated[list[Any], BeforeValidator(_parsed)]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Kind(StrEnum):
+    """What an operation does."""
+
+    PROVISION = "provision"
+    UPDATE = "update"
+    DEPROVISION = "deprovision"
+    BIND = "bind"
+    UNBIND = "unbind"
+
+
+class State(StrEnum):
+    """What a platform sees of an operation (spec: Polling Last Operation)."""
+
+    IN_PROGRESS = "in progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Phase(StrEnum):
+    """Where an instance or binding stands in its life."""
+
+    CREATING = "creating"  # → READY or FAILED, or DELETING when a delete comes first
+    READY = "ready"  # → DELETING; an update leaves it here
+    FAILED = "failed"  # its create failed; → CREATING by a new attempt, → DELETING
+    DELETING = "deleting"  # → GONE, or back to READY when a deprovision is refused
+    GONE = "gone"  # remembered until expire_at; → CREATING when the id is used again
+
+
+DELETES = frozenset({Kind.DEPROVISION, Kind.UNBIND})
+CREATES = frozenset({Kind.PROVISION, Kind.BIND})
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, tolerant of fields of another release."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class PastOperation(Record):
+    """An operation that another one has followed; what a late poll is answered with."""
+
+    id: str
+    kind: str
+    state: str
+    description: str | None = None
+
+
+class Operation(Record):
+    """The operation of an instance or binding: what the platform sees, and what a worker needs to go on.
+
+    ``open`` says that there is work left. It outlives ``state`` in one case: an operation that reached its deadline
+    is failed, and what it made is still being removed. ``undo`` says that the work left is that removal, ``refused``
+    that what was asked can never be done as it is.
+    """
+
+    id: str
+    kind: Kind
+    state: State = State.IN_PROGRESS
+    step: str = ""
+    undo: bool = False
+    refused: bool = False
+    open: bool = True
+    description: str | None = None
+    error: str | None = None
+    due: datetime = EPOCH
+    accepted: datetime = EPOCH
+    deadline: datetime = EPOCH
+    finished: datetime | None = None
+    lease_until: datetime = EPOCH
+    lease_token: str | None = None
+    fence: int = 0
+    attempts: int = 0
+    dispatched: datetime = EPOCH
+    sends: int = 0
+    identity: JsonText | None = None
+    request_id: str | None = None
+    request: str = "{}"
+    waits_on: str | None = None
+    changed: datetime | None = None
+    overlapped: bool = False
+
+
+class Resource(Record):
+    """What instances and bindings share."""
+
+    key: str = Field(alias="_id")
+    instance_id: str
+    service_id: str = ""
+    plan_id: str = ""
+    context: JsonText = Field(default_factory=dict)
+    parameters: JsonText = Field(default_factory=dict)
+    phase: Phase
+    operation: Operation
+    past: tuple[PastOperation, ...] = ()
+    project: str | None = None
+    cluster: str | None = None
+    database: str | None = None
+    legacy: bool = False
+
+    def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
+        """Give the operation of this id, else (none asked for, or forgotten) the latest."""
+        for past in self.past:
+            if past.id == operation_id:
+                return past
+        return self.operation
+
+
+class Instance(Resource):
+    """A service instance: a database on a cluster. ``sealed_dropper`` is the temporary user that drops it."""
+
+    organization_guid: str = ""
+    space_guid: str = ""
+    maintenance_version: str | None = None
+    connection: JsonText = Field(default_factory=dict)
+    sealed_dropper: str | None = None
+
+
+class Binding(Resource):
+    """A service binding: a database user. ``unsure`` says that a request to make it may still be under way to Atlas."""
+
+    binding_id: str
+    app_guid: str | None = None
+    bind_resource: JsonText | None = None
+    predecessor: str | None = None
+    username: str | None = None
+    roles: JsonList = Field(default_factory=list)
+    sealed_credentials: str | None = None
+    made: bool = False
+    unsure: bool = False
+    expires: datetime | None = None
+    renew_before: datetime | None = None
+    endpoints: JsonList = Field(default_factory=list)
+
+
+def instance_key(instance_id: str) -> str:
+    """Give the ``_id`` of an instance's document."""
+    return f"instance/{quote(instance_id, safe='')}"
+
+
+def binding_key(instance_id: str, binding_id: str) -> str:
+    """Give the ``_id`` of a binding's document; ids count only within their instance."""
+    return f"binding/{quote(instance_id, safe='')}/{quote(binding_id, safe='')}"
+
+
+def record(document: Mapping[str, Any]) -> Instance | Binding:
+    """Read a document of the collection."""
+    return Binding.model_validate(document) if "binding_id" in document else Instance.model_validate(document)

@@ -1,0 +1,89 @@
+"""Documents that the old broker (atlasbroker 2.0.0) wrote, turned into ours at the first touch.
+
+Instances are ``{instance_id, database, cluster, parameters}`` and bindings ``{binding_id, instance_id, parameters}``.
+The old broker could write the same id several times: one is taken, all are removed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from broker_api.config import Config
+from broker_api.state.records import (
+    Instance,
+    Kind,
+    Operation,
+    Phase,
+    State,
+    binding_key,
+    canonical,
+    instance_key,
+)
+
+Document = dict[str, Any]
+_SEEDS = {"operation": {"$exists": False}}
+
+
+def adopt_instance(collection: Collection[Document], instance_id: str) -> bool:
+    """Turn the old broker's document of an instance into ours; say whether there was one."""
+    query = {"instance_id": instance_id, "binding_id": {"$exists": False}, **_SEEDS}
+    return _adopt(collection, query, instance_key(instance_id), Kind.PROVISION)
+
+
+def adopt_binding(collection: Collection[Document], instance_id: str, binding_id: str) -> bool:
+    """Turn the old broker's document of a binding into ours; say whether there was one."""
+    query = {"instance_id": instance_id, "binding_id": binding_id, **_SEEDS}
+    return _adopt(collection, query, binding_key(instance_id, binding_id), Kind.BIND)
+
+
+def adopt_bindings(collection: Collection[Document], instance_id: str) -> None:
+    """Turn all bindings of an instance that the old broker wrote into ours."""
+    query = {"instance_id": instance_id, "binding_id": {"$exists": True}, **_SEEDS}
+    for binding_id in collection.distinct("binding_id", query):
+        adopt_binding(collection, instance_id, binding_id)
+
+
+def forget(collection: Collection[Document], record: Mapping[str, Any]) -> None:
+    """Remove what is left of the old broker's documents of something that is gone."""
+    binding = record.get("binding_id", {"$exists": False})
+    collection.delete_many({"instance_id": record["instance_id"], "binding_id": binding, **_SEEDS})
+
+
+def sharing(collection: Collection[Document], instance: Instance) -> list[Instance]:
+    """Give the old broker's instances, not touched yet, that use the same database."""
+    query = {"cluster": instance.cluster, "database": instance.database, "binding_id": {"$exists": False}, **_SEEDS}
+    others = {"instance_id": {"$ne": instance.instance_id}}
+    return [
+        Instance.model_validate(_ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)
+    ]
+
+
+def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> bool:
+    found = collection.find_one(query, sort=[("_id", 1)])
+    if found is None:
+        return False
+    try:
+        collection.insert_one(_ours(found, key, kind))
+    except DuplicateKeyError:  # another process adopts it at this moment
+        return True
+    collection.delete_many(query)
+    return True
+
+
+def _ours(found: Document, key: str, kind: Kind) -> Document:
+    """Give our document: ready, under an operation that has long succeeded. The old broker knew one plan."""
+    done = Operation(id=f"{kind}-seed", kind=kind, state=State.SUCCEEDED, open=False).model_dump(mode="python")
+    ours = {
+        name: value for name, value in found.items() if name in ("instance_id", "binding_id", "database", "cluster")
+    }
+    return ours | {
+        "_id": key,
+        "service_id": Config.UUID_SERVICES_CLUSTER,
+        "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,
+        "parameters": canonical(found.get("parameters") or {}),
+        "phase": Phase.READY.value,
+        "legacy": True,
+        "operation": done | {"kind": kind.value, "state": State.SUCCEEDED.value},
+    }

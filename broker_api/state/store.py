@@ -1,0 +1,269 @@
+"""The collection of instances and bindings: reading them, and beginning operations on them.
+
+Each operation begins by one atomic update whose filter repeats what the decision was based on. Whoever loses that
+race reads again and decides anew.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from pymongo import MongoClient, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+from pymongo.read_concern import ReadConcern
+
+from broker_api.errors import ErrStorageTypeUnsupported
+from broker_api.state import seed
+from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, expression, reaching
+from broker_api.state.records import (
+    EPOCH,
+    Binding,
+    Instance,
+    Kind,
+    Operation,
+    Phase,
+    State,
+    binding_key,
+    canonical,
+    instance_key,
+    record,
+)
+
+OPERATION_SECONDS = 1500
+"""An operation's deadline; the catalog's maximum_polling_duration is 1800, so a platform sees how it ended."""
+REMEMBERED_OPERATIONS = 20
+
+_STOPPED = "Stopped by a later request to delete it."
+
+
+@dataclass(frozen=True)
+class Start:
+    """An operation about to begin. ``request`` is canonical JSON of what was asked, to know a repeated request by."""
+
+    kind: Kind
+    request: str = "{}"
+    identity: Mapping[str, Any] | None = None
+    request_id: str | None = None
+
+    def fields(self) -> Document:
+        """Give the operation's document as update expressions, every field set, since ``$set`` merges documents."""
+        fresh = Operation(id=f"{self.kind}-{uuid4().hex}", kind=self.kind, request=self.request)
+        values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
+        values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
+        return assignments(values) | {
+            # Whoever still works on the operation before this one is let finish its step first.
+            "lease_until": {"$ifNull": ["$operation.lease_until", expression(EPOCH)]},
+            "lease_token": {"$ifNull": ["$operation.lease_token", None]},
+            "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
+        }
+
+
+_PAST: Document = {
+    "$slice": [
+        {
+            "$concatArrays": [
+                {
+                    "$cond": [
+                        {"$eq": [{"$type": "$operation"}, "missing"]},
+                        [],
+                        [
+                            {
+                                "id": "$operation.id",
+                                "kind": "$operation.kind",
+                                "state": {
+                                    "$cond": [
+                                        {"$eq": ["$operation.state", State.IN_PROGRESS.value]},
+                                        State.FAILED.value,
+                                        "$operation.state",
+                                    ]
+                                },
+                                "description": {
+                                    "$cond": [
+                                        {"$eq": ["$operation.state", State.IN_PROGRESS.value]},
+                                        _STOPPED,
+                                        "$operation.description",
+                                    ]
+                                },
+                            }
+                        ],
+                    ]
+                },
+                {"$ifNull": ["$past", []]},
+            ]
+        },
+        REMEMBERED_OPERATIONS,
+    ]
+}
+
+# A request to make the user may be under way while a delete takes over from a worker that holds the lease.
+_UNSURE: Document = {
+    "$or": [
+        {"$ifNull": ["$unsure", False]},
+        {"$and": [{"$eq": ["$operation.step", "create"]}, {"$gt": ["$operation.lease_until", NOW]}]},
+    ]
+}
+
+
+class Store:
+    """Instances and bindings in one MongoDB collection."""
+
+    def __init__(self, client: MongoClient[Document], database: str, collection: str) -> None:
+        self._client = client
+        self.collection = durable(client, database, collection)
+        self.housekeeping = durable(client, database, f"{collection}_housekeeping")
+
+    @reaching("prepare")
+    def prepare(self) -> None:
+        """Make the indexes; those that exist already cost one question."""
+        opened = {"operation.open": True}
+        self.collection.create_index([("operation.due", 1)], name="due", partialFilterExpression=opened)
+        self.collection.create_index([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)
+        self.collection.create_index([("instance_id", 1), ("binding_id", 1)], name="ids")
+        self.collection.create_index([("project", 1), ("cluster", 1), ("database", 1)], name="database")
+        self.collection.create_index("expire_at", name="forget", expireAfterSeconds=0)
+
+    @reaching("ask the time")
+    def now(self) -> datetime:
+        """Ask MongoDB for its time, which also says that it is there."""
+        return as_datetime(self._client.admin.command("hello")["localTime"])
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    @reaching("find instance")
+    def instance(self, instance_id: str) -> Instance | None:
+        """Give an instance, also one that the old broker wrote."""
+        found = self._find(instance_key(instance_id))
+        if found is None and seed.adopt_instance(self.collection, instance_id):
+            found = self._find(instance_key(instance_id))
+        return found if isinstance(found, Instance) else None
+
+    @reaching("find binding")
+    def binding(self, instance_id: str, binding_id: str) -> Binding | None:
+        """Give a binding of an instance, also one that the old broker wrote."""
+        found = self._find(binding_key(instance_id, binding_id))
+        if found is None and seed.adopt_binding(self.collection, instance_id, binding_id):
+            found = self._find(binding_key(instance_id, binding_id))
+        return found if isinstance(found, Binding) else None
+
+    @reaching("find instance")
+    def instance_now(self, instance_id: str) -> Instance | None:
+        """Give an instance as no failover can contradict: a bind must not miss a deprovision that was accepted."""
+        exact = self.collection.with_options(read_concern=ReadConcern("linearizable"))
+        document = exact.find_one({"_id": instance_key(instance_id)})
+        return Instance.model_validate(document) if document else None
+
+    @reaching("find bindings")
+    def bindings(self, instance_id: str) -> list[Binding]:
+        """Give all bindings of an instance that are not gone."""
+        seed.adopt_bindings(self.collection, instance_id)
+        query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
+        return [Binding.model_validate(document) for document in self.collection.find(query)]
+
+    @reaching("find instances")
+    def sharing(self, instance: Instance) -> list[Instance]:
+        """Give the other instances that are not gone and use the same database of the same cluster."""
+        query = {
+            "_id": {"$ne": instance.key},
+            "project": instance.project,
+            "cluster": instance.cluster,
+            "database": instance.database,
+            "binding_id": {"$exists": False},
+            "phase": {"$in": [Phase.CREATING.value, Phase.READY.value, Phase.DELETING.value]},
+        }
+        shared = [Instance.model_validate(document) for document in self.collection.find(query)]
+        return shared + seed.sharing(self.collection, instance)
+
+    @reaching("find")
+    def get(self, key: str) -> Instance | Binding | None:
+        """Give an instance or binding by its document's key."""
+        return self._find(key)
+
+    def _find(self, key: str) -> Instance | Binding | None:
+        document = self.collection.find_one({"_id": key})
+        return record(document) if document else None
+
+    # --- beginning operations ---------------------------------------------------------------------------------
+
+    @reaching("create")
+    def create(self, fields: Mapping[str, Any], start: Start, replacing: Operation | None) -> Operation | None:
+        """Write a new instance or binding with its first operation.
+
+        ``fields`` holds ``instance_id``, for a binding also ``binding_id``, and what was asked. ``replacing`` is the
+        last operation of a gone or failed one of the same id. Gives None when somebody else was faster.
+        """
+        key = _key(fields)
+        made = {
+            "_id": expression(key),
+            **assignments(fields),
+            "phase": Phase.CREATING.value,
+            "operation": start.fields(),
+            "past": _PAST,
+        }
+        return self._begin(key, replacing, [{"$replaceWith": made}])
+
+    @reaching("start")
+    def start(
+        self, key: str, current: Operation, start: Start, phase: Phase, changes: Mapping[str, Any] | None = None
+    ) -> Operation | None:
+        """Begin another operation on something that exists. Gives None when it is not at ``current`` any more."""
+        values = assignments({**(changes or {}), "phase": phase, "expire_at": None})
+        values |= {"past": _PAST, "operation": start.fields()}
+        if start.kind is Kind.UNBIND:
+            values["unsure"] = _UNSURE
+        return self._begin(key, current, [{"$set": values}])
+
+    def _begin(self, key: str, current: Operation | None, pipeline: list[Document]) -> Operation | None:
+        unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
+        if current:
+            unchanged |= {"operation.id": current.id, "operation.state": current.state.value}
+        try:
+            document = self.collection.find_one_and_update(
+                unchanged, pipeline, upsert=current is None, return_document=ReturnDocument.AFTER
+            )
+        except DuplicateKeyError:
+            return None
+        return Operation.model_validate(document["operation"]) if document else None
+
+    @reaching("store")
+    def change(self, key: str, current: Operation, changes: Mapping[str, Any]) -> bool:
+        """Write fields that need no operation (a context), unless an operation has begun meanwhile."""
+        unchanged = {"_id": key, "operation.id": current.id, "operation.state": current.state.value}
+        return self.collection.update_one(unchanged, [{"$set": assignments(changes)}]).matched_count == 1
+
+    # --- what the API watches ---------------------------------------------------------------------------------
+
+    @reaching("wait")
+    def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Say which of these operations (document key, operation id) have ended, or are not the latest any more."""
+        keys = [key for key, _ in waiting]
+        query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS.value}
+        running = self.collection.find(query, {"operation.id": 1})
+        return set(waiting) - {(document["_id"], document["operation"]["id"]) for document in running}
+
+    @reaching("count")
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Count operations by kind and state."""
+        group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
+        rows = self.collection.aggregate([{"$match": {"operation.id": {"$exists": True}}}, {"$group": group}])
+        return {(row["_id"]["kind"], row["_id"]["state"]): row["n"] for row in rows}
+
+    @reaching("count")
+    def oldest_due_seconds(self) -> float:
+        """Say for how long the oldest operation that nobody holds has been due; 0 when none is."""
+        query = {"operation.open": True, "$expr": {"$lte": ["$operation.lease_until", NOW]}}
+        first = self.collection.find_one(query, {"operation.due": 1}, sort=[("operation.due", 1)])
+        late = self.now() - first["operation"]["due"] if first else timedelta()
+        return max(0.0, late.total_seconds())
+
+
+def _key(fields: Mapping[str, Any]) -> str:
+    if "instance_id" not in fields:
+        raise ErrStorageTypeUnsupported(type(fields))
+    if "binding_id" in fields:
+        return binding_key(fields["instance_id"], fields["binding_id"])
+    return instance_key(fields["instance_id"])
+
+
+__all__ = ["OPERATION_SECONDS", "Start", "Store", "canonical"]

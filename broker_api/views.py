@@ -1,0 +1,55 @@
+"""What platforms are shown of records: only what is set, in the OSB API's words."""
+
+from typing import Any
+from urllib.parse import quote
+
+from broker_api.messages import JsonObject, LastOperation
+from broker_api.state.records import Binding, Instance, Kind, Operation, Resource, State
+
+_WORDS = {
+    Kind.PROVISION: "Provisioning the instance.",
+    Kind.UPDATE: "Updating the instance.",
+    Kind.DEPROVISION: "Deprovisioning the instance.",
+    Kind.BIND: "Making the binding.",
+    Kind.UNBIND: "Removing the binding.",
+}
+
+
+def dashboard(base_url: str, project: str | None, cluster: str | None) -> JsonObject:
+    """Give the cluster's page in the Atlas UI; nothing where project or cluster are not known."""
+    if not project or not cluster:
+        return {}
+    return {"dashboard_url": f"{base_url}/v2/{quote(project)}#/clusters/detail/{quote(cluster)}"}
+
+
+def instance(found: Instance, about: JsonObject) -> JsonObject:
+    """Describe an instance (spec: Fetching a Service Instance)."""
+    body: dict[str, Any] = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
+    if found.maintenance_version:
+        body["maintenance_info"] = {"version": found.maintenance_version}
+    return body | about
+
+
+def binding(found: Binding, credentials: JsonObject) -> JsonObject:
+    """Describe a binding with its credentials (spec: Fetching a Service Binding)."""
+    body: dict[str, Any] = {"credentials": credentials}
+    if found.endpoints:
+        body["endpoints"] = found.endpoints
+    if found.expires and found.renew_before:
+        body["metadata"] = {"expires_at": _moment(found.expires), "renew_before": _moment(found.renew_before)}
+    return body
+
+
+def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
+    """Give ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 100000}Z"
+
+
+def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
+    """Say how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
+    operation = found.known_operation(operation_id)
+    description = operation.description or _WORDS.get(Kind(operation.kind))
+    usable = None
+    if operation.state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
+        usable = operation.kind == Kind.UPDATE or (isinstance(operation, Operation) and operation.refused)
+    return LastOperation(state=str(operation.state), description=description, instance_usable=usable)
