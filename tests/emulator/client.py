@@ -1,0 +1,202 @@
+"""Starts the emulator as a process of its own and steers it: what tests and `dev` use."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+
+from tests.emulator.faults import When
+from tests.emulator.model import Json
+from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Emulator:
+    """A running emulator at `base_url`; `Emulator.start` makes one. Safe to use from several threads."""
+
+    project_id = PROJECT_ID
+    public_key = PUBLIC_KEY
+    private_key = PRIVATE_KEY
+    client_id = CLIENT_ID
+    client_secret = CLIENT_SECRET
+
+    def __init__(self, base_url: str, process: subprocess.Popen[str] | None = None) -> None:
+        self.base_url = base_url
+        self._process = process
+
+    @classmethod
+    def start(cls, mongo: str, *, clusters: Sequence[str] = CLUSTERS, apply_seconds: float = 0, port: int = 0) -> Self:
+        """Returns when it listens. It ends with `stop`, or when this process does, however that happens."""
+        options = [f"--mongo={mongo}", f"--port={port}", f"--apply-seconds={apply_seconds}", "--until-stdin-closes"]
+        options += [f"--cluster={cluster}" for cluster in clusters]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.emulator", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=CHECKOUT,
+        )
+        line = process.stdout.readline().strip() if process.stdout else ""
+        if not line:
+            raise RuntimeError(f"the emulator did not start (exit status {process.wait()})")
+        return cls(line, process)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        self._process.communicate()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- policy: when a change of a user reaches the clusters
+
+    def apply_at_once(self) -> None:
+        self._policy({})
+
+    def apply_after(
+        self, *, seconds: float = 0, polls: int = 0, stale_seconds: float = 0, stale_polls: int = 0
+    ) -> None:
+        """First the status reads the old APPLIED (stale), then PENDING, each for the seconds and polls given."""
+        stale = {"seconds": stale_seconds, "reads": stale_polls}
+        self._policy({"applied": {"seconds": seconds, "reads": polls}, "stale": stale})
+
+    def apply_by_hand(self) -> None:
+        """PENDING until `apply_now`."""
+        self._policy({"applied": {"never": True}})
+
+    def apply_now(self) -> None:
+        self._call("POST", "/apply")
+
+    def _policy(self, policy: Json) -> None:
+        self._call("PUT", "/policy", policy)
+
+    # -- faults: patterns are searched in the path as sent; `times` None is for ever
+
+    def fail(self, method: str, path: str, *, times: int | None = 1, status: int = 500, **rule: object) -> int:
+        """Answer with `status` (`html=True`, `error_code`, `headers`, `answer`, `act=True` to do it all the same)."""
+        return self.rule(method=method, path=path, times=times, status=status, **rule)
+
+    def limit_rate(self, method: str, path: str, *, times: int | None = 1, retry_after: int | None = None) -> int:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return self.fail(method, path, times=times, status=429, headers=headers)
+
+    def hang(
+        self, method: str, path: str, *, seconds: float, when: When = "before", times: int | None = 1, **rule: object
+    ) -> int:
+        """Keep the caller waiting before the call acts, or after it has acted."""
+        return self.rule(method=method, path=path, times=times, **{f"hang_{when}": seconds}, **rule)
+
+    def drop(self, method: str, path: str, *, when: When = "before", times: int | None = 1, **rule: object) -> int:
+        """Close the connection without an answer, before the call acts or after it has acted."""
+        return self.rule(method=method, path=path, times=times, drop=when, **rule)
+
+    def rule(self, **rule: object) -> int:
+        """Any rule: see `tests.emulator.faults.Rule`. Its number."""
+        return int(self._call("POST", "/faults", rule)["id"])
+
+    def rules(self) -> list[Json]:
+        return list(self._call("GET", "/faults"))
+
+    def heal(self, number: int | None = None) -> None:
+        """Forgets one rule, or all."""
+        self._call("DELETE", "/faults" if number is None else f"/faults/{number}")
+
+    # -- settings
+
+    def latency(self, seconds: float) -> None:
+        self._settings(latency=seconds)
+
+    def allow_addresses(self, addresses: list[str] | None) -> None:
+        """The API access list; None lets everybody in."""
+        self._settings(allowed_addresses=addresses)
+
+    def digest_nonces(self, *, seconds: float = 300, uses: int = 1000) -> None:
+        self._settings(digest={"seconds": seconds, "uses": uses})
+
+    def expire_nonces(self) -> None:
+        self._call("POST", "/nonces/expire")
+
+    def tokens(self, **settings: float) -> None:
+        """Any of `seconds`, `live_limit`, `mint_limit`, `mint_minutes`."""
+        self._settings(oauth=settings)
+
+    def revoke_tokens(self) -> None:
+        self._call("POST", "/tokens/revoke")
+
+    def rate(self, bucket: str, *, capacity: int, refill: int, seconds: int = 60) -> None:
+        """`bucket` is one of `tests.emulator.buckets.LIMITS`."""
+        self._call("PUT", f"/buckets/{bucket}", {"capacity": capacity, "refill": refill, "seconds": seconds})
+
+    def _settings(self, **settings: object) -> None:
+        self._call("PUT", "/settings", settings)
+
+    # -- what there is
+
+    def put_project(self, project: str, *, key: tuple[str, str] | None = None, **settings: object) -> None:
+        """`name`, `user_limit`, `access_list`; `key` (public, private) gets the project and no other."""
+        self._call("PUT", f"/projects/{project}", settings)
+        if key:
+            self.put_key(key[0], key[1], [project])
+
+    def put_key(self, public: str, private: str, projects: list[str], *, read_only: bool = False) -> None:
+        self._call("PUT", f"/keys/{public}", {"secret": private, "projects": projects, "read_only": read_only})
+
+    def put_account(self, client: str, secret: str, projects: list[str], *, read_only: bool = False) -> None:
+        self._call("PUT", f"/accounts/{client}", {"secret": secret, "projects": projects, "read_only": read_only})
+
+    def put_cluster(self, name: str, *, project: str = PROJECT_ID, **settings: object) -> None:
+        """`kind`, `state`, `paused`, `connection_strings`, `mongo`, `then={"state": …, "seconds": …, "reads": …}`."""
+        self._call("PUT", f"/projects/{project}/clusters/{name}", settings)
+
+    def delete_cluster(self, name: str, *, project: str = PROJECT_ID) -> None:
+        self._call("DELETE", f"/projects/{project}/clusters/{name}")
+
+    def put_role(self, name: str, *, project: str = PROJECT_ID, **role: object) -> None:
+        self._call("PUT", f"/projects/{project}/roles/{name}", role)
+
+    def user_limit(self, limit: int, *, project: str = PROJECT_ID) -> None:
+        self.put_project(project, user_limit=limit)
+
+    def users(self, project: str = PROJECT_ID) -> list[Json]:
+        """As on the wire, each with `applied` and `deleted` (its removal is on its way)."""
+        return list(self._call("GET", f"/projects/{project}/users"))
+
+    def live_tokens(self) -> int:
+        return int(self._call("GET", "/")["live_tokens"])
+
+    # -- the call log
+
+    def calls(self, method: str | None = None, template: str | None = None) -> list[Json]:
+        """Oldest first; `template` like `/groups/{groupId}/databaseUsers`. Digest's first legs have `challenge`."""
+        calls = self._call("GET", "/calls")
+        return [c for c in calls if method in (None, c["method"]) and template in (None, c["template"])]
+
+    def counts(self) -> dict[str, int]:
+        """`{"POST /groups/{groupId}/databaseUsers": 3, …}`, without digest's first legs."""
+        return dict(self._call("GET", "/counts"))
+
+    def forget_calls(self) -> None:
+        self._call("DELETE", "/calls")
+
+    def clear(self) -> None:
+        """Everything as at the start."""
+        self._call("POST", "/reset")
+
+    def _call(self, method: str, path: str, body: Json | None = None) -> Any:  # noqa: ANN401 -- JSON
+        response = requests.request(method, f"{self.base_url}/_emulator{path}", json=body, timeout=60)
+        if not response.ok:
+            raise ValueError(f"the emulator refused {method} {path}: {response.text}")
+        return response.json() if response.content else None
