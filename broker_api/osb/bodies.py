@@ -1,0 +1,114 @@
+"""Request bodies: JSON objects of a bounded depth, read into the typed requests, whatever their Content-Type says."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from broker_api.errors import BadRequest
+from broker_api.messages import BindRequest, JsonObject, RotateRequest
+
+MAX_DEPTH = 64
+"""Levels of nesting, the body itself being the first; MongoDB stores 100, and the broker's records take some."""
+_INT64 = range(-(2**63), 2**63)
+_NAME_CHARACTERS = 200
+
+_Request = TypeVar("_Request", bound=BaseModel)
+_Path = tuple["_Path", str] | None
+
+
+def body_as(model: type[_Request]) -> _Request:
+    """Read the request's body.
+
+    Raises:
+        BadRequest: it cannot be read; the message names the field.
+        RequestEntityTooLarge: it is too long.
+    """
+    data = request.get_data(cache=True)
+    json_object(data)
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise BadRequest(_sentence(error)) from None
+
+
+def bind_body() -> BindRequest | RotateRequest:
+    """Read the body of a bind: naming a predecessor makes it a rotation. Raises as ``body_as`` does."""
+    given = json_object(request.get_data(cache=True))
+    if given.get("predecessor_binding_id") is None:
+        return body_as(BindRequest)
+    return body_as(RotateRequest)
+
+
+def json_object(data: bytes) -> JsonObject:
+    """Read a JSON object that can be stored.
+
+    Raises:
+        BadRequest: it is no JSON object, or has a value that could not be stored; the message names it.
+    """
+    try:
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest(f"The body must be JSON of at most {MAX_DEPTH} levels: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    if problem := next(_problems(value), None):
+        raise BadRequest(problem)
+    return value
+
+
+def _problems(body: JsonObject) -> Iterator[str]:
+    """Walk without recursion: how deep a body goes is the sender's choice."""
+    left: list[tuple[_Path, Any, int]] = [(None, body, 1)]
+    while left:
+        path, value, depth = left.pop()
+        if problem := _problem(value, depth):
+            yield f"{_name(path)} {problem}"
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += [((path, str(key)), item, depth + 1) for key, item in items]
+
+
+def _problem(value: object, depth: int) -> str | None:
+    match value:
+        case dict() | list() if depth > MAX_DEPTH:
+            return f"must not be nested deeper than {MAX_DEPTH} levels."
+        case str() if "\x00" in value:
+            return "must not hold a NUL character."
+        case dict() if any("\x00" in key for key in value):
+            return "must not have a field whose name holds a NUL character."
+        case int() if value not in _INT64:
+            return "must be a number of at most 64 bits."
+        case float() if not math.isfinite(value):
+            return "must be a number that 64 bits can hold."
+        case _:
+            return None
+
+
+def _name(path: _Path) -> str:
+    parts: list[str] = []
+    while path is not None:
+        path, part = path
+        parts.append(part)
+    return ".".join(reversed(parts))[:_NAME_CHARACTERS] or "The body"
+
+
+def _sentence(error: ValidationError) -> str:
+    return "; ".join(_complaint(each) for each in error.errors(include_url=False, include_input=False)) + "."
+
+
+def _complaint(error: ErrorDetails) -> str:
+    name = ".".join(map(str, error["loc"])) or "The body"
+    return f"{name} {_COMPLAINTS.get(error['type'], 'is not valid').format(**error.get('ctx', {}))}"
+
+
+_COMPLAINTS = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+}

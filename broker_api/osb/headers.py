@@ -1,0 +1,64 @@
+"""The headers of the Open Service Broker API: its version, and the identities of requests and their authors."""
+
+import base64
+import re
+
+import structlog
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import PreconditionFailed
+
+from broker_api.errors import BadRequest
+from broker_api.messages import JsonObject
+from broker_api.osb.bodies import json_object
+
+API_VERSION = "X-Broker-API-Version"
+ORIGINATING_IDENTITY = "X-Broker-API-Originating-Identity"
+REQUEST_IDENTITY = "X-Broker-API-Request-Identity"
+MAJOR, MINIMUM_MINOR = 2, 13
+
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+log = structlog.get_logger()
+
+
+def require_version(headers: Headers) -> None:
+    """Let a platform pass whose version of the API is served; every minor version only adds to the one before.
+
+    Raises:
+        PreconditionFailed: the version is missing, no version, too old, or of another major number.
+    """
+    given = headers.get(API_VERSION, "")
+    served = f"this broker serves {MAJOR}.{MINIMUM_MINOR} and every newer {MAJOR}.x."
+    if not given:
+        raise PreconditionFailed(f"The header {API_VERSION} is missing or empty; {served}")
+    numbers = _VERSION.fullmatch(given)
+    if not numbers or int(numbers[1]) != MAJOR or int(numbers[2]) < MINIMUM_MINOR:
+        raise PreconditionFailed(f"The header {API_VERSION} names a version that is not supported; {served}")
+
+
+def request_identity(headers: Headers) -> str | None:
+    """Give the platform's id of the request, without characters that could end a header or a log line."""
+    return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, "")) or None
+
+
+def originating_identity(headers: Headers) -> JsonObject | None:
+    """Give ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent."""
+    given = headers.get(ORIGINATING_IDENTITY)
+    if not given:
+        return None
+    platform, _, encoded = given.strip().partition(" ")
+    try:
+        return {"platform": platform, "value": json_object(base64.b64decode(encoded.strip(), validate=True))}
+    except (ValueError, BadRequest):
+        log.warning("originating identity cannot be read")
+        return None
+
+
+def user_of(identity: JsonObject | None) -> JsonObject:
+    """Give what a log line tells of an originating identity (profile.md, "Originating Identity Header")."""
+    if identity is None:
+        return {}
+    value = identity["value"]
+    user = value.get("user_id") or value.get("username")
+    return {"platform": identity["platform"], **({"user": user} if isinstance(user, str) else {})}

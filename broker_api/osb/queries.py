@@ -1,0 +1,40 @@
+"""Query arguments, and the caller that a request's headers and query describe.
+
+The originating identity has been read once, when the request was let in (``g.identity``).
+"""
+
+from flask import g, request
+
+from broker_api.errors import BadRequest
+from broker_api.messages import Caller
+from broker_api.osb.headers import request_identity
+
+
+def accepts_incomplete() -> bool:
+    """Say whether the platform can poll: only the literal ``true`` counts."""
+    return request.args.get("accepts_incomplete") == "true"
+
+
+def caller() -> Caller:
+    """Say who asks, and how."""
+    return Caller(accepts_incomplete(), g.identity, request_identity(request.headers))
+
+
+def service_and_plan() -> tuple[str, str]:
+    """Give the two arguments that every DELETE must have.
+
+    Raises:
+        BadRequest: one of them is missing or empty.
+    """
+    return _mandatory("service_id"), _mandatory("plan_id")
+
+
+def operation() -> str | None:
+    """Give the operation that a poll asks for; without one it asks for the latest."""
+    return request.args.get("operation") or None
+
+
+def _mandatory(name: str) -> str:
+    if not (value := request.args.get(name)):
+        raise BadRequest(f"The query argument {name} is missing or empty.")
+    return value
