@@ -11,6 +11,7 @@ from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
 
 
@@ -85,6 +86,13 @@ def redis_server() -> Iterator[Redis]:
 def emulator(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
     with AtlasEmulator(cluster_mongod) as server:
         yield server
+
+
+@pytest.fixture
+def atlas(emulator: AtlasEmulator) -> Iterator[Emulator]:
+    """Steers the emulated Atlas; what a test changes in it is undone, its users too."""
+    yield emulator.control
+    emulator.control.clear()
 
 
 @pytest.fixture(scope="session")

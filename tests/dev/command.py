@@ -10,6 +10,8 @@ import click
 
 from tests.dev.stack import Stack
 
+APPLY_SECONDS = 1.0
+"""Long enough for a poll to see it PENDING; the real Atlas takes some ten seconds."""
 _END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -19,7 +21,7 @@ _END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--oauth", is_flag=True, help="Workers use a service account instead of an API key.")
 def dev(*, workers: int, flower: bool, oauth: bool) -> None:
     """Start the broker with all it needs (an emulated Atlas too), say where everything is, stop it on Ctrl-C."""
-    with running(Stack(workers=workers, flower=flower, oauth=oauth)) as stack:
+    with running(Stack(workers=workers, flower=flower, oauth=oauth, apply_seconds=APPLY_SECONDS)) as stack:
         click.echo("\n".join(where(stack)))
         try:
             watch(stack)

@@ -11,7 +11,7 @@ import requests
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from tests.dev.command import running
+from tests.dev.command import APPLY_SECONDS, running
 from tests.dev.screen import Screen
 from tests.dev.stack import Stack
 from tests.osb_client import IN_PROGRESS, Answer, OsbClient
@@ -30,7 +30,7 @@ def demo() -> None:
     """Play a platform's whole story on real parts: provision, bind, log in, unbind, deprovision."""
     began = time.monotonic()
     try:
-        with running(Stack()) as stack, stack.client() as client:
+        with running(Stack(apply_seconds=APPLY_SECONDS)) as stack, stack.client() as client:
             click.echo(f"everything runs after {time.monotonic() - began:.1f} s, the API on {stack.api.uri}")
             happened = play(Tour(stack, client, Screen()))
     except KeyboardInterrupt:

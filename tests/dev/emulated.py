@@ -1,28 +1,39 @@
-"""The emulated Atlas as a process of its own."""
+"""The emulated Atlas as a server like the others: it can be killed, paused and restarted too."""
 
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import requests
+
 from tests.dev.processes import HOST, Server
 from tests.dev.services import Mongod
+from tests.emulator.client import Emulator
+from tests.emulator.world import CLUSTERS
 
 
 class AtlasEmulator(Server):
-    def __init__(self, cluster: Mongod, name: str = "atlas") -> None:
+    """Its clusters are all the one server ``cluster``; ``control`` steers it. A restart forgets what it held."""
+
+    clusters = CLUSTERS
+    project_id = Emulator.project_id
+    public_key, private_key = Emulator.public_key, Emulator.private_key
+    client_id, client_secret = Emulator.client_id, Emulator.client_secret
+
+    def __init__(self, cluster: Mongod, *, apply_seconds: float = 0, name: str = "atlas") -> None:
         super().__init__(name)
         self.cluster = cluster
-        self.clusters = ["dev-cluster"]
-        self.project_id = secrets.token_hex(12)
-        self.public_key = self.private_key = self.client_id = self.client_secret = "x"
+        self.apply_seconds = apply_seconds
+        self.control = Emulator(self.uri)
 
     @property
     def uri(self) -> str:
         return f"http://{HOST}:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
-        return [sys.executable, "-m", "tests.emulator", "--mongo", self.cluster.uri, "--port", str(self.port)]
+        emulator = [sys.executable, "-m", "tests.emulator", "--mongo", self.cluster.uri]
+        return [*emulator, "--host", HOST, "--port", str(self.port), "--apply-seconds", str(self.apply_seconds)]
 
     def answers(self) -> bool:
-        return True
+        """Without the versioned header it refuses, as Atlas does: that is an answer."""
+        return bool(requests.get(f"{self.uri}/api/atlas/v2", timeout=1).status_code)

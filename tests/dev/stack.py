@@ -18,7 +18,8 @@ class Stack:
     """Starts everything when entered, in parallel, and ends everything when left.
 
     Servers that are given (a test run's) are used as they run and left running. ``settings`` go over the environment
-    variables of the broker's processes, under which each stack has a database of its own in the state's MongoDB.
+    variables of the broker's processes. Each stack has a database of its own in the state's MongoDB, and is the only
+    one on its Redis. ``apply_seconds`` is how long the emulated Atlas takes to apply a change.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Stack:
         workers: int = 2,
         flower: bool = True,
         oauth: bool = False,
+        apply_seconds: float = 0,
         settings: Mapping[str, str] | None = None,
         state: Mongod | None = None,
         cluster: Mongod | None = None,
@@ -41,7 +43,7 @@ class Stack:
         self.state = state or Mongod("mongod-state")
         self.cluster = cluster or Mongod("mongod-cluster", auth=True)
         self.redis = redis or Redis()
-        self.emulator = emulator or AtlasEmulator(self.cluster)
+        self.emulator = emulator or AtlasEmulator(self.cluster, apply_seconds=apply_seconds)
         self.api = Api(self.api_settings)
         self.workers = [Worker(self.worker_settings, f"worker-{n}") for n in range(1, workers + 1)]
         self.flower = Flower(self.shared_settings) if flower else None
