@@ -47,10 +47,11 @@ def _can_bind(port: int) -> bool:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of the broker that happen to be in it, and without a proxy."""
+    """This process's environment without settings of the broker that happen to be in it; no proxy, no lost last words."""
     dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return kept | {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost"} | dict(extra)
+    fixed = {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost", "PYTHONUNBUFFERED": "1"}
+    return kept | fixed | dict(extra)
 
 
 @functools.cache

@@ -1,0 +1,115 @@
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.dev.demo import Tour, play
+from tests.dev.processes import CHECKOUT, script
+from tests.dev.screen import Screen
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import OsbClient
+
+STORY = [
+    "catalog",
+    "provision .*in progress",
+    "provision .*succeeded",
+    "bind .*in progress",
+    "bind .*succeeded",
+    r"credentials .*\*\*\*\*\*\*\*\*",
+    "log in .*write",
+    "refused .*another database",
+    "bind .*the same credentials",
+    "unbind .*in progress",
+    "unbind .*succeeded",
+    "refused .*log in",
+    "deprovision .*in progress",
+    "deprovision .*succeeded",
+    "database .*gone",
+    "all of it happened",
+]
+
+
+def test_the_demo_tells_the_whole_story_in_plain_lines_and_ends_with_0() -> None:
+    run = subprocess.run(
+        [script("atlas-broker"), "demo"], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"[\s\S]*\n".join(STORY), run.stdout), run.stdout
+    assert "\r" not in run.stdout
+    assert "\x1b" not in run.stdout
+
+
+def test_a_step_that_does_not_happen_ends_the_demo_with_a_clear_line(
+    stack: Stack, client: OsbClient, atlas: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atlas.fail("POST", "databaseUsers", times=None, status=403, error_code="NOT_ORG_GROUP_CREATOR")
+    assert not play(Tour(stack, client, Screen()))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("bind")
+    assert "did not happen" in last
+
+
+@contextmanager
+def _dev() -> Iterator[subprocess.Popen[str]]:
+    command = [str(script("atlas-broker")), "dev", "--workers", "1"]
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_dev_says_where_everything_is_reports_who_dies_and_leaves_nothing_behind() -> None:
+    with _dev() as dev:
+        told = _read_until(dev, "Ctrl-C")
+        for part in ("API:", "Flower:", "Atlas (emulator):", "clusters:", "MongoDB, state:", "Redis:", "logs:"):
+            assert part in told, told
+        children = _descendants(dev.pid)
+        assert len(children) >= 7
+        _kill_worker(told)
+        assert "worker-1 ended with status -9" in _read_until(dev, "worker-1")
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(20) == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not _run_directory(told).exists()
+
+
+def _read_until(dev: subprocess.Popen[str], word: str) -> str:
+    assert dev.stdout is not None
+    lines: list[str] = []
+    for line in dev.stdout:
+        lines.append(line)
+        if word in line:
+            return "".join(lines)
+    raise AssertionError(f"{word!r} was never said:\n{''.join(lines)}")
+
+
+def _kill_worker(told: str) -> None:
+    found = re.search(r"worker-1: +process (\d+)", told)
+    assert found
+    os.kill(int(found[1]), signal.SIGKILL)
+
+
+def _run_directory(told: str) -> Path:
+    found = re.search(r"logs: +(.*)", told)
+    assert found
+    return Path(found[1]).parents[1]
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
