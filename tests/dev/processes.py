@@ -47,7 +47,7 @@ def _can_bind(port: int) -> bool:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of the broker that happen to be in it; no proxy, no lost last words."""
+    """This process's environment without the broker's settings that happen to be in it, a proxy, or buffered output."""
     dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     fixed = {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost", "PYTHONUNBUFFERED": "1"}
