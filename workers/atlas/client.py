@@ -106,30 +106,29 @@ class AtlasClient:
 
     def project(self) -> Json:
         """The project as Atlas describes it (`name`, `orgId`, …)."""
-        return self._ask(self._call(GET_PROJECT), _parse_project)
+        return self._wire.ask(self._call(GET_PROJECT), _parse_project)
 
     def clusters(self) -> list[Cluster]:
         """Dedicated, free and flex clusters. Deleted ones are not there, paused and deleting ones are."""
-        dedicated = [self._read(LIST_CLUSTERS, parse_cluster, body) for body in self._pages(LIST_CLUSTERS)]
-        return dedicated + [self._read(LIST_FLEX, parse_flex, body) for body in self._pages(LIST_FLEX)]
+        return [*self._pages(LIST_CLUSTERS, parse_cluster), *self._pages(LIST_FLEX, parse_flex)]
 
     def cluster(self, name: str) -> Cluster:
         """Asks the clusters API, and the flex API when Atlas says that it belongs there."""
         try:
-            return self._ask(self._call(GET_CLUSTER, cluster=name), parse_cluster)
+            return self._wire.ask(self._call(GET_CLUSTER, cluster=name), parse_cluster)
         except Refused as error:
             if error.code != "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API":
                 raise
-        return self._ask(self._call(GET_FLEX, cluster=name), parse_flex)
+        return self._wire.ask(self._call(GET_FLEX, cluster=name), parse_flex)
 
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
         """Whether every change of the project's users has reached the cluster; may read an old APPLIED for a while."""
-        return self._ask(self._call(GET_STATUS, cluster=name), _parse_status)
+        return self._wire.ask(self._call(GET_STATUS, cluster=name), _parse_status)
 
     def create_user(self, user: DatabaseUser) -> None:
         """Raises Refused with `exists` when the name is taken, `users_full` when the project is full."""
         call = self._call(CREATE_USER, body=user_body(user, self.project_id), username=user.username)
-        self._ask(call, parse_user)
+        self._wire.ask(call, parse_user)
 
     def update_user(
         self,
@@ -151,28 +150,27 @@ class AtlasClient:
             delete_after=delete_after,
             description=description,
         )
-        self._ask(self._call(UPDATE_USER, body=changes, username=username), parse_user)
+        self._wire.ask(self._call(UPDATE_USER, body=changes, username=username), parse_user)
 
     def delete_user(self, username: str) -> None:
         """Raises Refused with `gone` when there is no such user."""
-        self._wire.ask(self._call(DELETE_USER, username=username))
+        self._wire.ask(self._call(DELETE_USER, username=username), lambda _: None)
 
     def user(self, username: str) -> DatabaseUser:
         """Raises Refused with `gone` when there is no such user. The password is not in it."""
-        return self._ask(self._call(GET_USER, username=username), parse_user)
+        return self._wire.ask(self._call(GET_USER, username=username), parse_user)
 
     def users(self) -> Iterator[DatabaseUser]:
         """All users of the project, page by page; one deleted meanwhile may hide another from the list."""
-        for body in self._pages(LIST_USERS):
-            yield self._read(LIST_USERS, parse_user, body)
+        return self._pages(LIST_USERS, parse_user)
 
     def access_list(self) -> list[Json]:
         """The project's IP access list (who may reach its clusters), entries as Atlas gives them."""
-        return list(self._pages(LIST_ACCESS))
+        return list(self._pages(LIST_ACCESS, lambda entry: entry))
 
     def user_limit(self) -> int | None:
         """How many database users the project may hold; None when Atlas does not say."""
-        body = self._ask(self._call(GET_LIMIT, limit=USERS_LIMIT), lambda body: body)
+        body = self._wire.ask(self._call(GET_LIMIT, limit=USERS_LIMIT), lambda body: body)
         for key in ("value", "defaultLimit"):
             if isinstance(body.get(key), int):
                 return int(body[key])
@@ -180,7 +178,7 @@ class AtlasClient:
 
     def key_roles(self) -> frozenset[str] | None:
         """The API key's roles in this project, and `ORG_OWNER`; None when Atlas does not tell (service accounts)."""
-        return self._ask(self._call(GET_KEY), self._parse_key_roles)
+        return self._wire.ask(self._call(GET_KEY), self._parse_key_roles)
 
     def _parse_key_roles(self, body: Json) -> frozenset[str] | None:
         key = object_of(body, "apiKey")
@@ -193,34 +191,24 @@ class AtlasClient:
     def _call(self, operation: Operation, body: Json | None = None, **names: str) -> Call:
         return Call(operation, {"project": self.project_id} | names, body=body)
 
-    def _ask(self, call: Call, parse: Callable[[Json], T]) -> T:
-        return self._read(call.operation, parse, self._wire.ask(call) or {})
-
-    def _read(self, operation: Operation, parse: Callable[[Json], T], body: Json) -> T:
-        try:
-            return parse(body)
-        except Malformed as error:
-            path = f"{operation.method} {operation.path}"
-            raise Nonsense(f"Atlas's answer to {path} makes no sense: {error}.", status=200) from None
-
-    def _pages(self, operation: Operation) -> Iterator[Json]:
+    def _pages(self, operation: Operation, parse: Callable[[Json], T]) -> Iterator[T]:
         """All results, also when Atlas gives fewer a page than asked for: neither count nor page size is relied on."""
         seen = 0
         for number in range(1, _MOST_PAGES):
-            query: dict[str, str | int] = {"pageNum": number, "itemsPerPage": PAGE, "includeCount": "true"}
-            body = self._wire.ask(Call(operation, {"project": self.project_id}, query=query)) or {}
-            results = self._read(operation, _parse_results, body)
+            query = {"pageNum": number, "itemsPerPage": PAGE}
+            call = Call(operation, {"project": self.project_id}, query=query)
+            results, body = self._wire.ask(call, lambda body: (_parse_results(body, parse), body))
             yield from results
             seen += len(results)
             if not results or not _has_more(body, seen):
                 return
 
 
-def _parse_results(body: Json) -> list[Json]:
+def _parse_results(body: Json, parse: Callable[[Json], T]) -> list[T]:
     """A list that is left out is no empty list: every user would seem to be gone."""
     if body.get("results") is None:
         raise Malformed("results is missing")
-    return objects(body, "results")
+    return [parse(each) for each in objects(body, "results")]
 
 
 def _has_more(body: Json, seen: int) -> bool:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from workers.atlas.errors import AtlasError, NoAnswer, Nonsense, Refused
+from workers.atlas.models import Json, Malformed, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from workers.atlas.auth import ApiKey, ServiceAccount
 
-Json = dict[str, Any]
+T = TypeVar("T")
 
 _MOST_RETRY_AFTER = 3600.0  # seconds; a larger wish is a mistake or a proxy's
 _MOST_DETAIL = 500  # characters of Atlas's own sentence that are repeated in ours
@@ -137,19 +138,23 @@ class Wire:
         self._before = before
         self._local = threading.local()
 
-    def ask(self, call: Call) -> Json | None:
-        """Atlas's JSON object; None for 204. Raises AtlasError, and whatever `before` raises."""
+    def ask(self, call: Call, parse: Callable[[Json], T]) -> T:
+        """What `parse` makes of Atlas's JSON object, which is empty for 204.
+
+        `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever `before` raises.
+        """
         url = self._url(call)
         started = time.monotonic()
         response: requests.Response | None = None
-        result: Json | AtlasError | None
+        result: T | AtlasError
         try:
             response = self._exchange(call, url)
         except (requests.RequestException, HTTPError) as error:
             result = _no_answer(call, error)
         else:
-            result = _judge(call, response, self._secrets(call))
-        self._tell(call, response, result, time.monotonic() - started)
+            result = _judge(call, response, parse, self._secrets(call))
+        failed = result if isinstance(result, AtlasError) else None
+        self._tell(call, response, failed, time.monotonic() - started)
         if isinstance(result, AtlasError):
             raise result  # outside the handler: the library's error holds the request with its Authorization
         return result
@@ -196,23 +201,13 @@ class Wire:
         return session
 
     def _ask_token(self, basic: HTTPBasicAuth) -> Json:
-        """The token endpoint's answer, checked: `access_token` fits into a header, `expires_in` is positive."""
-        call = Call(MINT, form={"grant_type": "client_credentials"}, auth=basic)
-        answer = self.ask(call) or {}
-        token, life = answer.get("access_token"), answer.get("expires_in")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
-            raise Nonsense(f"Atlas's answer when asked to {call.does} holds no token.", status=200)
-        if not isinstance(life, int) or life <= 0:
-            raise Nonsense(f"Atlas's answer when asked to {call.does} does not say how long it lasts.", status=200)
-        return answer
+        return self.ask(Call(MINT, form={"grant_type": "client_credentials"}, auth=basic), _parse_token)
 
     def _secrets(self, call: Call) -> tuple[str, ...]:
         password = (call.body or {}).get("password")
         return (*self._auth.secrets, *([password] if password else []))
 
-    def _tell(
-        self, call: Call, response: requests.Response | None, result: Json | AtlasError | None, seconds: float
-    ) -> None:
+    def _tell(self, call: Call, response: requests.Response | None, error: AtlasError | None, seconds: float) -> None:
         if self._observe is None:
             return
         headers: Mapping[str, str] = {} if response is None else response.headers
@@ -221,7 +216,7 @@ class Wire:
                 method=call.operation.method,
                 path=call.operation.path,
                 status=None if response is None else response.status_code,
-                error=result if isinstance(result, AtlasError) else None,
+                error=error,
                 limit=_number(headers.get("RateLimit-Limit")),
                 remaining=_number(headers.get("RateLimit-Remaining")),
                 seconds=seconds,
@@ -231,6 +226,16 @@ class Wire:
 
 
 MINT = Operation("POST", "/api/oauth/token", None, "give the service account a token")
+
+
+def _parse_token(body: Json) -> Json:
+    """Checked, so that the token fits into a header and its life can be counted; other fields do not matter."""
+    token, life = text(body, "access_token"), body.get("expires_in")
+    if not token.isascii() or not token.isprintable():
+        raise Malformed("access_token is no token")
+    if not isinstance(life, int) or life <= 0:
+        raise Malformed("expires_in is no number of seconds")
+    return body
 
 
 def _number(value: str | None) -> int | None:
@@ -272,21 +277,27 @@ def _what_happened(error: Exception, reason: object) -> str:
     return "the connection broke off"
 
 
-def _judge(call: Call, response: requests.Response, secrets: tuple[str, ...]) -> Json | AtlasError | None:
+def _judge(
+    call: Call, response: requests.Response, parse: Callable[[Json], T], secrets: tuple[str, ...]
+) -> T | AtlasError:
     status = response.status_code
-    if status == _NO_CONTENT:
-        return None
-    body = _json_object(response.content)
+    body = {} if status == _NO_CONTENT else _json_object(response.content)
     if 200 <= status < 300 and body is not None:  # noqa: PLR2004  HTTP's own number
-        return body
+        try:
+            return parse(body)
+        except Malformed as error:
+            return _nonsense(call, response, str(error))
     if status >= 400 and (_code(body) or status in _PLAIN_REFUSALS):  # noqa: PLR2004  HTTP's own number
         return _refused(call, response, body or {}, secrets)
     kind = response.headers.get("Content-Type", "no content type").partition(";")[0][:60]
-    sentence = (
-        f"Atlas's answer when asked to {call.does} makes no sense: "
-        f"{status} with {len(response.content)} bytes of {kind!r}. Is the base URL right, or a proxy in between?"
+    return _nonsense(
+        call, response, f"{len(response.content)} bytes of {kind!r}; is the base URL right, or a proxy in between?"
     )
-    return Nonsense(sentence, status=status, retry_after=_retry_after(response, {}))
+
+
+def _nonsense(call: Call, response: requests.Response, what: str) -> Nonsense:
+    sentence = f"Atlas's answer ({response.status_code}) when asked to {call.does} makes no sense: {what}"
+    return Nonsense(sentence, status=response.status_code, retry_after=_retry_after(response, {}))
 
 
 def _json_object(content: bytes) -> Json | None:

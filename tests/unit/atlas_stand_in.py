@@ -1,0 +1,210 @@
+"""A server for the lowest level: it says byte for byte what a test wants Atlas to say, or hangs, or hangs up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socketserver
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from workers.atlas.client import Answer, ApiKey, AtlasClient, ServiceAccount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROJECT = "6a793f60c0eb9e7a17714c68"
+KEY = ApiKey("publickey", "private-key-value")
+
+
+@dataclass(frozen=True)
+class Heard:
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`pieces` are written one by one, `pause` seconds before each; then the connection is closed, or kept."""
+
+    pieces: tuple[bytes, ...] = ()
+    pause: float = 0
+    close: bool = False
+
+
+def say(status: int, body: object = None, **headers: str) -> Reply:
+    """JSON in Atlas's way; text and bytes as they are."""
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    lines = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    lines |= {key.replace("_", "-"): value for key, value in headers.items()}
+    head = "".join(f"{key}: {value}\r\n" for key, value in lines.items())
+    return Reply((f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + content,))
+
+
+def refuse(status: int, code: str, detail: str = "No.", parameters: object = None, **headers: str) -> Reply:
+    body = {"error": status, "errorCode": code, "detail": detail, "reason": "Said", "parameters": parameters}
+    return say(status, body, X_Error_Code=code, **headers)
+
+
+def html(status: int) -> Reply:
+    return say(status, b"<html><h1>Trouble</h1></html>", Content_Type="text/html")
+
+
+HANG_UP = Reply(close=True)
+
+
+class StandIn:
+    """Answers every request with `script(request)`; `script` may be exchanged at any time."""
+
+    def __init__(self, script: Callable[[Heard], Reply]) -> None:
+        self.script = script
+        self.heard: list[Heard] = []
+        self.observed: list[Answer] = []
+        owner = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                try:
+                    while owner._one(self):
+                        pass
+                except OSError:
+                    pass  # the client went away
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+            request_queue_size = 64
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def client(
+        self,
+        auth: ApiKey | ServiceAccount = KEY,
+        *,
+        before: Callable[[], None] | None = None,
+        timeout: tuple[float, float] = (1.0, 0.3),
+    ) -> AtlasClient:
+        return AtlasClient(self.url, PROJECT, auth, timeout=timeout, before=before, observe=self.observed.append)
+
+    def _one(self, handler: socketserver.StreamRequestHandler) -> bool:
+        """Whether the connection stays open."""
+        line = handler.rfile.readline().decode()
+        if not line:
+            return False
+        headers = {}
+        while header := handler.rfile.readline().decode().strip():
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        body = handler.rfile.read(int(headers.get("content-length", 0)))
+        method, target, _ = line.split()
+        heard = Heard(method, target, headers, body, id(handler))
+        self.heard.append(heard)
+        reply = self.script(heard)
+        for piece in reply.pieces:
+            time.sleep(reply.pause)
+            handler.wfile.write(piece)
+        return not reply.close
+
+
+@dataclass
+class Digest:
+    """HTTP digest as recorded: a nonce is good for `uses` requests; after that it is challenged, `stale=false`."""
+
+    then: Callable[[Heard], Reply]
+    uses: int = 1000
+    private: str = "private-key-value"
+    challenges: int = 0
+    _nonces: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, heard: Heard) -> Reply:
+        with self._lock:
+            if not self._proven(heard):
+                return self._challenge()
+        return self.then(heard)
+
+    def _challenge(self) -> Reply:
+        self.challenges += 1
+        nonce = f"nonce{self.challenges:027}"
+        self._nonces[nonce] = self.uses
+        challenge = f'Digest realm="MMS Public API", domain="", nonce="{nonce}", algorithm=MD5, qop="auth", stale=false'
+        return say(401, BAD_KEY, Www_Authenticate=challenge)
+
+    def _proven(self, heard: Heard) -> bool:
+        given = dict(re.findall(r'(\w+)="?([^",]*)"?', heard.headers.get("authorization", "")))
+        if self._nonces.get(given.get("nonce", ""), 0) <= 0:
+            return False
+        self._nonces[given["nonce"]] -= 1
+        first = _md5(f"publickey:MMS Public API:{self.private}")
+        second = _md5(f"{heard.method}:{heard.target}")
+        expected = _md5(f"{first}:{given['nonce']}:{given['nc']}:{given['cnonce']}:auth:{second}")
+        return given["response"] == expected and given["uri"] == heard.target
+
+
+# Recorded: the first leg, a wrong public and a wrong private key look the same.
+BAD_KEY = {
+    "error": 401,
+    "reason": "Unauthorized",
+    "detail": "You are not authorized for this resource.",
+    "errorCode": "UNEXPECTED_ERROR",
+}
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def user_body(name: str = "b-1", **more: object) -> dict[str, object]:
+    """A database user as recorded."""
+    return {
+        "awsIAMType": "NONE",
+        "databaseName": "admin",
+        "groupId": PROJECT,
+        "labels": [],
+        "ldapAuthType": "NONE",
+        "links": [{"href": "http://atlas/self", "rel": "self"}],
+        "oidcAuthType": "NONE",
+        "roles": [{"databaseName": "shop", "roleName": "readWrite"}],
+        "scopes": [],
+        "username": name,
+        "x509Type": "NONE",
+    } | more
+
+
+def cluster_body(name: str = "c1", **more: object) -> dict[str, object]:
+    """A dedicated cluster as recorded, shortened."""
+    return {
+        "adaptiveCapacity": None,
+        "clusterType": "REPLICASET",
+        "connectionStrings": {
+            "standard": "mongodb://h1:27017,h2:27017,h3:27017/?ssl=true&authSource=admin&replicaSet=atlas-6pz0v4-shard-0",
+            "standardSrv": "mongodb+srv://c1.b2icth.mongodb-dev.net",
+        },
+        "groupId": PROJECT,
+        "mongoDBMajorVersion": "8.0",
+        "mongoDBVersion": "8.0.29",
+        "name": name,
+        "paused": False,
+        "replicationSpecs": [{"regionConfigs": [{"providerName": "AWS", "regionName": "US_EAST_1"}]}],
+        "stateName": "IDLE",
+        "terminationProtectionEnabled": False,
+    } | more
