@@ -1,0 +1,46 @@
+"""What Service Catalog's v1beta1 types ask for, as far as our objects use them; no package carries its schemas."""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"}
+
+
+def _closed(required: Schema, **optional: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": required | optional,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _object(kind: str, metadata: Schema, spec: Schema) -> Schema:
+    version = {"const": "servicecatalog.k8s.io/v1beta1"}
+    return _closed({"apiVersion": version, "kind": {"const": kind}, "metadata": metadata, "spec": spec})
+
+
+_NAMESPACED = _closed({"name": NAME, "namespace": NAME})
+_BASIC = _closed({"basic": _closed({"secretRef": _closed({"name": NAME, "namespace": NAME})})})
+
+SCHEMAS = {
+    "ClusterServiceBroker": _object(
+        "ClusterServiceBroker",
+        _closed({"name": NAME}),
+        _closed({"url": {"type": "string", "pattern": "^https?://"}, "authInfo": _BASIC}, caBundle={"type": "string"}),
+    ),
+    "ServiceInstance": _object(
+        "ServiceInstance",
+        _NAMESPACED,
+        _closed(
+            {"clusterServiceClassExternalName": NAME, "clusterServicePlanExternalName": NAME},
+            parameters={"type": "object"},
+        ),
+    ),
+    "ServiceBinding": _object(
+        "ServiceBinding",
+        _NAMESPACED,
+        _closed({"instanceRef": _closed({"name": NAME})}, secretName=NAME, parameters={"type": "object"}),
+    ),
+}
