@@ -157,7 +157,7 @@ class Digest:
         first = _md5(f"publickey:MMS Public API:{self.private}")
         second = _md5(f"{heard.method}:{heard.target}")
         expected = _md5(f"{first}:{given['nonce']}:{given['nc']}:{given['cnonce']}:auth:{second}")
-        return given["response"] == expected and given["uri"] == heard.target
+        return (given["response"], given["uri"]) == (expected, heard.target)
 
 
 # Recorded: the first leg, a wrong public and a wrong private key look the same.

@@ -136,9 +136,11 @@ def test_a_taken_name_and_a_full_project_have_names_of_their_own() -> None:
 
 def test_the_sentence_names_the_user_the_project_and_atlass_own_words() -> None:
     detail = "No user with username b-1 exists."
-    with StandIn(lambda _: refuse(404, "USERNAME_NOT_FOUND", detail, ["b-1"])) as atlas:
-        with pytest.raises(Refused) as caught:
-            atlas.client().user("b-1")
+    with (
+        StandIn(lambda _: refuse(404, "USERNAME_NOT_FOUND", detail, ["b-1"])) as atlas,
+        pytest.raises(Refused) as caught,
+    ):
+        atlas.client().user("b-1")
     assert str(caught.value) == (
         "Atlas refused to tell about database user 'b-1' in project '6a793f60c0eb9e7a17714c68': "
         "No user with username b-1 exists (404 USERNAME_NOT_FOUND)."
@@ -148,14 +150,16 @@ def test_the_sentence_names_the_user_the_project_and_atlass_own_words() -> None:
 
 @pytest.mark.parametrize("parameters", [None, [], "x", {"a": 1}, [1, None, {"b": 2}]])
 def test_parameters_of_any_kind_or_none_are_taken(parameters: object) -> None:
-    with StandIn(lambda _: refuse(400, "INVALID_ATTRIBUTE", "Bad.", parameters)) as atlas:
-        with pytest.raises(Refused) as caught:
-            atlas.client().user("b-1")
+    with (
+        StandIn(lambda _: refuse(400, "INVALID_ATTRIBUTE", "Bad.", parameters)) as atlas,
+        pytest.raises(Refused) as caught,
+    ):
+        atlas.client().user("b-1")
     assert caught.value.parameters == tuple(parameters if isinstance(parameters, list) else ())
 
 
 def test_a_password_that_atlas_repeats_is_not_repeated_by_the_error() -> None:
-    user = DatabaseUser("b-1", (Role("read", "shop"),), password="open-sesame-1")  # noqa: S106
+    user = DatabaseUser("b-1", (Role("read", "shop"),), password="open-sesame-1")
     echo = refuse(400, "INVALID_ATTRIBUTE", "Invalid attribute open-sesame-1 specified.", ["open-sesame-1"])
     with StandIn(lambda _: echo) as atlas, pytest.raises(Refused) as caught:
         atlas.client().create_user(user)
@@ -165,9 +169,11 @@ def test_a_password_that_atlas_repeats_is_not_repeated_by_the_error() -> None:
 
 
 def test_a_name_or_a_detail_cannot_break_a_log_line() -> None:
-    with StandIn(lambda _: refuse(400, "INVALID_ATTRIBUTE", "One\nERROR two")) as atlas:
-        with pytest.raises(Refused) as caught:
-            atlas.client().user("b\nERROR")
+    with (
+        StandIn(lambda _: refuse(400, "INVALID_ATTRIBUTE", "One\nERROR two")) as atlas,
+        pytest.raises(Refused) as caught,
+    ):
+        atlas.client().user("b\nERROR")
     assert "\n" not in str(caught.value)
 
 

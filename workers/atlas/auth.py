@@ -25,7 +25,6 @@ REFRESH_BEFORE = timedelta(minutes=10)
 MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both timeouts
 MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
 REFUSED_PAUSE_SECONDS = 60.0  # after a brand-new token was refused: more of them would only fill the limit of 100
-PATIENCE_SECONDS = 3.0  # how long a call waits while another worker mints
 _POLL_SECONDS = 0.1
 
 # 401s that say "this account may not", which another token does not change.
@@ -126,7 +125,10 @@ class ApiKey:
 
 
 class ServiceAccount:
-    """An OAuth client whose token comes from, and goes to, a store that all workers share."""
+    """An OAuth client whose token comes from, and goes to, a store that all workers share.
+
+    `patience` is how many seconds a call without a token waits while another worker mints one.
+    """
 
     def __init__(
         self,
@@ -135,11 +137,13 @@ class ServiceAccount:
         tokens: TokenStore,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience: float = 3.0,
     ) -> None:
         self.client_id = _clean(client_id, "the service account's client id")
         self._secret = _clean(client_secret, "the service account's secret")
         self._tokens = tokens
         self._clock = clock
+        self._patience = patience
         self._known: Token | None = None  # spares a read of the store for each call
 
     def __repr__(self) -> str:
@@ -197,7 +201,7 @@ class ServiceAccount:
             return old
 
     def _await_other(self, old: Token | None, mint: Callable[[], Token]) -> Token | None:
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + self._patience
         while True:
             if (other := self._other(old)) is not None:
                 return other
