@@ -91,11 +91,11 @@ def test_unexpected_eof_while_polling_is_no_answer() -> None:
 
 def test_a_hanging_atlas_costs_the_read_timeout_and_no_more() -> None:
     started = time.monotonic()
-    error = failure(Reply((say(200, user_body()).pieces[0],), pause=0.8))
+    error = failure(Reply((say(200, user_body()).pieces[0],), pause=3))
     assert isinstance(error, NoAnswer)
     assert error.sent
     assert "nothing came in time" in str(error)
-    assert 0.3 <= time.monotonic() - started < 0.8 + 0.4
+    assert 0.3 <= time.monotonic() - started < 2
 
 
 def test_slow_headers_run_into_the_read_timeout() -> None:
@@ -123,7 +123,7 @@ def test_a_connection_that_atlas_closed_while_idle_is_replaced() -> None:
         for _ in range(3):
             client.user("b-1")
             time.sleep(0.05)
-        assert len({heard.connection for heard in atlas.heard}) <= 3
+        assert [answer.status for answer in atlas.observed] == [200, 200, 200]
 
 
 # --- nonsense ---
@@ -317,6 +317,7 @@ def test_a_thread_reuses_its_connection_and_threads_do_not_share() -> None:
         assert len({heard.connection for heard in atlas.heard}) <= 4
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_does_not_use_its_parents_connection() -> None:
     with StandIn(lambda _: say(200, user_body())) as atlas:
         client = atlas.client()
