@@ -1,13 +1,9 @@
 """`python -m tests.emulator --mongo URI`: prints its base URL as one line once it listens, and serves until stopped."""
 
-import os
-import sys
-import threading
-
 import click
 
 from tests.emulator.app import App
-from tests.emulator.server import listen
+from tests.emulator.server import Server
 from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY, Setup, World
 
 
@@ -25,18 +21,14 @@ from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY
 @click.option("--until-stdin-closes", is_flag=True, help="End when the process that holds stdin does.")
 def main(host: str, port: int, *, until_stdin_closes: bool, **setup: str | float | tuple[str, ...]) -> None:
     """An emulated Atlas."""
-    world = World(Setup(**setup))  # type: ignore[arg-type]  # the options above are its fields
-    server = listen(App(world), host, port)
+    options = Setup(**setup)  # type: ignore[arg-type]  # the options above are its fields
+    Server(lambda: _make(options), host, port, until_stdin_closes=until_stdin_closes).run()
+
+
+def _make(setup: Setup) -> App:
+    world = World(setup)
     world.deployment.start()
-    print(f"http://{host}:{server.server_port}", flush=True)  # noqa: T201 -- what it is started for
-    if until_stdin_closes:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
-    server.serve_forever()
-
-
-def _end_with_stdin() -> None:
-    sys.stdin.read()
-    os._exit(0)
+    return App(world)
 
 
 main()

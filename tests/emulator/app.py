@@ -33,7 +33,7 @@ class App:
         try:
             response = exchange.answer()
         except Dropped:
-            exchange.request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            exchange.request.environ["gunicorn.socket"].shutdown(socket.SHUT_RDWR)
             response = Response()
         else:
             call.status = response.status_code

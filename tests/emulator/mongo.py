@@ -1,13 +1,15 @@
 """The real users: what an applied change does in a real `mongod` with access control on."""
 
 import threading
+import time
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 
 from tests.emulator.model import Json, User
 
+AWAY_SECONDS = 0.5
 USER_NOT_FOUND = 11
 ROLE_EXISTS = 51002
 USER_EXISTS = 51003
@@ -21,14 +23,29 @@ class Mongod:
     """One mongod. A version of a user is applied at most once, and never after a later one."""
 
     def __init__(self, uri: str) -> None:
-        self._client: MongoClient[Json] = MongoClient(uri, serverSelectionTimeoutMS=2000, connect=False)
+        self._client: MongoClient[Json] = MongoClient(
+            uri, connect=False, serverSelectionTimeoutMS=500, connectTimeoutMS=500, socketTimeoutMS=5000
+        )
         self._versions: dict[str, int] = {}
         self._locks = [threading.Lock() for _ in range(64)]
         self._floor = 0
         self._ready = False
+        self._away_until = 0.0
 
     def apply(self, name: str, version: int, user: User | None, custom: dict[str, Json]) -> None:
-        """Raises PyMongoError when the mongod cannot be reached or refuses; then nothing counts as applied."""
+        """Raises PyMongoError when the mongod cannot be reached or refuses; then nothing counts as applied.
+
+        One that could not be reached is left alone for a moment, so that it does not hold up the others.
+        """
+        if time.monotonic() < self._away_until:
+            raise ConnectionFailure("away a moment ago")
+        try:
+            self._apply(name, version, user, custom)
+        except ConnectionFailure:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            raise
+
+    def _apply(self, name: str, version: int, user: User | None, custom: dict[str, Json]) -> None:
         with self._lock(name):
             if self._versions.get(name, self._floor) >= version:
                 return
