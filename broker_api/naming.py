@@ -34,9 +34,9 @@ def username(binding_id: str) -> str:
     return binding_id if _PLAIN_USER.fullmatch(binding_id) else _safe(binding_id, 48)
 
 
-def database_problem(name: str) -> str | None:
+def database_problem(name: object) -> str | None:
     """Say in a sentence why ``name`` cannot be an instance's database; None when it can."""
-    if not name or len(name.encode()) > MAX_DATABASE_BYTES:
+    if not isinstance(name, str) or not name or len(name.encode()) > MAX_DATABASE_BYTES:
         return f"The database name must have 1 to {MAX_DATABASE_BYTES} bytes."
     if name.lower() in RESERVED_DATABASES:
         return f"The database {name} belongs to MongoDB itself."

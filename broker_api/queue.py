@@ -14,7 +14,7 @@ from celery import Celery
 
 from broker_api.state.records import Kind
 
-JOBS: dict[Kind, str] = {kind: f"atlas.{kind}" for kind in Kind}
+JOBS: dict[str, str] = {kind: f"atlas.{kind}" for kind in Kind}
 RECONCILE = "maintenance.reconcile"
 QUEUES: dict[str, str] = {
     "atlas.provision": "instances",

@@ -87,7 +87,7 @@ class Service:
                 about = self._about(found)
                 return Accepted(answer.operation, about) if isinstance(answer, Accepted) else Complete(about)
             _check_maintenance(plan, request.maintenance_info)
-            begun = self._store.create(asked, _start(Kind.PROVISION, caller), found and found.operation)
+            begun = self._store.create(asked, _start(Kind.PROVISION, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, None, self._dashboard(plan, asked["parameters"]))
 
         return self._carry_out(decide, caller, lambda: self._made_instance(instance_id), instance_key(instance_id))
@@ -216,7 +216,7 @@ class Service:
                 return answer if isinstance(answer, Accepted) else Complete(self._credentials(found))
             if instance.operation.state is State.IN_PROGRESS:
                 raise ConcurrencyError
-            begun = self._store.create(asked, _start(Kind.BIND, caller), found and found.operation)
+            begun = self._store.create(asked, _start(Kind.BIND, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, binding_id)
 
         return self._carry_out(

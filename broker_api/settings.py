@@ -14,8 +14,8 @@ from cryptography.fernet import Fernet
 from broker_api.config import Config
 from broker_api.errors import SettingError
 
-Part = Literal["api", "worker", "flower"]
-"""Which process asks: each needs other settings."""
+Part = Literal["api", "worker", "flower", "client"]
+"""Which process asks: each needs other settings; ``client`` is any other command of Celery, which needs Redis only."""
 
 DEFAULT_BASE_URL = "https://cloud.mongodb.com"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -164,7 +164,7 @@ class _Source:
 
 def _mongo_uri(source: _Source, part: Part) -> str:
     uri = source.text("BROKER_MONGO_URI", "mongo", "uri")
-    if part == "flower" and not uri:
+    if part in ("flower", "client") and not uri:
         return ""
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         raise SettingError("BROKER_MONGO_URI: must be the URI of the state's MongoDB, mongodb://… or mongodb+srv://…")

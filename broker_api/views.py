@@ -6,7 +6,7 @@ from urllib.parse import quote
 from broker_api.messages import JsonObject, LastOperation
 from broker_api.state.records import Binding, Instance, Kind, Operation, Resource, State
 
-_WORDS = {
+_WORDS: dict[str, str] = {
     Kind.PROVISION: "Provisioning the instance.",
     Kind.UPDATE: "Updating the instance.",
     Kind.DEPROVISION: "Deprovisioning the instance.",
@@ -48,7 +48,7 @@ def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     """Say how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
     operation = found.known_operation(operation_id)
-    description = operation.description or _WORDS.get(Kind(operation.kind))
+    description = operation.description or _WORDS.get(operation.kind)
     usable = None
     if operation.state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
         usable = operation.kind == Kind.UPDATE or (isinstance(operation, Operation) and operation.refused)

@@ -51,7 +51,7 @@ class Due:
     """An operation that somebody should look at: what a job is sent with."""
 
     key: str
-    kind: Kind
+    kind: str
     instance_id: str
     binding_id: str | None
     operation_id: str
@@ -149,7 +149,8 @@ class Claims:
         """
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
         self._collection.update_one(
-            mine, [{"$set": assignments({"operation.lease_until": In(0), "operation.due": In(0), "unsure": False})}]
+            mine,
+            [{"$set": assignments({"operation.lease_until": In(0), "operation.due": In(0), "unsure_until": None})}],
         )
 
     # --- the sweep --------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _due(document: Mapping[str, Any]) -> Due:
     operation = document["operation"]
     return Due(
         key=document["_id"],
-        kind=Kind(operation["kind"]),
+        kind=operation["kind"],
         instance_id=document["instance_id"],
         binding_id=document.get("binding_id"),
         operation_id=operation["id"],

@@ -82,11 +82,13 @@ class Operation(Record):
 
     ``open`` says that there is work left. It outlives ``state`` in one case: an operation that reached its deadline
     is failed, and what it made is still being removed. ``undo`` says that the work left is that removal, ``refused``
-    that what was asked can never be done as it is.
+    that what was asked can never be done as it is. ``error`` is the trouble that is being retried, ``failure`` the
+    sentence that the operation will end with once the removal is done.
     """
 
     id: str
-    kind: Kind
+    # A newer release may know kinds that this one does not; such an operation is left to it.
+    kind: Annotated[Kind | str, Field(union_mode="left_to_right")]
     state: State = State.IN_PROGRESS
     step: str = ""
     undo: bool = False
@@ -94,6 +96,7 @@ class Operation(Record):
     open: bool = True
     description: str | None = None
     error: str | None = None
+    failure: str | None = None
     due: datetime = EPOCH
     accepted: datetime = EPOCH
     deadline: datetime = EPOCH
@@ -148,7 +151,7 @@ class Instance(Resource):
 
 
 class Binding(Resource):
-    """A service binding: a database user. ``unsure`` says that a request to make it may still be under way to Atlas."""
+    """A service binding: a database user. Until ``unsure_until`` a request to make it may be under way to Atlas."""
 
     binding_id: str
     app_guid: str | None = None
@@ -158,7 +161,7 @@ class Binding(Resource):
     roles: JsonList = Field(default_factory=list)
     sealed_credentials: str | None = None
     made: bool = False
-    unsure: bool = False
+    unsure_until: datetime | None = None
     expires: datetime | None = None
     renew_before: datetime | None = None
     endpoints: JsonList = Field(default_factory=list)

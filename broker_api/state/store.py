@@ -98,10 +98,11 @@ _PAST: Document = {
 }
 
 # A request to make the user may be under way while a delete takes over from a worker that holds the lease.
-_UNSURE: Document = {
-    "$or": [
-        {"$ifNull": ["$unsure", False]},
+_UNSURE_UNTIL: Document = {
+    "$cond": [
         {"$and": [{"$eq": ["$operation.step", "create"]}, {"$gt": ["$operation.lease_until", NOW]}]},
+        {"$add": ["$operation.lease_until", 15_000]},
+        {"$ifNull": ["$unsure_until", None]},
     ]
 }
 
@@ -161,6 +162,12 @@ class Store:
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
         return [Binding.model_validate(document) for document in self.collection.find(query)]
 
+    @reaching("find bindings")
+    def ready_bindings(self, project: str) -> list[Binding]:
+        """Give the bindings of an Atlas project that platforms have credentials of."""
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
+        return [Binding.model_validate(document) for document in self.collection.find(query)]
+
     @reaching("find instances")
     def sharing(self, instance: Instance) -> list[Instance]:
         """Give the other instances that are not gone and use the same database of the same cluster."""
@@ -211,7 +218,7 @@ class Store:
         values = assignments({**(changes or {}), "phase": phase, "expire_at": None})
         values |= {"past": _PAST, "operation": start.fields()}
         if start.kind is Kind.UNBIND:
-            values["unsure"] = _UNSURE
+            values["unsure_until"] = _UNSURE_UNTIL
         return self._begin(key, current, [{"$set": values}])
 
     def _begin(self, key: str, current: Operation | None, pipeline: list[Document]) -> Operation | None:

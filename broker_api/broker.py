@@ -1,0 +1,64 @@
+"""``Broker(config)``: composes the front end; ``run()`` is a complete broker in one command."""
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from flask import Flask
+
+from broker_api import logs, server, settings
+from broker_api.catalog import Catalog
+from broker_api.config import Config
+from broker_api.osb.app import create_app
+from broker_api.queue import Queue
+from broker_api.service import Service
+from broker_api.settings import Settings
+from broker_api.state.mongo import connect
+from broker_api.state.store import Store
+
+WORKERS = 1
+"""One process works 32 jobs at a time; more are for pods of their own."""
+
+
+class Broker:
+    """The front end on a ``Config``; ``config=None`` takes the one that the environment names.
+
+    Raises:
+        SettingError: a setting, or the catalog in the ``Config``, is missing or wrong.
+    """
+
+    def __init__(self, config: Config | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self._environ = os.environ if environ is None else environ
+        self.settings = settings.load(self._environ, "api", config)
+        self.app = front_end(self.settings)
+
+    def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
+        """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
+        logs.configure()
+        worker_settings = settings.load(self._environ, "worker", self.settings.config)
+        # A fork inherits the Config, also one that was made in the script that calls this.
+        make = multiprocessing.get_context("fork").Process
+        workers = [make(target=_work, args=(worker_settings,), name="worker") for _ in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        try:
+            server.serve(lambda: front_end(self.settings), host, port)
+        finally:
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join()
+
+
+def front_end(made: Settings) -> Flask:
+    """Compose the WSGI app: HTTP on the service, the service on store and queue."""
+    store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
+    service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
+    return create_app(service, made.users)
+
+
+def _work(made: Settings) -> None:
+    """Be a worker. Found by entry point: the API's own code knows nothing of workers."""
+    (run,) = entry_points(group="atlas_broker.worker")
+    run.load()(made)

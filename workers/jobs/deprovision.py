@@ -1,0 +1,153 @@
+"""``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database.
+
+The Admin API cannot drop a database. A temporary user does it, who may do nothing else and whom Atlas removes by
+itself should the broker never come back.
+"""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+
+from broker_api.config import with_credentials
+from broker_api.naming import database_problem
+from broker_api.state.claims import Due
+from broker_api.state.records import Binding, Instance, Kind, Phase
+from broker_api.state.store import Start
+from workers import mongodb
+from workers.atlas.client import DatabaseUser, Refused, Role
+from workers.clusters import send
+from workers.connections import STANDARD
+from workers.job import Job, labels
+from workers.outcome import Done, FailedError, Later, Next, Outcome, Steps
+
+LOOK_SECONDS = 0.5
+DROPPER_HOURS = 4
+
+
+def begin(job: Job[Instance]) -> Outcome:
+    """Refuse to drop what another instance uses, before anything is removed."""
+    if _drops(job):
+        _check_not_shared(job)
+    return Next("unbind")
+
+
+def _drops(job: Job[Instance]) -> bool:
+    return job.record.parameters.get("policy-on-delete") == "drop" and bool(job.record.database)
+
+
+def _check_not_shared(job: Job[Instance]) -> None:
+    others = [other for other in job.parts.store.sharing(job.record) if other.phase is not Phase.DELETING]
+    if others:
+        raise FailedError(
+            f"The database {job.record.database} on {job.cluster} is not dropped: the instance "
+            f"{others[0].instance_id} uses it too. Delete that first, or set policy-on-delete to retain.",
+            refused=True,
+        )
+
+
+def unbind(job: Job[Instance]) -> Outcome:
+    """Begin an unbind for each binding that is left, stopping binds that are under way; wait until all are gone."""
+    left = job.parts.store.bindings(job.record.instance_id)
+    for binding in left:
+        if binding.operation.kind != Kind.UNBIND or not binding.operation.open:
+            _begin_unbind(job, binding)
+    if left:
+        return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
+    return Next("make dropper") if _drops(job) else _gone()
+
+
+def _begin_unbind(job: Job[Instance], binding: Binding) -> None:
+    start = Start(Kind.UNBIND, identity=job.operation.identity, request_id=job.operation.request_id)
+    begun = job.parts.store.start(binding.key, binding.operation, start, Phase.DELETING)
+    if begun:
+        send(job.parts.queue, Due(binding.key, Kind.UNBIND, binding.instance_id, binding.binding_id, begun.id))
+
+
+def make_dropper(job: Job[Instance]) -> Outcome:
+    """Make the temporary user; its password is kept before, so that a second attempt asks for the same."""
+    if job.record.sealed_dropper is None:
+        sealed = job.parts.vault.seal(secrets.token_hex(16))
+        return Next("make dropper", {"sealed_dropper": sealed})
+    user = _dropper(job)
+    try:
+        job.atlas.create_user(user)
+    except Refused as error:
+        if not error.exists:
+            raise
+        job.atlas.update_user(user.username, password=user.password, roles=user.roles)
+    return job.wait_applied("await dropper")
+
+
+def _dropper(job: Job[Instance]) -> DatabaseUser:
+    return DatabaseUser(
+        username=_dropper_name(job),
+        password=job.parts.vault.open(job.record.sealed_dropper or ""),
+        roles=(Role("dbAdmin", job.record.database or ""),),
+        scopes=(job.cluster,),
+        labels=labels(job.parts, job.record),
+        description="Made by Atlas Broker to drop a database",
+        delete_after=datetime.now(UTC) + timedelta(hours=DROPPER_HOURS),
+    )
+
+
+def _dropper_name(job: Job[Instance]) -> str:
+    return f"atlas-broker-{job.operation.id}"
+
+
+def await_dropper(job: Job[Instance]) -> Outcome:
+    """Wait until the temporary user can log in."""
+    return job.not_applied() or Next("drop")
+
+
+def drop(job: Job[Instance]) -> Outcome:
+    """Drop the database. Trouble on the way to the cluster is tried again like any other."""
+    name = job.record.database or ""
+    if problem := database_problem(name):
+        raise FailedError(problem)
+    _check_not_shared(job)
+    user = _dropper(job)
+    uri = with_credentials(_connection(job), user.username, user.password or "", name)
+    if trouble := mongodb.drop_database(uri, name):
+        return Later(2.0, f"The database {name} cannot be dropped yet: {trouble}", operation={"error": trouble})
+    return Next("remove dropper")
+
+
+def _connection(job: Job[Instance]) -> str:
+    way = job.record.parameters.get("connection", STANDARD)
+    known = job.parts.connections.known(job.atlas, job.cluster, way)
+    return known.get("standard") or known["srv"]
+
+
+def remove_dropper(job: Job[Instance]) -> Outcome:
+    """Remove the temporary user, and be done."""
+    _remove_dropper(job)
+    return _gone()
+
+
+def _remove_dropper(job: Job[Instance]) -> None:
+    try:
+        job.atlas.delete_user(_dropper_name(job))
+    except Refused as error:
+        if not error.gone:
+            raise
+
+
+def _gone() -> Done:
+    return Done(Phase.GONE, "The instance is gone.", {"sealed_dropper": None})
+
+
+def give_up(job: Job[Instance]) -> Outcome:
+    """Leave the instance as it was, but for bindings that are gone already; no temporary user stays."""
+    if job.record.sealed_dropper:
+        _remove_dropper(job)
+    return Done(Phase.READY, "", {"sealed_dropper": None})
+
+
+STEPS: Steps = {
+    "": begin,
+    "unbind": unbind,
+    "make dropper": make_dropper,
+    "await dropper": await_dropper,
+    "drop": drop,
+    "remove dropper": remove_dropper,
+}
+UNDO: Steps = {"": give_up}

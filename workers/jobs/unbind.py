@@ -1,0 +1,59 @@
+"""``atlas.unbind``: removes a binding's user; gone already is done. The same steps take back a failed bind."""
+
+from typing import cast
+
+from broker_api.state.records import Binding, Instance, Phase
+from workers.atlas.client import Refused
+from workers.hooks import called
+from workers.job import Job, binding_view
+from workers.outcome import Done, Later, Outcome, Steps
+
+UNSURE_SECONDS = 5.0
+"""How often it is looked whether a request to make the user, which had no answer, has reached Atlas after all."""
+
+
+def remove(job: Job[Binding]) -> Outcome:
+    """Remove the user, if there is one that is ours."""
+    name = _username(job)
+    if name is None:
+        return _gone(job)
+    _delete(job, name)
+    if job.record.unsure_until and job.record.unsure_until > job.parts.store.now():
+        why = "Waiting in case a request that Atlas has not answered still makes the user."
+        return Later(UNSURE_SECONDS, why, {"made": False})
+    return _gone(job) if job.operation.undo else job.wait_applied("apply")
+
+
+def _username(job: Job[Binding]) -> str | None:
+    """Give the user's name; the old broker did not keep it, its hook still tells."""
+    binding = job.record
+    if binding.username or not binding.legacy:
+        return binding.username
+    instance = job.parts.store.instance(binding.instance_id) or cast("Instance", binding)
+    view = binding_view(job.config, binding, instance)
+    return called("generate_binding_username", lambda: job.config.generate_binding_username(view))
+
+
+def _delete(job: Job[Binding], name: str) -> None:
+    """Delete the user; one that this binding is not known to have made only when its labels say so."""
+    try:
+        if job.record.made or job.record.legacy or job.is_ours(job.atlas.user(name)):
+            job.atlas.delete_user(name)
+    except Refused as error:
+        if not error.gone:
+            raise
+
+
+def apply(job: Job[Binding]) -> Outcome:
+    """Wait until the user cannot log in any more."""
+    return job.not_applied() or _gone(job)
+
+
+def _gone(job: Job[Binding]) -> Done:
+    secrets = {"sealed_credentials": None, "username": None, "made": False, "unsure_until": None}
+    phase = Phase.FAILED if job.operation.undo else Phase.GONE
+    return Done(phase, "The database user is gone.", secrets)
+
+
+STEPS: Steps = {"": remove, "apply": apply}
+UNDO_BIND: Steps = {"": remove}

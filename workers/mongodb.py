@@ -1,0 +1,38 @@
+"""What workers do on the clusters themselves: try a log-in, drop a database."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+
+REACH_MS = 5000
+_AUTHENTICATION = {18, 8000}
+"""MongoDB's and Atlas's code for a log-in that failed."""
+
+
+def log_in(uri: str) -> str | None:
+    """Log in; None when that worked, else why not, in words without the credentials."""
+    return _on_cluster(uri, lambda client: client.admin.command("ping"))
+
+
+def drop_database(uri: str, name: str) -> str | None:
+    """Drop a database; None when it is gone, else why not, in words without the credentials."""
+    return _on_cluster(uri, lambda client: client.drop_database(name))
+
+
+def _on_cluster(uri: str, act: Callable[[MongoClient[dict[str, Any]]], object]) -> str | None:
+    try:
+        with _client(uri) as client:
+            act(client)
+    except OperationFailure as error:
+        return "the log-in is refused" if error.code in _AUTHENTICATION else f"MongoDB refuses it (code {error.code})"
+    except (InvalidURI, ConfigurationError):
+        return "the connection string cannot be used"
+    except PyMongoError as error:
+        return f"the cluster cannot be reached from the broker ({type(error).__name__}); look at its IP access list"
+    return None
+
+
+def _client(uri: str) -> MongoClient[dict[str, Any]]:
+    return MongoClient(uri, serverSelectionTimeoutMS=REACH_MS, connectTimeoutMS=REACH_MS, socketTimeoutMS=REACH_MS)

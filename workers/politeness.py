@@ -1,0 +1,75 @@
+"""Slows the workers of an Atlas project down together when the project's rate bucket runs low.
+
+``limits`` (well kept, MIT) counts in the Redis that all workers share; where Redis is away each process counts alone.
+"""
+
+import threading
+import time
+
+import structlog
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter
+
+from workers.atlas.client import Answer
+from workers.outcome import HeldBackError
+
+LOW_SHARE = 0.1
+SLOW_SECONDS = 60.0
+WINDOW_SECONDS = 10
+_REFILL_SECONDS = 120
+"""A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
+
+log = structlog.get_logger(__name__)
+
+
+class Politeness:
+    """Watches ``RateLimit-Remaining`` of one project."""
+
+    def __init__(self, project: str, redis_url: str) -> None:
+        self._project = project
+        self._redis_url = redis_url
+        self._lock = threading.Lock()
+        self._limiter: FixedWindowRateLimiter | None = None
+        self._alone = FixedWindowRateLimiter(MemoryStorage())
+        self._slow_until = 0.0
+        self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
+
+    def observe(self, answer: Answer) -> None:
+        """Look at what is left of the bucket."""
+        if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
+            return
+        if time.monotonic() > self._slow_until:
+            log.warning("near Atlas's rate limit, slowing down", project=self._project, remaining=answer.remaining)
+        # Half of what is refilled: the other half lets the bucket recover.
+        calls = max(1, answer.limit * WINDOW_SECONDS // (2 * _REFILL_SECONDS))
+        self._most = RateLimitItemPerSecond(calls, WINDOW_SECONDS)
+        self._slow_until = time.monotonic() + SLOW_SECONDS
+
+    def check(self) -> None:
+        """Raise ``HeldBackError`` when the workers together have made their calls of this window."""
+        if time.monotonic() < self._slow_until and not self._hit():
+            sentence = "The Atlas project is near its rate limit; the broker slows down."
+            raise HeldBackError(WINDOW_SECONDS / 2, sentence, self._project)
+
+    def _hit(self) -> bool:
+        key = f"atlas-broker-{self._project}"
+        try:
+            return self._shared().hit(self._most, key)
+        except Exception as error:  # noqa: BLE001 - whatever Redis raises: counting alone is better than not at all
+            log.warning("rate limit not shared, Redis does not answer", error=type(error).__name__)
+            return self._alone.hit(self._most, key)
+
+    def _shared(self) -> FixedWindowRateLimiter:
+        with self._lock:
+            if self._limiter is None:
+                self._limiter = FixedWindowRateLimiter(_storage(self._redis_url))
+            return self._limiter
+
+
+def _storage(redis_url: str) -> Storage:
+    url = redis_url.replace("sentinel://", "redis+sentinel://", 1) if redis_url.startswith("sentinel") else redis_url
+    storage = storage_from_string(url, socket_timeout=1, socket_connect_timeout=1)
+    if not isinstance(storage, Storage):
+        raise TypeError("the rate limits' storage must be a blocking one")
+    return storage
