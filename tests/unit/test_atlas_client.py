@@ -395,6 +395,12 @@ def test_a_count_that_is_too_high_ends_with_an_empty_page() -> None:
         assert len(atlas.heard) == 1
 
 
+def test_a_list_without_an_end_is_given_up() -> None:
+    same = say(200, {"results": [{"cidrBlock": "0.0.0.0/0"}], "links": [{"rel": "next", "href": "http://atlas/next"}]})
+    with StandIn(lambda _: same) as atlas, pytest.raises(Nonsense, match="does not end"):
+        atlas.client().access_list()
+
+
 def test_a_page_that_fails_is_no_short_list() -> None:
     pages = Pages(250, most=100)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from workers.atlas.auth import ApiKey, MemoryTokens, ServiceAccount, Token, TokenStore
+from workers.atlas.call import Call, Operation
 from workers.atlas.errors import AtlasError, NoAnswer, Nonsense, Refused
 from workers.atlas.models import (
     Cluster,
@@ -27,7 +28,7 @@ from workers.atlas.models import (
     user_body,
     user_changes,
 )
-from workers.atlas.wire import Answer, Call, Operation, Wire
+from workers.atlas.wire import Answer, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,6 +203,7 @@ class AtlasClient:
             seen += len(results)
             if not results or not _has_more(body, seen):
                 return
+        raise Nonsense(f"Atlas's list when asked to {call.does} does not end.", status=200)
 
 
 def _parse_results(body: Json, parse: Callable[[Json], T]) -> list[T]:
