@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
+from werkzeug.exceptions import MethodNotAllowed
 
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
@@ -36,7 +37,7 @@ _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: int = 262_144) -> Flask:
     """Make the WSGI app that serves ``service`` to ``users`` (passwords by name)."""
     app = Flask("broker_api.osb", static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
     cast("DefaultJSONProvider", app.json).sort_keys = False
     # One path is one route: no redirects, whose bodies are HTML.
     app.url_map.merge_slashes = False
@@ -57,7 +58,7 @@ def _admit(app: Flask, users: Users) -> None:
         _bind_log()
         if request.endpoint not in _OPEN:
             users.require(request.authorization)
-        if request.path.startswith("/v2/"):
+        if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
             require_version(request.headers)
         g.identity = originating_identity(request.headers)
         bind_contextvars(**user_of(g.identity))

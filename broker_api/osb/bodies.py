@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from flask import request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from broker_api.errors import BadRequest
 from broker_api.messages import BindRequest, JsonObject, RotateRequest
@@ -27,7 +28,7 @@ def body_as(model: type[_Request]) -> _Request:
         BadRequest: it cannot be read; the message names the field.
         RequestEntityTooLarge: it is too long.
     """
-    data = request.get_data(cache=True)
+    data = _data()
     json_object(data)
     try:
         return model.model_validate_json(data)
@@ -37,10 +38,18 @@ def body_as(model: type[_Request]) -> _Request:
 
 def bind_body() -> BindRequest | RotateRequest:
     """Read the body of a bind: naming a predecessor makes it a rotation. Raises as ``body_as`` does."""
-    given = json_object(request.get_data(cache=True))
+    given = json_object(_data())
     if given.get("predecessor_binding_id") is None:
         return body_as(BindRequest)
     return body_as(RotateRequest)
+
+
+def _data() -> bytes:
+    """Give the body. Without a Content-Length Flask cuts it at its limit, which is one byte more than ours."""
+    data = request.get_data()
+    if request.max_content_length is not None and len(data) >= request.max_content_length:
+        raise RequestEntityTooLarge
+    return data
 
 
 def json_object(data: bytes) -> JsonObject:

@@ -73,7 +73,8 @@ def _expected(error: Exception) -> Response:
 
 
 def _too_large(_: RequestEntityTooLarge) -> Response:
-    return answer(413, {"description": f"The body must have at most {current_app.config['MAX_CONTENT_LENGTH']} bytes."})
+    maximum = current_app.config["MAX_CONTENT_LENGTH"] - 1
+    return answer(413, {"description": f"The body must have at most {maximum} bytes."})
 
 
 def _of_http(error: HTTPException) -> Response:

@@ -1,0 +1,109 @@
+import pytest
+
+from broker_api.messages import LastOperation
+from tests.unit.in_memory_service import CREDENTIALS, PLAN_ID, SERVICE_ID, InMemoryService
+from tests.unit.osb_requests import BIND, BINDING, IDS, INSTANCE, PROVISION, a_client, send
+
+ASYNC = "accepts_incomplete=true"
+
+
+def test_the_catalog_is_answered_with_an_etag() -> None:
+    service = InMemoryService()
+    response = send(a_client(service), "GET", "/v2/catalog")
+    assert (response.status_code, response.get_json()) == (200, service.catalog.document)
+    assert response.headers["ETag"] == f'"{service.catalog.etag}"'
+
+
+def test_a_known_catalog_is_not_sent_again() -> None:
+    service = InMemoryService()
+    client = a_client(service)
+    for known in (f'"{service.catalog.etag}"', f'W/"{service.catalog.etag}", "x"', "*"):
+        response = send(client, "GET", "/v2/catalog", headers={"If-None-Match": known})
+        assert (response.status_code, response.data) == (304, b"")
+    assert send(client, "GET", "/v2/catalog", headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_accepted_is_202_with_the_operation() -> None:
+    service = InMemoryService()
+    client = a_client(service)
+    response = send(client, "PUT", f"{INSTANCE}?{ASYNC}", json=PROVISION)
+    assert (response.status_code, response.get_json()) == (
+        202,
+        {"operation": "o-create", "dashboard_url": "https://atlas"},
+    )
+    assert send(client, "PATCH", f"{INSTANCE}?{ASYNC}", json=BIND).get_json() == {"operation": "o-update"}
+    assert send(client, "PUT", f"{BINDING}?{ASYNC}", json=BIND).get_json() == {"operation": "o-create"}
+    assert send(client, "DELETE", f"{BINDING}?{IDS}&{ASYNC}").get_json() == {"operation": "o-delete"}
+    response = send(client, "DELETE", f"{INSTANCE}?{IDS}&{ASYNC}")
+    assert service.hints == [SERVICE_ID, PLAN_ID] * 2
+    assert (response.status_code, response.get_json()) == (202, {"operation": "o-delete"})
+
+
+def test_what_the_request_made_is_201_and_what_is_there_is_200() -> None:
+    client = a_client(InMemoryService())
+    assert [send(client, "PUT", INSTANCE, json=PROVISION).status_code for _ in range(2)] == [201, 200]
+    responses = [send(client, "PUT", BINDING, json=BIND) for _ in range(2)]
+    assert [response.status_code for response in responses] == [201, 200]
+    assert all(response.get_json() == {"credentials": CREDENTIALS} for response in responses)
+    changed = {**PROVISION, "space_guid": "other"}
+    assert send(client, "PUT", INSTANCE, json=changed).status_code == 409
+
+
+def test_done_is_an_object_and_gone_is_410() -> None:
+    client = a_client(InMemoryService(instances={"i-1": {}}, bindings={("i-1", "b-1"): {}}))
+    for path in (BINDING, INSTANCE):
+        done, gone = (send(client, "DELETE", f"{path}?{IDS}") for _ in range(2))
+        assert (done.status_code, done.get_json()) == (200, {})
+        assert (gone.status_code, list(gone.get_json())) == (410, ["description"])
+
+
+@pytest.mark.parametrize("value", ["false", "True", "TRUE", "1", "", "true ", "yes"])
+def test_only_the_literal_true_accepts_incomplete(value: str) -> None:
+    service = InMemoryService()
+    response = send(a_client(service), "PUT", INSTANCE, json=PROVISION, query_string={"accepts_incomplete": value})
+    assert response.status_code == 201
+    assert service.callers[0].accepts_incomplete is False
+
+
+def test_what_is_absent_is_left_out() -> None:
+    response = send(a_client(InMemoryService(instances={"i-1": {}})), "GET", INSTANCE)
+    assert response.get_json() == {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
+
+
+def test_a_poll_reports_the_state() -> None:
+    service = InMemoryService(instances={"i-1": {}}, bindings={("i-1", "b-1"): {}}, last=LastOperation("in progress"))
+    client = a_client(service)
+    assert send(client, "GET", f"{INSTANCE}/last_operation").get_json() == {"state": "in progress"}
+    service.last = LastOperation("failed", "because", None, instance_usable=True, update_repeatable=False)
+    assert send(client, "GET", f"{INSTANCE}/last_operation?operation=o").get_json() == {
+        "state": "failed",
+        "description": "because",
+        "instance_usable": True,
+        "update_repeatable": False,
+    }
+
+
+def test_retry_after_is_for_instances_only() -> None:
+    last = LastOperation("in progress", "waiting", retry_after=60)
+    client = a_client(InMemoryService(instances={"i-1": {}}, bindings={("i-1", "b-1"): {}}, last=last))
+    response = send(client, "GET", f"{INSTANCE}/last_operation")
+    assert (response.headers["Retry-After"], response.get_json()) == (
+        "60",
+        {"state": "in progress", "description": "waiting"},
+    )
+    assert "Retry-After" not in send(client, "GET", f"{BINDING}/last_operation").headers
+
+
+@pytest.mark.parametrize("query", ["", "operation=", "operation=nope", "operation=%00%ff", "service_id=x&plan_id=y"])
+@pytest.mark.parametrize("path", [INSTANCE, BINDING])
+def test_a_poll_is_never_refused_for_its_query(path: str, query: str) -> None:
+    client = a_client(InMemoryService(instances={"i-1": {}}, bindings={("i-1", "b-1"): {}}))
+    assert send(client, "GET", f"{path}/last_operation?{query}").status_code == 200
+
+
+def test_polls_of_what_is_not_there_are_404_or_410() -> None:
+    client = a_client(InMemoryService())
+    assert send(client, "GET", f"{BINDING}/last_operation?operation=x").status_code == 404
+    assert send(client, "GET", f"{BINDING}/last_operation?operation=gone").status_code == 410
+    assert send(client, "GET", f"{INSTANCE}/last_operation").status_code == 404
+    assert send(client, "GET", BINDING).status_code == 404
