@@ -5,7 +5,6 @@ from typing import Any
 from uuid import uuid4
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
 
 from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
 from broker_api.state.records import EPOCH
@@ -26,12 +25,16 @@ class Housekeeping:
     @reaching("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
         """Take or renew a lease by name; False while somebody else holds it."""
-        free = {"$or": [{"owner": owner}, {"$expr": {"$lte": [{"$ifNull": ["$until", expression(EPOCH)]}, NOW]}}]}
-        values = assignments({"owner": owner, "until": In(seconds)})
-        try:
-            return self.collection.update_one({"_id": name, **free}, [{"$set": values}], upsert=True).acknowledged
-        except DuplicateKeyError:
-            return False
+        until = {"$ifNull": ["$until", expression(EPOCH)]}
+        free = {"$or": [{"$eq": ["$owner", expression(owner)]}, {"$lte": [until, NOW]}]}
+        taken = {
+            "owner": {"$cond": [free, expression(owner), "$owner"]},
+            "until": {"$cond": [free, expression(In(seconds)), "$until"]},
+        }
+        document = self.collection.find_one_and_update(
+            {"_id": name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return document is not None and document["owner"] == owner
 
     @reaching("lease")
     def release(self, name: str, owner: str) -> None:

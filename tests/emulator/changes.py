@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pymongo.errors import PyMongoError
@@ -83,10 +84,11 @@ class Deployment:
         self._apply(self._due())
 
     def clear(self) -> None:
-        """Drops every user that was made; changes still on their way come too late."""
+        """Drops every user that was made; changes still on their way come too late. A mongod may be gone by now."""
         version = next(self._atlas.versions)
         for mongod in self._mongods.values():
-            mongod.clear(version)
+            with suppress(PyMongoError):
+                mongod.clear(version)
 
     def _run(self) -> None:
         while True:

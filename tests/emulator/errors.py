@@ -1,7 +1,7 @@
 """The errors that Atlas answers with: code, status and a sentence.
 
-Codes, statuses and parameters are the documented ones. The sentences are word for word only where they were seen on
-the wire (see `RECORDED`), so a client must not read them.
+Codes, statuses and parameters are the documented ones. The sentences are Atlas's only where they were seen on the wire
+or quoted by its users (`RECORDED`); the others are our own, so a client must not read them.
 """
 
 from http import HTTPStatus

@@ -58,9 +58,9 @@ class Mongod:
     def clear(self, version: int) -> None:
         """Drops every user that was made here; no change up to this version is applied any more."""
         self._floor = version
-        for name in list(self._versions):
+        names, self._versions = list(self._versions), {}
+        for name in names:
             with self._lock(name):
-                self._versions[name] = version
                 self._drop(name)
 
     def _lock(self, name: str) -> threading.Lock:

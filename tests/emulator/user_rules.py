@@ -61,7 +61,7 @@ def changed_user(project: Project, old: Json, body: Json) -> Json:
     _check_unchanged(old, body)
     if body.get("groupId", project.id) != project.id:
         raise ApiError("GROUP_MISMATCH", str(body["groupId"]))
-    if "deleteAfterDate" in body and "deleteAfterDate" not in old:
+    if body.get("deleteAfterDate") is not None and "deleteAfterDate" not in old:
         raise ApiError("PERMANENT_ENTITY_CANNOT_BE_MADE_TEMPORARY")
     _check_password(body, required=False)
     _check_attributes(project, {**old, **body} if "roles" in body else body)

@@ -89,8 +89,8 @@ def name() -> str:
 def login(cluster_mongod: Mongod) -> Login:
     """Whether the credentials are let in now."""
 
-    def attempt(username: str, password: str = PASSWORD) -> bool:
-        with MongoClient[Json](f"mongodb://{cluster_mongod.address}", username=username, password=password) as client:
+    def attempt(username: str, password: str = PASSWORD, address: str = cluster_mongod.address) -> bool:
+        with MongoClient[Json](f"mongodb://{address}", username=username, password=password) as client:
             try:
                 client.admin.command("ping")
             except OperationFailure as error:

@@ -1,5 +1,6 @@
 """Clusters in all their states, and projects beside each other."""
 
+from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
 from tests.emulator.model import Json
 from tests.emulator_tests.conftest import CLUSTERS, FLEX, Api, Login
@@ -51,6 +52,18 @@ def test_a_cluster_that_comes_later_gets_the_users_who_wait_for_it(api: Api, nam
     assert api.status("later") == "APPLIED"
     assert login(name)
     assert api("GET", "/flexClusters/later", version=FLEX).ok
+
+
+def test_a_scope_keeps_a_user_off_the_servers_of_other_clusters(api: Api, name: str, login: Login) -> None:
+    scope = [{"name": "cluster-second", "type": "CLUSTER"}]
+    with Mongod("mongod-second", auth=True) as second:
+        api.emulator.put_cluster("cluster-second", mongo=second.uri)
+        api.post_user(name, scopes=scope)
+        assert not login(name)
+        assert login(name, address=second.address)
+        api("PATCH", f"/databaseUsers/admin/{name}", json={"scopes": [{**scope[0], "name": "cluster-dev"}]})
+        assert login(name)
+        assert not login(name, address=second.address)
 
 
 def test_projects_have_their_own_clusters_and_users(atlas: Emulator, api: Api, name: str) -> None:
