@@ -9,6 +9,13 @@ class SettingError(Exception):
     """A setting is missing or wrong; the message is ``NAME: what it should be``, fit to stop a process with."""
 
 
+class UndecryptableError(Exception):
+    """None of the keys opens what was stored: one was taken away too early."""
+
+    def __init__(self) -> None:
+        super().__init__("None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it.")
+
+
 # --- the seed's nine ------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from broker_api.errors import ErrStorageMongoConnection
+from broker_api.errors import ErrStorageMongoConnection, UndecryptableError
 from broker_api.state.claims import Claim, LeaseLostError
-from broker_api.state.crypto import UndecryptableError
 from broker_api.state.mongo import In
 from broker_api.state.records import Kind, State
 from workers import circuit

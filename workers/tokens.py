@@ -3,7 +3,8 @@
 from datetime import datetime
 from uuid import uuid4
 
-from broker_api.state.crypto import UndecryptableError, Vault
+from broker_api.errors import UndecryptableError
+from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
 from workers.atlas.client import Token
 

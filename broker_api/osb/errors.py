@@ -48,6 +48,7 @@ TABLE: dict[type[Exception], _Answer] = {
     errors.ErrStorageRemoveInstance: _Answer(500),
     errors.ErrStorageRemoveBinding: _Answer(500),
     errors.ErrStorageStore: _Answer(500),
+    errors.UndecryptableError: _Answer(500),
 }
 
 _DESCRIPTIONS = {

@@ -5,12 +5,7 @@ from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-
-class UndecryptableError(Exception):
-    """None of BROKER_ENCRYPTION_KEYS opens what was stored; a key was taken away too early."""
-
-    def __init__(self) -> None:
-        super().__init__("None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it.")
+from broker_api.errors import UndecryptableError
 
 
 class Vault:
