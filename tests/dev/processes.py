@@ -237,8 +237,11 @@ class Server(ABC):
 
     def close(self) -> None:
         """End it for good and remove its data."""
+        close_all([self])
+
+    def remove(self) -> None:
+        """The second half of ``close()``: wait for the end and remove the data."""
         if self.process:
-            self.ask_to_stop(self.farewell)
             self.wait_for_end(10.0)
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -263,8 +266,8 @@ def start_all(servers: Sequence[Server]) -> None:
 
 
 def close_all(servers: Sequence[Server]) -> None:
-    """All are told before the first is waited for."""
+    """All are told, once (a second SIGTERM means hurry), before the first is waited for."""
     for server in servers:
         server.ask_to_stop(server.farewell)
     for server in servers:
-        server.close()
+        server.remove()
