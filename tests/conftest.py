@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
@@ -13,6 +15,7 @@ from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
+from tests.request_log import REQUESTS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +44,13 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_5xx_was_asked_for() -> Iterator[None]:
+    """Fails the run when a platform was given a 5xx without having announced it (``with client.expecting(504):``)."""
+    yield
+    assert not REQUESTS.unasked, "\n".join(["5xx that no test asked for:", *REQUESTS.unasked])
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +113,14 @@ def stack(
     with Stack(
         flower=False, state=state_mongod, cluster=cluster_mongod, redis=redis_server, emulator=emulator
     ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
+    """A second one that all tests share: its workers use a service account, and it has Flower."""
+    _need(binaries.redis_server)
+    with Stack(oauth=True, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
         yield running
 
 

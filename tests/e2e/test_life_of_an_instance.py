@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -9,7 +10,7 @@ from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import IN_PROGRESS, OsbClient
-from tests.tenant import CLUSTER, UNAUTHORIZED, Json, Tenant, eventually, log_in, works
+from tests.tenant import CLUSTER, UNAUTHORIZED, Json, Tenant, eventually, log_in, together, works
 
 USERS = "/groups/{groupId}/databaseUsers"
 
@@ -46,7 +47,7 @@ def test_an_instance_with_two_bindings_lives_from_provision_to_deprovision(
     tenant = Tenant(platform).provision(**{"policy-on-delete": "drop"})
     about = platform.instance(tenant.instance_id).json
     assert about["parameters"] == {"cluster": CLUSTER, "policy-on-delete": "drop"}
-    first, second = tenant.bind("b-1"), tenant.bind("b-2", role="readOnly")
+    first, second = together(lambda: tenant.bind("b-1"), lambda: tenant.bind("b-2", role="readOnly"))
     assert (first["username"], second["username"]) == ("b-1", "b-2")
     assert first["password"] != second["password"]
     assert first["database"] == second["database"] == tenant.database
@@ -60,7 +61,7 @@ def test_an_instance_with_two_bindings_lives_from_provision_to_deprovision(
     tenant.deprovision()
     assert not works(second)
     assert not database_exists(cluster_mongod, tenant.database)
-    assert atlas.users() == []
+    eventually(lambda: atlas.users() == [], "the user that dropped it is gone, too")
     assert platform.instance(tenant.instance_id).status == 404
     assert platform.deprovision(tenant.instance_id).status == 410
 
@@ -80,7 +81,9 @@ def test_workers_use_what_they_were_given_to_open_atlas(stack: Stack, oauth_stac
         assert callers - {None} == {caller}
 
 
-def test_a_user_in_atlas_says_what_it_is_for(tenant: Tenant, atlas: Emulator) -> None:
+def test_a_user_in_atlas_says_what_it_is_for_and_the_same_bind_again_makes_no_other(
+    tenant: Tenant, atlas: Emulator
+) -> None:
     accepted = tenant.client.bind(tenant.instance_id, "b")
     tenant.succeed(accepted, "b")
     (user,) = atlas.users()
@@ -91,6 +94,9 @@ def test_a_user_in_atlas_says_what_it_is_for(tenant: Tenant, atlas: Emulator) ->
     assert user["scopes"] == [{"name": CLUSTER, "type": "CLUSTER"}]
     roles = [(role["databaseName"], role["roleName"]) for role in user["roles"]]
     assert roles == [(tenant.database, "dbAdmin"), (tenant.database, "readWrite")]
+    again = tenant.client.bind(tenant.instance_id, "b", {})
+    assert (again.status, again.json["credentials"]) == (200, tenant.credentials("b"))
+    assert atlas.counts()[f"POST {USERS}"] == 1
 
 
 def test_credentials_are_refused_before_applied_and_given_only_when_they_work(
@@ -134,34 +140,24 @@ def test_an_unbind_ends_only_when_the_credentials_are_refused(tenant: Tenant, at
 
 def test_credentials_are_refused_on_databases_of_others(tenant: Tenant) -> None:
     neighbour = Tenant(tenant.client).provision()
-    write(neighbour.bind())
-    with log_in(tenant.bind()) as cluster:
-        for foreign in (neighbour.database, "admin", "never-seen"):
-            refused(lambda foreign=foreign: cluster[foreign]["things"].insert_one({"a": 1}))
-            refused(lambda foreign=foreign: cluster[foreign]["things"].find_one())
+    credentials, theirs = together(tenant.bind, neighbour.bind)
+    write(theirs)
+    for foreign in (neighbour.database, "admin", "never-seen"):
+        refused(partial(write, {**credentials, "database": foreign}))
+        refused(partial(works, {**credentials, "database": foreign}))
 
 
-def test_the_same_bind_again_gives_the_same_credentials_and_makes_no_other_user(
-    tenant: Tenant, atlas: Emulator
+def test_a_database_stays_unless_the_instance_says_at_its_end_that_it_is_to_be_dropped(
+    tenant: Tenant, cluster_mongod: Mongod, atlas: Emulator
 ) -> None:
-    credentials = tenant.bind("b")
-    again = tenant.client.bind(tenant.instance_id, "b", {})
-    assert (again.status, again.json["credentials"]) == (200, credentials)
-    assert atlas.counts()[f"POST {USERS}"] == 1
-
-
-def test_a_database_stays_unless_it_is_to_be_dropped(tenant: Tenant, cluster_mongod: Mongod, atlas: Emulator) -> None:
-    write(tenant.bind())
-    tenant.deprovision()
+    dropped = Tenant(tenant.client).provision()
+    dropped.update(**{"policy-on-delete": "drop"})
+    for credentials in together(tenant.bind, dropped.bind):
+        write(credentials)
+    together(tenant.deprovision, dropped.deprovision)
     assert database_exists(cluster_mongod, tenant.database)
-    assert atlas.users() == []
-
-
-def test_whether_a_database_is_dropped_can_be_changed_later(tenant: Tenant, cluster_mongod: Mongod) -> None:
-    write(tenant.bind())
-    tenant.update(**{"policy-on-delete": "drop"})
-    tenant.deprovision()
-    assert not database_exists(cluster_mongod, tenant.database)
+    assert not database_exists(cluster_mongod, dropped.database)
+    eventually(lambda: atlas.users() == [], "the users of their bindings are gone, though nobody unbound them")
 
 
 def test_a_database_that_another_instance_uses_is_not_dropped_and_the_instance_stays_usable(
@@ -179,8 +175,7 @@ def test_a_database_that_another_instance_uses_is_not_dropped_and_the_instance_s
         f"The database {shared} on {CLUSTER} is not dropped: the instance {other.instance_id} uses it too. "
         "Delete that first, or set policy-on-delete to retain."
     )
-    assert works(credentials)
-    assert works(mine.bind())
+    assert all(works(given) for given in (credentials, mine.bind()))
     other.deprovision()
     assert database_exists(cluster_mongod, shared)
     mine.deprovision()

@@ -1,0 +1,99 @@
+"""A platform's user: has an instance and bindings, waits for them, and logs in with what it was given."""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+from tests.osb_client import Answer, OsbClient
+
+T = TypeVar("T")
+Json = dict[str, Any]
+CLUSTER = "cluster-dev"
+AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
+
+
+class Tenant:
+    """One instance. Every method that ends an operation fails the test when it does not succeed."""
+
+    def __init__(self, client: OsbClient, instance_id: str = "") -> None:
+        self.client = client
+        self.instance_id = instance_id or str(uuid4())
+
+    @property
+    def database(self) -> str:
+        return f"instance-{self.instance_id}"
+
+    def provision(self, **parameters: object) -> "Tenant":
+        self.succeed(self.client.provision(self.instance_id, {"cluster": CLUSTER, **parameters}))
+        return self
+
+    def update(self, **parameters: object) -> None:
+        self.succeed(self.client.update(self.instance_id, parameters))
+
+    def deprovision(self) -> None:
+        self.succeed(self.client.deprovision(self.instance_id))
+
+    def bind(self, binding_id: str = "", **parameters: object) -> Json:
+        """The credentials."""
+        binding_id = binding_id or str(uuid4())
+        self.succeed(self.client.bind(self.instance_id, binding_id, parameters), binding_id)
+        return self.credentials(binding_id)
+
+    def credentials(self, binding_id: str) -> Json:
+        answer = self.client.binding(self.instance_id, binding_id)
+        assert answer.status == 200, answer.text
+        credentials: Json = answer.json["credentials"]
+        return credentials
+
+    def unbind(self, binding_id: str) -> None:
+        self.succeed(self.client.unbind(self.instance_id, binding_id), binding_id)
+
+    def succeed(self, accepted: Answer, binding_id: str | None = None) -> None:
+        ended = self.end(accepted, binding_id)
+        assert ended.state in ("succeeded", "gone"), ended.text
+
+    def end(self, accepted: Answer, binding_id: str | None = None) -> Answer:
+        """The last answer to the polls, which may say that it failed."""
+        assert accepted.status == 202, accepted.text
+        return self.client.wait(self.instance_id, binding_id, accepted.operation, seconds=100)
+
+
+def log_in(credentials: Json) -> MongoClient[Json]:
+    return MongoClient(credentials["uri"], serverSelectionTimeoutMS=5000)
+
+
+def works(credentials: Json) -> bool:
+    """Whether one can log in; any trouble but a refusal is raised."""
+    try:
+        with log_in(credentials) as cluster:
+            cluster[credentials["database"]]["things"].find_one()
+    except OperationFailure as error:
+        if error.code == AUTHENTICATION_FAILED:
+            return False
+        raise
+    return True
+
+
+def together(*acts: Callable[[], T]) -> list[T]:
+    """Does these at the same time; gives what they give, in their order."""
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return [begun.result() for begun in [pool.submit(act) for act in acts]]
+
+
+def eventually(holds: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Polls until it holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def log_events(text: str) -> list[Json]:
+    """The JSON lines of a process's log."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
