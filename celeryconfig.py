@@ -3,6 +3,8 @@
 The broker's URL is not here: it is a setting of the deployment (BROKER_REDIS_URL).
 """
 
+from kombu import Exchange, Queue
+
 # MongoDB holds what has become of a job; a result in Redis would be a second truth, and grow.
 task_ignore_result = True
 result_backend = None
@@ -13,7 +15,7 @@ task_serializer = "json"
 accept_content = ["json"]
 
 # Each kind of work has its queue, so that each can have worker pods of its own.
-task_queues = {"instances": {}, "bindings": {}, "maintenance": {}}
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("instances", "bindings", "maintenance")]
 task_default_queue = "maintenance"
 task_create_missing_queues = False
 task_routes = {

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
@@ -10,6 +12,7 @@ from flask import Flask
 from broker_api import logs, server, settings
 from broker_api.catalog import Catalog
 from broker_api.config import Config
+from broker_api.errors import ErrStorageMongoConnection
 from broker_api.osb.app import create_app
 from broker_api.queue import Queue
 from broker_api.service import Service
@@ -17,6 +20,7 @@ from broker_api.settings import Settings
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 
+PREPARE_SECONDS = 2.0
 WORKERS = 1
 """One process works 32 jobs at a time; more are for pods of their own."""
 
@@ -54,8 +58,18 @@ class Broker:
 def front_end(made: Settings) -> Flask:
     """Compose the WSGI app: HTTP on the service, the service on store and queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
+    threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
     service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
     return create_app(service, made.users)
+
+
+def _prepare(store: Store) -> None:
+    """Make the indexes as soon as MongoDB answers; requests need not wait for them."""
+    while True:
+        try:
+            return store.prepare()
+        except ErrStorageMongoConnection:
+            time.sleep(PREPARE_SECONDS)
 
 
 def _work(made: Settings) -> None:

@@ -94,12 +94,15 @@ class Service:
 
     def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
         """Change what may change of an instance."""
-        plan = self.catalog.plan(request.service_id, request.plan_id) if request.plan_id else None
+        known = self._store.instance(instance_id)
+        plan_id = request.plan_id or (known.plan_id if known else None)
+        plan = self.catalog.plan(request.service_id, plan_id) if plan_id else None
+        if plan:
+            self.catalog.check_update(plan, request.parameters or {})
 
         def decide() -> Decision:
             found = self._existing_instance(instance_id)
             current = self.catalog.plan(found.service_id, found.plan_id)
-            self.catalog.check_update(plan or current, request.parameters or {})
             self._check_unchangeable(found, request.parameters or {})
             return self._update(found, current, plan or current, request, caller)
 

@@ -25,6 +25,7 @@ class Job(Generic[AnyResource]):
     def __init__(self, parts: Parts, claim: Claim[AnyResource]) -> None:
         self.parts = parts
         self.claim: Claim[AnyResource] = claim
+        self.unanswered = False  # a request to make the user had no answer: it may be under way yet
 
     @property
     def record(self) -> AnyResource:
@@ -71,6 +72,8 @@ class Job(Generic[AnyResource]):
 
     def wait_applied(self, step: str, changes: Mapping[str, Any] | None = None) -> Next:
         """Note that users of the cluster have just changed, and go on with the step that waits for it."""
+        if not self.cluster:  # the old broker's binding of an instance that is gone: nobody knows where to look
+            return Next(step, changes or {})
         change = self.parts.clusters.changed(self.project, self.cluster)
         return Next(step, changes or {}, {"changed": change.at, "overlapped": change.overlapped})
 

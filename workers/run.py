@@ -40,6 +40,13 @@ UNSURE_SECONDS = 30.0
 
 def work(parts: Parts, key: str, operation_id: str) -> None:
     """Go on with an operation as far as it goes now. A message that comes late or twice finds nothing to claim."""
+    try:
+        _claim_and_go(parts, key, operation_id)
+    except ErrStorageMongoConnection as error:
+        log.warning("stopped, the lease will end by itself", error=str(error))
+
+
+def _claim_and_go(parts: Parts, key: str, operation_id: str) -> None:
     began = time.monotonic()
     claim = parts.claims.claim(key, operation_id)
     if claim is None:
@@ -61,13 +68,11 @@ def _hold(parts: Parts, claim: Claim[Any], began: float) -> None:
     except LeaseLostError:
         log.warning("lease lost, another worker goes on", step=job.operation.step)
         _part(job)
-    except ErrStorageMongoConnection as error:
-        log.warning("stopped, the lease will end by itself", error=str(error))
 
 
 def _part(job: Job[Any]) -> None:
     """Leave an operation that is not ours any more: let its successor go on, and take back what nobody waits for."""
-    job.parts.claims.let_go(job.claim)
+    job.parts.claims.let_go(job.claim, sure=not job.unanswered)
     if job.operation.kind == Kind.BIND and job.operation.step == "create":
         take_back(job)
 
@@ -77,13 +82,13 @@ def _once(job: Job[Any]) -> float | None:
     if job.parts.stopping.is_set():
         _put_off(job, Later(0, job.operation.description or "Handed over to another worker."))
         return None
-    began = time.monotonic()
     outcome = _outcome(job)
     log.info("step", step=job.operation.step or "start", outcome=type(outcome).__name__)
     match outcome:
         case Next():
+            renewed = time.monotonic()
             job.claim = job.parts.claims.advance(job.claim, outcome.step, outcome.changes, outcome.operation)
-            return began if time.monotonic() - began < 1 else time.monotonic()
+            return renewed
         case Later():
             _put_off(job, outcome)
             return None
@@ -163,7 +168,8 @@ def _again(job: Job[Any], sentence: str, error: AtlasError | None) -> Outcome:
     attempts = job.operation.attempts
     pause = max(backoff(attempts), (error and error.retry_after) or 0.0)
     log.warning("will be tried again", reason=sentence, attempts=attempts + 1, seconds=round(pause, 1))
-    changes = {"unsure_until": In(UNSURE_SECONDS)} if _may_have_made(job, error) else {}
+    job.unanswered = _may_have_made(job, error)
+    changes = {"unsure_until": In(UNSURE_SECONDS)} if job.unanswered else {}
     return Later(pause, f"{sentence} It is tried again.", changes, {"attempts": attempts + 1, "error": sentence})
 
 

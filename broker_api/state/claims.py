@@ -122,13 +122,13 @@ class Claims:
         Raises:
             LeaseLostError: it is somebody else's.
         """
+        if phase is Phase.GONE and claim.record.legacy:
+            seed.forget(self._collection, claim.record)
         ended = claim.record.operation.state is not State.IN_PROGRESS
         operation: Document = {"open": False, "step": "", "lease_until": In(0), "error": None, "waits_on": None}
         if not ended:
             operation |= {"state": state, "description": description, "finished": In(0)}
         self._write(claim, operation, {**changes, "phase": phase, "expire_at": _forgotten(phase)})
-        if phase is Phase.GONE and claim.record.legacy:
-            seed.forget(self._collection, claim.record.model_dump(include={"instance_id", "binding_id"}))
 
     def _write(
         self, claim: Claim[AnyResource], operation: Mapping[str, Any], changes: Mapping[str, Any]
@@ -141,17 +141,15 @@ class Claims:
         return replace(claim, record=cast("AnyResource", record(document)))
 
     @reaching("let go")
-    def let_go(self, claim: Claim[Any]) -> None:
+    def let_go(self, claim: Claim[Any], *, sure: bool) -> None:
         """Say that a step which the lease was lost in is over, so that the operation after it need not wait.
 
-        The lease's own token is the filter: an operation that replaced ours waits for that lease, and with its end
-        knows that no request of ours is under way any more.
+        The lease's own token is the filter: an operation that replaced ours waits for that lease. ``sure``: no request
+        of ours is under way any more.
         """
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
-        self._collection.update_one(
-            mine,
-            [{"$set": assignments({"operation.lease_until": In(0), "operation.due": In(0), "unsure_until": None})}],
-        )
+        values = {"operation.lease_until": In(0), "operation.due": In(0), **({"unsure_until": None} if sure else {})}
+        self._collection.update_one(mine, [{"$set": assignments(values)}])
 
     # --- the sweep --------------------------------------------------------------------------------------------
 

@@ -4,14 +4,15 @@ Instances are ``{instance_id, database, cluster, parameters}`` and bindings ``{b
 The old broker could write the same id several times: one is taken, all are removed.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.config import Config
+from broker_api.errors import ErrStorageRemoveBinding, ErrStorageRemoveInstance
 from broker_api.state.records import (
+    Binding,
     Instance,
     Kind,
     Operation,
@@ -45,10 +46,19 @@ def adopt_bindings(collection: Collection[Document], instance_id: str) -> None:
         adopt_binding(collection, instance_id, binding_id)
 
 
-def forget(collection: Collection[Document], record: Mapping[str, Any]) -> None:
-    """Remove what is left of the old broker's documents of something that is gone."""
-    binding = record.get("binding_id", {"$exists": False})
-    collection.delete_many({"instance_id": record["instance_id"], "binding_id": binding, **_SEEDS})
+def forget(collection: Collection[Document], found: Instance | Binding) -> None:
+    """Remove what is left of the old broker's documents of something that is about to be gone.
+
+    Raises:
+        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB did not do it; it is to be tried again.
+    """
+    binding = found.binding_id if isinstance(found, Binding) else {"$exists": False}
+    try:
+        collection.delete_many({"instance_id": found.instance_id, "binding_id": binding, **_SEEDS})
+    except PyMongoError as error:
+        if isinstance(found, Binding):
+            raise ErrStorageRemoveBinding(found.binding_id) from error
+        raise ErrStorageRemoveInstance(found.instance_id) from error
 
 
 def sharing(collection: Collection[Document], instance: Instance) -> list[Instance]:

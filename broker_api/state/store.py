@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from pymongo import MongoClient, ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from pymongo.read_concern import ReadConcern
 
 from broker_api.errors import ErrStorageTypeUnsupported
 from broker_api.state import seed
@@ -148,13 +147,6 @@ class Store:
             found = self._find(binding_key(instance_id, binding_id))
         return found if isinstance(found, Binding) else None
 
-    @reaching("find instance")
-    def instance_now(self, instance_id: str) -> Instance | None:
-        """Give an instance as no failover can contradict: a bind must not miss a deprovision that was accepted."""
-        exact = self.collection.with_options(read_concern=ReadConcern("linearizable"))
-        document = exact.find_one({"_id": instance_key(instance_id)})
-        return Instance.model_validate(document) if document else None
-
     @reaching("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
         """Give all bindings of an instance that are not gone."""
@@ -173,7 +165,7 @@ class Store:
         """Give the other instances that are not gone and use the same database of the same cluster."""
         query = {
             "_id": {"$ne": instance.key},
-            "project": instance.project,
+            "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
             "cluster": instance.cluster,
             "database": instance.database,
             "binding_id": {"$exists": False},

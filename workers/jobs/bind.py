@@ -26,8 +26,12 @@ RENEW_SHARE = 0.2
 
 
 def settle(job: Job[Binding]) -> Outcome:
-    """Settle user, password and roles, unless the instance is going away."""
-    instance = job.parts.store.instance_now(job.record.instance_id)
+    """Settle user, password and roles, unless the instance is going away.
+
+    The claim was a write of a majority, so this read sees every deprovision that was accepted before it. One that is
+    accepted later finds this binding, and stops it.
+    """
+    instance = job.parts.store.instance(job.record.instance_id)
     if instance is None or instance.phase is not Phase.READY:
         raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
     if instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS:
@@ -124,7 +128,7 @@ def take_back(job: Job[Binding]) -> None:
     """
     try:
         now = job.parts.store.binding(job.record.instance_id, job.record.binding_id)
-        if now and (now.operation.id == job.operation.id or now.operation.open or now.phase is Phase.READY):
+        if now and _wanted(now):
             return
         user = job.atlas.user(job.record.username or "")
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
@@ -132,6 +136,11 @@ def take_back(job: Job[Binding]) -> None:
             log.warning("took back a user made too late", username=user.username)
     except (AtlasError, ErrStorageMongoConnection, FailedError) as error:
         log.info("nothing to take back, or not now", reason=type(error).__name__)
+
+
+def _wanted(now: Binding) -> bool:
+    """Say whether a binding has, or is getting, its user."""
+    return now.phase in (Phase.CREATING, Phase.READY) and not now.operation.undo
 
 
 STEPS: Steps = {"": settle, "create": create, "apply": apply, "log in": log_in}

@@ -31,7 +31,9 @@ def begin(job: Job[Instance]) -> Outcome:
 
 
 def _drops(job: Job[Instance]) -> bool:
-    return job.record.parameters.get("policy-on-delete") == "drop" and bool(job.record.database)
+    """Say whether the database goes too; one that never became ready was not this instance's to drop."""
+    was_ready = bool(job.record.connection) or job.record.legacy
+    return was_ready and job.record.parameters.get("policy-on-delete") == "drop"
 
 
 def _check_not_shared(job: Job[Instance]) -> None:

@@ -3,11 +3,11 @@
 from broker_api.errors import ErrClusterNotFound
 from broker_api.naming import database_problem
 from broker_api.state.records import Instance, Phase
-from workers.atlas.client import AtlasClient, Cluster, Refused
+from workers.atlas.client import AtlasClient, AtlasError, Cluster, Refused
 from workers.connections import STANDARD, strings
 from workers.hooks import called
 from workers.job import Job, instance_view
-from workers.outcome import Done, FailedError, Later, Outcome, Steps
+from workers.outcome import Done, FailedError, HeldBackError, Later, Outcome, Steps
 
 CREATING_SECONDS = 15.0
 SHARED_SECONDS = 2.0
@@ -30,7 +30,9 @@ def find_cluster(job: Job[Instance]) -> Outcome:
 
 def _cluster(job: Job[Instance]) -> tuple[AtlasClient, Cluster]:
     name = _pinned(job, "cluster") or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
-    found = [pair for client in _candidates(job) if (pair := _look(client, name))]
+    found, troubles = _search(_candidates(job), name)
+    if not found and troubles:
+        raise troubles[0]
     if not found:
         raise FailedError(str(ErrClusterNotFound(name)), refused=True)
     if len(found) > 1:
@@ -56,6 +58,20 @@ def _pinned(job: Job[Instance], what: str) -> str | None:
         if isinstance(plan, dict) and plan.get("id") == job.record.plan_id:
             return plan.get(what)
     return None
+
+
+def _search(
+    clients: list[AtlasClient], name: str
+) -> tuple[list[tuple[AtlasClient, Cluster]], list[AtlasError | HeldBackError]]:
+    """Look in all projects; one whose key is wrong does not hide the cluster of another."""
+    found: list[tuple[AtlasClient, Cluster]] = []
+    troubles: list[AtlasError | HeldBackError] = []
+    for client in clients:
+        try:
+            found += [pair] if (pair := _look(client, name)) else []
+        except (AtlasError, HeldBackError) as error:
+            troubles.append(error)
+    return found, troubles
 
 
 def _look(client: AtlasClient, name: str) -> tuple[AtlasClient, Cluster] | None:

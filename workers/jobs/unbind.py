@@ -6,7 +6,7 @@ from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import Refused
 from workers.hooks import called
 from workers.job import Job, binding_view
-from workers.outcome import Done, Later, Outcome, Steps
+from workers.outcome import Done, Later, Next, Outcome, Steps
 
 UNSURE_SECONDS = 5.0
 """How often it is looked whether a request to make the user, which had no answer, has reached Atlas after all."""
@@ -14,6 +14,8 @@ UNSURE_SECONDS = 5.0
 
 def remove(job: Job[Binding]) -> Outcome:
     """Remove the user, if there is one that is ours."""
+    if job.record.legacy and not job.record.cluster and (cluster := _old_cluster(job)):
+        return Next("", {"cluster": cluster, "project": job.project})
     name = _username(job)
     if name is None:
         return _gone(job)
@@ -22,6 +24,12 @@ def remove(job: Job[Binding]) -> Outcome:
         why = "Waiting in case a request that Atlas has not answered still makes the user."
         return Later(UNSURE_SECONDS, why, {"made": False})
     return _gone(job) if job.operation.undo else job.wait_applied("apply")
+
+
+def _old_cluster(job: Job[Binding]) -> str | None:
+    """Give the cluster of a binding that the old broker wrote; only the instance names it."""
+    instance = job.parts.store.instance(job.record.instance_id)
+    return instance.cluster if instance else None
 
 
 def _username(job: Job[Binding]) -> str | None:
