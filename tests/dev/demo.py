@@ -173,8 +173,9 @@ class Tour:
 
     def _polled(self, step: str, answer: Answer) -> None:
         self.screen.waiting(step, f"{answer.state}: {answer.description}" if answer.description else answer.state)
-        if ended := self.stack.ended():
-            raise TourError(ended[0].obituary())
+        for ended in self.stack.ended():
+            click.echo(f"\n{ended.obituary()}", err=True)
+            raise TourError(f"{ended.name} ended with status {ended.returncode}")
 
     def _login(self) -> MongoClient[dict[str, Any]]:
         return MongoClient(self.credentials["uri"], serverSelectionTimeoutMS=5000)
