@@ -1,7 +1,8 @@
 """The command ``atlas-broker``. Commands of parts that are not installed (no workers in the API image) are left out."""
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 import click
 
@@ -10,7 +11,36 @@ from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
 
 
-@click.group()
+_GROUP = "atlas_broker.commands"
+
+
+class _Commands(click.Group):
+    """Commands of this package, and those that other parts offer; each is imported only when it is asked for.
+
+    So ``atlas-broker api`` never loads the workers' code, and an image without a part does not offer its commands.
+    """
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Name all commands that can be had here."""
+        offered = (found.name for found in entry_points(group=_GROUP) if _is_installed(found))
+        return sorted([*super().list_commands(context), *offered])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Give a command, loaded now."""
+        for found in entry_points(group=_GROUP, name=name):
+            if _is_installed(found):
+                command: click.Command = found.load()
+                return command
+        return super().get_command(context, name)
+
+
+def _is_installed(found: EntryPoint) -> bool:
+    """Say whether the part that offers a command is here, without importing more than its package."""
+    package = found.module.partition(".")[0]
+    return find_spec(package) is not None
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="atlas-broker")
 def cli() -> None:
     """Atlas Broker: databases on MongoDB Atlas for platforms that speak the Open Service Broker API."""
@@ -28,11 +58,6 @@ def api(host: str, port: int) -> None:
 
 def main() -> None:
     """Run the command line; a wrong setting is one line, not a traceback."""
-    for found in entry_points(group="atlas_broker.commands"):
-        try:
-            cli.add_command(found.load())
-        except ModuleNotFoundError:
-            continue
     try:
         cli()
     except SettingError as error:

@@ -217,8 +217,6 @@ class Service:
             asked = self._binding_fields(instance, binding_id, request, found)
             if found and (answer := _repeated(found, asked, _binding_identity)):
                 return answer if isinstance(answer, Accepted) else Complete(self._credentials(found))
-            if instance.operation.state is State.IN_PROGRESS:
-                raise ConcurrencyError
             begun = self._store.create(asked, _start(Kind.BIND, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, binding_id)
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
+from broker_api.config import BindingView
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers import mongodb
 from workers.atlas.client import AtlasError, DatabaseUser, Refused
-from workers.connections import STANDARD, Strings, endpoints
+from workers.connections import Strings, endpoints
 from workers.hooks import called
 from workers.job import LABEL_OPERATION, Job, binding_view, roles_of, user_of
 from workers.outcome import Done, FailedError, Later, Next, Outcome, Steps
+from workers.room import warn_when_nearly_full
 
 log = structlog.get_logger(__name__)
 
@@ -31,26 +33,42 @@ def settle(job: Job[Binding]) -> Outcome:
     The claim was a write of a majority, so this read sees every deprovision that was accepted before it. One that is
     accepted later finds this binding, and stops it.
     """
-    instance = job.parts.store.instance(job.record.instance_id)
-    if instance is None or instance.phase is not Phase.READY:
-        raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
-    if instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS:
+    instance = _instance(job)
+    if _is_being_updated(instance):
         return Later(1.0, "Waiting until the instance has been updated.")
     where = {"project": instance.project or job.project, "cluster": instance.cluster, "database": instance.database}
     known = _connection(job, instance)
     view = binding_view(job.config, job.record, instance, known)
-    credentials = called("generate_binding_credentials", lambda: job.config.generate_binding_credentials(view))
+    credentials = _credentials(job, view)
     roles = called("generate_binding_permissions", lambda: roles_of(job.config, view))
     sealed = {"sealed_credentials": job.parts.vault.seal(credentials), "username": _username(credentials)}
     return Next("create", {**where, **sealed, "roles": roles, "endpoints": endpoints(known), **_life(job)})
 
 
+def _instance(job: Job[Binding]) -> Instance:
+    instance = job.parts.store.instance(job.record.instance_id)
+    if instance is None or instance.phase is not Phase.READY:
+        raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
+    return instance
+
+
+def _is_being_updated(instance: Instance) -> bool:
+    return instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS
+
+
+def _credentials(job: Job[Binding], view: BindingView) -> dict[str, Any]:
+    """Make the credentials, once: a user of an earlier attempt may exist already."""
+    if sealed := job.record.sealed_credentials:
+        kept: dict[str, Any] = job.parts.vault.open(sealed)
+        return kept
+    return called("generate_binding_credentials", lambda: job.config.generate_binding_credentials(view))
+
+
 def _connection(job: Job[Binding], instance: Instance) -> Strings:
-    way = instance.parameters.get("connection", STANDARD)
     client = job.parts.projects.get(instance.project or job.project)
     if client is None:
         raise FailedError(f"The broker has no credentials for the Atlas project {instance.project}.")
-    return job.parts.connections.known(client, instance.cluster or "", way)
+    return job.parts.connections.known(client, instance.cluster or "", job.way_to_connect(instance))
 
 
 def _username(credentials: Mapping[str, Any]) -> str:
@@ -69,7 +87,13 @@ def _life(job: Job[Binding]) -> dict[str, datetime]:
 
 
 def create(job: Job[Binding]) -> Outcome:
-    """Make the user, or set the password of the one that an earlier attempt of ours has made."""
+    """Make the user, or set the password of the one that an earlier attempt of ours has made.
+
+    An update of the instance that began meanwhile either sees that the roles are settled, and waits for this binding,
+    or is seen here.
+    """
+    if _is_being_updated(_instance(job)):
+        return Next("")
     user = user_of(job.parts, job.record)
     try:
         job.atlas.create_user(user)
@@ -79,6 +103,7 @@ def create(job: Job[Binding]) -> Outcome:
         if not error.exists:
             raise
         _take_over(job, user)
+    warn_when_nearly_full(job.parts, job.project)
     return job.wait_applied("apply", {"made": True})
 
 
@@ -103,7 +128,7 @@ def _take_over(job: Job[Binding], user: DatabaseUser) -> None:
 
 def apply(job: Job[Binding]) -> Outcome:
     """Wait until Atlas says that the user can log in."""
-    if wait := job.not_applied():
+    if wait := job.not_applied(cluster_needed=True):
         return wait
     return Next("log in") if job.parts.settings.verify_login else _done(job)
 

@@ -7,19 +7,34 @@ from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import Refused
 from workers.hooks import called
 from workers.job import Job, atlas_roles, binding_view, roles_of
-from workers.outcome import Done, FailedError, Later, Outcome, Steps
+from workers.outcome import Done, FailedError, Later, Next, Outcome, Steps
 
 LOOK_SECONDS = 1.0
 
 
 def change(job: Job[Instance]) -> Outcome:
-    """Bring the roles of all bindings to what the new parameters give, then wait until that is applied."""
+    """See what the new parameters mean: for the way to connect, and for the roles of bindings that exist."""
     bindings = job.parts.store.bindings(job.record.instance_id)
-    if any(binding.phase is not Phase.READY and binding.operation.open for binding in bindings):
-        return Later(LOOK_SECONDS, "Waiting until bindings that are being worked on are done.")
-    if _set_roles(job, bindings, _updated(job)):
-        return job.wait_applied("apply")
-    return _done(job)
+    if any(_has_its_roles(binding) for binding in bindings):
+        return Later(LOOK_SECONDS, "Waiting until bindings that are being made are done.")
+    updated = _updated(job)
+    if job.way_to_connect(updated) != job.way_to_connect(job.record):
+        job.parts.connections.known(job.atlas, job.cluster, job.way_to_connect(updated))
+    return Next("roles") if _changes(job, bindings, updated) else _done(job)
+
+
+def set_roles(job: Job[Instance]) -> Outcome:
+    """Bring the roles of all bindings to what the new parameters give, then wait until that is applied.
+
+    A step of its own: whoever goes on after a crash waits too, though it finds no role left to change.
+    """
+    _set_roles(job, job.parts.store.bindings(job.record.instance_id), _updated(job))
+    return job.wait_applied("apply")
+
+
+def _has_its_roles(binding: Binding) -> bool:
+    """Say whether a binding in the making has settled its roles; one that has not waits for the update."""
+    return binding.phase is Phase.CREATING and binding.operation.open and binding.operation.step != ""
 
 
 def _asked(job: Job[Instance]) -> dict[str, Any]:
@@ -32,11 +47,11 @@ def _updated(job: Job[Instance]) -> Instance:
     return job.record.model_copy(update={"parameters": asked["parameters"], "plan_id": asked["plan_id"]})
 
 
-def _set_roles(job: Job[Instance], bindings: list[Binding], instance: Instance) -> bool:
-    """Give each user the roles that follow from ``instance``; say whether any had others.
+Change = tuple[Binding, list[dict[str, str]]]
 
-    All roles are worked out before the first is changed: a hook that fails leaves nothing half done.
-    """
+
+def _changes(job: Job[Instance], bindings: list[Binding], instance: Instance) -> list[Change]:
+    """Give the bindings whose user has other roles than follow from ``instance``, with those roles."""
     changed = []
     for binding in bindings:
         if binding.phase is not Phase.READY or binding.username is None:
@@ -45,9 +60,13 @@ def _set_roles(job: Job[Instance], bindings: list[Binding], instance: Instance) 
         roles = called("generate_binding_permissions", lambda view=view: roles_of(job.config, view))  # type: ignore[misc]
         if roles != binding.roles:
             changed.append((binding, roles))
-    for binding, roles in changed:
+    return changed
+
+
+def _set_roles(job: Job[Instance], bindings: list[Binding], instance: Instance) -> None:
+    """Give each user its roles; all are worked out before: a hook that fails leaves nothing half done."""
+    for binding, roles in _changes(job, bindings, instance):
         _patch(job, binding, roles)
-    return bool(changed)
 
 
 def _patch(job: Job[Instance], binding: Binding, roles: list[dict[str, str]]) -> None:
@@ -81,5 +100,5 @@ def put_back(job: Job[Instance]) -> Outcome:
     return Done(Phase.READY, "")
 
 
-STEPS: Steps = {"": change, "apply": apply}
+STEPS: Steps = {"": change, "roles": set_roles, "apply": apply}
 UNDO: Steps = {"": put_back}
