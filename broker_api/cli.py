@@ -10,7 +10,6 @@ from broker_api import logs, server
 from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
 
-
 _GROUP = "atlas_broker.commands"
 
 
@@ -35,9 +34,11 @@ class _Commands(click.Group):
 
 
 def _is_installed(found: EntryPoint) -> bool:
-    """Say whether the part that offers a command is here, without importing more than its package."""
-    package = found.module.partition(".")[0]
-    return find_spec(package) is not None
+    """Say whether the part that offers a command is here."""
+    try:
+        return find_spec(found.module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @click.group(cls=_Commands)
