@@ -114,6 +114,7 @@ def stack(
         flower=False, state=state_mongod, cluster=cluster_mongod, redis=redis_server, emulator=emulator
     ) as running:
         yield running
+        _compare_server_errors(running)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +123,16 @@ def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmu
     _need(binaries.redis_server)
     with Stack(oauth=True, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
         yield running
+        _compare_server_errors(running)
+
+
+def _compare_server_errors(stack: Stack) -> None:
+    """The API counts too: it sees the requests of tests that do not use ``OsbClient``."""
+    metrics = requests.get(f"{stack.api.uri}/metrics", auth=(stack.user, stack.password), timeout=10).text
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    counted = [s for s in samples if s.name == "broker_http_request_seconds_count" and s.labels["status"] >= "500"]
+    served = sum(sample.value for sample in counted)
+    assert served <= REQUESTS.server_errors(stack.api.uri), f"5xx that OsbClient has not seen: {counted}"
 
 
 @pytest.fixture
