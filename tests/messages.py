@@ -1,0 +1,32 @@
+"""Celery messages that a test sends by itself: the same ones as the API's, once more, too late, or wrong."""
+
+from celery import Celery
+
+from broker_api.queue import QUEUES
+from tests.dev.stack import Stack
+from tests.tenant import eventually
+
+
+class Messages:
+    """To the workers of a stack. Give ``done`` the ids that ``send`` gave."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._app = Celery(broker=stack.redis.uri, set_as_current=False)
+        self._app.conf.task_ignore_result = True
+
+    def send(self, job: str, arguments: list[object], keywords: dict[str, object] | None = None) -> str:
+        """Jobs that the broker does not know go to the queue ``bindings``."""
+        with self._app.connection_for_write() as connection:
+            queue = QUEUES.get(job, "bindings")
+            sent = self._app.send_task(job, args=arguments, kwargs=keywords, queue=queue, connection=connection)
+        return str(sent.id)
+
+    def done(self, *ids: str) -> None:
+        """Waits until workers have worked these messages off, or refused them, as their logs say."""
+        for one in ids:
+            eventually(lambda one=one: self._said(one), f"message {one} is worked off")  # type: ignore[misc]
+
+    def _said(self, message: str) -> bool:
+        words = (f"[{message}] succeeded", f"[{message}] raised", f"'id': '{message}'")
+        return any(word in worker.log_text() for worker in self._stack.workers for word in words)
