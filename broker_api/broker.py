@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from multiprocessing.context import ForkProcess
 
 from flask import Flask
 
@@ -21,8 +22,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 
 PREPARE_SECONDS = 2.0
-WORKERS = 1
-"""One process works 32 jobs at a time; more are for pods of their own."""
+RESTART_SECONDS = 1.0
 
 
 class Broker:
@@ -41,18 +41,12 @@ class Broker:
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
-        # A fork inherits the Config, also one that was made in the script that calls this.
-        make = multiprocessing.get_context("fork").Process
-        workers = [make(target=_work, args=(worker_settings,), name="worker") for _ in range(WORKERS)]
-        for worker in workers:
-            worker.start()
+        worker = _Worker(worker_settings)
+        worker.start()
         try:
             server.serve(lambda: front_end(self.settings), host, port)
         finally:
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.join()
+            worker.stop()
 
 
 def front_end(made: Settings) -> Flask:
@@ -70,6 +64,39 @@ def _prepare(store: Store) -> None:
             return store.prepare()
         except ErrStorageMongoConnection:
             time.sleep(PREPARE_SECONDS)
+
+
+class _Worker:
+    """A worker in a process of its own, started again when it dies: nobody else would notice.
+
+    A fork inherits the Config, also one that was made in the script that calls ``run()``.
+    """
+
+    def __init__(self, made: Settings) -> None:
+        self._settings = made
+        self._stopping = threading.Event()
+        self._process = self._fork()
+
+    def _fork(self) -> ForkProcess:
+        return multiprocessing.get_context("fork").Process(target=_work, args=(self._settings,), name="worker")
+
+    def start(self) -> None:
+        """Start the worker, and a thread that watches over it."""
+        self._process.start()
+        threading.Thread(target=self._watch, name="worker", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            self._process.join()
+            if not self._stopping.wait(RESTART_SECONDS):
+                self._process = self._fork()
+                self._process.start()
+
+    def stop(self) -> None:
+        """Let the worker finish its steps, and end it."""
+        self._stopping.set()
+        self._process.terminate()
+        self._process.join()
 
 
 def _work(made: Settings) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+import pymongo
 from pymongo import ReturnDocument
 
 from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
@@ -62,8 +63,8 @@ class Housekeeping:
 
     def report(self) -> dict[str, Any]:
         """Say how workers and Atlas are, for /ready."""
-        now = self._store.now()
-        return {"workers": self._workers(now), "atlas": self._atlas()}
+        with pymongo.timeout(PROBE_SECONDS):
+            return {"workers": self._workers(self._store.now()), "atlas": self._atlas()}
 
     def _workers(self, now: Any) -> str:  # noqa: ANN401 - a datetime
         until = self.read(SWEEP).get("until")
@@ -79,5 +80,7 @@ class Housekeeping:
         return reasons or "ok"
 
 
+PROBE_SECONDS = 2.0
+"""Orchestrators give a probe a few seconds; an answer that MongoDB is away must come within them."""
 LATE_SECONDS = 10
 """The sweep's lease is renewed each second or so; later than this after its end, no worker lives."""
