@@ -16,7 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
 from broker_api.messages import JsonObject
 from broker_api.naming import database_problem
-from broker_api.parameters import ParameterSource, binding_schema, check, instance_schema, schema_problem
+from broker_api.parameters import (
+    CONNECTIONS,
+    ParameterSource,
+    binding_schema,
+    check,
+    instance_schema,
+    schema_problem,
+)
 
 POLLING_SECONDS = 1800
 
@@ -52,6 +59,12 @@ def _semantic(version: str) -> str:
     if not _SEMVER.fullmatch(version):
         raise ValueError("must be a semantic version, such as 1.0.0")
     return version
+
+
+def _way_to_connect(way: str) -> str:
+    if way not in CONNECTIONS:
+        raise ValueError(f"must be one of {', '.join(CONNECTIONS)}")
+    return way
 
 
 class _Setting(BaseModel):
@@ -95,6 +108,7 @@ class _Plan(_Setting):
     schemas: _Schemas = _Schemas()
     project: Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")] | None = Field(default=None, exclude=True)
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
+    connection: Annotated[str, AfterValidator(_way_to_connect)] | None = Field(default=None, exclude=True)
 
 
 class _Service(_Setting):
@@ -124,7 +138,7 @@ class _Service(_Setting):
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan as the broker works with it; ``project`` and ``cluster`` are pins that are not published."""
+    """One plan as the broker works with it; ``project``, ``cluster``, ``connection`` are pins, not published."""
 
     id: str
     name: str
@@ -134,6 +148,7 @@ class Plan:
     updateable: bool
     project: str | None
     cluster: str | None
+    connection: str | None
     schemas: JsonObject
 
 
@@ -185,7 +200,8 @@ class Catalog:
 
     def _check_instance(self, plan: Plan, verb: str, parameters: JsonObject) -> None:
         check(plan.schemas["service_instance"][verb]["parameters"], parameters)
-        for name, pin in ((self._source.PARAMETER_CLUSTER, plan.cluster), ("project", plan.project)):
+        pins = {self._source.PARAMETER_CLUSTER: plan.cluster, "project": plan.project, "connection": plan.connection}
+        for name, pin in pins.items():
             if pin is not None and parameters.get(name, pin) != pin:
                 raise BadRequest(f"parameters.{name} cannot be chosen: the plan decides it.")
         name = self._source.PARAMETER_DATABASE
@@ -203,11 +219,13 @@ class Catalog:
             updateable=service.plan_updateable if plan.plan_updateable is None else plan.plan_updateable,
             project=plan.project,
             cluster=plan.cluster,
+            connection=plan.connection,
             schemas=self._schemas(plan),
         )
 
     def _schemas(self, plan: _Plan) -> JsonObject:
-        own, pins = plan.schemas, {"project": plan.project, "cluster": plan.cluster}
+        own = plan.schemas
+        pins = {"project": plan.project, "cluster": plan.cluster, "connection": plan.connection}
         create = instance_schema(self._source, creating=True, **pins)
         update = instance_schema(self._source, creating=False, **pins)
         instance = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import quote_plus
 
-from broker_api.errors import ErrClusterConfig
+from broker_api.errors import BadRequest, ErrClusterConfig
 from broker_api.naming import database_name, username
 
 PASSWORD_LENGTH = 32
@@ -210,23 +210,30 @@ class Config:
         return False
 
     def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
-        """Fill in the roles of a binding's user: the parameter ``roles``, else the preset ``role``."""
+        """Fill in the roles of a binding's user: the parameter ``roles``, else the preset ``role``.
+
+        Raises:
+            BadRequest: a role is asked for on another database than the instance's.
+        """
         database = binding.instance.get_dbname() or ""
         explicit = binding.parameters.get("roles")
         if not explicit:
             preset = binding.parameters.get("role", "readWrite")
             return permissions.add_roles(database, self.ROLE_PRESETS[preset])
         for wanted in explicit:
-            name, collection = _explicit_role(wanted)
+            name, asked, collection = _explicit_role(wanted)
             where = "admin" if name in self.CUSTOM_ROLES else database
+            if asked not in (None, where):
+                raise BadRequest(f"The role {name} is given on the database {where} only, not on {asked}.")
             permissions.add_role(where, name, collection)
         return permissions
 
 
-def _explicit_role(wanted: str | Mapping[str, Any]) -> tuple[str, str | None]:
+def _explicit_role(wanted: str | Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """Give the role's name, and the database and collection that it is asked for on."""
     if isinstance(wanted, str):
-        return wanted, None
-    return wanted["roleName"], wanted.get("collectionName")
+        return wanted, None, None
+    return wanted["roleName"], wanted.get("databaseName"), wanted.get("collectionName")
 
 
 def with_credentials(connection_string: str, name: str, password: str, database: str) -> str:

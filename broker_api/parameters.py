@@ -78,13 +78,16 @@ def _schema(properties: JsonObject, **more: Any) -> JsonObject:  # noqa: ANN401 
     return {"$schema": DRAFT_04, "type": "object", "properties": properties, **more}
 
 
-def instance_schema(source: ParameterSource, *, creating: bool, project: str | None, cluster: str | None) -> JsonObject:
+def instance_schema(
+    source: ParameterSource, *, creating: bool, project: str | None, cluster: str | None, connection: str | None
+) -> JsonObject:
     """Give the schema of an instance's parameters, without those that the plan has pinned.
 
     In an update nothing is required, and what is absent stays as it is.
     """
     properties: JsonObject = {source.PARAMETER_DATABASE: _database(), "policy-on-delete": _delete_policy(creating)}
-    properties["connection"] = _connection(creating)
+    if connection is None:
+        properties["connection"] = _connection(creating)
     if project is None:
         properties["project"] = _project()
     if cluster is not None:
@@ -134,7 +137,7 @@ def binding_schema(source: ParameterSource) -> JsonObject:
     if source.ROLE_PRESETS:
         properties["role"] = _role(list(source.ROLE_PRESETS))
     if names := sorted({*source.ALLOWED_ROLES, *source.CUSTOM_ROLES}):
-        properties["roles"] = _roles(names)
+        properties["roles"] = _roles(names, sorted(source.CUSTOM_ROLES))
     minimum, maximum = EXPIRES_IN_SECONDS
     description = "After how many seconds the user is removed; without it the user stays."
     expires_in = {"type": "integer", "description": description, "minimum": minimum, "maximum": maximum}
@@ -147,10 +150,21 @@ def _role(presets: list[str]) -> JsonObject:
     return {"type": "string", "description": description, "enum": presets, **default}
 
 
-def _roles(names: list[str]) -> JsonObject:
+def _roles(names: list[str], custom: list[str]) -> JsonObject:
+    """Give the schema of ``roles``. Atlas takes a custom role only as a user's single one."""
     description = f"The user's roles, instead of role. Each is one of {', '.join(names)}, or an object with roleName."
     item = {"description": f"One of {', '.join(names)}, or an object with roleName.", "anyOf": _role_forms(names)}
-    return {"type": "array", "description": description, "minItems": 1, "maxItems": 100, "items": item}
+    schema: JsonObject = {"type": "array", "description": description, "minItems": 1, "maxItems": 100, "items": item}
+    if custom:
+        alone = f"A custom role ({', '.join(custom)}) stands alone."
+        schema["description"] += f" {alone}"
+        schema["anyOf"] = [{"maxItems": 1}, {"items": {"description": alone, "not": {"anyOf": _named(custom)}}}]
+    return schema
+
+
+def _named(roles: list[str]) -> list[JsonObject]:
+    by_object = {"type": "object", "properties": {"roleName": {"enum": roles}}, "required": ["roleName"]}
+    return [{"enum": roles}, by_object]
 
 
 def _role_forms(names: list[str]) -> list[JsonObject]:

@@ -37,7 +37,10 @@ class _Process:
 def parts() -> Parts:
     """Give the parts of this worker process."""
     if _Process.parts is None:
-        _Process.parts = compose(_settings("worker"))
+        try:
+            _Process.parts = compose(_settings("worker"))
+        except SettingError as error:
+            _stop(error)
     return _Process.parts
 
 

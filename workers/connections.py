@@ -10,10 +10,10 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, In, assignments, expression, reaching
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient, AtlasError, Cluster
-from workers.outcome import FailedError
+from workers.outcome import ClusterGoneError, FailedError
 
-REFRESH_SECONDS = 300
-"""Connection strings older than this are read again, by one bind for all."""
+REFRESH_SECONDS = 60
+"""What is known of a cluster is read again after this, by one bind for all."""
 
 STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
 DEFAULT_PORT = 27017
@@ -32,26 +32,49 @@ class Connections:
     def keep(self, project: str, cluster: Cluster) -> None:
         """Remember how to connect to a cluster, in all ways that it has."""
         ways = {way: _strings(cluster, way) for way in (STANDARD, PRIVATE, PRIVATE_ENDPOINT)}
-        self._housekeeping.write(_name(project, cluster.name), {"ways": ways, "read_again": In(REFRESH_SECONDS)})
+        # One that cannot be used now is looked at again at each bind: somebody may resume it.
+        read_again = In(0 if trouble(cluster) else REFRESH_SECONDS)
+        known = {"ways": ways, "trouble": trouble(cluster), "read_again": read_again}
+        self._housekeeping.write(_name(project, cluster.name), known)
 
     def known(self, client: AtlasClient, cluster: str, way: str) -> Strings:
-        """Give a cluster's strings, after reading them again where they are old and Atlas answers."""
+        """Give a cluster's strings, after reading them again where they are old and Atlas answers.
+
+        Raises:
+            FailedError: the cluster has none of this kind, or cannot be used now.
+            ClusterGoneError: it is gone.
+        """
         name = _name(client.project_id, cluster)
-        held = self._housekeeping.read(name).get("ways")
-        if held is None or self._take_refresh(name):
-            try:
-                self.keep(client.project_id, client.cluster(cluster))
-            except AtlasError:
-                if held is None:
-                    raise
-        ways = json.loads(self._housekeeping.read(name).get("ways") or "{}")
-        return _some(ways.get(way) or {}, cluster, way)
+        held = self._housekeeping.read(name)
+        if "ways" not in held or self._take_refresh(name):
+            self._refresh(client, cluster, needed="ways" not in held)
+            held = self._housekeeping.read(name)
+        if problem := held.get("trouble"):
+            raise FailedError(problem)
+        return _some(json.loads(held.get("ways") or "{}").get(way) or {}, cluster, way)
+
+    def _refresh(self, client: AtlasClient, cluster: str, *, needed: bool) -> None:
+        """Read a cluster again. What is known already serves while Atlas cannot be asked."""
+        try:
+            self.keep(client.project_id, client.cluster(cluster))
+        except AtlasError as error:
+            if error.cluster_missing:
+                raise ClusterGoneError(cluster) from None
+            if needed:
+                raise
 
     @reaching("refresh a connection")
     def _take_refresh(self, name: str) -> bool:
         old = {"_id": name, "$expr": {"$lte": [{"$ifNull": ["$read_again", expression(EPOCH)]}, NOW]}}
         taken = [{"$set": assignments({"read_again": In(REFRESH_SECONDS)})}]
         return self._documents.update_one(old, taken).modified_count == 1
+
+
+def trouble(cluster: Cluster) -> str | None:
+    """Say in a sentence why a cluster cannot be used; None when it can, or soon will."""
+    if cluster.state == "DELETING":
+        return f"The cluster {cluster.name} is being deleted."
+    return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
 
 
 def strings(cluster: Cluster, way: str) -> Strings:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import structlog
 
-from broker_api.errors import ErrClusterConfig
+from broker_api.errors import BadRequest, ErrClusterConfig
 from workers.outcome import FailedError
 
 log = structlog.get_logger(__name__)
@@ -22,6 +22,8 @@ def called(name: str, hook: Callable[[], T]) -> T:
     """
     try:
         return hook()
+    except BadRequest as error:
+        raise FailedError(str(error), refused=True) from None
     except ErrClusterConfig as error:
         raise FailedError(str(error)) from None
     except KeyError as error:

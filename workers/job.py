@@ -5,12 +5,14 @@ from typing import Any, Generic
 
 import structlog
 
+from broker_api.catalog import Plan
 from broker_api.config import BindingView, Config, InstanceView, Permissions
 from broker_api.state.claims import AnyResource, Claim
 from broker_api.state.records import Binding, Instance, Operation
 from workers.atlas.client import AtlasClient, DatabaseUser, Refused, Role
 from workers.clusters import Change, cluster_key
-from workers.outcome import FailedError, Later, Next
+from workers.connections import STANDARD
+from workers.outcome import ClusterGoneError, FailedError, Later, Next
 from workers.parts import Parts
 
 LABEL_BROKER, LABEL_INSTANCE, LABEL_BINDING = "atlas-broker", "instance_id", "binding_id"
@@ -64,6 +66,16 @@ class Job(Generic[AnyResource]):
         """The record's cluster."""
         return self.record.cluster or ""
 
+    @property
+    def plan(self) -> Plan | None:
+        """The record's plan, with what it pins; None when the operator has taken it out of the catalog."""
+        return self.parts.catalog.find_plan(self.record.plan_id)
+
+    def way_to_connect(self, instance: Instance) -> str:
+        """Which of the cluster's connection strings serve an instance: the plan's, else the parameter's."""
+        plan = self.parts.catalog.find_plan(instance.plan_id)
+        return (plan and plan.connection) or instance.parameters.get("connection", STANDARD)
+
     def is_ours(self, user: DatabaseUser) -> bool:
         """Say whether a user was made for this very record, under whichever operation."""
         mine = labels(self.parts, self.record)
@@ -77,17 +89,23 @@ class Job(Generic[AnyResource]):
         change = self.parts.clusters.changed(self.project, self.cluster)
         return Next(step, changes or {}, {"changed": change.at, "overlapped": change.overlapped})
 
-    def not_applied(self) -> Later | None:
-        """Say when to look again; None once the change has reached the cluster, or there is no cluster any more."""
+    def not_applied(self, *, cluster_needed: bool = False) -> Later | None:
+        """Say when to look again; None once the change has reached the cluster, or there is no cluster any more.
+
+        Raises:
+            ClusterGoneError: there is no cluster any more, and what the operation makes is worth nothing without it.
+        """
         if self.operation.changed is None:
             return None
         change = Change(self.operation.changed, self.operation.overlapped)
         try:
             applied = self.parts.clusters.is_applied(self.atlas, self.cluster, change)
         except Refused as error:
-            if error.cluster_missing:
-                return None
-            raise
+            if not error.cluster_missing:
+                raise
+            if cluster_needed:
+                raise ClusterGoneError(self.cluster) from None
+            return None
         return None if applied else self._look_again()
 
     def _look_again(self) -> Later:

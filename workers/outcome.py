@@ -51,6 +51,13 @@ class FailedError(Exception):
         self.refused = refused
 
 
+class ClusterGoneError(FailedError):
+    """The record's cluster is not there any more."""
+
+    def __init__(self, cluster: str) -> None:
+        super().__init__(f"The cluster {cluster} does not exist any more.")
+
+
 class HeldBackError(Exception):
     """Atlas must not be called now: its circuit is open, or its rate limit near. Costs the operation no attempt."""
 

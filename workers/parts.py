@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker_api.catalog import Catalog
 from broker_api.queue import Queue
 from broker_api.settings import Project, Settings
 from broker_api.state.claims import Claims
@@ -29,6 +30,7 @@ class Parts:
     """The parts of a worker. Nothing connects before it is used; threads and forks share what is here safely."""
 
     settings: Settings
+    catalog: Catalog
     store: Store
     claims: Claims
     housekeeping: Housekeeping
@@ -44,13 +46,18 @@ class Parts:
 
 
 def compose(settings: Settings) -> Parts:
-    """Put a worker together."""
+    """Put a worker together.
+
+    Raises:
+        SettingError: the catalog in the ``Config`` is wrong.
+    """
     store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
     claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis_url)
     vault = Vault(settings.encryption_keys)
     circuits = {each.project_id: Circuit(each.project_id, housekeeping, claims) for each in settings.projects}
     return Parts(
         settings=settings,
+        catalog=Catalog(settings.config),
         store=store,
         claims=claims,
         housekeeping=housekeeping,

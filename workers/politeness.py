@@ -1,8 +1,10 @@
 """Slows the workers of an Atlas project down together when the project's rate bucket runs low.
 
+A 429 should not happen then. When it does, nothing more is asked of the project until the time that Atlas names.
 ``limits`` (well kept, MIT) counts in the Redis that all workers share; where Redis is away each process counts alone.
 """
 
+import random
 import threading
 import time
 
@@ -20,11 +22,14 @@ WINDOW_SECONDS = 10
 _REFILL_SECONDS = 120
 """A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
 
+_API = "/api/atlas/"
+_TOO_MANY_REQUESTS = 429
+
 log = structlog.get_logger(__name__)
 
 
 class Politeness:
-    """Watches ``RateLimit-Remaining`` of one project."""
+    """Watches ``RateLimit-Remaining`` and 429 of one project; minting OAuth tokens has limits and pauses of its own."""
 
     def __init__(self, project: str, redis_url: str) -> None:
         self._project = project
@@ -33,10 +38,13 @@ class Politeness:
         self._limiter: FixedWindowRateLimiter | None = None
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._slow_until = 0.0
+        self._silent_until = 0.0
         self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
 
     def observe(self, answer: Answer) -> None:
         """Look at what is left of the bucket."""
+        if answer.status == _TOO_MANY_REQUESTS and answer.path.startswith(_API):
+            self._fall_silent((answer.error and answer.error.retry_after) or 1.0)
         if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
             return
         if time.monotonic() > self._slow_until:
@@ -46,8 +54,15 @@ class Politeness:
         self._most = RateLimitItemPerSecond(calls, WINDOW_SECONDS)
         self._slow_until = time.monotonic() + SLOW_SECONDS
 
+    def _fall_silent(self, seconds: float) -> None:
+        log.warning("Atlas asks to wait", project=self._project, seconds=seconds)
+        self._silent_until = max(self._silent_until, time.monotonic() + min(seconds, SLOW_SECONDS))
+
     def check(self) -> None:
-        """Raise ``HeldBackError`` when the workers together have made their calls of this window."""
+        """Raise ``HeldBackError`` when the workers together have made their calls of this window, or after a 429."""
+        if (silent := self._silent_until - time.monotonic()) > 0:
+            jitter = random.uniform(0.1, 1.0)  # noqa: S311 - jitter, no secret
+            raise HeldBackError(silent + jitter, "Atlas asks the broker to wait; it goes on soon.", self._project)
         if time.monotonic() < self._slow_until and not self._hit():
             sentence = "The Atlas project is near its rate limit; the broker slows down."
             raise HeldBackError(WINDOW_SECONDS / 2, sentence, self._project)

@@ -12,9 +12,7 @@ from broker_api.state.records import Binding, Phase
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
 from workers.job import LABEL_BINDING, LABEL_BROKER, LABEL_INSTANCE, LABEL_OPERATION, user_of
 from workers.parts import Parts
-
-DEFAULT_LIMIT = 100
-WARN_SHARE = 0.8
+from workers.room import DEFAULT_LIMIT, nearly_full, note_limit
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +44,7 @@ def compare(parts: Parts, client: AtlasClient) -> Drift:
     """Find what differs between a project's users and the bindings on it."""
     ready = parts.store.ready_bindings(client.project_id)  # before the users: what is bound meanwhile is not missing
     users = list(client.users())
-    _warn_when_nearly_full(client, len(users))
+    _warn_when_nearly_full(parts, client, len(users))
     mine = parts.housekeeping.broker_id()
     labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
     drift = Drift(
@@ -96,7 +94,8 @@ def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
         log.warning("cannot repair", username=username, reason=str(error))
 
 
-def _warn_when_nearly_full(client: AtlasClient, users: int) -> None:
+def _warn_when_nearly_full(parts: Parts, client: AtlasClient, users: int) -> None:
     limit = client.user_limit() or DEFAULT_LIMIT
-    if users >= limit * WARN_SHARE:
+    note_limit(parts.housekeeping, client.project_id, limit)
+    if nearly_full(users, limit):
         log.warning("project nearly full of database users", project=client.project_id, users=users, limit=limit)

@@ -160,6 +160,13 @@ class Store:
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
         return [Binding.model_validate(document) for document in self.collection.find(query)]
 
+    @reaching("count users")
+    def count_users(self, project: str) -> int:
+        """Count the bindings that take up a database user of an Atlas project, or are about to."""
+        present = [Phase.CREATING.value, Phase.READY.value, Phase.DELETING.value]
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$in": present}}
+        return self.collection.count_documents(query)
+
     @reaching("find instances")
     def sharing(self, instance: Instance) -> list[Instance]:
         """Give the other instances that are not gone and use the same database of the same cluster."""

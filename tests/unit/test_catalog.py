@@ -350,12 +350,15 @@ def test_bad_binding_parameters_are_named(parameters: dict[str, object], complai
     assert refusal(catalog.check_bind, plan, parameters).startswith(complaint)
 
 
-def test_custom_roles_may_be_asked_for() -> None:
+def test_a_custom_role_may_be_asked_for_and_stands_alone() -> None:
     class WithCustomRole(Config):
         CUSTOM_ROLES = frozenset({"reporting"})
 
     catalog, plan = a_plan(WithCustomRole({}, {}))
-    catalog.check_bind(plan, {"roles": ["reporting", {"roleName": "reporting"}]})
+    catalog.check_bind(plan, {"roles": ["reporting"]})
+    catalog.check_bind(plan, {"roles": [{"roleName": "reporting"}]})
+    for roles in (["reporting", "read"], ["read", {"roleName": "reporting"}]):
+        assert "A custom role (reporting) stands alone." in refusal(catalog.check_bind, plan, {"roles": roles})
 
 
 def test_a_plan_may_bring_its_own_schema() -> None:

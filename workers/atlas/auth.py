@@ -26,6 +26,8 @@ MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both time
 MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
 REFUSED_PAUSE_SECONDS = 60.0  # after a brand-new token was refused: more of them would only fill the limit of 100
 _POLL_SECONDS = 0.1
+NONCE_TRUSTED_SECONDS = 20.0  # after its last use; how long Atlas's nonces live is not documented
+FIRST_PATIENCE_SECONDS = 2.0
 
 # 401s that say "this account may not", which another token does not change.
 _ABOUT_ROLES = frozenset({"NOT_IN_GROUP", "USER_UNAUTHORIZED", "USER_CANNOT_ACCESS_GROUP"})
@@ -104,19 +106,88 @@ def _clean(secret: str, name: str) -> str:
     return stripped
 
 
+class _Challenge:
+    """The digest challenge that all threads answer, each use with its own count.
+
+    When it is not known to be good, one thread finds out and the others wait for it, since a burst of jobs would be
+    challenged once for each thread. Nobody waits longer than `FIRST_PATIENCE_SECONDS`.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._values: dict[str, str] = {}
+        self._uses = 0
+        self._good_until = self._asking_until = 0.0
+
+    def take(self) -> tuple[dict[str, str], int]:
+        """The challenge's values, empty when there is none, and the count of this use."""
+        with self._changed:
+            now = time.monotonic()
+            if now > self._good_until and now < self._asking_until:
+                self._changed.wait_for(lambda: time.monotonic() < self._good_until, self._asking_until - now)
+            elif now > self._good_until:
+                self._asking_until = now + FIRST_PATIENCE_SECONDS
+            self._uses += 1
+            return self._values, self._uses
+
+    def put(self, values: dict[str, str]) -> None:
+        """A new challenge, whose first use was taken: a server may want the counts in order."""
+        with self._changed:
+            self._values, self._uses = values, 1
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Atlas has just taken it."""
+        with self._changed:
+            self._good_until, self._asking_until = time.monotonic() + NONCE_TRUSTED_SECONDS, 0.0
+            self._changed.notify_all()
+
+
+class _Digest(HTTPDigestAuth):
+    """The library's digest for one thread, with a challenge that it shares with the others."""
+
+    def __init__(self, public: str, private: str, challenge: _Challenge) -> None:
+        super().__init__(public, private)
+        self._challenge = challenge
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        self.init_per_thread_state()
+        values, uses = self._challenge.take()
+        if values:
+            own = self._state
+            own.chal, own.last_nonce, own.nonce_count = values, values["nonce"], uses - 1
+        signed: PreparedRequest = super().__call__(request)  # type: ignore[no-untyped-call]
+        return signed
+
+    def handle_401(self, r: Response, **kwargs: Any) -> Response:  # noqa: ANN401  requests' own arguments
+        """Called with every answer; shares what it says about the challenge."""
+        response: Response = super().handle_401(r, **kwargs)  # type: ignore[no-untyped-call]
+        if response.status_code != 401:  # noqa: PLR2004  HTTP's own number
+            if response is r:
+                self._challenge.confirm()
+            else:
+                self._challenge.put(self._state.chal)
+        return response
+
+    @property
+    def _state(self) -> Any:  # noqa: ANN401  the library keeps it so
+        return vars(self)["_thread_local"]
+
+
 class ApiKey:
-    """A programmatic API key. `requests` reuses a thread's nonce, so that few calls are challenged."""
+    """A programmatic API key. All threads reuse one nonce, so that few calls are challenged."""
 
     def __init__(self, public: str, private: str) -> None:
         self.public = _clean(public, "the public API key")
         self._private = _clean(private, "the private API key")
+        self._challenge = _Challenge()
 
     def __repr__(self) -> str:
         return f"ApiKey({self.public!r})"
 
     def attach(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:  # noqa: ARG002  no token here
         """A new auth object for one session."""
-        return HTTPDigestAuth(self.public, self._private)
+        return _Digest(self.public, self._private, self._challenge)
 
     @property
     def secrets(self) -> tuple[str, ...]:

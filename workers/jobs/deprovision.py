@@ -5,6 +5,7 @@ itself should the broker never come back.
 """
 
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from broker_api.config import with_credentials
@@ -15,18 +16,19 @@ from broker_api.state.store import Start
 from workers import mongodb
 from workers.atlas.client import DatabaseUser, Refused, Role
 from workers.clusters import send
-from workers.connections import STANDARD
 from workers.job import Job, labels
-from workers.outcome import Done, FailedError, Later, Next, Outcome, Steps
+from workers.outcome import ClusterGoneError, Done, FailedError, Later, Next, Outcome, Steps
 
 LOOK_SECONDS = 0.5
 DROPPER_HOURS = 4
 
 
 def begin(job: Job[Instance]) -> Outcome:
-    """Refuse to drop what another instance uses, before anything is removed."""
+    """Refuse to drop what must not be dropped, before anything is removed."""
     if _drops(job):
-        _check_not_shared(job)
+        _check_droppable(job)
+        with suppress(ClusterGoneError):
+            _connection(job)
     return Next("unbind")
 
 
@@ -36,7 +38,10 @@ def _drops(job: Job[Instance]) -> bool:
     return was_ready and job.record.parameters.get("policy-on-delete") == "drop"
 
 
-def _check_not_shared(job: Job[Instance]) -> None:
+def _check_droppable(job: Job[Instance]) -> None:
+    """Refuse MongoDB's own databases, and what another instance uses."""
+    if problem := database_problem(job.record.database):
+        raise FailedError(f"{problem} It is not dropped; set policy-on-delete to retain.", refused=True)
     others = [other for other in job.parts.store.sharing(job.record) if other.phase is not Phase.DELETING]
     if others:
         raise FailedError(
@@ -103,19 +108,19 @@ def await_dropper(job: Job[Instance]) -> Outcome:
 def drop(job: Job[Instance]) -> Outcome:
     """Drop the database. Trouble on the way to the cluster is tried again like any other."""
     name = job.record.database or ""
-    if problem := database_problem(name):
-        raise FailedError(problem)
-    _check_not_shared(job)
+    _check_droppable(job)
     user = _dropper(job)
-    uri = with_credentials(_connection(job), user.username, user.password or "", name)
+    try:
+        uri = with_credentials(_connection(job), user.username, user.password or "", name)
+    except ClusterGoneError:  # and the database with it
+        return Next("remove dropper")
     if trouble := mongodb.drop_database(uri, name):
         return Later(2.0, f"The database {name} cannot be dropped yet: {trouble}", operation={"error": trouble})
     return Next("remove dropper")
 
 
 def _connection(job: Job[Instance]) -> str:
-    way = job.record.parameters.get("connection", STANDARD)
-    known = job.parts.connections.known(job.atlas, job.cluster, way)
+    known = job.parts.connections.known(job.atlas, job.cluster, job.way_to_connect(job.record))
     return known.get("standard") or known["srv"]
 
 

@@ -4,7 +4,7 @@ from broker_api.errors import ErrClusterNotFound
 from broker_api.naming import database_problem
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, Refused
-from workers.connections import STANDARD, strings
+from workers.connections import strings, trouble
 from workers.hooks import called
 from workers.job import Job, instance_view
 from workers.outcome import Done, FailedError, HeldBackError, Later, Outcome, Steps
@@ -18,7 +18,7 @@ def find_cluster(job: Job[Instance]) -> Outcome:
     client, cluster = _cluster(job)
     if wait := _usable(cluster):
         return wait
-    known = strings(cluster, job.record.parameters.get("connection", STANDARD))
+    known = strings(cluster, job.way_to_connect(job.record))
     job.parts.connections.keep(client.project_id, cluster)
     settled = {"project": client.project_id, "cluster": cluster.name, "database": _database(job, cluster)}
     if _being_dropped(job, settled):
@@ -29,7 +29,7 @@ def find_cluster(job: Job[Instance]) -> Outcome:
 
 
 def _cluster(job: Job[Instance]) -> tuple[AtlasClient, Cluster]:
-    name = _pinned(job, "cluster") or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
+    name = (job.plan and job.plan.cluster) or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
     found, troubles = _search(_candidates(job), name)
     if not found and troubles:
         raise troubles[0]
@@ -44,20 +44,11 @@ def _cluster(job: Job[Instance]) -> tuple[AtlasClient, Cluster]:
 
 
 def _candidates(job: Job[Instance]) -> list[AtlasClient]:
-    wanted = _pinned(job, "project") or job.record.parameters.get("project")
+    wanted = (job.plan and job.plan.project) or job.record.parameters.get("project")
     clients = job.parts.projects
     if wanted and wanted not in clients:
         raise FailedError(f"The broker has no credentials for the Atlas project {wanted}.", refused=True)
     return [clients[wanted]] if wanted else list(clients.values())
-
-
-def _pinned(job: Job[Instance], what: str) -> str | None:
-    """Give the project or cluster that the plan pins; plans come from the operator's ``Config``."""
-    offered = job.config.broker if isinstance(job.config.broker, list) else [job.config.broker]
-    for plan in (plan for service in offered for plan in service["plans"]):
-        if isinstance(plan, dict) and plan.get("id") == job.record.plan_id:
-            return plan.get(what)
-    return None
 
 
 def _search(
@@ -84,10 +75,8 @@ def _look(client: AtlasClient, name: str) -> tuple[AtlasClient, Cluster] | None:
 
 
 def _usable(cluster: Cluster) -> Later | None:
-    if cluster.state == "DELETING":
-        raise FailedError(f"The cluster {cluster.name} is being deleted.", refused=True)
-    if cluster.paused:
-        raise FailedError(f"The cluster {cluster.name} is paused; resume it first.", refused=True)
+    if problem := trouble(cluster):
+        raise FailedError(problem, refused=True)
     if cluster.state == "CREATING":
         return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
     return None
