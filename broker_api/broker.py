@@ -1,12 +1,12 @@
 """``Broker(config)``: composes the front end; ``run()`` is a complete broker in one command."""
 
-import multiprocessing
+import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from multiprocessing.context import ForkProcess
 
 from flask import Flask
 
@@ -75,28 +75,38 @@ class _Worker:
     def __init__(self, made: Settings) -> None:
         self._settings = made
         self._stopping = threading.Event()
-        self._process = self._fork()
-
-    def _fork(self) -> ForkProcess:
-        return multiprocessing.get_context("fork").Process(target=_work, args=(self._settings,), name="worker")
+        self._pid = 0
 
     def start(self) -> None:
         """Start the worker, and a thread that watches over it."""
-        self._process.start()
+        self._pid = self._fork()
         threading.Thread(target=self._watch, name="worker", daemon=True).start()
+
+    def _fork(self) -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            _work(self._settings)
+        finally:
+            os._exit(0)  # the parent's clean-up is not this process's
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            self._process.join()
+            _await_end(self._pid)
             if not self._stopping.wait(RESTART_SECONDS):
-                self._process = self._fork()
-                self._process.start()
+                self._pid = self._fork()
 
     def stop(self) -> None:
         """Let the worker finish its steps, and end it."""
         self._stopping.set()
-        self._process.terminate()
-        self._process.join()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+        _await_end(self._pid)
+
+
+def _await_end(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # the server may have noticed first
+        os.waitpid(pid, 0)
 
 
 def _work(made: Settings) -> None:

@@ -201,7 +201,8 @@ class Claims:
     def wake(self, cluster: str, applied: Mapping[str, Any], settle: float) -> list[Due]:
         """Make due all that waits on a cluster and that its status answers; give them, to be sent at once."""
         waiting = {"operation.open": True, "operation.waits_on": cluster}
-        answered = {"$expr": believed(applied, settle)}
+        free = {"$lte": ["$operation.lease_until", NOW]}  # whoever is held looks for itself
+        answered = {"$expr": {"$and": [free, believed(applied, settle)]}}
         ready = [_due(document) for document in self._collection.find(waiting | answered, _DUE_FIELDS)]
         query = {"_id": {"$in": [each.key for each in ready]}} | waiting | answered
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
