@@ -34,20 +34,21 @@ class _Bucket:
 @dataclass
 class Buckets:
     limits: dict[str, Limit] = field(default_factory=lambda: dict(LIMITS))
+    _left: dict[str, float] = field(default_factory=dict)
     _buckets: dict[tuple[str, str], _Bucket] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def set(self, name: str, limit: Limit) -> None:
-        """From now on, with full buckets."""
+    def set(self, name: str, limit: Limit, left: float | None = None) -> None:
+        """From now on, with full buckets, or with so many tokens left in each."""
         with self._lock:
-            self.limits[name] = limit
+            self.limits[name], self._left[name] = limit, limit.capacity if left is None else left
             self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] != name}
 
     def take(self, name: str, scope: str, path: str) -> dict[str, str]:
         """Takes one token and tells the headers to answer with. Raises ApiError (429) when there is none."""
         with self._lock:
             limit, now = self.limits[name], time.monotonic()
-            bucket = self._buckets.setdefault((name, scope), _Bucket(limit.capacity, now))
+            bucket = self._buckets.setdefault((name, scope), _Bucket(self._left.get(name, limit.capacity), now))
             rate = limit.refill / limit.seconds
             bucket.tokens = min(limit.capacity, bucket.tokens + (now - bucket.filled) * rate)
             bucket.filled = now

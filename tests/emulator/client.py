@@ -136,9 +136,10 @@ class Emulator:
     def revoke_tokens(self) -> None:
         self._call("POST", "/tokens/revoke")
 
-    def rate(self, bucket: str, *, capacity: int, refill: int, seconds: int = 60) -> None:
-        """`bucket` is one of `tests.emulator.buckets.LIMITS`."""
-        self._call("PUT", f"/buckets/{bucket}", {"capacity": capacity, "refill": refill, "seconds": seconds})
+    def rate(self, bucket: str, *, capacity: int, refill: int, seconds: int = 60, left: int | None = None) -> None:
+        """`bucket` is one of `tests.emulator.buckets.LIMITS`; it is full, or has so many tokens `left`."""
+        limit = {"capacity": capacity, "refill": refill, "seconds": seconds}
+        self._call("PUT", f"/buckets/{bucket}", {**limit, "left": left})
 
     def _settings(self, **settings: object) -> None:
         self._call("PUT", "/settings", settings)

@@ -33,7 +33,7 @@ class Control:
             "PUT /policy": self._set_policy,
             "POST /apply": lambda _: world.deployment.force(),
             "PUT /settings": self._set_settings,
-            "PUT /buckets/<name>": lambda body, name: world.buckets.set(name, Limit(**body)),
+            "PUT /buckets/<name>": self._set_bucket,
             "DELETE /buckets/<name>": lambda _, name: world.buckets.set(name, LIMITS[name]),
             "POST /tokens/revoke": lambda _: world.oauth.revoke_all(),
             "POST /nonces/expire": lambda _: world.digest.expire(),
@@ -70,6 +70,10 @@ class Control:
                 for project in self._world.atlas.projects.values()
             }
         return {"projects": projects, "live_tokens": self._world.oauth.live()}
+
+    def _set_bucket(self, body: Json, name: str) -> None:
+        left = body.pop("left", None)
+        self._world.buckets.set(name, Limit(**body), left)
 
     def _set_policy(self, body: Json) -> None:
         """For changes from now on: `applied` and `stale`, each with any of `seconds`, `reads`, `never`."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from tests.emulator.bodies import cluster_body, flex_body, link, project_body, user_body
+from tests.emulator.bodies import cluster_body, flex_body, identifier, link, project_body, user_body
 from tests.emulator.errors import ApiError
 from tests.emulator.model import Cluster, Json, Project, User, advance
 from tests.emulator.paging import page
@@ -14,12 +14,19 @@ USERS_LIMIT = "atlas.project.security.databaseAccess.users"
 
 
 def get_root(asked: Asked) -> Json:
-    return {"appName": "MongoDB Atlas", "build": "emulator", "links": [link(asked.root)], "throttling": False}
+    """An API key is told of its roles, a service account is not."""
+    about = {"appName": "MongoDB Atlas", "build": "emulator", "links": [link(asked.root)], "throttling": False}
+    given = asked.request.authorization
+    if given is None or given.type != "digest":
+        return about
+    role = "GROUP_READ_ONLY" if asked.caller.read_only else "GROUP_OWNER"
+    roles = [{"groupId": project, "roleName": role} for project in sorted(asked.caller.projects)]
+    return {**about, "apiKey": {"id": identifier("key", asked.caller.name), "accessList": [], "roles": roles}}
 
 
 def list_groups(asked: Asked) -> Json:
     with asked.atlas.lock:
-        groups = [project for project in asked.atlas.projects.values() if project.id in asked.caller_projects]
+        groups = [project for project in asked.atlas.projects.values() if project.id in asked.caller.projects]
         return page(asked, groups, lambda project: project_body(project, asked.root))
 
 

@@ -88,7 +88,7 @@ class Exchange:
         self._headers |= self._world.buckets.take(route.bucket, scope, self._path)
         if caller.read_only and self.request.method != "GET":
             raise ApiError("USER_UNAUTHORIZED")
-        asked = Asked(self._world.atlas, self._world.deployment, self.request, project, caller.projects, names)
+        asked = Asked(self._world.atlas, self._world.deployment, self.request, project, caller, names)
         body = route.answer(asked)
         if body is None:
             return empty_response(route.success, self._headers, vnd(version))

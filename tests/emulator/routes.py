@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from werkzeug import Request
 
 from tests.emulator.changes import Deployment
+from tests.emulator.digest import Credential
 from tests.emulator.errors import ApiError
 from tests.emulator.model import Atlas, Project
 
@@ -22,7 +23,7 @@ class Asked:
     deployment: Deployment
     request: Request
     project: Project | None
-    caller_projects: frozenset[str]
+    caller: Credential
     names: dict[str, str]
 
     @property
