@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 from celery import Celery, signals
 from tornado.options import options as flower_options
+from tornado.web import authenticated
 
 from broker_api import logs
 from broker_api.errors import SettingError
@@ -73,6 +74,9 @@ def _set_up_flower(settings: Settings) -> None:
     flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
     flower_options.read_only = True
     flower_options.max_tasks = FLOWER_TASKS
+    from flower.views.monitor import Metrics  # noqa: PLC0415 - no other process needs Flower in its memory
+
+    Metrics.get = authenticated(Metrics.get)  # Flower leaves its metrics open, which name workers and jobs
 
 
 app.add_defaults(_from_environment)

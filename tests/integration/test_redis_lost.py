@@ -1,0 +1,106 @@
+"""Redis flushed, stopped or hanging while operations are in flight: nobody but the sweep notices."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import Answer, OsbClient
+from tests.tenant import Tenant, together, works
+
+BINDINGS = 8
+
+
+@pytest.fixture(scope="module")
+def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
+    """A stack with a Redis of its own, which may be lost."""
+    with Stack(flower=False, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
+        yield running
+
+
+@pytest.fixture
+def platform(fragile: Stack, atlas: Emulator) -> Iterator[OsbClient]:
+    """Of an Atlas that takes a while, so that operations are in flight when Redis goes."""
+    atlas.apply_after(seconds=1)
+    with fragile.client() as client:
+        yield client
+
+
+@contextmanager
+def flushed_all_the_time(redis: Redis) -> Iterator[None]:
+    over = threading.Event()
+
+    def flush() -> None:
+        while not over.wait(0.05):
+            redis.flush()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def stopped(redis: Redis) -> Iterator[None]:
+    redis.kill()
+    try:
+        yield
+    finally:
+        redis.restart()
+
+
+@contextmanager
+def hanging(redis: Redis) -> Iterator[None]:
+    """It takes connections and never answers."""
+    redis.pause()
+    try:
+        yield
+    finally:
+        redis.resume()
+
+
+def begin(tenant: Tenant, name: str) -> Answer:
+    accepted = tenant.client.bind(tenant.instance_id, name)
+    assert accepted.status == 202, accepted.text
+    assert accepted.seconds < 2
+    return accepted
+
+
+@pytest.mark.parametrize("lost", [flushed_all_the_time, stopped, hanging])
+def test_requests_are_accepted_within_2_seconds_without_redis_and_all_end_when_it_is_back(
+    fragile: Stack, platform: OsbClient, lost: Callable[[Redis], AbstractContextManager[None]], atlas: Emulator
+) -> None:
+    tenant = Tenant(platform).provision()
+    names = [f"b-{number}" for number in range(BINDINGS)]
+    accepted = {name: begin(tenant, name) for name in names[::2]}
+    with lost(fragile.redis):
+        answers = together(*[lambda name=name: begin(tenant, name) for name in names[1::2]])
+        accepted |= dict(zip(names[1::2], answers, strict=True))
+        begin(tenant, names[1])  # the same again, as a platform asks that has lost the answer
+        newcomer = Tenant(platform)
+        provisioned = platform.provision(newcomer.instance_id, {"cluster": "cluster-dev"})
+        assert provisioned.seconds < 2
+        assert platform.last_operation(tenant.instance_id, names[1]).seconds < 2
+    newcomer.succeed(provisioned)
+    for name in names:
+        tenant.succeed(accepted[name], name)
+    assert all(works(tenant.credentials(name)) for name in names)
+    assert atlas.counts()["POST /groups/{groupId}/databaseUsers"] == BINDINGS
+    assert not fragile.ended()
+
+
+def test_readiness_stays_and_says_that_redis_is_lost(fragile: Stack, platform: OsbClient) -> None:
+    with stopped(fragile.redis):
+        ready = platform.request("GET", "/ready")
+        assert ready.status == 200
+        assert ready.json["redis"].startswith("Redis does not answer")
+    Tenant(platform).provision()
+    assert platform.request("GET", "/ready").json["redis"] == "ok"
