@@ -20,6 +20,8 @@ from tests.request_log import REQUESTS
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long forms of tests that have one")
+    parser.addoption("--chaos-seed", type=int, default=20261122, help="chaos: the seed of load and faults")
+    parser.addoption("--chaos-minutes", type=float, default=0, help="chaos: how long (30 with --long)")
 
 
 def pytest_configure() -> None:

@@ -1,0 +1,141 @@
+"""The load: platforms that live through instances and bindings, repeat what was not answered, and note what they get."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import requests
+
+from tests.chaos.books import Accepted, Books
+from tests.osb_client import IN_PROGRESS, Answer, OsbClient
+
+FINAL = frozenset({200, 201, 202, 400, 404, 409, 410})
+"""Statuses that end a request; others (422 of a concurrent operation, 5xx) and broken connections are asked again."""
+PATIENCE_SECONDS = 240.0
+TRANSPORT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+class Platform:
+    """One platform that has one instance at a time. All its choices come from its seed."""
+
+    def __init__(self, client: OsbClient, books: Books, clusters: list[str], seed: str) -> None:
+        self._client, self._books, self._clusters = client, books, clusters
+        self._random = random.Random(seed)
+
+    def live(self, over: threading.Event) -> None:
+        """Instances one after the other, until it is over; the last one may be left with its bindings."""
+        while not over.is_set():
+            try:
+                self._one_life(over)
+            except TimeoutError as error:
+                self._books.complain(str(error))
+                return
+
+    def _one_life(self, over: threading.Event) -> None:
+        instance_id = self._id()
+        if not self._make(instance_id):
+            return self._remove(instance_id)
+        bindings = [self._bind(instance_id) for _ in range(self._random.randint(1, 4))]
+        for binding_id in bindings:
+            self._fetch(instance_id, binding_id)
+        if self._random.random() < 0.3:
+            self._update(instance_id)
+        for binding_id in bindings:
+            if self._random.random() < 0.7:
+                self._unbind(instance_id, binding_id)
+        if not over.is_set() or self._random.random() < 0.5:
+            self._remove(instance_id)
+        return None
+
+    # --- what it asks for -----------------------------------------------------------------------------------------
+
+    def _make(self, instance_id: str) -> bool:
+        nonsense = self._random.random() < 0.06
+        cluster = "there-is-no-such-cluster" if nonsense else self._random.choice(self._clusters)
+        policy = self._random.choice(["drop", "retain", "retain"])
+        parameters = {"cluster": cluster, "policy-on-delete": policy}
+        entry = Accepted("provision", instance_id, None, may_fail=nonsense)
+        self._carry_out(entry, lambda: self._client.provision(instance_id, parameters))
+        return not nonsense
+
+    def _bind(self, instance_id: str) -> str:
+        """Some are left before they are done: by an unbind, or by the deprovision of the instance."""
+        binding_id = self._id()
+        hasty = self._random.random() < 0.2
+        entry = Accepted("bind", instance_id, binding_id, may_fail=hasty)
+        self._carry_out(entry, lambda: self._client.bind(instance_id, binding_id), wait=not hasty)
+        if hasty:
+            time.sleep(self._random.random())
+        return binding_id
+
+    def _fetch(self, instance_id: str, binding_id: str) -> None:
+        """Credentials by GET, or by the same bind once more."""
+        again = self._random.random() < 0.5
+        ask = self._client.bind if again else self._client.binding
+        answer = self._ask(lambda: ask(instance_id, binding_id))
+        if answer.status in (200, 201):
+            self._books.hand_out(instance_id, binding_id, answer.json["credentials"])
+        elif answer.status == 202:
+            self._books.accept(answer.operation, Accepted("bind", instance_id, binding_id, may_fail=True))
+
+    def _update(self, instance_id: str) -> None:
+        parameters = {"policy-on-delete": self._random.choice(["drop", "retain"])}
+        entry = Accepted("update", instance_id, None, may_fail=False)
+        self._carry_out(entry, lambda: self._client.update(instance_id, parameters))
+
+    def _unbind(self, instance_id: str, binding_id: str) -> None:
+        entry = Accepted("unbind", instance_id, binding_id, may_fail=False)
+        self._carry_out(entry, lambda: self._client.unbind(instance_id, binding_id))
+
+    def _remove(self, instance_id: str) -> None:
+        entry = Accepted("deprovision", instance_id, None, may_fail=False)
+        self._carry_out(entry, lambda: self._client.deprovision(instance_id))
+
+    # --- how it asks ----------------------------------------------------------------------------------------------
+
+    def _carry_out(self, entry: Accepted, ask: Callable[[], Answer], *, wait: bool = True) -> None:
+        """Ask until it is answered, sometimes once more, and poll like a platform."""
+        answer = self._ask(ask)
+        if answer.status == 202:
+            self._books.accept(answer.operation, entry)
+            if self._random.random() < 0.2:
+                self._repeat(entry, answer, ask)
+            if wait:
+                self._poll(entry, answer.operation)
+        elif answer.status in (400, 404, 409):
+            self._books.complain(f"refused: {entry} {answer.status} {answer.text}")
+
+    def _repeat(self, entry: Accepted, first: Answer, ask: Callable[[], Answer]) -> None:
+        """The same request: the same operation, unless that has ended meanwhile."""
+        again = self._ask(ask)
+        if again.status == 202 and again.operation != first.operation and not entry.may_fail:
+            self._books.complain(f"the same request began another operation: {entry} {first.text} {again.text}")
+
+    def _poll(self, entry: Accepted, operation_id: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            answer = self._ask(lambda: self._client.last_operation(entry.instance_id, entry.binding_id, operation_id))
+            if answer.status != 200 or answer.state != IN_PROGRESS:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done after {PATIENCE_SECONDS:g} s: {entry} {answer.text}")
+            time.sleep(self._random.uniform(0.15, 0.4))
+
+    def _ask(self, ask: Callable[[], Answer]) -> Answer:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer = ask()
+                if answer.status in FINAL:
+                    return answer
+                said = answer.text
+            except TRANSPORT as error:
+                said = type(error).__name__
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer for {PATIENCE_SECONDS:g} s: {said}")
+            time.sleep(self._random.uniform(0.1, 0.4))
+
+    def _id(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128), version=4))

@@ -1,0 +1,215 @@
+"""Short, exact stories of one rule each. They pass on the product; each planted fault must make one of them fail."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import requests
+from requests.auth import HTTPDigestAuth
+
+from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, paused, succeeds, until
+from tests.osb_client import IN_PROGRESS
+
+Scenario = Callable[[Chaos], None]
+
+FULL = {"status": 400, "error_code": "GROUP_USERS_LIMIT_EXCEEDED"}
+
+
+def nothing_is_sent_before_it_is_written(chaos: Chaos) -> None:
+    """While MongoDB hangs there is no message: else a worker would find nothing, and the message were lost."""
+    chaos.kill(*chaos.stack.workers)
+    with chaos.stack.redis.client() as redis, chaos.platform() as platform, ThreadPoolExecutor(1) as pool:
+        before = redis.llen("instances")
+        with paused([chaos.stack.state]):
+            asked = pool.submit(platform.provision, str(uuid4()), {"cluster": chaos.cluster})
+            time.sleep(1.5)
+            assert redis.llen("instances") == before, "a message is in Redis, and nothing is in MongoDB"
+        assert asked.result().status == 202
+
+
+def what_redis_lost_is_sent_by_the_sweep(chaos: Chaos) -> None:
+    """An operation accepted while Redis did not answer, whose API died, is worked on all the same."""
+    with chaos.platform() as platform:
+        instance_id = str(uuid4())
+        with paused([chaos.stack.redis]):
+            answer = platform.provision(instance_id, {"cluster": chaos.cluster})
+            assert answer.status == 202, answer.text
+            assert answer.seconds < 2.0
+        chaos.stack.redis.flush()
+        succeeds(platform, answer, instance_id, seconds=20.0)
+
+
+def credentials_come_when_they_work(chaos: Chaos) -> None:
+    """A bind ends only once Atlas says APPLIED: not while it says PENDING, and not by an APPLIED of before."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        chaos.atlas.apply_after(seconds=2.5, stale_polls=1)
+        answer = platform.bind(instance_id, binding_id)
+        succeeds(platform, answer, instance_id, binding_id)
+        assert logs_in(credentials(platform, instance_id, binding_id)), "succeeded, and the log-in is refused"
+
+
+def a_refused_delete_is_no_success(chaos: Chaos) -> None:
+    """401, 403, 500 and 503 never mean that the user is gone."""
+    with chaos.platform() as platform:
+        instance_id = chaos.instance(platform)
+        binding_id = chaos.binding(platform, instance_id)
+        for status in (401, 403, 500, 503):
+            chaos.atlas.fail("DELETE", binding_id, status=status, html=status == 503)
+        succeeds(platform, platform.unbind(instance_id, binding_id), instance_id, binding_id)
+        assert binding_id not in chaos.users(), "the unbind succeeded, and the user is still there"
+
+
+def a_user_made_without_an_answer_gets_the_given_password(chaos: Chaos) -> None:
+    """Atlas makes the user and closes the connection; the next attempt meets 409, and the password is the same."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        chaos.atlas.drop("POST", USERS, when="after", body=binding_id)
+        succeeds(platform, platform.bind(instance_id, binding_id), instance_id, binding_id)
+        assert logs_in(credentials(platform, instance_id, binding_id)), "the password is not the one that Atlas has"
+
+
+def a_user_left_with_our_labels_gets_the_given_password(chaos: Chaos) -> None:
+    """A 409 on a user with this binding's labels: it is ours, whatever password it had."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        make_user(chaos, binding_id, {"instance_id": instance_id, "binding_id": binding_id})
+        succeeds(platform, platform.bind(instance_id, binding_id), instance_id, binding_id)
+        assert logs_in(credentials(platform, instance_id, binding_id)), "the password is not the one that Atlas has"
+
+
+def a_user_of_somebody_else_is_not_touched(chaos: Chaos) -> None:
+    """A 409 on a user without our labels fails with a sentence; the user keeps its password, also after unbind."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        make_user(chaos, binding_id, {"team": "somebody else's"})
+        answer = platform.bind(instance_id, binding_id)
+        ended = platform.wait(instance_id, binding_id, answer.operation)
+        assert (ended.state, binding_id in ended.description) == ("failed", True), ended.text
+        succeeds(platform, platform.unbind(instance_id, binding_id), instance_id, binding_id)
+        assert not chaos.calls("PATCH", binding_id)
+        assert not chaos.calls("DELETE", binding_id)
+
+
+def two_workers_never_work_on_the_same_operation(chaos: Chaos) -> None:
+    """Copies of its message, while one worker waits for Atlas, cause no second call."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        rule = chaos.atlas.hang("POST", USERS, seconds=3, when="after", body=binding_id)
+        answer = platform.bind(instance_id, binding_id)
+        chaos.arrives(rule)
+        for _ in range(8):
+            chaos.send_again("bind", instance_id, binding_id, answer.operation)
+        succeeds(platform, answer, instance_id, binding_id)
+        assert not chaos.calls("PATCH", binding_id), "a second worker asked for the same user meanwhile"
+
+
+def a_worker_that_lost_its_lease_writes_nothing(chaos: Chaos) -> None:
+    """Stopped while Atlas was about to refuse, it wakes when another worker has long succeeded, and undoes nothing."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        sleeper, other = chaos.stack.workers
+        with paused([other]):
+            rule = chaos.atlas.hang("POST", USERS, seconds=1, body=binding_id, **FULL)
+            answer = platform.bind(instance_id, binding_id)
+            chaos.arrives(rule)
+            sleeper.pause()
+        succeeds(platform, answer, instance_id, binding_id)
+        sleeper.resume()
+        until("the sleeper notices", lambda: "lease lost" in sleeper.log_text())
+        time.sleep(3)
+        assert logs_in(credentials(platform, instance_id, binding_id)), "the sleeper has removed the user"
+
+
+def a_failed_bind_leaves_no_user(chaos: Chaos) -> None:
+    """The user was made, then Atlas forgot the project's cluster: the operation fails, and the user goes."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        chaos.atlas.fail("GET", f"/clusters/{chaos.cluster}/status", status=400, error_code="INVALID_ATTRIBUTE")
+        answer = platform.bind(instance_id, binding_id)
+        ended = platform.wait(instance_id, binding_id, answer.operation)
+        assert ended.state == "failed", ended.text
+        assert binding_id not in chaos.users(), "a failed bind has left its user"
+
+
+def no_binding_survives_its_instance(chaos: Chaos) -> None:
+    """A deprovision ends the bind that is under way, and leaves no user of it."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        rule = chaos.atlas.hang("POST", USERS, seconds=2, body=binding_id)
+        platform.bind(instance_id, binding_id)
+        chaos.arrives(rule)
+        succeeds(platform, platform.deprovision(instance_id), instance_id)
+        until("the last call ends", lambda: all(call["end"] for call in chaos.atlas.calls()))
+        assert binding_id not in chaos.users(), "a user is left of an instance that is gone"
+
+
+def an_unbind_waits_for_a_request_that_is_still_under_way(chaos: Chaos) -> None:
+    """The request to make the user reaches Atlas after the worker has given it up, and after the unbind."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        rule = chaos.atlas.hang("POST", USERS, seconds=13, body=binding_id)
+        platform.bind(instance_id, binding_id)
+        chaos.arrives(rule)
+        succeeds(platform, platform.unbind(instance_id, binding_id), instance_id, binding_id, seconds=90.0)
+        until("the late request acts", lambda: all(call["end"] for call in chaos.atlas.calls()))
+        assert binding_id not in chaos.users(), "a user came into being after its unbind had succeeded"
+
+
+def a_waiting_operation_holds_no_worker(chaos: Chaos) -> None:
+    """As many binds as the workers have slots wait for Atlas; another instance's provision is done meanwhile."""
+    with chaos.platform() as platform:
+        instance_id = chaos.instance(platform)
+        chaos.atlas.apply_by_hand()
+        waiting = [str(uuid4()) for _ in range(70)]
+        answers = {each: platform.bind(instance_id, each) for each in waiting}
+        until("all wait", lambda: chaos.records.count_documents({"operation.step": "apply"}) >= len(waiting), 40.0)
+        assert chaos.instance(platform)
+        states = {platform.last_operation(instance_id, each).state for each in waiting}
+        assert states == {IN_PROGRESS}
+        chaos.atlas.apply_now()
+        for each, answer in answers.items():
+            succeeds(platform, answer, instance_id, each)
+        polls = [call for call in chaos.atlas.calls("GET") if call["path"].endswith("/status")]
+        assert len(polls) < len(waiting), "each binding polled for itself"
+
+
+def make_user(chaos: Chaos, name: str, labels: dict[str, str]) -> None:
+    """As an operator would, with a password of its own."""
+    body = {
+        "username": name,
+        "databaseName": "admin",
+        "groupId": chaos.atlas.project_id,
+        "password": "an-earlier-password",
+        "roles": [{"roleName": "read", "databaseName": "elsewhere"}],
+        "labels": [{"key": key, "value": value} for key, value in labels.items()],
+    }
+    answer = requests.post(
+        f"{chaos.stack.emulator.uri}/api/atlas/v2/groups/{chaos.atlas.project_id}{USERS}",
+        json=body,
+        headers={"Accept": "application/vnd.atlas.2023-01-01+json"},
+        auth=HTTPDigestAuth(chaos.atlas.public_key, chaos.atlas.private_key),
+        timeout=10,
+    )
+    assert answer.status_code == 201, answer.text
+
+
+QUICK: list[Scenario] = [
+    nothing_is_sent_before_it_is_written,
+    what_redis_lost_is_sent_by_the_sweep,
+    credentials_come_when_they_work,
+    a_refused_delete_is_no_success,
+    a_user_made_without_an_answer_gets_the_given_password,
+    a_user_left_with_our_labels_gets_the_given_password,
+    a_user_of_somebody_else_is_not_touched,
+    two_workers_never_work_on_the_same_operation,
+    a_failed_bind_leaves_no_user,
+    no_binding_survives_its_instance,
+    a_waiting_operation_holds_no_worker,
+]
+SLOW: list[Scenario] = [
+    a_worker_that_lost_its_lease_writes_nothing,
+    an_unbind_waits_for_a_request_that_is_still_under_way,
+]
+"""These outlast a lease, or a request's longest time."""

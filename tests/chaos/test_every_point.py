@@ -1,0 +1,145 @@
+"""Workers die, and stand still, at every point between two effects: around each call to Atlas that a job makes."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+import pytest
+
+from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, succeeds, until
+from tests.osb_client import Answer, OsbClient
+
+HANGS_SECONDS = 14.0
+"""Longer than a worker waits, shorter than its lease: what a dead worker asked for acts before another goes on."""
+
+Verb = Literal["provision", "bind", "unbind", "deprovision"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Before or after one call of one job. ``first_lost``: the answer to the POST before it was lost."""
+
+    verb: Verb
+    method: str
+    path: str
+    when: Literal["before", "after"]
+    first_lost: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.verb}: {self.when} {self.method} {self.path}"
+
+
+USER, STATUS, CLUSTER, DROPPER = "/admin/{user}$", "/{cluster}/status$", "/clusters/{cluster}$", "/admin/atlas-broker-"
+SHAPES: list[tuple[Verb, str, str, bool]] = [
+    ("provision", "GET", CLUSTER, False),
+    ("bind", "POST", USERS, False),
+    ("bind", "PATCH", USER, True),
+    ("bind", "GET", STATUS, False),
+    ("unbind", "DELETE", USER, False),
+    ("unbind", "GET", STATUS, False),
+    ("deprovision", "POST", USERS, False),
+    ("deprovision", "GET", STATUS, False),
+    ("deprovision", "DELETE", DROPPER, False),
+]
+POINTS = [
+    Point(verb, method, path, when, lost) for verb, method, path, lost in SHAPES for when in ("before", "after")
+]  # type: ignore[arg-type]
+
+
+class Story:
+    """One instance on a cluster of its own, with an operation that comes to one point."""
+
+    def __init__(self, chaos: Chaos, platform: OsbClient, point: Point) -> None:
+        self.chaos, self.platform, self.point = chaos, platform, point
+        self.cluster = f"cluster-{uuid4().hex[:12]}"
+        self.instance_id, self.binding_id = str(uuid4()), str(uuid4())
+        chaos.atlas.put_cluster(self.cluster)
+
+    def prepare(self) -> None:
+        """What must be there before the operation: the instance, and for an unbind the binding."""
+        if self.point.verb != "provision":
+            succeeds(self.platform, self._provision(), self.instance_id)
+        if self.point.verb == "unbind":
+            succeeds(self.platform, self._bind(), self.instance_id, self.binding_id)
+
+    def begin(self) -> None:
+        """Ask for the operation; its call to Atlas will hang at the point."""
+        path = self.point.path.format(cluster=self.cluster, user=self.binding_id)
+        body = self.cluster if self.point.method == "POST" else ""
+        if self.point.first_lost:
+            self.chaos.atlas.drop("POST", USERS, when="after", body=self.cluster)
+        if self.point.path == DROPPER:
+            self.answer = self._act()
+            path = f"/admin/atlas-broker-{self.answer.operation}$"
+        self.rule = self.chaos.atlas.hang(
+            self.point.method, path, seconds=HANGS_SECONDS, when=self.point.when, body=body
+        )
+        if self.point.path != DROPPER:
+            self.answer = self._act()
+
+    def _act(self) -> Answer:
+        acts = {"provision": self._provision, "bind": self._bind, "unbind": self._unbind}
+        return acts.get(self.point.verb, self._deprovision)()
+
+    def _provision(self) -> Answer:
+        return self.platform.provision(self.instance_id, {"cluster": self.cluster, "policy-on-delete": "drop"})
+
+    def _bind(self) -> Answer:
+        return self.platform.bind(self.instance_id, self.binding_id)
+
+    def _unbind(self) -> Answer:
+        return self.platform.unbind(self.instance_id, self.binding_id)
+
+    def _deprovision(self) -> Answer:
+        return self.platform.deprovision(self.instance_id)
+
+    def check(self) -> None:
+        """The operation has succeeded, with the one effect that it should have."""
+        binding = self.binding_id if self.point.verb in ("bind", "unbind") else None
+        succeeds(self.platform, self.answer, self.instance_id, binding)
+        if self.point.verb == "bind":
+            assert logs_in(credentials(self.platform, self.instance_id, self.binding_id))
+        if self.point.verb == "unbind":
+            assert self.binding_id not in self.chaos.users()
+
+    def remove(self) -> None:
+        """Delete what is left of it."""
+        answer = self._deprovision()
+        if answer.status != 410:
+            succeeds(self.platform, answer, self.instance_id)
+        self.chaos.atlas.delete_cluster(self.cluster)
+
+
+@pytest.fixture
+def platform(chaos: Chaos) -> Iterator[OsbClient]:
+    with chaos.platform() as client:
+        yield client
+
+
+def each(stories: list[Story], act: Callable[[Story], None]) -> None:
+    """All at once; the first error is raised."""
+    with ThreadPoolExecutor(len(stories)) as pool:
+        list(pool.map(act, stories))
+
+
+def test_an_operation_goes_on_wherever_its_worker_dies_or_stands_still(chaos: Chaos, platform: OsbClient) -> None:
+    """One worker is killed and the other one stopped while an operation hangs at each point; the stopped one wakes late."""
+    killed, stopped = chaos.stack.workers
+    stories = [Story(chaos, platform, point) for point in POINTS]
+    each(stories, Story.prepare)
+    for story in stories:
+        story.begin()
+    chaos.arrives(*(story.rule for story in stories))
+    stopped.pause()
+    chaos.kill(killed)
+    chaos.start(killed)
+    each(stories, Story.check)
+    stopped.resume()
+    until("the stopped worker notices", lambda: "lease lost" in stopped.log_text())
+    until("all calls have ended", lambda: all(call["end"] for call in chaos.atlas.calls()))
+    each(stories, Story.check)
+    each(stories, Story.remove)
+    assert not {user for user in chaos.users() if "atlas-broker-" in user}, "a temporary user is left"
+    assert not {story.binding_id for story in stories} & chaos.users()

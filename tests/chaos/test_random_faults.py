@@ -1,0 +1,92 @@
+"""Load and faults at random, by a seed: whatever happens, the books balance afterwards."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.chaos.books import Audit, Books, balanced
+from tests.chaos.chaos import Chaos, until
+from tests.chaos.faults import Faults
+from tests.chaos.platforms import Platform
+from tests.osb_client import OsbClient
+
+SHORT_SECONDS = 32.0
+PLATFORMS = 30
+DRAIN_SECONDS = 120.0
+
+
+class Run:
+    """One run: platforms and lanes of faults side by side, then quiet."""
+
+    def __init__(self, chaos: Chaos, seed: int, seconds: float) -> None:
+        self.chaos, self.seed, self.seconds = chaos, seed, seconds
+        self.books = Books()
+        self.faults = Faults(chaos, self.books, seed, slower=1.0 if seconds <= SHORT_SECONDS else 3.0)
+        self.audits: list[Audit] = []
+
+    def play(self) -> None:
+        """The load goes on until the faults are over."""
+        over, quiet = threading.Event(), threading.Event()
+        lanes = list(self.faults.lanes())
+        with ThreadPoolExecutor(PLATFORMS + len(lanes)) as pool, self.chaos.platform() as client:
+            load = [pool.submit(self._platform(client, number).live, quiet) for number in range(PLATFORMS)]
+            troubles = [pool.submit(self.faults.run_lane, lane, over) for lane in lanes]
+            time.sleep(self.seconds)
+            over.set()
+            for each in troubles:
+                each.result()
+            self.chaos.mend()
+            quiet.set()
+            for each in load:
+                each.result()
+
+    def _platform(self, client: OsbClient, number: int) -> Platform:
+        return Platform(client, self.books, list(self.chaos.stack.emulator.clusters), f"{self.seed}/{number}")
+
+    def settle(self) -> None:
+        """Wait until no operation is open."""
+        open_ones = {"operation.open": True}
+        until("no operation is open", lambda: not self.chaos.records.count_documents(open_ones), DRAIN_SECONDS)
+
+    def audit(self) -> None:
+        """Count while bindings live; then delete everything and count what is left."""
+        alive = Audit(self.chaos, self.books)
+        self.audits.append(alive)
+        balanced(alive, alive.of_life)
+        self.delete_everything()
+        self.settle()
+        dead = Audit(self.chaos, self.books)
+        self.audits.append(dead)
+        balanced(dead, dead.of_death)
+
+    def delete_everything(self) -> None:
+        with self.chaos.platform() as client:
+            for found in list(self.chaos.records.find({"binding_id": {"$exists": False}, "phase": {"$ne": "gone"}})):
+                answer = client.deprovision(found["instance_id"])
+                assert answer.status in (202, 410), answer.text
+
+    def report(self) -> str:
+        """The seed, the faults and the numbers."""
+        faults = ", ".join(f"{name} {times}" for name, times in sorted(self.faults.happened.items()))
+        numbers = [f"  {name}: {number}" for audit in self.audits for name, number in audit.numbers.items()]
+        return "\n".join([f"seed {self.seed}, {self.seconds:g} s", f"faults: {faults}", *numbers])
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_the_books_balance_after_everything_went_wrong(
+    chaos: Chaos, chaos_seed: int, chaos_minutes: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(chaos, chaos_seed, 60 * chaos_minutes or SHORT_SECONDS)
+    with capsys.disabled():
+        print(f"\nchaos: seed {chaos_seed}")  # noqa: T201 - it is for who reads the run
+    try:
+        run.play()
+        run.settle()
+        run.audit()
+        assert not chaos.surprises(), "\n".join(chaos.surprises())
+        assert not run.faults.errors, "faults that could not be made: " + "\n".join(run.faults.errors)
+    finally:
+        with capsys.disabled():
+            print(run.report())  # noqa: T201 - the same

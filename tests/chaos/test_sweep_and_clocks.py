@@ -1,0 +1,96 @@
+"""What the sweep costs when nothing is due, and that no clock but the database's decides anything."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+
+from tests.chaos.chaos import Chaos, Document, credentials, logs_in, succeeds, until
+from tests.dev.broker import Worker
+from tests.dev.processes import CHECKOUT
+
+PROFILED_SECONDS = 6.0
+TICKS = PROFILED_SECONDS / 0.4
+FAKETIME = next(chain(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/usr/lib/faketime").glob("*MT*")), None)
+
+
+@contextmanager
+def profiled(chaos: Chaos) -> Iterator[list[Document]]:
+    """The list holds, afterwards, every command on the broker's database meanwhile."""
+    commands: list[Document] = []
+    with MongoClient[Document](chaos.stack.state.uri) as client:
+        database = client[chaos.stack.database]
+        database.command("profile", 2)
+        try:
+            yield commands
+        finally:
+            database.command("profile", 0)
+            commands += database["system.profile"].find({"appName": "atlas-broker"}).sort("ts", 1)
+            database.drop_collection("system.profile")
+
+
+def test_a_sweep_costs_one_indexed_query_when_nothing_is_due(chaos: Chaos) -> None:
+    """Among a thousand instances and bindings at rest; its lease costs one more each second."""
+    done = {"operation": {"id": "provision-done", "kind": "provision", "state": "succeeded", "open": False}}
+    many = [{"_id": f"instance/{uuid4()}", "instance_id": "at rest", "phase": "gone", **done} for _ in range(1000)]
+    chaos.records.insert_many(many)
+    until("nothing is open", lambda: not chaos.records.count_documents({"operation.open": True}), 60.0)
+    with profiled(chaos) as commands:
+        time.sleep(PROFILED_SECONDS)
+    chaos.records.delete_many({"instance_id": "at rest"})
+    sweeps = [each for each in commands if each["op"] == "query" and each["ns"].endswith(".instances")]
+    updates = [each for each in commands if each["op"] == "update" and each["ns"].endswith(".instances")]
+    assert TICKS / 3 < len(sweeps) <= TICKS
+    assert {each["planSummary"] for each in sweeps} == {"IXSCAN { operation.due: 1 }"}
+    assert {each["docsExamined"] for each in sweeps} == {0}
+    assert len(updates) <= 2, "deadlines are looked after every five seconds"
+    assert {each["planSummary"] for each in updates} <= {"IXSCAN { operation.due: 1 }", "IXSCAN { operation.waits_on: 1 }"}
+    others = [each for each in commands if each not in sweeps + updates]
+    assert {each["ns"].rpartition(".")[2] for each in others} <= {"instances_housekeeping"}
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not here (apt install libfaketime)")
+@pytest.mark.parametrize("skew", ["-3h", "+3h"])
+def test_a_clock_that_is_wrong_by_hours_does_no_harm(chaos: Chaos, skew: str) -> None:
+    """One worker's wall clock is wrong; it and a right one work side by side, and neither takes the other's work."""
+    right, other = chaos.stack.workers
+    chaos.kill(other)
+    wrong = Worker({**chaos.stack.worker_settings, "LD_PRELOAD": str(FAKETIME), "FAKETIME": skew, **ONLY_WALL}, "wrong")
+    with wrong, chaos.platform() as platform:
+        instance_id = chaos.instance(platform)
+        rule = chaos.atlas.hang("POST", "/databaseUsers", seconds=3, when="after", times=6)
+        binds = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(6))}
+        chaos.arrives(rule)
+        for each, answer in binds.items():
+            chaos.send_again("bind", instance_id, each, answer.operation)
+        for each, answer in binds.items():
+            succeeds(platform, answer, instance_id, each)
+            assert logs_in(credentials(platform, instance_id, each))
+            assert not chaos.calls("PATCH", each), "two workers made the same user"
+        chaos.kill(right)
+        alone = chaos.binding(platform, instance_id)
+        assert logs_in(credentials(platform, instance_id, alone))
+        succeeds(platform, platform.deprovision(instance_id), instance_id)
+
+
+ONLY_WALL = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "0"}
+"""Clocks of machines differ in what time it is, not in how fast it goes."""
+
+
+CLOCK = re.compile(r"datetime\.now|time\.time\(|utcnow|date\.today")
+ALLOWED = {
+    "workers/atlas/": "how long a token lives, and what a Retry-After that is a date means: Atlas's own times",
+    "workers/jobs/deprovision.py": "when Atlas is to remove a temporary user by itself: hours away, and only a safety net",
+}
+
+
+def test_no_decision_is_made_by_a_processs_own_clock() -> None:
+    files = [*(CHECKOUT / "broker_api").rglob("*.py"), *(CHECKOUT / "workers").rglob("*.py")]
+    using = {str(file.relative_to(CHECKOUT)) for file in files if CLOCK.search(file.read_text())}
+    assert not {file for file in using if not file.startswith(tuple(ALLOWED))}
