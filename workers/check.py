@@ -175,7 +175,7 @@ def _opens(keys: tuple[str, ...], secret: str) -> bool:
 def _redis(settings: Settings) -> Iterator[Finding]:
     problem = Queue(settings.redis_url).trouble()
     if problem:
-        yield BAD, f"Redis: {problem}; look at BROKER_REDIS_URL"
+        yield BAD, f"{problem}; look at BROKER_REDIS_URL and the network"
     else:
         yield GOOD, "Redis: answers"
 

@@ -15,7 +15,7 @@ from broker_api.errors import ErrStorageStore
 from broker_api.queue import JOBS, Queue
 from broker_api.state.claims import Claims, Due
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import NOW, Document, as_datetime, expression, reaching
+from broker_api.state.mongo import NOW, Document, In, as_datetime, expression, reaching
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient
 
@@ -72,7 +72,9 @@ class Clusters:
         """Take the right to poll now; the longer a change takes, the rarer the polls."""
         age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}
         pause = {"$min": [SLOWEST_POLL_SECONDS * 1000, {"$max": [POLL_SECONDS * 1000, age]}]}
-        allowed = {"$lte": [{"$max": ["$next_poll", {"$add": ["$polled_at", int(POLL_SECONDS * 1000)]}]}, NOW]}
+        second = int(POLL_SECONDS * 1000)
+        earliest = ["$next_poll", {"$add": ["$polled_at", second]}, {"$add": ["$answered_at", second]}]
+        allowed = {"$lte": [{"$max": earliest}, NOW]}
         return self._documents.find_one_and_update(
             {"_id": _name(project, cluster), "$expr": allowed},
             [{"$set": {"polled_at": NOW, "next_poll": {"$add": [NOW, pause]}}}],
@@ -83,12 +85,12 @@ class Clusters:
         """Ask Atlas, remember when the question was asked, and wake whom the answer serves."""
         status = client.cluster_status(cluster)
         asked = as_datetime(document["polled_at"])
-        values = {"applied_at" if status == APPLIED else "pending_at": asked}
+        values: Document = {"applied_at" if status == APPLIED else "pending_at": asked}
         known = {**document, **values}
         change = Change(as_datetime(document.get("changed_at") or EPOCH), bool(document.get("overlapped")))
         if status == APPLIED and self._answers(known, change):
             values["settled"] = asked
-        self._housekeeping.write(_name(client.project_id, cluster), values)
+        self._housekeeping.write(_name(client.project_id, cluster), values | {"answered_at": In(0)})
         if status == APPLIED:
             self._wake(cluster_key(client.project_id, cluster), known)
         return known

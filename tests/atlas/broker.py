@@ -1,0 +1,207 @@
+"""A broker for four Atlas projects, and what a platform does with it in a line."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+from urllib.parse import quote
+
+import requests
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+from requests.auth import HTTPDigestAuth
+
+from tests.atlas.operator_config import OTHER_PROJECT
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import IN_PROGRESS, Answer, Json, OsbClient
+
+MAIN = Emulator.project_id
+OTHER = OTHER_PROJECT
+"""Opened by a service account; the rest by API keys."""
+CROWD, TIGHT = "0" * 23 + "3", "0" * 23 + "4"
+USERS = "/groups/{groupId}/databaseUsers"
+STATUS = "/groups/{groupId}/clusters/{clusterName}/status"
+TOKEN = "/api/oauth/token"
+
+_KEYS = {CROWD: ("crowd", "crowd-private-key"), TIGHT: ("tight", "tight-private-key")}
+
+
+class ManyProjects(Stack):
+    """``BROKER_SECRETS`` names a key or a service account for each project; only workers get them."""
+
+    def __init__(self, emulator: AtlasEmulator, directory: Path, state: Mongod, cluster: Mongod) -> None:
+        self._secrets = directory / "secret.json"
+        self._secrets.write_text(json.dumps({"atlas": _secrets()}))
+        super().__init__(flower=False, state=state, cluster=cluster, emulator=emulator)
+
+    @property
+    def shared_settings(self) -> dict[str, str]:
+        config = {"BROKER_CONFIG": "tests.atlas.operator_config:config", "BROKER_SECRETS": str(self._secrets)}
+        return {**super().shared_settings, **config}
+
+
+class Provision(TypedDict, total=False):
+    """What a provision may say besides its parameters; see ``OsbClient.provision``."""
+
+    fields: Json | None
+
+
+def _secrets() -> list[Json]:
+    main = {"user": Emulator.public_key, "password": Emulator.private_key, "group": MAIN}
+    other = {"client_id": Emulator.client_id, "client_secret": Emulator.client_secret, "group": OTHER}
+    return [main, other, *({"user": u, "password": p, "group": group} for group, (u, p) in _KEYS.items())]
+
+
+def furnish(atlas: Emulator) -> None:
+    """Make the projects; users of tests may pile up where no test is about their number."""
+    for project in (MAIN, OTHER, TIGHT):
+        atlas.put_project(project, user_limit=10_000)
+    for project, key in _KEYS.items():
+        atlas.put_project(project, key=key)
+    atlas.put_account(Emulator.client_id, Emulator.client_secret, [OTHER])
+
+
+class Broker:
+    """What tests do. Each takes a cluster of its own: what the broker knows of one does not disturb another's test."""
+
+    def __init__(self, stack: Stack, client: OsbClient) -> None:
+        self.stack, self.client = stack, client
+        self.atlas = stack.emulator.control
+
+    def cluster(self, *, project: str = MAIN, **settings: object) -> str:
+        """A new cluster's name."""
+        name = f"c-{secrets.token_hex(6)}"
+        self.atlas.put_cluster(name, project=project, **settings)
+        return name
+
+    def instance(self, cluster: str, *, project: str = MAIN, **parameters: object) -> str:
+        """A new instance that is ready."""
+        instance_id, answer = self.provision({"cluster": cluster, "project": project, **parameters})
+        assert answer.state == "succeeded", answer.text
+        return instance_id
+
+    def provision(self, parameters: Json | None, **options: Unpack[Provision]) -> tuple[str, Answer]:
+        """A new instance, and how its provision ended."""
+        instance_id = new_id()
+        accepted = self.client.provision(instance_id, parameters, **options)
+        assert accepted.status == 202, accepted.text
+        return instance_id, self.client.wait(instance_id, operation=accepted.operation)
+
+    def start_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
+        binding_id = binding_id or new_id()
+        answer = self.client.bind(instance_id, binding_id, parameters)
+        assert answer.status == 202, answer.text
+        return binding_id
+
+    def bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> Json:
+        """The credentials of a new binding, at the very moment at which it has succeeded."""
+        binding_id = self.start_bind(instance_id, parameters, binding_id)
+        return self.credentials(instance_id, binding_id)
+
+    def credentials(self, instance_id: str, binding_id: str, *, seconds: float = 60, every: float = 0.03) -> Json:
+        ended = self.client.wait(instance_id, binding_id, seconds=seconds, every=every)
+        assert ended.state == "succeeded", ended.text
+        credentials: Json = self.client.binding(instance_id, binding_id).json["credentials"]
+        return credentials
+
+    def failed_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
+        """The sentence that a bind fails with."""
+        binding_id = self.start_bind(instance_id, parameters, binding_id)
+        return self.failure(instance_id, binding_id)
+
+    def failure(self, instance_id: str, binding_id: str | None = None) -> str:
+        ended = self.client.wait(instance_id, binding_id)
+        assert ended.state == "failed", ended.text
+        return ended.description
+
+    def unbind(self, instance_id: str, binding_id: str) -> None:
+        accepted = self.client.unbind(instance_id, binding_id)
+        assert accepted.status == 202, accepted.text
+        assert self.client.wait(instance_id, binding_id).state in ("succeeded", "gone")
+
+    def in_progress(self, instance_id: str, binding_id: str | None = None) -> bool:
+        return self.client.last_operation(instance_id, binding_id).state == IN_PROGRESS
+
+    def user(self, username: str, project: str = MAIN) -> Json | None:
+        """The user in Atlas; one whose removal is on its way is gone."""
+        users = (user for user in self.atlas.users(project) if user["username"] == username)
+        return next((user for user in users if not user["deleted"]), None)
+
+    def posts(self, since: int = 0) -> list[Json]:
+        """The calls since the one of that number that made, or tried to make, a user."""
+        return [call for call in self.calls(since) if call["method"] == "POST" and call["template"] == USERS]
+
+    def calls(self, since: int = 0) -> list[Json]:
+        """Without the first legs of digest."""
+        return [call for call in self.atlas.calls()[since:] if not call["challenge"]]
+
+    def mark(self) -> int:
+        """Where the call log ends now."""
+        return len(self.atlas.calls())
+
+    def logs(self) -> str:
+        return "\n".join(worker.log_text() for worker in self.stack.workers)
+
+
+def new_id() -> str:
+    return f"t-{secrets.token_hex(8)}"
+
+
+def log_in(credentials: Json) -> None:
+    """Use credentials once, without the patience that drivers have with a refusal; raises OperationFailure."""
+    with MongoClient[Json](credentials["uri"], serverSelectionTimeoutMS=5000) as client:
+        client[credentials["database"]]["things"].find_one()
+
+
+def works(credentials: Json) -> bool:
+    try:
+        log_in(credentials)
+    except OperationFailure:
+        return False
+    return True
+
+
+def until(what: Callable[[], Any], seconds: float = 30) -> Any:  # noqa: ANN401  whatever it gives
+    """What ``what`` gives as soon as that is true; an AssertionError when it does not become true."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
+    return found
+
+
+def at_once(count: int, act: Callable[[int], Any]) -> Sequence[Any]:
+    """So many calls at the same time, and their results in order."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(act, range(count)))
+
+
+def strings_of(cluster: Mongod) -> str:
+    return f"mongodb://{cluster.address}/?authSource=admin"
+
+
+@contextmanager
+def foreign_user(atlas: Emulator, cluster: str) -> Iterator[str]:
+    """A user of the project that the broker has nothing to do with."""
+    name = f"foreign-{secrets.token_hex(4)}"
+    url = f"{atlas.base_url}/api/atlas/v2/groups/{MAIN}/databaseUsers"
+    auth = HTTPDigestAuth(Emulator.public_key, Emulator.private_key)
+    headers = {"Accept": "application/vnd.atlas.2023-01-01+json"}
+    body = {
+        "username": name,
+        "password": "somebody-elses-password",
+        "databaseName": "admin",
+        "groupId": MAIN,
+        "roles": [{"roleName": "read", "databaseName": "theirs"}],
+        "scopes": [{"name": cluster, "type": "CLUSTER"}],
+    }
+    requests.post(url, json=body, auth=auth, headers=headers, timeout=10).raise_for_status()
+    yield name
+    requests.delete(f"{url}/admin/{quote(name)}", auth=auth, headers=headers, timeout=10)
