@@ -101,7 +101,7 @@ class Service:
             self.catalog.check_update(plan, request.parameters or {})
 
         def decide() -> Decision:
-            found = self._existing_instance(instance_id)
+            found = self._standing_instance(instance_id)
             current = self.catalog.plan(found.service_id, found.plan_id)
             self._check_unchangeable(found, request.parameters or {})
             return self._update(found, current, plan or current, request, caller)
@@ -212,7 +212,7 @@ class Service:
             self.catalog.check_bind(plan, request.parameters or {})
 
         def decide() -> Decision:
-            instance = self._bindable_instance(instance_id)
+            instance = self._standing_instance(instance_id)
             found = self._store.binding(instance_id, binding_id)
             asked = self._binding_fields(instance, binding_id, request, found)
             if found and (answer := _repeated(found, asked, _binding_identity)):
@@ -224,7 +224,8 @@ class Service:
             decide, caller, lambda: self._made_binding(instance_id, binding_id), binding_key(instance_id, binding_id)
         )
 
-    def _bindable_instance(self, instance_id: str) -> Instance:
+    def _standing_instance(self, instance_id: str) -> Instance:
+        """Give an instance that may be bound to and changed; not one that is being made or deleted."""
         found = self._store.instance(instance_id)
         if found is None or found.phase in (Phase.GONE, Phase.FAILED):
             raise ErrStorageFindInstance(instance_id)

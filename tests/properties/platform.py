@@ -1,0 +1,236 @@
+"""One instance of a platform that checks each answer against the model, and writes down what it asked and was told."""
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from tests.emulator.client import Emulator
+from tests.osb.steps import at_once
+from tests.osb_client import Answer, OsbClient
+from tests.properties.model import (
+    ABSENT,
+    RUNS,
+    Call,
+    Phase,
+    Said,
+    Thing,
+    Verb,
+    World,
+    allowed,
+    canonical,
+    explain,
+    later,
+)
+from tests.tenant import works
+
+WORKS_SECONDS = 90
+"""How long anything that the machine does may take to end."""
+REMEMBERED = 10
+"""So many of the latest operations are polled for; the broker remembers twice as many."""
+
+
+class Journal:
+    """The steps of a run, to be read by people."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.began = time.monotonic()
+
+    def note(self, line: str) -> None:
+        self.lines.append(f"{time.monotonic() - self.began:7.2f} s  {line}")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass
+class InstanceOfAPlatform:
+    """``worlds`` is what it and its bindings may be, by all that was heard."""
+
+    name: str
+    client: OsbClient
+    atlas: Emulator
+    journal: Journal
+    bindings: int = 3
+    suffix: str = ""
+    worlds: frozenset[World] = frozenset()
+    told: dict[int | None, list[str]] = field(default_factory=dict)
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self.instance_id = f"{uuid.uuid4()}{self.suffix}"
+        self.binding_ids = [f"{uuid.uuid4()}{self.suffix}" for _ in range(self.bindings)]
+        self.worlds = frozenset({World(bindings=(Thing(),) * self.bindings)})
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def ask(self, *calls: Call) -> list[Said]:
+        """At the same time; AssertionError when no order of them explains the answers."""
+        answers = at_once([lambda call=call: self._send(call) for call in calls])  # type: ignore[misc]
+        heard = [(call, self._understood(call, answer)) for call, answer in zip(calls, answers, strict=True)]
+        for call, said in heard:
+            self._note(call, said, together=len(calls) > 1)
+        explained = explain(self.worlds, heard)
+        assert explained, self._complaint(heard)
+        self.worlds = _late(explained, calls)
+        return [said for _, said in heard]
+
+    def operations(self, binding: int | None) -> list[str]:
+        return self.told.get(binding, [])[-REMEMBERED:]
+
+    def _understood(self, call: Call, answer: Answer) -> Said:
+        body = answer.json
+        assert answer.status < 400 or answer.description, f"{answer.status} without a sentence"
+        assert call.binding is None or "Retry-After" not in answer.headers
+        return Said(
+            status=answer.status,
+            fields=frozenset(body.keys() - {"description"}),
+            error=str(body.get("error", "")),
+            operation=str(body.get("operation", "")),
+            state=str(body.get("state", "")),
+            parameters=canonical(body["parameters"]) if "parameters" in body else "",
+            credentials=canonical(body["credentials"]) if "credentials" in body else "",
+        )
+
+    def _send(self, call: Call) -> Answer:
+        self.requests += 1
+        name = self.instance_id
+        binding = None if call.binding is None else self.binding_ids[call.binding]
+        incomplete = None if call.waits else True
+        match call.verb, binding:
+            case Verb.PROVISION, _:
+                fields = {"organization_guid": call.organization, "context": {"request": self.requests}}
+                return self.client.provision(
+                    name, json.loads(call.parameters), fields=fields, accepts_incomplete=incomplete
+                )
+            case Verb.UPDATE, _:
+                return self.client.update(name, json.loads(call.parameters), accepts_incomplete=incomplete)
+            case Verb.DEPROVISION, _:
+                return self.client.deprovision(name, accepts_incomplete=incomplete)
+            case Verb.POLL, _:
+                return self.client.last_operation(name, binding, call.operation)
+            case Verb.FETCH, None:
+                return self.client.instance(name)
+            case _, str():
+                return self._send_about_binding(call, binding, incomplete)
+        raise ValueError(call)
+
+    def _send_about_binding(self, call: Call, binding: str, incomplete: bool | None) -> Answer:  # noqa: FBT001
+        name = self.instance_id
+        match call.verb:
+            case Verb.BIND:
+                return self.client.bind(name, binding, json.loads(call.parameters), accepts_incomplete=incomplete)
+            case Verb.ROTATE:
+                predecessor = self.binding_ids[call.predecessor]
+                return self.client.rotate(name, binding, predecessor, accepts_incomplete=incomplete)
+            case Verb.UNBIND:
+                return self.client.unbind(name, binding, accepts_incomplete=incomplete)
+            case _:
+                return self.client.binding(name, binding)
+
+    def _note(self, call: Call, said: Said, *, together: bool) -> None:
+        if said.operation and said.operation not in self.told.setdefault(call.binding, []):
+            self.told[call.binding].append(said.operation)
+        self.journal.note(f"{'||' if together else '  '} {self.name}: {_asked(call)} -> {_heard(said)}")
+
+    def _complaint(self, heard: Sequence[tuple[Call, Said]]) -> str:
+        right = {
+            f"{_asked(call)} -> {_heard(each)}" for call, said in heard for each in allowed(self.worlds, call, said)
+        }
+        known = {f"{w.instance.phase.name} {[each.phase.name for each in w.bindings]}" for w in later(self.worlds)}
+        return "\n".join(
+            [
+                f"An answer about {self.name} ({self.instance_id}, bindings {self.binding_ids}) is not right.",
+                "The steps:",
+                str(self.journal),
+                "By them the instance and its bindings could be:",
+                *sorted(known),
+                "The right answers were (each on its own):",
+                *sorted(right),
+            ]
+        )
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def settle(self) -> World:
+        """Wait until nothing is under way; then there is one world, and Atlas has the users of it and no others."""
+        for binding in (None, *range(self.bindings)):
+            self._wait(binding)
+        self.worlds = frozenset(world for world in self.worlds if not world.busy)
+        shapes = {(world.instance.phase, *(each.phase for each in world.bindings)) for world in self.worlds}
+        assert len(shapes) == 1, f"Not known after all has ended: {shapes}\n{self.journal}"
+        self._balance(next(iter(self.worlds)))
+        return next(iter(self.worlds))
+
+    def _wait(self, binding: int | None) -> None:
+        deadline = time.monotonic() + WORKS_SECONDS
+        while any(world.busy for world in self.worlds) and self._poll(binding) == RUNS:
+            assert time.monotonic() < deadline, f"{self.name} is still at work\n{self.journal}"
+            del self.journal.lines[-1]
+            time.sleep(0.05)
+
+    def _poll(self, binding: int | None) -> str:
+        return self.ask(Call(Verb.POLL, binding))[0].state
+
+    def _balance(self, world: World) -> None:
+        ready = [number for number, each in enumerate(world.bindings) if each.phase is Phase.READY]
+        users = self._users()
+        assert users == sorted(self.binding_ids[number] for number in ready), f"Atlas has {users}\n{self.journal}"
+        for number in ready:
+            credentials = json.loads(self.ask(Call(Verb.FETCH, number))[0].credentials)
+            assert works(credentials), f"The credentials of {self.binding_ids[number]} do not work\n{self.journal}"
+
+    def _users(self) -> list[str]:
+        """The binding ids of users in Atlas that are labelled with this instance; "" for one that is no binding's."""
+        found = []
+        for user in self.atlas.users():
+            labels = {label["key"]: label["value"] for label in user["labels"]}
+            if labels.get("instance_id") == self.instance_id and not user["deleted"]:
+                found.append(labels.get("binding_id", ""))
+        return sorted(found)
+
+    def clear(self) -> None:
+        """Delete everything, as a platform would; nothing is left then."""
+        world = self.settle()
+        if world.instance.phase not in ABSENT:
+            self.ask(Call(Verb.DEPROVISION))
+            world = self.settle()
+        for number, each in enumerate(world.bindings):
+            if each.phase not in ABSENT:
+                self.ask(Call(Verb.UNBIND, number))
+        world = self.settle()
+        assert all(each.phase in ABSENT for each in (world.instance, *world.bindings)), str(self.journal)
+        assert not self._users(), str(self.journal)
+
+
+def _late(worlds: frozenset[World], calls: Sequence[Call]) -> frozenset[World]:
+    """Mark the binds that a deprovision, accepted at the same time, need not have seen."""
+    if not any(call.verb is Verb.DEPROVISION for call in calls):
+        return worlds
+    for call in calls:
+        if call.verb in (Verb.BIND, Verb.ROTATE):
+            worlds = frozenset(_marked(world, call.binding) for world in worlds)
+    return worlds
+
+
+def _marked(world: World, binding: int | None) -> World:
+    found = world.about(binding)
+    return world.having(binding, replace(found, late=True)) if found.phase is Phase.CREATING else world
+
+
+def _asked(call: Call) -> str:
+    about = "instance" if call.binding is None else f"binding {call.binding}"
+    rotates = f" for binding {call.predecessor}" if call.verb is Verb.ROTATE else ""
+    asked = f"{call.verb.name} {about}{rotates}"
+    if call.verb in (Verb.PROVISION, Verb.UPDATE, Verb.BIND):
+        asked += f" {call.parameters}"
+    if call.organization != "org":
+        asked += f" of {call.organization}"
+    return asked + (f" operation={call.operation}" if call.operation else "") + (" and wait" if call.waits else "")
+
+
+def _heard(said: Said) -> str:
+    told = [said.error, said.operation, said.state, said.parameters, "credentials" if said.credentials else ""]
+    return " ".join([str(said.status), *filter(None, told), f"[{', '.join(sorted(said.fields))}]"])
