@@ -192,6 +192,7 @@ class Claims:
         """Fail what is past its deadline, whoever holds it; what it made in Atlas is removed all the same."""
         late = {
             "operation.open": True,
+            "operation.due": {"$gte": EPOCH},  # always so; without it the index of open operations is not used
             "operation.state": State.IN_PROGRESS.value,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
