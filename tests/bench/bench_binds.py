@@ -20,7 +20,6 @@ from tests.osb_client import IN_PROGRESS, OsbClient
 APPLY_SECONDS, LATENCY_SECONDS, PLATFORM_POLL_SECONDS = 5.0, 0.2, 0.5
 PATIENCE_SECONDS = 300.0
 DEFAULTS = {"BROKER_SETTLE_SECONDS": "5"}
-POST, STATUS = "POST …/databaseUsers", "GET …/clusters/{clusterName}/status"
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class Run:
 @click.option("--workers", default=2, show_default=True, help="Worker processes.")
 def main(binds: int, singles: int, workers: int) -> None:
     """Measure both in one run, on servers of its own."""
-    with Stack(workers=workers, flower=False, apply_seconds=APPLY_SECONDS, settings=DEFAULTS) as stack:
-        with stack.client() as client:
-            bench = Bench(client, stack.emulator.control)
-            bench.prepare(stack.emulator.clusters[0])
-            crowd = bench.at_once(binds)
-            bench.remove(binds)
-            row = bench.one_by_one(singles)
+    stack = Stack(workers=workers, flower=False, apply_seconds=APPLY_SECONDS, settings=DEFAULTS)
+    with stack, stack.client() as client:
+        bench = Bench(client, stack.emulator.control)
+        bench.prepare(stack.emulator.clusters[0])
+        crowd = bench.at_once(binds)
+        bench.remove(binds)
+        row = bench.one_by_one(singles)
     click.echo("\n".join(report(crowd, row)))
 
 
@@ -132,22 +131,18 @@ class _Measured:
 def report(crowd: Run, row: Run) -> list[str]:
     """The README's figures come from here."""
     each = row.last / row.binds
-    lines = [
+    kinds = sorted({*crowd.calls, *row.calls})
+    return [
         f"Atlas applies a change after {APPLY_SECONDS:g} s and answers after {LATENCY_SECONDS:g} s.",
         f"{'':<36}{f'{crowd.binds} at once':>14}{f'{row.binds} one by one':>16}",
-    ]
-    for kind in sorted({*crowd.calls, *row.calls}):
-        lines.append(f"{kind:<36}{crowd.calls[kind]:>14}{row.calls[kind]:>16}")
-    lines += [
+        *(f"{kind:<36}{crowd.calls[kind]:>14}{row.calls[kind]:>16}" for kind in kinds),
         f"{'digest challenges':<36}{crowd.challenges:>14}{row.challenges:>16}",
         f"{'calls a bind':<36}{crowd.per_bind:>14.2f}{row.per_bind:>16.2f}",
         f"{'first usable after, s':<36}{crowd.first:>14.1f}{row.first:>16.1f}",
         f"{'last usable after, s':<36}{crowd.last:>14.1f}{row.last:>16.1f}",
-        f"One by one each takes {each:.1f} s, so {crowd.binds} take {each * crowd.binds:.0f} s: "
-        f"{each * crowd.binds / crowd.last:.0f} times as long, "
-        f"with {row.per_bind / crowd.per_bind:.1f} times the calls a bind.",
+        f"One by one each takes {each:.1f} s, so {crowd.binds} take {each * crowd.binds:.0f} s, which is",
+        f"{each * crowd.binds / crowd.last:.0f} times as long; and {row.per_bind / crowd.per_bind:.1f} times the calls.",
     ]
-    return lines
 
 
 if __name__ == "__main__":
