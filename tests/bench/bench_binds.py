@@ -131,7 +131,7 @@ class _Measured:
 def report(crowd: Run, row: Run) -> list[str]:
     """The README's figures come from here."""
     each = row.last / row.binds
-    kinds = sorted({*crowd.calls, *row.calls})
+    kinds, more = sorted({*crowd.calls, *row.calls}), row.per_bind / crowd.per_bind
     return [
         f"Atlas applies a change after {APPLY_SECONDS:g} s and answers after {LATENCY_SECONDS:g} s.",
         f"{'':<36}{f'{crowd.binds} at once':>14}{f'{row.binds} one by one':>16}",
@@ -141,7 +141,7 @@ def report(crowd: Run, row: Run) -> list[str]:
         f"{'first usable after, s':<36}{crowd.first:>14.1f}{row.first:>16.1f}",
         f"{'last usable after, s':<36}{crowd.last:>14.1f}{row.last:>16.1f}",
         f"One by one each takes {each:.1f} s, so {crowd.binds} take {each * crowd.binds:.0f} s, which is",
-        f"{each * crowd.binds / crowd.last:.0f} times as long; and {row.per_bind / crowd.per_bind:.1f} times the calls.",
+        f"{each * crowd.binds / crowd.last:.0f} times as long, with {more:.1f} times the calls.",
     ]
 
 
