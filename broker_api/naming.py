@@ -8,7 +8,8 @@ MAX_DATABASE_BYTES = 63
 RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 
 _PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+")
-_PLAIN_USER = re.compile(r"[A-Za-z0-9._-]+")
+# MongoDB makes no user whose name begins with a dot, and no URL can carry "." or "..".
+_PLAIN_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
 
 
