@@ -186,7 +186,7 @@ class InstanceOfAPlatform:
         """The binding ids of users in Atlas that are labelled with this instance; "" for one that is no binding's."""
         found = []
         for user in self.atlas.users():
-            labels = {label["key"]: label["value"] for label in user["labels"]}
+            labels = {label["key"]: label["value"] for label in user.get("labels", [])}
             if labels.get("instance_id") == self.instance_id and not user["deleted"]:
                 found.append(labels.get("binding_id", ""))
         return sorted(found)
