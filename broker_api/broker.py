@@ -75,6 +75,8 @@ class _Worker:
     def __init__(self, made: Settings) -> None:
         self._settings = made
         self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._parent = os.getpid()
         self._pid = 0
 
     def start(self) -> None:
@@ -86,6 +88,7 @@ class _Worker:
         if pid := os.fork():
             return pid
         try:
+            _forget_handlers()
             _work(self._settings)
         finally:
             os._exit(0)  # the parent's clean-up is not this process's
@@ -93,15 +96,27 @@ class _Worker:
     def _watch(self) -> None:
         while not self._stopping.is_set():
             _await_end(self._pid)
-            if not self._stopping.wait(RESTART_SECONDS):
-                self._pid = self._fork()
+            self._stopping.wait(RESTART_SECONDS)
+            with self._starting:
+                if not self._stopping.is_set():
+                    self._pid = self._fork()
 
     def stop(self) -> None:
-        """Let the worker finish its steps, and end it."""
-        self._stopping.set()
+        """Let the worker finish its steps, and end it; the server's children come by here, too, when they end."""
+        if os.getpid() != self._parent:
+            return
+        with self._starting:
+            self._stopping.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
         _await_end(self._pid)
+
+
+def _forget_handlers() -> None:
+    """Let signals end this process: handlers that came with a fork would keep them for the server."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _await_end(pid: int) -> None:

@@ -10,4 +10,6 @@ class LevelConfig(Config):
 
 
 def config() -> Config:
-    return LevelConfig(None, None)
+    made = LevelConfig(None, None)
+    made.broker["name"] = "databases-by-level"
+    return made

@@ -1,0 +1,298 @@
+"""The Python interface of the broker that this one replaces: scripts that used it go on working."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from broker_api import errors
+from broker_api.broker import Broker
+from broker_api.config import Config
+from broker_api.settings import load
+from tests.dev.broker import Worker
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import CHECKOUT, HOST, Server, free_port, script
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import OsbClient
+from tests.tenant import CLUSTER, Tenant, eventually, works
+
+USER, PASSWORD = "platform", "seed-p4ss:word"
+SEEDS_PORT = 5000
+
+
+def example(word: str) -> str:
+    """The Python block of README.md that has this word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if word in block]
+    return str(found)
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Path:
+    """A secret.json of the seed's form, with the further sections that this broker has. It needs no environment."""
+    content = {
+        "mongo": {"uri": state_mongod.uri, "db": f"seed-{uuid4().hex}", "timeoutms": 5000, "collection": "instances"},
+        "atlas": {"user": emulator.public_key, "password": emulator.private_key, "group": emulator.project_id},
+        "users": {USER: PASSWORD},
+        "encryption_keys": [Fernet.generate_key().decode()],
+        # A database of its own in the Redis that others use, too.
+        "redis": {"url": redis_server.uri.removesuffix("/0") + "/9"},
+    }
+    file = tmp_path / "secret.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+class Script(Server):
+    """A process of a user of the Python interface, or of a command, in the directory of its secret.json."""
+
+    def __init__(self, home: Path, command: Sequence[str | Path], port: int, settings: Mapping[str, str]) -> None:
+        super().__init__("script")
+        self.directory, self.arguments, self.port, self.settings = home, command, port, settings
+
+    @property
+    def uri(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        return ["env", "-C", self.directory, *self.arguments]
+
+    def environment(self) -> Mapping[str, str]:
+        return self.settings
+
+    def answers(self) -> bool:
+        return requests.get(self.uri + "/health", timeout=1).ok
+
+    def client(self) -> OsbClient:
+        return OsbClient(self.uri, USER, PASSWORD)
+
+
+def python(secrets: Path, text: str, port: int, atlas: AtlasEmulator) -> Script:
+    """The script is in a file, as users have it; all it is told by the environment is where the emulated Atlas is."""
+    file = secrets.with_name("my_broker.py")
+    file.write_text(text)
+    return Script(secrets.parent, [sys.executable, file], port, {"MONGODB_ATLAS_BASE_URL": atlas.uri})
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found
+
+
+def leader(server: Server) -> int:
+    assert server.process is not None
+    return server.process.pid
+
+
+# --- Broker(config).run() ---------------------------------------------------------------------------------------
+
+
+def test_run_without_arguments_listens_where_the_seed_did() -> None:
+    parameters = inspect.signature(Broker.run).parameters
+    assert (parameters["host"].default, parameters["port"].default) == ("0.0.0.0", SEEDS_PORT)
+
+
+@pytest.fixture
+def custom(secrets: Path, emulator: AtlasEmulator) -> Iterator[Script]:
+    """The README's script, word for word, on port 5000; on another one only where somebody else has that."""
+    text, port = example("class CustomConfig"), SEEDS_PORT
+    if _taken(SEEDS_PORT):
+        port = free_port()
+        text = text.replace("run()", f"run(port={port})")
+    with python(secrets, text, port, emulator) as running:
+        yield running
+
+
+def _taken(port: int) -> bool:
+    lines = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+    return any(line.split()[1].endswith(f":{port:04X}") for line in lines[1:] if line.split()[3:4] == ["0A"])
+
+
+def test_the_custom_config_of_the_readme_is_a_complete_broker(custom: Script, atlas: Emulator) -> None:
+    atlas.apply_after(polls=1)
+    with custom.client() as client:
+        tenant = Tenant(client).provision(ns="team-a")
+        credentials = tenant.bind("b-1")
+        assert (credentials["username"], credentials["database"]) == ("b-1-rw", "team-a")
+        assert urlsplit(credentials["uri"]).path == "/team-a"
+        assert works(credentials)
+        tenant.unbind("b-1")
+        assert not works(credentials)
+        without = Tenant(client)
+        ended = without.end(client.provision(without.instance_id, {"cluster": CLUSTER}))
+        assert ended.json["state"] == "failed"
+        assert "'ns' is missing" in ended.description
+    assert atlas.users() == []
+
+
+def test_a_worker_that_dies_under_run_is_started_again(custom: Script, atlas: Emulator) -> None:
+    eventually(lambda: worker_of(custom), "its worker is ready")
+    os.kill(worker_of(custom), signal.SIGKILL)
+    with custom.client() as client:
+        Tenant(client).provision(ns="team-b")
+    assert atlas.users() == []
+
+
+def worker_of(running: Script) -> int:
+    """The process that says that it is ready to work, which is the first that the script makes; 0 before."""
+    ready = re.search(r"celery@\S+ ready", running.log_text())
+    return min(family(leader(running))[1:]) if ready else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_ends_with_the_signal_and_leaves_no_process_behind(
+    secrets: Path, emulator: AtlasEmulator, number: signal.Signals
+) -> None:
+    port = free_port()
+    text = f"""
+        from broker_api.broker import Broker
+        from broker_api.config import Config
+        secrets = Config.load_json("secret.json")
+        Broker(Config(secrets["atlas"], secrets["mongo"])).run("{HOST}", {port})
+    """
+    with python(secrets, textwrap.dedent(text), port, emulator) as running:
+        eventually(lambda: " ready." in running.log_text(), "its worker is ready")
+        processes = family(leader(running))
+        assert len(processes) >= 3  # the script, the server, the worker
+        os.kill(leader(running), number)
+        eventually(lambda: running.returncode is not None, "it ends")
+        eventually(lambda: not [pid for pid in processes if alive(pid)], "nothing is left")
+        assert "Traceback" not in running.log_text()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_run_with_a_wrong_setting_ends_with_one_line(secrets: Path, emulator: AtlasEmulator) -> None:
+    content = json.loads(secrets.read_text())
+    content.pop("users")
+    secrets.write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as failure:
+        python(secrets, example("class CustomConfig"), free_port(), emulator).__enter__()
+    assert "BROKER_USERS" in str(failure.value)
+
+
+# --- the same configuration for processes of their own ----------------------------------------------------------
+
+
+def test_the_secrets_file_alone_configures_api_and_worker(
+    secrets: Path, emulator: AtlasEmulator, atlas: Emulator
+) -> None:
+    atlas.apply_after(polls=1)
+    settings = {"BROKER_SECRETS": str(secrets), "MONGODB_ATLAS_BASE_URL": emulator.uri}
+    port = free_port()
+    api = Script(secrets.parent, [script("atlas-broker"), "api", "--port", str(port)], port, settings)
+    with api, Worker(settings), api.client() as client:
+        assert works(Tenant(client).provision().bind())
+
+
+def test_the_environment_wins_over_the_secrets_file(secrets: Path) -> None:
+    environment = {"BROKER_SECRETS": str(secrets), "BROKER_USERS": "other:one", "BROKER_MONGO_DB": "elsewhere"}
+    settings = load(environment, "api")
+    assert (settings.users, settings.mongo_db) == ({"other": "one"}, "elsewhere")
+    assert settings.mongo_collection == "instances"
+
+
+def test_broker_config_gives_api_and_workers_the_same_config(
+    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, atlas: Emulator
+) -> None:
+    settings = {
+        "BROKER_CONFIG": "tests.integration.level_config:config",
+        "BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/8",
+    }
+    with (
+        Stack(
+            workers=1,
+            flower=False,
+            settings=settings,
+            state=state_mongod,
+            cluster=cluster_mongod,
+            redis=redis_server,
+            emulator=emulator,
+        ) as stack,
+        stack.client() as client,
+    ):
+        assert client.catalog().json["services"][0]["name"] == "databases-by-level"
+        Tenant(client).provision(level="read").bind("b")
+    (user,) = atlas.users()
+    assert [role["roleName"] for role in user["roles"]] == ["read"]
+
+
+# --- Config and the exceptions ----------------------------------------------------------------------------------
+
+
+def test_load_json_of_a_file_that_is_not_there_gives_none(tmp_path: Path) -> None:
+    assert Config.load_json(str(tmp_path / "nowhere.json")) is None
+
+
+def test_load_json_gives_the_sections_of_the_file(secrets: Path) -> None:
+    assert Config.load_json(str(secrets)) == json.loads(secrets.read_text())
+
+
+def test_constructing_a_config_calls_nothing(atlas: Emulator) -> None:
+    atlas.forget_calls()
+    config = Config(
+        {"user": "u", "password": "p", "group": "g"},
+        {"uri": "mongodb://192.0.2.1", "db": "d", "timeoutms": 100, "collection": "c"},
+    )
+    assert atlas.calls() == []
+    assert config.broker["plans"][0]["id"] == Config.UUID_PLANS_EXISTING_CLUSTER
+
+
+def test_the_names_that_subclasses_of_the_seed_use_are_there() -> None:
+    assert Config.UUID_SERVICES_CLUSTER == "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
+    assert Config.UUID_PLANS_EXISTING_CLUSTER == "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+    assert (Config.PARAMETER_CLUSTER, Config.PARAMETER_DATABASE) == ("cluster", "database")
+    assert Config({}, {}).isGenerateBindingCredentialsPredictible() is False
+    assert list(inspect.signature(Config.__init__).parameters)[1:] == [
+        "atlas_credentials",
+        "mongo_credentials",
+        "clusters",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.ErrClusterNotFound("c"), "The cluster c is not available on Atlas."),
+        (errors.ErrClusterConfig("c"), "The cluster configuration for c is not available."),
+        (
+            errors.ErrStorageMongoConnection("Find instance"),
+            "The storage is not able to communicate with MongoDB [Find instance]",
+        ),
+        (errors.ErrStorageTypeUnsupported(int), "Type [<class 'int'>] unsupported"),
+        (errors.ErrStorageRemoveInstance("i"), "Failed to remove the instance i"),
+        (errors.ErrStorageRemoveBinding("b"), "Failed to remove the binding b"),
+        (errors.ErrStorageStore(), "Failed to store the instance or binding."),
+        (errors.ErrStorageFindInstance("i"), "Failed to find the instance i."),
+        (errors.ErrPlanUnsupported("p"), "Plan [p] not supported."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_nine_exceptions_say_what_they_are_about(error: Exception, message: str) -> None:
+    assert str(error) == message
