@@ -116,7 +116,7 @@ class Operation(Record):
 
 
 class Resource(Record):
-    """What instances and bindings share."""
+    """What instances and bindings share. Until ``unsure_until`` a request to make a user may be under way to Atlas."""
 
     key: str = Field(alias="_id")
     instance_id: str
@@ -130,6 +130,7 @@ class Resource(Record):
     project: str | None = None
     cluster: str | None = None
     database: str | None = None
+    unsure_until: datetime | None = None
     legacy: bool = False
 
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
@@ -151,7 +152,7 @@ class Instance(Resource):
 
 
 class Binding(Resource):
-    """A service binding: a database user. Until ``unsure_until`` a request to make it may be under way to Atlas."""
+    """A service binding: a database user."""
 
     binding_id: str
     app_guid: str | None = None
@@ -161,7 +162,6 @@ class Binding(Resource):
     roles: JsonList = Field(default_factory=list)
     sealed_credentials: str | None = None
     made: bool = False
-    unsure_until: datetime | None = None
     expires: datetime | None = None
     renew_before: datetime | None = None
     endpoints: JsonList = Field(default_factory=list)

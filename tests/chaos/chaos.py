@@ -45,7 +45,9 @@ class Chaos:
         self.cluster = stack.emulator.clusters[0]
         self._ended_by_us: set[Server] = set()
         self._celery = Celery("late", broker=stack.redis.uri, set_as_current=False)
-        self._state: MongoClient[Document] = MongoClient(stack.state.uri, serverSelectionTimeoutMS=20_000, tz_aware=True)
+        self._state: MongoClient[Document] = MongoClient(
+            stack.state.uri, serverSelectionTimeoutMS=20_000, tz_aware=True
+        )
 
     def close(self) -> None:
         self._celery.close()
@@ -136,7 +138,7 @@ class Chaos:
 
     def reached(self, rule: int, times: int = 1) -> bool:
         """Whether so many calls have come to a rule of the emulator."""
-        return sum(call["fault"] == rule for call in self.atlas.calls()) >= times
+        return len([call for call in self.atlas.calls() if call["fault"] == rule]) >= times
 
     def arrives(self, *rules: int) -> None:
         """Wait until each rule has met a call."""

@@ -12,14 +12,14 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from tests.chaos.books import Books
-from tests.chaos.chaos import USERS, Chaos, paused
+from tests.chaos.chaos import USERS, Chaos, Document, paused
 from tests.dev.processes import Server
 
 Fault = Callable[[], None]
 ATLAS = "/api/atlas"
 PAUSES = {
     "workers": (3.0, 5.0),
-    "frozen": (2.0, 4.0),
+    "frozen": (5.0, 7.0),
     "api": (3.0, 5.0),
     "redis": (2.0, 4.0),
     "mongodb": (4.0, 6.0),
@@ -147,7 +147,8 @@ class Faults:
 
     def primary_steps_down(self) -> None:
         address = self._chaos.stack.state.address
-        with MongoClient(address, directConnection=True) as client, suppress(PyMongoError):  # it closes connections
+        # It closes connections, its own caller's too.
+        with MongoClient[Document](address, directConnection=True) as client, suppress(PyMongoError):
             client.admin.command("replSetStepDown", 3, force=True)
 
     # --- Atlas ----------------------------------------------------------------------------------------------------

@@ -6,45 +6,72 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import requests
+from pymongo import MongoClient
 from requests.auth import HTTPDigestAuth
 
-from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, paused, succeeds, until
+from tests.chaos.chaos import USERS, Chaos, Document, credentials, logs_in, paused, succeeds, until
 from tests.osb_client import IN_PROGRESS
 
 Scenario = Callable[[Chaos], None]
 
-FULL = {"status": 400, "error_code": "GROUP_USERS_LIMIT_EXCEEDED"}
-
 
 def nothing_is_sent_before_it_is_written(chaos: Chaos) -> None:
-    """While MongoDB hangs there is no message: else a worker would find nothing, and the message were lost."""
-    chaos.kill(*chaos.stack.workers)
-    with chaos.stack.redis.client() as redis, chaos.platform() as platform, ThreadPoolExecutor(1) as pool:
-        before = redis.llen("instances")
-        with paused([chaos.stack.state]):
+    """While MongoDB takes no writes there is no message: a worker would find nothing, and the message were lost."""
+    with (
+        chaos.platform() as platform,
+        ThreadPoolExecutor(1) as pool,
+        MongoClient[Document](chaos.stack.state.uri) as client,
+    ):
+        client.admin.command("fsync", lock=True)
+        try:
+            before = messages(chaos)
             asked = pool.submit(platform.provision, str(uuid4()), {"cluster": chaos.cluster})
             time.sleep(1.5)
-            assert redis.llen("instances") == before, "a message is in Redis, and nothing is in MongoDB"
+            assert messages(chaos) == before, "a message is in Redis, and nothing is in MongoDB"
+        finally:
+            client.admin.command("fsyncUnlock")
         assert asked.result().status == 202
 
 
+def messages(chaos: Chaos) -> int:
+    """How many Redis has ever taken."""
+    with chaos.stack.redis.client() as redis:
+        return int(redis.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"])
+
+
 def what_redis_lost_is_sent_by_the_sweep(chaos: Chaos) -> None:
-    """An operation accepted while Redis did not answer, whose API died, is worked on all the same."""
-    with chaos.platform() as platform:
-        instance_id = str(uuid4())
+    """Operations accepted while Redis did not answer are worked on all the same, also when their API has died."""
+    with chaos.platform() as platform, ThreadPoolExecutor(1) as pool:
+        first, second = str(uuid4()), str(uuid4())
         with paused([chaos.stack.redis]):
-            answer = platform.provision(instance_id, {"cluster": chaos.cluster})
-            assert answer.status == 202, answer.text
-            assert answer.seconds < 2.0
+            answer = platform.provision(first, {"cluster": chaos.cluster}, timeout=6)
+            assert (answer.status, answer.seconds < 2.0) == (202, True), f"{answer.text} after {answer.seconds:.1f} s"
+            time.sleep(2.1)  # sending pauses for so long after a failure
+            asked = pool.submit(platform.provision, second, {"cluster": chaos.cluster}, timeout=6)
+            until("it is written", lambda: chaos.records.find_one({"instance_id": second}))
+            chaos.kill(chaos.stack.api)
+            assert asked.exception(), "the API has answered before it could be killed"
         chaos.stack.redis.flush()
-        succeeds(platform, answer, instance_id, seconds=20.0)
+        chaos.start(chaos.stack.api)
+        succeeds(platform, answer, first, seconds=20.0)
+        succeeds(platform, platform.provision(second, {"cluster": chaos.cluster}), second, seconds=20.0)
 
 
 def credentials_come_when_they_work(chaos: Chaos) -> None:
-    """A bind ends only once Atlas says APPLIED: not while it says PENDING, and not by an APPLIED of before."""
+    """A bind ends only once Atlas says APPLIED, not while it says PENDING."""
     with chaos.platform() as platform:
         instance_id, binding_id = chaos.instance(platform), str(uuid4())
-        chaos.atlas.apply_after(seconds=2.5, stale_polls=1)
+        chaos.atlas.apply_after(seconds=2.5)
+        answer = platform.bind(instance_id, binding_id)
+        succeeds(platform, answer, instance_id, binding_id)
+        assert logs_in(credentials(platform, instance_id, binding_id)), "succeeded, and the log-in is refused"
+
+
+def an_applied_of_before_is_not_believed(chaos: Chaos) -> None:
+    """Atlas goes on saying APPLIED for a moment after the change, before it says PENDING."""
+    with chaos.platform() as platform:
+        instance_id, binding_id = chaos.instance(platform), str(uuid4())
+        chaos.atlas.apply_after(seconds=2.0, stale_seconds=0.7)
         answer = platform.bind(instance_id, binding_id)
         succeeds(platform, answer, instance_id, binding_id)
         assert logs_in(credentials(platform, instance_id, binding_id)), "succeeded, and the log-in is refused"
@@ -111,7 +138,8 @@ def a_worker_that_lost_its_lease_writes_nothing(chaos: Chaos) -> None:
         instance_id, binding_id = chaos.instance(platform), str(uuid4())
         sleeper, other = chaos.stack.workers
         with paused([other]):
-            rule = chaos.atlas.hang("POST", USERS, seconds=1, body=binding_id, **FULL)
+            full = {"status": 400, "error_code": "GROUP_USERS_LIMIT_EXCEEDED"}
+            rule = chaos.atlas.rule(method="POST", path=USERS, body=binding_id, hang_before=1, **full)
             answer = platform.bind(instance_id, binding_id)
             chaos.arrives(rule)
             sleeper.pause()
@@ -123,7 +151,7 @@ def a_worker_that_lost_its_lease_writes_nothing(chaos: Chaos) -> None:
 
 
 def a_failed_bind_leaves_no_user(chaos: Chaos) -> None:
-    """The user was made, then Atlas forgot the project's cluster: the operation fails, and the user goes."""
+    """The user was made, then Atlas refuses for good to tell the status: the operation fails, and the user goes."""
     with chaos.platform() as platform:
         instance_id, binding_id = chaos.instance(platform), str(uuid4())
         chaos.atlas.fail("GET", f"/clusters/{chaos.cluster}/status", status=400, error_code="INVALID_ATTRIBUTE")
@@ -131,6 +159,30 @@ def a_failed_bind_leaves_no_user(chaos: Chaos) -> None:
         ended = platform.wait(instance_id, binding_id, answer.operation)
         assert ended.state == "failed", ended.text
         assert binding_id not in chaos.users(), "a failed bind has left its user"
+
+
+def what_atlas_refuses_for_good_fails_at_once(chaos: Chaos) -> None:
+    """Provision, bind, unbind and deprovision alike; an unbind that failed can be asked for again."""
+    with chaos.platform() as platform:
+        instance_id = chaos.instance(platform)
+        binding_id = chaos.binding(platform, instance_id)
+        chaos.atlas.fail("DELETE", binding_id, status=400, error_code="INVALID_ATTRIBUTE")
+        answer = platform.unbind(instance_id, binding_id)
+        ended = platform.wait(instance_id, binding_id, answer.operation, seconds=10.0)
+        assert ended.state == "failed", ended.text
+        assert "INVALID_ATTRIBUTE" in ended.description
+        succeeds(platform, platform.unbind(instance_id, binding_id), instance_id, binding_id)
+        assert binding_id not in chaos.users()
+
+
+def a_temporary_user_made_late_is_removed(chaos: Chaos) -> None:
+    """The request for it acts after the worker has given it up, made the user by another one, and removed it."""
+    with chaos.platform() as platform:
+        instance_id = chaos.instance(platform, **{"policy-on-delete": "drop"})
+        chaos.atlas.hang("POST", USERS, seconds=14, body=instance_id)
+        succeeds(platform, platform.deprovision(instance_id), instance_id, seconds=90.0)
+        until("the late request acts", lambda: all(call["end"] for call in chaos.atlas.calls()))
+        assert not {user for user in chaos.users() if user.startswith("atlas-broker-")}, "a temporary user is left"
 
 
 def no_binding_survives_its_instance(chaos: Chaos) -> None:
@@ -199,17 +251,20 @@ QUICK: list[Scenario] = [
     nothing_is_sent_before_it_is_written,
     what_redis_lost_is_sent_by_the_sweep,
     credentials_come_when_they_work,
+    an_applied_of_before_is_not_believed,
     a_refused_delete_is_no_success,
     a_user_made_without_an_answer_gets_the_given_password,
     a_user_left_with_our_labels_gets_the_given_password,
     a_user_of_somebody_else_is_not_touched,
     two_workers_never_work_on_the_same_operation,
     a_failed_bind_leaves_no_user,
+    what_atlas_refuses_for_good_fails_at_once,
     no_binding_survives_its_instance,
     a_waiting_operation_holds_no_worker,
 ]
 SLOW: list[Scenario] = [
     a_worker_that_lost_its_lease_writes_nothing,
     an_unbind_waits_for_a_request_that_is_still_under_way,
+    a_temporary_user_made_late_is_removed,
 ]
 """These outlast a lease, or a request's longest time."""

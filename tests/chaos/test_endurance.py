@@ -5,8 +5,7 @@ from uuid import uuid4
 
 from pymongo import MongoClient
 
-from tests.chaos.chaos import LEASE_SECONDS, USERS, Chaos, paused, succeeds, until
-from tests.dev.processes import Server
+from tests.chaos.chaos import LEASE_SECONDS, USERS, Chaos, Document, paused, succeeds, until
 
 SATURATED = 32 + 12
 """More jobs than one worker's slots: the last dozen messages are taken from Redis and not acknowledged yet."""
@@ -18,7 +17,7 @@ def test_a_worker_outlives_redis_with_messages_unacknowledged(chaos: Chaos, *, l
     chaos.kill(other)
     with chaos.platform() as platform:
         instance_id = chaos.instance(platform)
-        bindings = []
+        bindings: list[str] = []
         for _ in range(10 if long_form else 2):
             rule = chaos.atlas.hang("POST", USERS, seconds=2, times=SATURATED)
             answers = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(SATURATED))}
@@ -38,7 +37,8 @@ def test_all_processes_outlive_redis_and_mongodb(chaos: Chaos) -> None:
     numbers = [server.process and server.process.pid for server in chaos.broker]
     chaos.kill(chaos.stack.redis, chaos.stack.state)
     with chaos.platform() as platform:
-        assert platform.request("GET", "/ready", auth=None).status == 503
+        with platform.expecting(503):
+            assert platform.request("GET", "/ready", auth=None).status == 503
     time.sleep(6)
     chaos.start(chaos.stack.redis, chaos.stack.state)
     with chaos.platform() as platform:
@@ -55,7 +55,7 @@ def test_all_processes_outlive_a_primary_that_steps_down(chaos: Chaos) -> None:
 
 
 def step_down(uri: str) -> None:
-    with MongoClient(uri) as client:
+    with MongoClient[Document](uri) as client:
         client.admin.command("replSetStepDown", 3, force=True)
 
 
@@ -77,7 +77,7 @@ def test_a_worker_told_to_stop_hands_back_what_it_holds(chaos: Chaos) -> None:
 
 def test_a_broker_told_to_stop_ends_well(chaos: Chaos) -> None:
     """API and workers, idle, all end with status 0 within their grace period."""
-    servers: list[Server] = list(chaos.broker)
+    servers = chaos.broker
     for server in servers:
         chaos.ask_to_stop(server)
     assert {server.name: server.wait_for_end(15.0) for server in servers} == {server.name: 0 for server in servers}

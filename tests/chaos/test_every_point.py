@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, succeeds, until
+from tests.emulator.faults import When
 from tests.osb_client import Answer, OsbClient
 
 HANGS_SECONDS = 14.0
@@ -24,7 +25,7 @@ class Point:
     verb: Verb
     method: str
     path: str
-    when: Literal["before", "after"]
+    when: When
     first_lost: bool = False
 
     def __str__(self) -> str:
@@ -43,9 +44,8 @@ SHAPES: list[tuple[Verb, str, str, bool]] = [
     ("deprovision", "GET", STATUS, False),
     ("deprovision", "DELETE", DROPPER, False),
 ]
-POINTS = [
-    Point(verb, method, path, when, lost) for verb, method, path, lost in SHAPES for when in ("before", "after")
-]  # type: ignore[arg-type]
+WHENS: tuple[When, ...] = ("before", "after")
+POINTS = [Point(verb, method, path, when, lost) for verb, method, path, lost in SHAPES for when in WHENS]
 
 
 class Story:
@@ -125,7 +125,7 @@ def each(stories: list[Story], act: Callable[[Story], None]) -> None:
 
 
 def test_an_operation_goes_on_wherever_its_worker_dies_or_stands_still(chaos: Chaos, platform: OsbClient) -> None:
-    """One worker is killed and the other one stopped while an operation hangs at each point; the stopped one wakes late."""
+    """One worker is killed and the other stopped while an operation hangs at each point; the stopped one wakes late."""
     killed, stopped = chaos.stack.workers
     stories = [Story(chaos, platform, point) for point in POINTS]
     each(stories, Story.prepare)

@@ -25,6 +25,8 @@ class Run:
         self.books = Books()
         self.faults = Faults(chaos, self.books, seed, slower=1.0 if seconds <= SHORT_SECONDS else 3.0)
         self.audits: list[Audit] = []
+        self.times: dict[str, float] = {}
+        self._began = time.monotonic()
 
     def play(self) -> None:
         """The load goes on until the faults are over."""
@@ -37,10 +39,15 @@ class Run:
             over.set()
             for each in troubles:
                 each.result()
+            self._note("the last fault is over")
             self.chaos.mend()
             quiet.set()
             for each in load:
                 each.result()
+            self._note("platforms have had their answers")
+
+    def _note(self, event: str) -> None:
+        self.times[event] = time.monotonic() - self._began
 
     def _platform(self, client: OsbClient, number: int) -> Platform:
         return Platform(client, self.books, list(self.chaos.stack.emulator.clusters), f"{self.seed}/{number}")
@@ -49,6 +56,7 @@ class Run:
         """Wait until no operation is open."""
         open_ones = {"operation.open": True}
         until("no operation is open", lambda: not self.chaos.records.count_documents(open_ones), DRAIN_SECONDS)
+        self._note("no operation is open")
 
     def audit(self) -> None:
         """Count while bindings live; then delete everything and count what is left."""
@@ -57,6 +65,7 @@ class Run:
         balanced(alive, alive.of_life)
         self.delete_everything()
         self.settle()
+        self._note("everything has been deleted")
         dead = Audit(self.chaos, self.books)
         self.audits.append(dead)
         balanced(dead, dead.of_death)
@@ -71,7 +80,8 @@ class Run:
         """The seed, the faults and the numbers."""
         faults = ", ".join(f"{name} {times}" for name, times in sorted(self.faults.happened.items()))
         numbers = [f"  {name}: {number}" for audit in self.audits for name, number in audit.numbers.items()]
-        return "\n".join([f"seed {self.seed}, {self.seconds:g} s", f"faults: {faults}", *numbers])
+        times = ", ".join(f"{event} at {seconds:.0f} s" for event, seconds in self.times.items())
+        return "\n".join([f"seed {self.seed}, {self.seconds:g} s of faults", f"faults: {faults}", times, *numbers])
 
 
 @pytest.mark.timeout(4 * 3600)

@@ -77,18 +77,20 @@ def _launcher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
 
 
-def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str | Path], log: Path, environment: Mapping[str, str], folder: Path = CHECKOUT
+) -> subprocess.Popen[bytes]:
     """Start a child in its own session (Ctrl-C does not reach it), killed by the kernel if this process dies."""
     setpriv = shutil.which("setpriv")
     tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment)).result()
+    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment), folder).result()
 
 
-def _popen(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _popen(command: list[str], log: Path, environment: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
-            cwd=CHECKOUT,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -109,6 +111,8 @@ class Server(ABC):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
     ready_seconds = 30.0
+    folder = CHECKOUT
+    """Where the process runs, and finds the packages that are there."""
     farewell = signal.SIGTERM
     """How the process is ended for good; SIGKILL where only its data would profit from more."""
 
@@ -147,7 +151,7 @@ class Server(ABC):
     def launch(self) -> None:
         self.home.mkdir(exist_ok=True)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self.process = spawn(self.command(), self.log, self.environment())
+        self.process = spawn(self.command(), self.log, self.environment(), self.folder)
         self._group_ended = False
 
     def wait_until_ready(self) -> None:

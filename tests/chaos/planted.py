@@ -1,0 +1,171 @@
+"""Faults that somebody might make in the broker's code, each with the story that must catch it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos import scenarios
+from tests.chaos.scenarios import Scenario
+from tests.dev.processes import CHECKOUT
+
+CODE = ("broker_api", "workers", "celeryconfig.py")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """``old``, which stands exactly once in ``file``, becomes ``new``. ``quick``: caught within seconds, so always run."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: Scenario
+    quick: bool = False
+
+    def broken(self) -> str:
+        """The file with the fault in it; AssertionError when the code has changed and the fault does not fit any more."""
+        text = (CHECKOUT / self.file).read_text()
+        assert text.count(self.old) == 1, f"{self.file} has {text.count(self.old)} times: {self.old}"
+        return text.replace(self.old, self.new)
+
+    def plant(self, folder: Path) -> None:
+        """Copy the broker's code to the folder, with the fault."""
+        for name in CODE:
+            copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+            copy(CHECKOUT / name, folder / name)
+        (folder / self.file).write_text(self.broken())
+
+
+CLAIMS, BIND, UNBIND, SERVICE = (
+    "broker_api/state/claims.py",
+    "workers/jobs/bind.py",
+    "workers/jobs/unbind.py",
+    "broker_api/service.py",
+)
+
+FAULTS = [
+    Planted(
+        "send before write",
+        SERVICE,
+        "            begun = self._store.create(asked, _start(Kind.PROVISION, caller),",
+        "            self._queue.send(JOBS[Kind.PROVISION], [instance_id, None, instance_id])\n"
+        "            begun = self._store.create(asked, _start(Kind.PROVISION, caller),",
+        scenarios.nothing_is_sent_before_it_is_written,
+        quick=True,
+    ),
+    Planted(
+        "a send without bounds",
+        "broker_api/queue.py",
+        '        "socket_timeout": SOCKET_SECONDS,\n',
+        "",
+        scenarios.what_redis_lost_is_sent_by_the_sweep,
+    ),
+    Planted(
+        "no sweep",
+        "workers/app.py",
+        "    _Process.sweep.start()",
+        "    pass",
+        scenarios.what_redis_lost_is_sent_by_the_sweep,
+    ),
+    Planted(
+        "a claim that ignores the lease",
+        CLAIMS,
+        '"$expr": {"$and": [{"$lte": ["$operation.due", NOW]}, {"$lte": ["$operation.lease_until", NOW]}]},',
+        '"$expr": {"$lte": ["$operation.due", NOW]},',
+        scenarios.two_workers_never_work_on_the_same_operation,
+        quick=True,
+    ),
+    Planted(
+        "no fence",
+        CLAIMS,
+        '"operation.id": claim.operation_id, "operation.fence": claim.fence}',
+        '"operation.id": claim.operation_id}',
+        scenarios.a_worker_that_lost_its_lease_writes_nothing,
+    ),
+    Planted(
+        "credentials before APPLIED",
+        BIND,
+        "    if wait := job.not_applied(cluster_needed=True):\n        return wait\n",
+        "",
+        scenarios.credentials_come_when_they_work,
+        quick=True,
+    ),
+    Planted(
+        "an old APPLIED is believed",
+        CLAIMS,
+        '    settled = {"$gte": [{"$subtract": [read, changed]}, int(settle * 1000)]}',
+        "    settled = True",
+        scenarios.an_applied_of_before_is_not_believed,
+    ),
+    Planted(
+        "an old APPLIED is believed by who polls",
+        "workers/clusters.py",
+        "applied - change.at >= timedelta(seconds=self._settle)",
+        "True",
+        scenarios.an_applied_of_before_is_not_believed,
+    ),
+    Planted(
+        "another password at the second attempt",
+        BIND,
+        "        user.username, password=user.password, roles",
+        '        user.username, password=f"{user.password}-2", roles',
+        scenarios.a_user_made_without_an_answer_gets_the_given_password,
+    ),
+    Planted(
+        "409 is success",
+        BIND,
+        "    job.parts.claims.renew(job.claim)  # still ours",
+        "    return\n    job.parts.claims.renew(job.claim)  # still ours",
+        scenarios.a_user_left_with_our_labels_gets_the_given_password,
+    ),
+    Planted(
+        "409 is always ours",
+        BIND,
+        "    if not job.is_ours(job.atlas.user(user.username)):",
+        "    if not user.username:",
+        scenarios.a_user_of_somebody_else_is_not_touched,
+    ),
+    Planted(
+        "unbind forgets failures",
+        UNBIND,
+        "        if not error.gone:\n            raise\n",
+        "        del error\n",
+        scenarios.a_refused_delete_is_no_success,
+        quick=True,
+    ),
+    Planted(
+        "401 means gone",
+        "workers/atlas/errors.py",
+        "        return self.status == 404 and self.code in _USER_GONE",
+        "        return self.status in (401, 404)",
+        scenarios.a_refused_delete_is_no_success,
+    ),
+    Planted(
+        "a failed bind keeps its user",
+        UNBIND,
+        'UNDO_BIND: Steps = {"": remove}',
+        'UNDO_BIND: Steps = {"": _gone}',
+        scenarios.a_failed_bind_leaves_no_user,
+    ),
+    Planted(
+        "unbind does not wait for requests under way",
+        UNBIND,
+        "    if wait := job.unsure():",
+        "    if (wait := job.unsure()) and False:",
+        scenarios.an_unbind_waits_for_a_request_that_is_still_under_way,
+    ),
+    Planted(
+        "a temporary user is forgotten",
+        "workers/jobs/deprovision.py",
+        "    return job.unsure() or _gone()",
+        "    return _gone()",
+        scenarios.a_temporary_user_made_late_is_removed,
+    ),
+    Planted(
+        "everybody polls",
+        "workers/clusters.py",
+        '            {"_id": _name(project, cluster), "$expr": allowed},',
+        '            {"_id": _name(project, cluster)},',
+        scenarios.a_waiting_operation_holds_no_worker,
+    ),
+]

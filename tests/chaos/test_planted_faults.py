@@ -1,0 +1,51 @@
+"""The suite can fail: each planted fault, in a copy of the broker's code, is caught by its story."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.chaos.chaos import Chaos
+from tests.chaos.planted import FAULTS, Planted
+from tests.dev.stack import Stack
+
+CAUGHT = (AssertionError, TimeoutError, requests.RequestException)
+
+
+@contextmanager
+def broker_from(folder: Path, breakable: Chaos) -> Iterator[Chaos]:
+    """API, workers and Redis of its own, running the code in the folder, beside the other one's servers."""
+    others = breakable.stack
+    stack = Stack(flower=False, state=others.state, cluster=others.cluster, emulator=others.emulator)
+    for server in (stack.api, *stack.workers):
+        server.folder = folder
+        server.settings = {**server.settings, "PYTHONPATH": str(folder)}
+    with stack:
+        chaos = Chaos(stack)
+        yield chaos
+        chaos.close()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_fault_fits_the_code(fault: Planted) -> None:
+    assert fault.broken()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_fault_is_caught(
+    fault: Planted, breakable: Chaos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, long_form: bool
+) -> None:
+    if not (fault.quick or long_form):
+        pytest.skip("with --long")
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):  # the copy is no source of the project's
+        monkeypatch.delenv(name, raising=False)
+    breakable.mend()
+    breakable.atlas.forget_calls()
+    fault.plant(tmp_path)
+    with broker_from(tmp_path, breakable) as chaos:
+        with pytest.raises(CAUGHT) as caught:
+            fault.caught_by(chaos)
+        chaos.mend()
+    assert caught.value.args, "caught without a word"
