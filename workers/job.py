@@ -17,6 +17,7 @@ from workers.parts import Parts
 
 LABEL_BROKER, LABEL_INSTANCE, LABEL_BINDING = "atlas-broker", "instance_id", "binding_id"
 LABEL_OPERATION = "operation"
+UNSURE_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +108,13 @@ class Job(Generic[AnyResource]):
                 raise ClusterGoneError(self.cluster) from None
             return None
         return None if applied else self._look_again()
+
+    def unsure(self) -> Later | None:
+        """Say when to look again for a user whom a request without an answer may still make; None when none is left."""
+        until = self.record.unsure_until
+        if until is None or until <= self.parts.store.now():
+            return None
+        return Later(UNSURE_SECONDS, "Waiting in case a request that Atlas has not answered still makes the user.")
 
     def _look_again(self) -> Later:
         why = f"Waiting until Atlas has applied the change on the cluster {self.cluster}."

@@ -34,6 +34,7 @@ some bad inputs give 500)."""
 OTHERS_SUCCEED = timedelta(minutes=1)
 SERVER_ERROR = 500
 OTHER_RELEASE_SECONDS = 5.0
+MAKING_USERS = {(Kind.BIND, "create"), (Kind.DEPROVISION, "make dropper")}
 UNSURE_SECONDS = 30.0
 """For so long a request without an answer may still reach Atlas."""
 
@@ -176,7 +177,7 @@ def _again(job: Job[Any], sentence: str, error: AtlasError | None) -> Outcome:
 def _may_have_made(job: Job[Any], error: AtlasError | None) -> bool:
     """Say whether a user may yet come into being by a request that had no answer."""
     lost = error is not None and error.sent and not isinstance(error, Refused)
-    return lost and job.operation.kind == Kind.BIND and job.operation.step == "create"
+    return lost and (job.operation.kind, job.operation.step) in MAKING_USERS
 
 
 def backoff(attempts: int) -> float:

@@ -17,6 +17,6 @@ UNDO: dict[str, Steps] = {
     Kind.UPDATE: update.UNDO,
     Kind.DEPROVISION: deprovision.UNDO,
     Kind.BIND: unbind.UNDO_BIND,
-    Kind.UNBIND: {},
+    Kind.UNBIND: unbind.UNDO,
 }
 """What removes that which a failed operation made, before it ends."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from broker_api.config import with_credentials
 from broker_api.naming import database_problem
 from broker_api.state.claims import Due
-from broker_api.state.records import Binding, Instance, Kind, Phase
+from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
 from workers import mongodb
 from workers.atlas.client import DatabaseUser, Refused, Role
@@ -56,10 +56,18 @@ def unbind(job: Job[Instance]) -> Outcome:
     left = job.parts.store.bindings(job.record.instance_id)
     for binding in left:
         if binding.operation.kind != Kind.UNBIND or not binding.operation.open:
+            _check_not_refused(job, binding)
             _begin_unbind(job, binding)
     if left:
         return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
     return Next("make dropper") if _drops(job) else _gone()
+
+
+def _check_not_refused(job: Job[Instance], binding: Binding) -> None:
+    """Fail with the reason when the unbind that this operation has begun failed for good."""
+    last = binding.operation
+    if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
+        raise FailedError(last.description or f"The binding {binding.binding_id} cannot be removed.")
 
 
 def _begin_unbind(job: Job[Instance], binding: Binding) -> None:
@@ -127,7 +135,7 @@ def _connection(job: Job[Instance]) -> str:
 def remove_dropper(job: Job[Instance]) -> Outcome:
     """Remove the temporary user, and be done."""
     _remove_dropper(job)
-    return _gone()
+    return job.unsure() or _gone()
 
 
 def _remove_dropper(job: Job[Instance]) -> None:
@@ -139,14 +147,14 @@ def _remove_dropper(job: Job[Instance]) -> None:
 
 
 def _gone() -> Done:
-    return Done(Phase.GONE, "The instance is gone.", {"sealed_dropper": None})
+    return Done(Phase.GONE, "The instance is gone.", {"sealed_dropper": None, "unsure_until": None})
 
 
 def give_up(job: Job[Instance]) -> Outcome:
     """Leave the instance as it was, but for bindings that are gone already; no temporary user stays."""
     if job.record.sealed_dropper:
         _remove_dropper(job)
-    return Done(Phase.READY, "", {"sealed_dropper": None})
+    return job.unsure() or Done(Phase.READY, "", {"sealed_dropper": None, "unsure_until": None})
 
 
 STEPS: Steps = {

@@ -1,15 +1,13 @@
 """``atlas.unbind``: removes a binding's user; gone already is done. The same steps take back a failed bind."""
 
+from dataclasses import replace
 from typing import cast
 
 from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import Refused
 from workers.hooks import called
 from workers.job import Job, binding_view
-from workers.outcome import Done, Later, Next, Outcome, Steps
-
-UNSURE_SECONDS = 5.0
-"""How often it is looked whether a request to make the user, which had no answer, has reached Atlas after all."""
+from workers.outcome import Done, Next, Outcome, Steps
 
 
 def remove(job: Job[Binding]) -> Outcome:
@@ -20,9 +18,8 @@ def remove(job: Job[Binding]) -> Outcome:
     if name is None:
         return _gone(job)
     _delete(job, name)
-    if job.record.unsure_until and job.record.unsure_until > job.parts.store.now():
-        why = "Waiting in case a request that Atlas has not answered still makes the user."
-        return Later(UNSURE_SECONDS, why, {"made": False})
+    if wait := job.unsure():
+        return replace(wait, changes={"made": False})
     return _gone(job) if job.operation.undo else job.wait_applied("apply")
 
 
@@ -57,6 +54,11 @@ def apply(job: Job[Binding]) -> Outcome:
     return job.not_applied() or _gone(job)
 
 
+def give_up(_job: Job[Binding]) -> Outcome:
+    """Atlas refuses to remove the user: the binding stays half removed, and can be asked to go again."""
+    return Done(Phase.DELETING, "")
+
+
 def _gone(job: Job[Binding]) -> Done:
     secrets = {"sealed_credentials": None, "username": None, "made": False, "unsure_until": None}
     phase = Phase.FAILED if job.operation.undo else Phase.GONE
@@ -64,4 +66,5 @@ def _gone(job: Job[Binding]) -> Done:
 
 
 STEPS: Steps = {"": remove, "apply": apply}
+UNDO: Steps = {"": give_up}
 UNDO_BIND: Steps = {"": remove}
