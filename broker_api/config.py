@@ -161,11 +161,17 @@ class Config:
 
     @staticmethod
     def load_json(json_file: str) -> dict[str, Any] | None:
-        """Read a secret.json; None when there is no such file (the seed's answer)."""
+        """Read a secret.json; None when there is no such file (the seed's answer).
+
+        Raises:
+            ValueError: it holds something else than a JSON object.
+        """
         try:
             whole = json.loads(Path(json_file).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        if not isinstance(whole, dict):
+            raise ValueError(f"{json_file} must hold a JSON object")  # noqa: TRY004 - like any other wrong JSON
         return {name: _section(content, whole) for name, content in whole.items()}
 
     # --- hooks ------------------------------------------------------------------------------------------------

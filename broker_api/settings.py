@@ -64,6 +64,7 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
         SettingError: a setting is missing or wrong; its message is fit for the operator.
     """
     config = config or _config(environ)
+    _check_sections(config)
     source = _Source(environ, config)
     settings = Settings(
         mongo_uri=_mongo_uri(source, part),
@@ -101,6 +102,8 @@ def _named_config(reference: str) -> Config:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise SettingError(f"{wrong} ({error})") from error
+    except Exception as error:
+        raise SettingError(f"{wrong}: importing it raises {type(error).__name__}") from error
     made = found if isinstance(found, Config) else _call(found, wrong)
     if not isinstance(made, Config):
         raise SettingError(wrong)
@@ -112,7 +115,10 @@ def _call(maker: Any, wrong: str) -> Any:  # noqa: ANN401 - whatever an operator
         raise SettingError(f"{wrong}: it is a class; name an object or a function without arguments")
     if not callable(maker):
         raise SettingError(wrong)
-    return maker()
+    try:
+        return maker()
+    except Exception as error:  # the text of an operator's own exception may hold a secret
+        raise SettingError(f"{wrong}: it raises {type(error).__name__}") from error
 
 
 def _secrets(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -126,6 +132,22 @@ def _secrets(environ: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(secrets, dict):
         raise SettingError(f"BROKER_SECRETS: there is no file {path}")
     return secrets
+
+
+_SECTIONS: dict[str, tuple[type, str]] = {
+    "mongo": (Mapping, "an object"),
+    "redis": (Mapping, "an object"),
+    "users": (Mapping, "an object"),
+    "encryption_keys": (list, "a list"),
+}
+
+
+def _check_sections(config: Config) -> None:
+    """Refuse sections of secret.json of another form; that of ``atlas`` is looked at where it is read."""
+    held = {**config.secrets, "mongo": config.mongo}
+    for name, (kind, words) in _SECTIONS.items():
+        if held.get(name) is not None and not isinstance(held[name], kind):
+            raise SettingError(f"BROKER_SECRETS: the section {name} must be {words}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""What must hold of the code itself. These are part of the test command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+import celeryconfig
+from broker_api.queue import JOBS, QUEUES, RECONCILE
+from broker_api.state.records import Kind
+from tests.dev.broker import QUEUES as DEFAULT_QUEUES
+from tests.dev.processes import CHECKOUT
+
+DESIGN = {
+    "atlas.provision": "instances",
+    "atlas.update": "instances",
+    "atlas.deprovision": "instances",
+    "atlas.bind": "bindings",
+    "atlas.unbind": "bindings",
+    "maintenance.reconcile": "maintenance",
+}
+"""Job names and queues as the design fixes them: people read them in Flower, and deploy by them."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["lint-imports"], id="imports"),
+        pytest.param(["ruff", "check"], id="lint"),
+        pytest.param(["ruff", "format", "--check", "broker_api", "workers", "tests", "celeryconfig.py"], id="format"),
+        pytest.param(["mypy"], id="types"),
+    ],
+)
+def test_the_whole_tree_holds_to(command: list[str]) -> None:
+    program = Path(sys.executable).with_name(command[0])
+    run = subprocess.run([program, *command[1:]], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def workers() -> Celery:
+    from workers.app import app  # noqa: PLC0415 - other tests see that the API does without
+
+    app.loader.import_default_modules()
+    return app
+
+
+def test_job_names_and_queues_are_those_of_the_design() -> None:
+    assert QUEUES == DESIGN
+    assert {*JOBS.values(), RECONCILE} == set(DESIGN)
+    assert set(JOBS) == set(Kind)
+
+
+def test_workers_know_the_very_jobs_that_are_sent(workers: Celery) -> None:
+    assert {name for name in workers.tasks if not name.startswith("celery.")} == set(QUEUES)
+
+
+def test_celerys_configuration_routes_each_job_to_the_queue_that_it_is_sent_to(workers: Celery) -> None:
+    assert {job: route["queue"] for job, route in celeryconfig.task_routes.items()} == QUEUES
+    assert set(workers.amqp.queues) == set(QUEUES.values()) == set(DEFAULT_QUEUES.split(","))
+
+
+def test_there_are_only_these_packages_at_the_top_level() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
+    top = {line.partition("/")[0] for line in listed.splitlines()}
+    fixed = {"broker_api", "workers", "tests", "docker", "celeryconfig.py", "pyproject.toml", "README.md"}
+    assert fixed <= top or not top  # no list outside a checkout
+    assert {name for name in top - fixed if not name.startswith(".")} <= {"LICENSE"}

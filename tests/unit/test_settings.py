@@ -1,0 +1,300 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from broker_api.errors import SettingError
+from broker_api.settings import Part, Settings, load
+from tests.dev.processes import CHECKOUT, clean_environment, script
+
+KEY = Fernet.generate_key().decode()
+WORKS = {
+    "BROKER_MONGO_URI": "mongodb://localhost",
+    "BROKER_USERS": "platform:secret",
+    "BROKER_ENCRYPTION_KEYS": KEY,
+    "MONGODB_ATLAS_PUBLIC_API_KEY": "public",
+    "MONGODB_ATLAS_PRIVATE_API_KEY": "private",
+    "MONGODB_ATLAS_PROJECT_ID": "project",
+}
+
+NO_KEY: dict[str, str | None] = {"MONGODB_ATLAS_PUBLIC_API_KEY": None, "MONGODB_ATLAS_PRIVATE_API_KEY": None}
+
+DESIGN = [
+    "MONGODB_ATLAS_PUBLIC_API_KEY",
+    "MONGODB_ATLAS_PRIVATE_API_KEY",
+    "MONGODB_ATLAS_CLIENT_ID",
+    "MONGODB_ATLAS_CLIENT_SECRET",
+    "MONGODB_ATLAS_PROJECT_ID",
+    "MONGODB_ATLAS_BASE_URL",
+    "BROKER_MONGO_URI",
+    "BROKER_MONGO_DB",
+    "BROKER_MONGO_COLLECTION",
+    "BROKER_MONGO_TIMEOUT_MS",
+    "BROKER_REDIS_URL",
+    "BROKER_USERS",
+    "BROKER_ENCRYPTION_KEYS",
+    "BROKER_SECRETS",
+    "BROKER_CONFIG",
+    "BROKER_SYNC_WAIT_SECONDS",
+    "BROKER_SETTLE_SECONDS",
+    "BROKER_VERIFY_LOGIN",
+]
+"""Every variable that the design has."""
+
+
+def loaded(changes: Mapping[str, str | None] | None = None, part: Part = "worker") -> Settings:
+    """With settings that work, but for these; None takes one away."""
+    environ = {name: value for name, value in {**WORKS, **(changes or {})}.items() if value is not None}
+    return load(environ, part)
+
+
+def refusal(changes: Mapping[str, str | None], part: Part = "worker") -> str:
+    with pytest.raises(SettingError) as error:
+        loaded(changes, part)
+    return str(error.value)
+
+
+# --- what each setting is ---------------------------------------------------------------------------------------
+
+
+def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
+    made = loaded()
+    assert made.redis_url == "redis://127.0.0.1:6379/0"
+    assert made.base_url == "https://cloud.mongodb.com"
+    assert (made.sync_wait, made.settle, made.verify_login) == (50, 5, False)
+    assert (made.mongo_db, made.mongo_collection, made.mongo_timeout_ms) == ("atlas_broker", "instances", 5000)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "meaning"),
+    [
+        ("BROKER_MONGO_URI", "mongodb+srv://h", "mongo_uri", "mongodb+srv://h"),
+        ("BROKER_MONGO_DB", "d", "mongo_db", "d"),
+        ("BROKER_MONGO_COLLECTION", "c", "mongo_collection", "c"),
+        ("BROKER_MONGO_TIMEOUT_MS", "250", "mongo_timeout_ms", 250),
+        ("BROKER_REDIS_URL", "rediss://h", "redis_url", "rediss://h"),
+        ("BROKER_REDIS_URL", "sentinel://h", "redis_url", "sentinel://h"),
+        ("BROKER_USERS", "a:b, c:d:e", "users", {"a": "b", "c": "d:e"}),
+        ("BROKER_ENCRYPTION_KEYS", f"{KEY}, {KEY}", "encryption_keys", (KEY, KEY)),
+        ("MONGODB_ATLAS_BASE_URL", "http://h/", "base_url", "http://h"),
+        ("BROKER_SYNC_WAIT_SECONDS", "0", "sync_wait", 0),
+        ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),
+        ("BROKER_VERIFY_LOGIN", "True", "verify_login", True),
+        ("BROKER_VERIFY_LOGIN", "0", "verify_login", False),
+    ],
+)
+def test_a_variable_means(variable: str, value: str, field: str, meaning: object) -> None:
+    assert getattr(loaded({variable: value}), field) == meaning
+
+
+def test_a_key_or_a_service_account_opens_the_project() -> None:
+    (project,) = loaded().projects
+    assert (project.project_id, project.public_key, project.private_key) == ("project", "public", "private")
+    account = {"MONGODB_ATLAS_CLIENT_ID": "id", "MONGODB_ATLAS_CLIENT_SECRET": "secret"}
+    (project,) = loaded({**account, **NO_KEY}).projects
+    assert (project.client_id, project.client_secret, project.has_credentials) == ("id", "secret", True)
+
+
+def test_the_api_needs_nothing_of_atlas_and_takes_the_project_id_when_it_is_there() -> None:
+    nothing: dict[str, str | None] = {name: None for name in WORKS if name.startswith("MONGODB_")}
+    assert loaded(nothing, "api").projects == ()
+    (project,) = loaded({**nothing, "MONGODB_ATLAS_PROJECT_ID": "project"}, "api").projects
+    assert (project.project_id, project.has_credentials) == ("project", False)
+
+
+def test_flower_needs_users_and_redis_only() -> None:
+    assert load({"BROKER_USERS": "a:b"}, "flower").users == {"a": "b"}
+
+
+def test_no_secret_is_in_what_settings_look_like_in_a_log() -> None:
+    shown = repr(
+        loaded({"BROKER_MONGO_URI": "mongodb://u:mongo-password@h", "BROKER_REDIS_URL": "redis://:redis-password@h"})
+    )
+    for secret in ("private", KEY, "platform:", "mongo-password", "redis-password", "'secret'"):
+        assert secret not in shown
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[str, str | None]] = [
+    ("BROKER_MONGO_URI", None),
+    ("BROKER_MONGO_URI", "wr0ng"),
+    ("BROKER_MONGO_TIMEOUT_MS", "wr0ng"),
+    ("BROKER_MONGO_TIMEOUT_MS", "99"),
+    ("BROKER_REDIS_URL", "amqp://wr0ng"),
+    ("BROKER_ENCRYPTION_KEYS", None),
+    ("BROKER_ENCRYPTION_KEYS", " , "),
+    ("BROKER_ENCRYPTION_KEYS", "wr0ng"),
+    ("BROKER_ENCRYPTION_KEYS", f"{KEY},wr0ng"),
+    ("BROKER_SYNC_WAIT_SECONDS", "wr0ng"),
+    ("BROKER_SYNC_WAIT_SECONDS", "-1"),
+    ("BROKER_SYNC_WAIT_SECONDS", "nan"),
+    ("BROKER_SETTLE_SECONDS", "-0.1"),
+    ("BROKER_SETTLE_SECONDS", "inf"),
+    ("BROKER_VERIFY_LOGIN", "wr0ng"),
+    ("BROKER_CONFIG", "wr0ng"),
+    ("BROKER_CONFIG", "no.such.module:wr0ng"),
+    ("BROKER_CONFIG", "json:wr0ng"),
+    ("BROKER_CONFIG", "json:dumps"),
+    ("BROKER_CONFIG", "sys:path"),
+    ("BROKER_CONFIG", "broker_api.config:Config"),
+    ("BROKER_CONFIG", "platform:node"),
+    ("BROKER_SECRETS", "/wr0ng/secret.json"),
+    ("BROKER_SECRETS", "/dev/null"),
+    ("MONGODB_ATLAS_BASE_URL", "wr0ng"),
+    ("MONGODB_ATLAS_PROJECT_ID", None),
+    ("MONGODB_ATLAS_PUBLIC_API_KEY", None),
+    ("MONGODB_ATLAS_PRIVATE_API_KEY", None),
+]
+BY_API: list[tuple[str, str | None]] = [("BROKER_USERS", None)] + [
+    ("BROKER_USERS", value) for value in ("wr0ng", "wr0ng:", ":wr0ng", "a:b,,", "a:b,wr0ng")
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "variable", "value"),
+    [("worker", *pair) for pair in WRONG] + [("api", *pair) for pair in BY_API],
+)
+def test_a_missing_or_wrong_one_is_refused_by_name_with_what_it_should_be(
+    part: Part, variable: str, value: str | None
+) -> None:
+    told = refusal({variable: value}, part)
+    assert variable in told.partition(": ")[0]
+    assert re.search(r": .*(must be|there is no)", told), told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("part", "variable", "value"),
+    [("worker", *pair) for pair in WRONG if pair[0] not in ("BROKER_CONFIG", "BROKER_SECRETS")]
+    + [("api", *pair) for pair in BY_API],
+)
+def test_what_is_refused_is_not_repeated_since_it_may_be_a_secret(part: Part, variable: str, value: str | None) -> None:
+    assert "wr0ng" not in refusal({variable: value}, part)
+
+
+def test_a_project_without_credentials_is_refused_by_workers_with_what_would_do() -> None:
+    told = refusal(NO_KEY)
+    assert "MONGODB_ATLAS_PUBLIC_API_KEY and MONGODB_ATLAS_PRIVATE_API_KEY" in told
+    assert "MONGODB_ATLAS_CLIENT_ID and MONGODB_ATLAS_CLIENT_SECRET" in told
+
+
+# --- secret.json ------------------------------------------------------------------------------------------------
+
+
+def in_file(directory: Path, content: Any, **environ: str) -> Settings:  # noqa: ANN401 - any JSON value
+    file = directory / "secret.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return load({"BROKER_SECRETS": str(file), **environ}, "worker")
+
+
+FILE: dict[str, Any] = {
+    "mongo": {"uri": "mongodb://file", "db": "d", "timeoutms": 700, "collection": "c"},
+    "atlas": {"user": "u", "password": "p", "group": "g"},
+    "users": {"a": "b:c,d"},
+    "encryption_keys": [KEY],
+    "redis": {"url": "redis://file"},
+}
+
+
+def test_a_secrets_file_of_the_seeds_form_with_the_further_sections_is_enough(tmp_path: Path) -> None:
+    made = in_file(tmp_path, FILE)
+    assert (made.mongo_uri, made.mongo_db, made.mongo_collection, made.mongo_timeout_ms) == (
+        "mongodb://file",
+        "d",
+        "c",
+        700,
+    )
+    assert (made.users, made.encryption_keys, made.redis_url) == ({"a": "b:c,d"}, (KEY,), "redis://file")
+    assert made.projects[0].project_id == "g"
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    made = in_file(tmp_path, FILE, **WORKS, BROKER_MONGO_DB="elsewhere")
+    assert (made.mongo_uri, made.mongo_db, made.mongo_collection) == ("mongodb://localhost", "elsewhere", "c")
+    assert (made.users, made.projects[0].private_key) == ({"platform": "secret"}, "private")
+
+
+def test_a_file_may_list_several_projects_and_the_environment_adds_one_in_front(tmp_path: Path) -> None:
+    several = [{"user": "u", "password": "p", "group": group} for group in ("g-1", "g-2")]
+    listed = in_file(tmp_path, {**FILE, "atlas": several})
+    assert [project.project_id for project in listed.projects] == ["g-1", "g-2"]
+    added = in_file(tmp_path, {**FILE, "atlas": several}, **WORKS)
+    assert [project.project_id for project in added.projects] == ["project", "g-1", "g-2"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', "7", "\x00"])
+def test_a_file_that_is_no_json_object_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SettingError, match=r"^BROKER_SECRETS: "):
+        in_file(tmp_path, content)
+
+
+@pytest.mark.parametrize("section", list(FILE))
+@pytest.mark.parametrize("content", [7, "text"])
+def test_a_section_of_another_form_is_refused_by_name(tmp_path: Path, section: str, content: object) -> None:
+    with pytest.raises(SettingError, match=rf"^BROKER_SECRETS: the section {section} must be "):
+        in_file(tmp_path, {**FILE, section: content})
+
+
+# --- the processes ----------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "api": (str(script("atlas-broker")), "api", "--port", "0"),
+    "worker": (sys.executable, "-m", "celery", "-A", "workers", "worker"),
+    "flower": (sys.executable, "-m", "celery", "-A", "workers", "flower"),
+    "wsgi": (sys.executable, "-c", "import broker_api.wsgi"),
+}
+
+
+def run(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        COMMANDS[name],
+        cwd=CHECKOUT,
+        env=clean_environment(environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("api", "BROKER_USERS", ""),
+        ("api", "BROKER_CONFIG", "tests.unit.broken_config:config"),
+        ("worker", "BROKER_ENCRYPTION_KEYS", "wr0ng"),
+        ("flower", "BROKER_USERS", "wr0ng"),
+        ("wsgi", "BROKER_MONGO_URI", "wr0ng"),
+    ],
+)
+def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
+    name: str, variable: str, value: str
+) -> None:
+    ended = run(name, {**WORKS, variable: value})
+    assert ended.returncode not in (0, None)
+    told = (ended.stdout + ended.stderr).strip()
+    assert re.fullmatch(rf"atlas-broker: {variable}: [^\n]+", told), told
+    assert "wr0ng" not in told
+
+
+# --- the documentation ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", DESIGN)
+def test_the_readme_explains_each_setting(variable: str) -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    table = [line for line in readme.splitlines() if line.startswith("| `") and f"`{variable}`" in line]
+    assert len(table) == 1, table
+
+
+def test_there_are_no_settings_that_the_readme_does_not_have() -> None:
+    code = [path.read_text() for package in ("broker_api", "workers") for path in Path(CHECKOUT, package).rglob("*.py")]
+    read = set(re.findall(r"\b(?:BROKER|MONGODB_ATLAS)_[A-Z_]+[A-Z]\b", "".join(code)))
+    assert read - {"BROKER_API"} == set(DESIGN)
