@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import click
@@ -57,7 +58,11 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield GOOD, "settings: all there"
     yield from _guarded("catalog", lambda: _catalog(settings))
-    store = _store(settings)
+    with _state(settings) as store:
+        yield from _parts(settings, store)
+
+
+def _parts(settings: Settings, store: Store | None) -> Iterator[Finding]:
     mongodb = list(_guarded("MongoDB", lambda: _mongodb(settings, store)))
     yield from mongodb
     if any(mark == BAD for mark, _ in mongodb):
@@ -107,13 +112,17 @@ def _plans(catalog: Catalog) -> Iterator[Plan]:
 # --- MongoDB, keys, Redis -------------------------------------------------------------------------------------
 
 
-def _store(settings: Settings) -> Store | None:
+@contextmanager
+def _state(settings: Settings) -> Iterator[Store | None]:
     """None when the URI leads nowhere: a srv record is looked up at once, and other mistakes show at once."""
     try:
         client = connect(settings.mongo_uri, settings.mongo_timeout_ms)
-        return Store(client, settings.mongo_db, settings.mongo_collection)
+        store = Store(client, settings.mongo_db, settings.mongo_collection)
     except (PyMongoError, ValueError):
-        return None
+        yield None
+        return
+    with client:
+        yield store
 
 
 def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ class Connections:
             self.keep(client.project_id, client.cluster(cluster))
         except AtlasError as error:
             if error.cluster_missing:
+                self._housekeeping.write(_name(client.project_id, cluster), {"read_again": In(0)})
                 raise ClusterGoneError(cluster) from None
             if needed:
                 raise

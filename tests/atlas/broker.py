@@ -36,7 +36,10 @@ _KEYS = {CROWD: ("crowd", "crowd-private-key"), TIGHT: ("tight", "tight-private-
 class ManyProjects(Stack):
     """``BROKER_SECRETS`` names a key or a service account for each project; only workers get them."""
 
-    def __init__(self, emulator: AtlasEmulator, directory: Path, state: Mongod, cluster: Mongod) -> None:
+    def __init__(
+        self, emulator: AtlasEmulator, directory: Path, state: Mongod, cluster: Mongod, *, settle: float
+    ) -> None:
+        self._settle = settle
         self._secrets = directory / "secret.json"
         self._secrets.write_text(json.dumps({"atlas": _secrets()}))
         super().__init__(flower=False, state=state, cluster=cluster, emulator=emulator)
@@ -44,7 +47,7 @@ class ManyProjects(Stack):
     @property
     def shared_settings(self) -> dict[str, str]:
         config = {"BROKER_CONFIG": "tests.atlas.operator_config:config", "BROKER_SECRETS": str(self._secrets)}
-        return {**super().shared_settings, **config}
+        return {**super().shared_settings, **config, "BROKER_SETTLE_SECONDS": str(self._settle)}
 
 
 class Provision(TypedDict, total=False):

@@ -12,19 +12,26 @@ from tests.emulator.client import Emulator
 
 
 @pytest.fixture(scope="session")
-def many_projects(
-    state_mongod: Mongod, cluster_mongod: Mongod, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ManyProjects]:
+def atlas_of_many(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
     with AtlasEmulator(cluster_mongod, name="atlas-of-many") as emulator:
         furnish(emulator.control)
-        with ManyProjects(emulator, tmp_path_factory.mktemp("secrets"), state_mongod, cluster_mongod) as stack:
-            yield stack
+        yield emulator
 
 
 @pytest.fixture(scope="session")
-def _broker(many_projects: ManyProjects) -> Iterator[Broker]:
-    with many_projects.client() as client:
-        yield Broker(many_projects, client)
+def _broker(
+    atlas_of_many: AtlasEmulator,
+    state_mongod: Mongod,
+    cluster_mongod: Mongod,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Broker]:
+    """It believes each APPLIED at once, since this Atlas never shows an old one unless a test says so."""
+    secrets = tmp_path_factory.mktemp("secrets")
+    with (
+        ManyProjects(atlas_of_many, secrets, state_mongod, cluster_mongod, settle=0) as stack,
+        stack.client() as client,
+    ):
+        yield Broker(stack, client)
 
 
 @pytest.fixture

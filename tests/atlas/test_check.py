@@ -1,0 +1,257 @@
+"""``atlas-broker check``: a line for everything that the broker needs, and what to do where it is bad."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import clean_environment, free_port, script
+from tests.dev.services import Mongod, Redis
+from tests.emulator.client import Emulator
+from workers.check import findings
+
+PROJECT = Emulator.project_id
+Settings = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def own(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
+    with AtlasEmulator(cluster_mongod, name="atlas-to-check") as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def atlas(own: AtlasEmulator) -> Emulator:
+    own.control.clear()
+    return own.control
+
+
+@pytest.fixture
+def settings(atlas: Emulator, state_mongod: Mongod, redis_server: Redis) -> Settings:
+    """What a worker gets."""
+    return {
+        "BROKER_MONGO_URI": state_mongod.uri,
+        "BROKER_MONGO_DB": "check",
+        "BROKER_MONGO_TIMEOUT_MS": "1500",
+        "BROKER_REDIS_URL": redis_server.uri,
+        "BROKER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+        "MONGODB_ATLAS_BASE_URL": atlas.base_url,
+        "MONGODB_ATLAS_PROJECT_ID": PROJECT,
+        "MONGODB_ATLAS_PUBLIC_API_KEY": atlas.public_key,
+        "MONGODB_ATLAS_PRIVATE_API_KEY": atlas.private_key,
+    }
+
+
+def of(mark: str, settings: Settings) -> list[str]:
+    """The sentences with this mark."""
+    return [sentence for found, sentence in findings(settings) if found == mark]
+
+
+def only(sentences: list[str]) -> str:
+    assert len(sentences) == 1, sentences
+    return sentences[0]
+
+
+def run(settings: Settings) -> subprocess.CompletedProcess[str]:
+    command = [str(script("atlas-broker")), "check"]
+    return subprocess.run(
+        command, env=clean_environment(settings), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_all_good_is_exit_status_0_with_a_line_for_each_thing(settings: Settings) -> None:
+    done = run(settings)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert all(line.startswith("good  ") for line in done.stdout.splitlines())
+    for what in (
+        "settings: all there",
+        "MongoDB: replica set rs0",
+        "encryption keys: open all 0 stored secrets",
+        "Redis: answers",
+        f"project {PROJECT}: the API key opens it, its name is emulated",
+        f"project {PROJECT}: the API key may change database users",
+        f"project {PROJECT}: cluster cluster-dev (dedicated, IDLE) can be used",
+        f"project {PROJECT}: its IP access list lets this host reach the clusters",
+        f"project {PROJECT}: 0 of at most 100 database users",
+    ):
+        assert what in done.stdout
+
+
+def test_everything_broken_is_exit_status_1_without_a_traceback(settings: Settings) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    broken = {
+        "BROKER_MONGO_URI": f"mongodb://somebody:hidden-secret@{away}/",
+        "BROKER_REDIS_URL": f"redis://:hidden-secret@{away}/0",
+        "MONGODB_ATLAS_BASE_URL": f"http://{away}",
+    }
+    done = run(settings | broken)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "hidden-secret" not in done.stdout + done.stderr
+    marks = [line[:4] for line in done.stdout.splitlines()]
+    assert marks == ["good", "bad ", "warn", "bad ", "bad "], done.stdout
+
+
+@pytest.mark.parametrize("variable", ["BROKER_MONGO_URI", "BROKER_ENCRYPTION_KEYS", "MONGODB_ATLAS_PRIVATE_API_KEY"])
+def test_a_missing_setting_is_named(settings: Settings, variable: str) -> None:
+    del settings[variable]
+    assert variable in only(of("bad", settings))
+
+
+def test_a_config_that_cannot_be_loaded_is_named_without_its_text(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_config.py").write_text("raise ValueError('hidden-secret')")
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = only(of("bad", settings | {"BROKER_CONFIG": "broken_config:config"}))
+    assert "BROKER_CONFIG" in sentence
+    assert "hidden-secret" not in sentence
+
+
+def test_a_uri_that_is_none(settings: Settings) -> None:
+    assert of("bad", settings | {"BROKER_MONGO_URI": "mongodb://"})[0].startswith("MongoDB: BROKER_MONGO_URI")
+
+
+def test_mongodb_with_a_wrong_password(settings: Settings, cluster_mongod: Mongod) -> None:
+    uri = f"mongodb://nobody:hidden-secret@{cluster_mongod.address}/"
+    sentence = of("bad", settings | {"BROKER_MONGO_URI": uri})[0]
+    assert sentence.startswith("MongoDB: does not answer (OperationFailure, code 18)")
+
+
+def test_mongodb_that_is_no_replica_set(settings: Settings, cluster_mongod: Mongod) -> None:
+    assert "is no replica set" in only(of("warn", settings | {"BROKER_MONGO_URI": cluster_mongod.uri}))
+
+
+def test_mongodb_that_may_not_be_written_to(settings: Settings, cluster_mongod: Mongod) -> None:
+    with cluster_mongod.client() as root:
+        root.admin.command("createUser", "reader", pwd="reader", roles=["readAnyDatabase"])
+    try:
+        uri = f"mongodb://reader:reader@{cluster_mongod.address}/"
+        sentence = of("bad", settings | {"BROKER_MONGO_URI": uri})[0]
+    finally:
+        with cluster_mongod.client() as root:
+            root.admin.command("dropUser", "reader")
+    assert sentence == "MongoDB: cannot be written to (OperationFailure, code 13); give its user readWrite on check"
+
+
+def test_an_encryption_key_that_was_taken_away(settings: Settings, state_mongod: Mongod) -> None:
+    old, new = settings["BROKER_ENCRYPTION_KEYS"], Fernet.generate_key().decode()
+    database = f"check-{new_database()}"
+    settings["BROKER_MONGO_DB"] = database
+    with state_mongod.client() as client:
+        sealed = Fernet(old).encrypt(json.dumps({"password": "p"}).encode()).decode()
+        client[database]["instances"].insert_one({"_id": "binding/i/b", "sealed_credentials": sealed})
+    lost = only(of("bad", settings | {"BROKER_ENCRYPTION_KEYS": new}))
+    assert lost.startswith("encryption keys: 1 of 1 stored secrets do not open; put the key")
+    kept = settings | {"BROKER_ENCRYPTION_KEYS": f"{new},{old}"}
+    assert "open all 1 stored secrets, 1 of them by an older key, which must stay" in " ".join(of("good", kept))
+
+
+def new_database() -> str:
+    return Fernet.generate_key().decode()[:8].replace("-", "").replace("_", "")
+
+
+# --- Atlas
+
+
+def test_a_wrong_key(settings: Settings) -> None:
+    sentence = only(of("bad", settings | {"MONGODB_ATLAS_PRIVATE_API_KEY": "wrong"}))
+    assert sentence.startswith(f"project {PROJECT}: Atlas refused")
+    assert "Check the API key" in sentence
+
+
+def test_an_address_that_the_api_access_list_does_not_have(settings: Settings, atlas: Emulator) -> None:
+    atlas.allow_addresses(["203.0.113.7"])
+    sentence = only(of("bad", settings))
+    assert "IP_ADDRESS_NOT_ON_ACCESS_LIST" in sentence
+    assert "API access list" in sentence
+
+
+def test_a_key_of_another_project(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_key("elsewhere", "elsewhere-secret", [])
+    key = {"MONGODB_ATLAS_PUBLIC_API_KEY": "elsewhere", "MONGODB_ATLAS_PRIVATE_API_KEY": "elsewhere-secret"}
+    assert "NOT_IN_GROUP" in only(of("bad", settings | key))
+
+
+def test_a_key_that_may_only_read(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_key("reader", "reader-secret", [PROJECT], read_only=True)
+    key = {"MONGODB_ATLAS_PUBLIC_API_KEY": "reader", "MONGODB_ATLAS_PRIVATE_API_KEY": "reader-secret"}
+    assert only(of("bad", settings | key)) == (
+        f"project {PROJECT}: the API key may not change database users (it has GROUP_READ_ONLY); "
+        "give it Project Database Access Admin"
+    )
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_service_account_whose_roles_are_not_told_is_tried(
+    settings: Settings, atlas: Emulator, *, read_only: bool
+) -> None:
+    atlas.put_account("mdb_sa_id_c", "mdb_sa_sk_c", [PROJECT], read_only=read_only)
+    account = {"MONGODB_ATLAS_CLIENT_ID": "mdb_sa_id_c", "MONGODB_ATLAS_CLIENT_SECRET": "mdb_sa_sk_c"}
+    may = f"project {PROJECT}: the service account may {'not ' if read_only else ''}change database users"
+    assert any(sentence.startswith(may) for sentence in of("bad" if read_only else "good", settings | account))
+    assert not atlas.users()
+
+
+def test_a_check_uses_the_workers_token_and_mints_none_of_its_own(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_account("mdb_sa_id_d", "mdb_sa_sk_d", [PROJECT])
+    account = {"MONGODB_ATLAS_CLIENT_ID": "mdb_sa_id_d", "MONGODB_ATLAS_CLIENT_SECRET": "mdb_sa_sk_d"}
+    for _ in range(3):
+        assert not of("bad", settings | account)
+    assert atlas.live_tokens() == 1
+
+
+def test_clusters_that_cannot_be_used_are_listed_with_the_reason(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_cluster("cluster-test", paused=True)
+    atlas.put_cluster("going", state="DELETING")
+    atlas.put_cluster("coming", state="CREATING")
+    atlas.put_cluster("tiny", kind="free")
+    atlas.put_cluster("bendy", kind="flex")
+    paused, going, coming = of("warn", settings)
+    assert paused.endswith("cannot be used. The cluster cluster-test is paused; resume it first.")
+    assert going.endswith("cluster going (dedicated, DELETING) cannot be used. The cluster going is being deleted.")
+    assert coming.endswith("cluster coming (dedicated, CREATING) cannot be used yet; instances on it wait")
+    good = "\n".join(of("good", settings))
+    assert "cluster tiny (free, IDLE) can be used" in good
+    assert "cluster bendy (flex, IDLE) can be used" in good
+    assert not of("bad", settings)
+
+
+def test_a_project_without_a_cluster_that_can_be_used(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_cluster("cluster-test", paused=True)
+    atlas.delete_cluster("cluster-dev")
+    assert only(of("bad", settings)) == f"project {PROJECT}: no cluster can be used; create or resume one"
+
+
+def test_an_access_list_that_does_not_contain_this_host(settings: Settings, atlas: Emulator) -> None:
+    atlas.put_project(PROJECT, access_list=["203.0.113.0/24"])
+    assert "does not contain this host's address 127.0.0.1" in only(of("warn", settings))
+    atlas.put_project(PROJECT, access_list=["127.0.0.0/8"])
+    assert not of("warn", settings)
+
+
+@pytest.mark.parametrize(("limit", "mark"), [(100, "good"), (10, "warn"), (8, "bad")])
+def test_database_users_against_the_limit(settings: Settings, atlas: Emulator, limit: int, mark: str) -> None:
+    from tests.integration.test_atlas_client import client, key, new_user  # noqa: PLC0415  their way to make users
+
+    for _ in range(8):
+        client(atlas, key(atlas)).create_user(new_user())
+    atlas.user_limit(limit)
+    assert any(f"8 of at most {limit} database users" in sentence for sentence in of(mark, settings))
+
+
+def test_a_plan_that_pins_what_is_not_there(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pinning_config.py").write_text(
+        "from broker_api.config import Config\n"
+        "config = Config(None, None)\n"
+        f"config.broker['plans'][0].update(project='{PROJECT}', cluster='nowhere')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = only(of("bad", settings | {"BROKER_CONFIG": "pinning_config:config"}))
+    assert sentence.startswith(f"project {PROJECT}: there is no cluster nowhere, which the plan")

@@ -1,0 +1,174 @@
+"""Section 5: what a database user is: its names, roles, scopes, labels, and how long it lives."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+from tests.atlas.broker import MAIN, Broker, log_in, new_id, works
+from tests.emulator.client import Emulator
+from tests.osb_client import Json
+
+
+@pytest.fixture
+def instance(broker: Broker) -> str:
+    """On a database of its own, since several of these tests write."""
+    return broker.instance(broker.cluster(), database=f"shop-{new_id()}")
+
+
+def roles(broker: Broker, binding: str) -> list[Json]:
+    user = broker.user(binding)
+    assert user is not None
+    return [{name: value for name, value in role.items() if value} for role in user["roles"]]
+
+
+def can_write(credentials: Json) -> bool:
+    with MongoClient[Json](credentials["uri"]) as client:
+        try:
+            client[credentials["database"]]["things"].insert_one({})
+        except OperationFailure:
+            return False
+        return True
+
+
+def test_a_user_is_scoped_to_the_cluster_and_labelled_with_ids_as_the_platform_knows_them(broker: Broker) -> None:
+    cluster = broker.cluster()
+    instance = broker.instance(cluster, database="shop")
+    binding = new_id()
+    accepted = broker.client.bind(instance, binding)
+    broker.credentials(instance, binding)
+    user = broker.user(binding)
+    assert user
+    labels = {label["key"]: label["value"] for label in user["labels"]}
+    assert labels.items() >= {"instance_id": instance, "binding_id": binding, "operation": accepted.operation}.items()
+    assert user["scopes"] == [{"name": cluster, "type": "CLUSTER"}]
+    assert user["databaseName"] == "admin"
+    assert user["description"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "names", "writes"),
+    [
+        (None, ["dbAdmin", "readWrite"], True),
+        ({"role": "readOnly"}, ["read"], False),
+        ({"roles": ["readWrite"]}, ["readWrite"], True),
+        ({"roles": [{"roleName": "read"}]}, ["read"], False),
+    ],
+)
+def test_presets_and_explicit_roles(
+    broker: Broker, instance: str, parameters: Json | None, names: list[str], *, writes: bool
+) -> None:
+    binding = broker.start_bind(instance, parameters)
+    credentials = broker.credentials(instance, binding)
+    assert [role["roleName"] for role in roles(broker, binding)] == names
+    assert can_write(credentials) is writes
+
+
+def test_a_custom_role_is_given_on_admin_and_alone(broker: Broker, instance: str) -> None:
+    actions = [{"action": "FIND", "resources": [{"db": "", "collection": "", "cluster": False}]}]
+    broker.atlas.put_role("reporting", actions=actions)
+    binding = broker.start_bind(instance, {"roles": ["reporting"]})
+    credentials = broker.credentials(instance, binding)
+    assert roles(broker, binding) == [{"roleName": "reporting", "databaseName": "admin"}]
+    assert works(credentials)
+    assert not can_write(credentials)
+    refused = broker.client.bind(instance, new_id(), {"roles": ["reporting", "read"]})
+    assert refused.status == 400
+    assert "A custom role (reporting) stands alone." in refused.description
+
+
+def test_a_custom_role_that_the_project_does_not_have_fails_with_atlass_reason(broker: Broker) -> None:
+    instance = broker.instance(broker.cluster(project="0" * 23 + "2"), project="0" * 23 + "2")
+    assert "ATLAS_INVALID_ROLE" in broker.failed_bind(instance, {"roles": ["reporting"]})
+
+
+def test_a_role_on_another_database_is_refused(broker: Broker, instance: str) -> None:
+    sentence = broker.failed_bind(instance, {"roles": [{"roleName": "read", "databaseName": "theirs"}]})
+    assert sentence.startswith("The role read is given on the database shop-")
+    assert sentence.endswith("only, not on theirs.")
+
+
+def test_roles_that_follow_from_an_update_reach_the_users_that_exist(broker: Broker, instance: str) -> None:
+    bindings = [broker.start_bind(instance) for _ in range(3)]
+    credentials = [broker.credentials(instance, binding) for binding in bindings]
+    broker.atlas.apply_after(seconds=0.5, stale_seconds=0.5)
+    assert broker.client.update(instance, {"level": "reading"}).status == 202
+    assert broker.client.wait(instance).state == "succeeded"
+    assert not any(can_write(each) for each in credentials)
+    assert all(works(each) for each in credentials)
+
+
+def test_an_update_that_concerns_no_user_costs_no_call(broker: Broker, instance: str) -> None:
+    broker.bind(instance)
+    mark = broker.mark()
+    broker.client.update(instance, {"policy-on-delete": "retain", "note": "unknown parameters are kept"})
+    assert broker.client.wait(instance).state == "succeeded"
+    assert not [call for call in broker.calls(mark) if MAIN in call["path"]]
+
+
+ODD = ["a/b", "a:b", "a b", "a%2Fb", "ä€", "a+b@c", "a?b#c", "a;b=c,d", "'\"\\"]
+
+
+def test_users_with_odd_names_are_made_used_and_removed(broker: Broker, instance: str) -> None:
+    """Names that are encoded wrongly, or twice, made four tools fail with 404."""
+    names = [f"{odd} {new_id()}" for odd in ODD]
+    bindings = [broker.start_bind(instance, {"name": name}) for name in names]
+    for name, binding in zip(names, bindings, strict=True):
+        credentials = broker.credentials(instance, binding)
+        assert credentials["username"] == name
+        log_in(credentials)
+        assert broker.user(name)
+        broker.client.unbind(instance, binding)
+    assert all(broker.client.wait(instance, binding).state in ("succeeded", "gone") for binding in bindings)
+    assert not any(broker.user(name) for name in names)
+
+
+def test_a_binding_id_that_no_uri_could_hold_becomes_a_plain_name(broker: Broker, instance: str) -> None:
+    credentials = broker.bind(instance, binding_id=f"a/b {new_id()}?")
+    assert credentials["username"].replace("-", "").isalnum()
+    log_in(credentials)
+
+
+# --- users that expire
+
+
+def test_expires_in_becomes_the_users_end_and_the_bindings_metadata(broker: Broker, instance: str) -> None:
+    binding, before = new_id(), datetime.now(UTC)
+    broker.start_bind(instance, {"expires_in": 3600}, binding)
+    log_in(broker.credentials(instance, binding))
+    metadata = broker.client.binding(instance, binding).json["metadata"]
+    expires, renew = (datetime.fromisoformat(metadata[name]) for name in ("expires_at", "renew_before"))
+    assert timedelta(seconds=3590) < expires - before < timedelta(seconds=3630)
+    assert timedelta(seconds=1) < expires - renew < timedelta(seconds=3600)
+    user = broker.user(binding)
+    assert user
+    assert abs(datetime.fromisoformat(user["deleteAfterDate"]) - expires) < timedelta(seconds=2)
+
+
+def test_more_than_a_week_is_refused_before_atlas_is_asked(broker: Broker, instance: str) -> None:
+    refused = broker.client.bind(instance, new_id(), {"expires_in": 7 * 86_400 + 1})
+    assert (refused.status, refused.description) == (400, "parameters.expires_in must be at most 604800.")
+    log_in(broker.bind(instance, {"expires_in": 7 * 86_400}))
+
+
+def test_rotation_renews_a_binding_that_expires(broker: Broker, instance: str) -> None:
+    old, new = new_id(), new_id()
+    broker.start_bind(instance, {"expires_in": 600}, old)
+    first = broker.credentials(instance, old)
+    assert broker.client.rotate(instance, new, old).status == 202
+    second = broker.credentials(instance, new)
+    ends = [broker.client.binding(instance, each).json["metadata"]["expires_at"] for each in (old, new)]
+    assert ends[0] < ends[1]
+    assert first["password"] != second["password"]
+    log_in(first)
+    log_in(second)
+
+
+def test_a_binding_whose_user_atlas_has_removed_can_be_unbound(broker: Broker, instance: str, atlas: Emulator) -> None:
+    """DELETE of a missing user says USER_NOT_FOUND where GET says USERNAME_NOT_FOUND: both mean done."""
+    binding = broker.start_bind(instance, {"expires_in": 60})
+    broker.credentials(instance, binding)
+    rule = atlas.fail("DELETE", binding, status=404, error_code="USER_NOT_FOUND", act=True)
+    broker.unbind(instance, binding)
+    assert not [each for each in atlas.rules() if each["id"] == rule and each["times"]]
