@@ -1,0 +1,135 @@
+from urllib.parse import unquote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymongo.uri_parser import parse_uri
+
+from broker_api.config import (
+    PASSWORD_LENGTH,
+    BindingView,
+    Config,
+    InstanceView,
+    Permissions,
+    Role,
+    RoleSpecs,
+    with_credentials,
+)
+from broker_api.errors import ErrClusterConfig
+
+HOSTS = "c-shard-00-00.x.mongodb.net:27017,c-shard-00-01.x.mongodb.net:27017,c-shard-00-02.x.mongodb.net:27017"
+STANDARD = f"mongodb://{HOSTS}/?ssl=true&authSource=admin&replicaSet=atlas-1"
+SRV = "mongodb+srv://c.x.mongodb.net"
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=40)
+
+
+def binding(parameters: dict[str, object] | None = None, **strings: str) -> BindingView:
+    """Of an instance whose database is settled, on a cluster with these connection strings."""
+    instance = InstanceView("i", {"cluster": "c"}, "c", "db", strings)
+    return BindingView("b", instance, parameters or {})
+
+
+def roles(config: Config, **parameters: object) -> list[Role]:
+    return config.generate_binding_permissions(binding(parameters), Permissions()).roles
+
+
+# --- connection strings -----------------------------------------------------------------------------------------
+
+
+@given(TEXT, TEXT)
+def test_user_and_password_are_escaped_so_that_a_driver_reads_the_very_same(name: str, password: str) -> None:
+    parsed = parse_uri(with_credentials(STANDARD, name, password, "db"), warn=False)
+    assert (parsed["username"], parsed["password"], parsed["database"]) == (name, password, "db")
+
+
+def test_hosts_and_options_stay_as_atlas_gives_them() -> None:
+    uri = with_credentials(STANDARD, "u", "p", "db")
+    assert uri == f"mongodb://u:p@{HOSTS}/db?ssl=true&authSource=admin&replicaSet=atlas-1"
+
+
+@pytest.mark.parametrize(
+    ("given_by_atlas", "handed_out"),
+    [
+        (SRV, "mongodb+srv://u:p@c.x.mongodb.net/db?authSource=admin"),
+        (f"{SRV}/", "mongodb+srv://u:p@c.x.mongodb.net/db?authSource=admin"),
+        (f"{SRV}/?retryWrites=true", "mongodb+srv://u:p@c.x.mongodb.net/db?retryWrites=true&authSource=admin"),
+        ("mongodb://h:1/?authSource=%24external", "mongodb://u:p@h:1/db?authSource=%24external"),
+    ],
+)
+def test_users_are_looked_for_in_admin_where_the_string_does_not_say(given_by_atlas: str, handed_out: str) -> None:
+    assert with_credentials(given_by_atlas, "u", "p", "db") == handed_out
+
+
+def test_credentials_have_the_seeds_four_keys_and_the_srv_form_where_there_is_one() -> None:
+    without = Config({}, {}).generate_binding_credentials(binding(standard=STANDARD))
+    assert set(without) == {"username", "password", "database", "uri"}
+    both = Config({}, {}).generate_binding_credentials(binding(standard=STANDARD, srv=SRV))
+    assert both["uri"].startswith("mongodb://")
+    assert both["connectionString"] == f"mongodb+srv://b:{both['password']}@c.x.mongodb.net/db?authSource=admin"
+
+
+def test_a_cluster_with_only_an_srv_string_gives_that_as_uri() -> None:
+    made = Config({}, {}).generate_binding_credentials(binding(srv=SRV))
+    assert made["uri"] == made["connectionString"]
+
+
+def test_a_cluster_without_any_string_is_the_seeds_error() -> None:
+    with pytest.raises(ErrClusterConfig, match=r"The cluster configuration for c is not available\."):
+        Config({}, {}).generate_binding_credentials(binding())
+
+
+def test_templates_of_clusters_that_a_config_was_made_with_come_first() -> None:
+    config = Config({}, {}, {"c": "mongodb://%s:%s@mine/%s"})
+    made = config.generate_binding_credentials(binding(standard=STANDARD))
+    assert made["uri"] == f"mongodb://b:{made['password']}@mine/db"
+
+
+def test_passwords_are_long_need_no_escaping_and_never_come_twice() -> None:
+    config = Config({}, {})
+    passwords = {config.generate_binding_credentials(binding(standard=STANDARD))["password"] for _ in range(100)}
+    assert len(passwords) == 100
+    assert {len(password) for password in passwords} == {PASSWORD_LENGTH}
+    assert all(password.isascii() and password.isalnum() for password in passwords)
+
+
+def test_a_hook_may_give_another_user_name_and_the_uri_has_it() -> None:
+    class Named(Config):
+        def generate_binding_username(self, binding: BindingView) -> str:
+            return f"{binding.instance.instance_id}/{binding.binding_id}@x"
+
+    made = Named({}, {}).generate_binding_credentials(binding(standard=STANDARD))
+    assert made["username"] == "i/b@x"
+    assert unquote_plus(made["uri"].partition("://")[2].partition(":")[0]) == "i/b@x"
+
+
+# --- names and roles --------------------------------------------------------------------------------------------
+
+
+def test_an_instance_tells_a_hook_its_cluster_and_its_database_once_that_is_settled() -> None:
+    new = InstanceView("i", {"cluster": "c"}, "c")
+    assert (new.get_dbname(), new.get_cluster()) == (None, "c")
+    assert Config({}, {}).generate_instance_dbname(new) == "instance-i"
+    assert binding().instance.get_dbname() == "db"
+
+
+def test_a_binding_gets_the_seeds_roles_unless_it_asks_for_others() -> None:
+    config = Config({}, {})
+    assert roles(config) == roles(config, role="readWrite") == [Role("dbAdmin", "db"), Role("readWrite", "db")]
+    assert roles(config, role="readOnly") == [Role("read", "db")]
+
+
+def test_explicit_roles_are_on_the_instances_database_and_may_be_narrowed_to_a_collection() -> None:
+    asked = ["read", {"roleName": "readWrite", "collectionName": "things"}]
+    assert roles(Config({}, {}), roles=asked) == [Role("read", "db"), Role("readWrite", "db", "things")]
+
+
+def test_custom_roles_that_the_config_allows_are_atlass_own_and_live_in_admin() -> None:
+    class Custom(Config):
+        CUSTOM_ROLES = frozenset({"auditor"})
+
+    assert roles(Custom({}, {}), roles=["auditor"]) == [Role("auditor", "admin")]
+
+
+def test_permissions_take_the_seeds_names_and_no_role_twice() -> None:
+    permissions = Permissions().add_roles("db", [RoleSpecs.dbAdmin, RoleSpecs.readWrite]).add_role("db", "readWrite")
+    assert permissions.roles == [Role("dbAdmin", "db"), Role("readWrite", "db")]
