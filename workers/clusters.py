@@ -108,8 +108,7 @@ class Clusters:
 
 def send(queue: Queue, due: Due) -> bool:
     """Nudge a worker to look at an operation."""
-    job = JOBS.get(due.kind)
-    return job is not None and queue.send(job, [due.instance_id, due.binding_id, due.operation_id])
+    return queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
 
 
 def _name(project: str, cluster: str) -> str:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.queue import RECONCILE
+from broker_api.queue import JOBS, RECONCILE
 from broker_api.state.claims import Due
 from broker_api.state.housekeeping import SWEEP
 from workers.clusters import send
@@ -91,8 +91,13 @@ class Sweep:
         self._start_reconciling()
 
     def _send(self, due: Iterable[Due]) -> Iterator[Due]:
-        """Send until Redis fails; what is left is due again in the next round."""
+        """Send until Redis fails; what is left is due again in the next round.
+
+        An operation of a kind that this release does not know is left to the workers of the one that does.
+        """
         for each in due:
+            if each.kind not in JOBS:
+                continue
             if not send(self._parts.queue, each):
                 return
             yield each
