@@ -113,7 +113,6 @@ def _filled(description: Json, instance_id: str, binding_id: str) -> Json:
     parts, schemas, paths = (*map(description["components"].get, ("parameters", "schemas")), description["paths"])
     for name, value in {"InstanceId": instance_id, "BindingId": binding_id, "AcceptsIncomplete": "true"}.items():
         parts[name]["schema"] = _or_else(value, parts[name]["schema"])
-    parts["AcceptsIncomplete"]["required"] = True
     paths[INSTANCE]["delete"]["parameters"] += [_in_path("instance_id", "another")]
     paths[BINDING]["delete"]["parameters"] += [_in_path("instance_id", instance_id), _in_path("binding_id", "another")]
     for request, parameters in PARAMETERS.items():
