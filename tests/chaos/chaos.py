@@ -1,4 +1,4 @@
-"""A stack that may be broken at will, and mended: who ended a process is known, so that one that ended by itself is found."""
+"""A stack that may be broken at will, and mended. Who ended a process is known: one that ended by itself is found."""
 
 import contextlib
 import signal
@@ -16,7 +16,6 @@ from pymongo.errors import OperationFailure
 from tests.dev.broker import Api, Worker
 from tests.dev.processes import Server
 from tests.dev.stack import Stack
-from tests.emulator.client import Emulator
 from tests.osb_client import Answer, OsbClient
 
 Document = dict[str, Any]
@@ -41,7 +40,7 @@ class Chaos:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.atlas: Emulator = stack.emulator.control
+        self.atlas = stack.emulator.control
         self.cluster = stack.emulator.clusters[0]
         self._ended_by_us: set[Server] = set()
         self._celery = Celery("late", broker=stack.redis.uri, set_as_current=False)
@@ -95,6 +94,7 @@ class Chaos:
         self.start(*down)
         self.atlas.heal()
         self.atlas.apply_at_once()
+        self.atlas.apply_now()
         self.atlas.put_key(self.atlas.public_key, self.atlas.private_key, [self.atlas.project_id])
 
     # --- a platform's view ----------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Chaos:
         until("the calls arrive in Atlas", lambda: all(self.reached(rule) for rule in rules))
 
     def calls(self, method: str, name: str) -> list[Document]:
-        """Calls about one user, without digest's first legs; those that make one have no name and are not among them."""
+        """Calls about one user, without digest's first legs and those that make it, whose path has no name."""
         return [call for call in self.atlas.calls(method) if call["path"].endswith(name) and not call["challenge"]]
 
     def send_again(self, kind: str, instance_id: str, binding_id: str | None, operation_id: str) -> None:

@@ -48,8 +48,10 @@ class Faults:
             "api": [self.api_killed, self.api_stopped, self.api_killed_between_write_and_send],
             "redis": [self.redis_flushed, self.redis_hangs, self.redis_restarts_empty, self.messages_reordered],
             "mongodb": [self.mongodb_killed, self.primary_steps_down, self.mongodb_hangs],
-            "atlas": [self.atlas_500, self.atlas_html, self.atlas_429, self.atlas_429_later, self.atlas_hangs]
-            + [self.closed_before, self.closed_after, self.atlas_hangs_after, self.wrong_keys, self.atlas_slow],
+            "atlas": [
+                *(self.atlas_500, self.atlas_html, self.atlas_429, self.atlas_429_later, self.atlas_hangs),
+                *(self.closed_before, self.closed_after, self.atlas_hangs_after, self.wrong_keys, self.atlas_slow),
+            ],
             "messages": [self.messages_twice, self.messages_late],
         }
 

@@ -1,4 +1,4 @@
-"""The load: platforms that live through instances and bindings, repeat what was not answered, and note what they get."""
+"""The load: platforms that make and remove instances and bindings, repeat what was not answered, and note it all."""
 
 import random
 import threading
@@ -37,15 +37,14 @@ class Platform:
         instance_id = self._id()
         if not self._make(instance_id):
             return self._remove(instance_id)
-        bindings = [self._bind(instance_id) for _ in range(self._random.randint(1, 4))]
-        for binding_id in bindings:
+        for binding_id in (bindings := [self._bind(instance_id) for _ in range(self._random.randint(1, 4))]):
             self._fetch(instance_id, binding_id)
         if self._random.random() < 0.3:
             self._update(instance_id)
         for binding_id in bindings:
-            if self._random.random() < 0.7:
+            if self._random.random() < 0.7 and not over.is_set():
                 self._unbind(instance_id, binding_id)
-        if not over.is_set() or self._random.random() < 0.5:
+        if not over.is_set():
             self._remove(instance_id)
         return None
 

@@ -19,11 +19,11 @@ def broker_from(folder: Path, breakable: Chaos) -> Iterator[Chaos]:
     """API, workers and Redis of its own, running the code in the folder, beside the other one's servers."""
     others = breakable.stack
     stack = Stack(flower=False, state=others.state, cluster=others.cluster, emulator=others.emulator)
-    for server in (stack.api, *stack.workers):
+    chaos = Chaos(stack)
+    for server in chaos.broker:
         server.folder = folder
         server.settings = {**server.settings, "PYTHONPATH": str(folder)}
     with stack:
-        chaos = Chaos(stack)
         yield chaos
         chaos.close()
 

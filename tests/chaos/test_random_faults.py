@@ -12,7 +12,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.platforms import Platform
 from tests.osb_client import OsbClient
 
-SHORT_SECONDS = 32.0
+SHORT_SECONDS = 28.0
 PLATFORMS = 30
 DRAIN_SECONDS = 120.0
 
@@ -35,15 +35,16 @@ class Run:
         with ThreadPoolExecutor(PLATFORMS + len(lanes)) as pool, self.chaos.platform() as client:
             load = [pool.submit(self._platform(client, number).live, quiet) for number in range(PLATFORMS)]
             troubles = [pool.submit(self.faults.run_lane, lane, over) for lane in lanes]
-            time.sleep(self.seconds)
-            over.set()
-            for each in troubles:
-                each.result()
-            self._note("the last fault is over")
-            self.chaos.mend()
-            quiet.set()
-            for each in load:
-                each.result()
+            with client.expecting(503):
+                time.sleep(self.seconds)
+                over.set()
+                quiet.set()
+                for each in troubles:
+                    each.result()
+                self._note("the last fault is over")
+                self.chaos.mend()
+                for each in load:
+                    each.result()
             self._note("platforms have had their answers")
 
     def _note(self, event: str) -> None:

@@ -1,12 +1,10 @@
 """Workers die, and stand still, at every point between two effects: around each call to Atlas that a job makes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 from uuid import uuid4
-
-import pytest
 
 from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, succeeds, until
 from tests.emulator.faults import When
@@ -112,34 +110,34 @@ class Story:
         self.chaos.atlas.delete_cluster(self.cluster)
 
 
-@pytest.fixture
-def platform(chaos: Chaos) -> Iterator[OsbClient]:
-    with chaos.platform() as client:
-        yield client
-
-
 def each(stories: list[Story], act: Callable[[Story], None]) -> None:
     """All at once; the first error is raised."""
     with ThreadPoolExecutor(len(stories)) as pool:
         list(pool.map(act, stories))
 
 
-def test_an_operation_goes_on_wherever_its_worker_dies_or_stands_still(chaos: Chaos, platform: OsbClient) -> None:
+def an_operation_goes_on_wherever_its_worker_dies_or_stands_still(chaos: Chaos) -> None:
     """One worker is killed and the other stopped while an operation hangs at each point; the stopped one wakes late."""
+    with chaos.platform() as platform:
+        stories = [Story(chaos, platform, point) for point in POINTS]
+        each(stories, Story.prepare)
+        for story in stories:
+            story.begin()
+        chaos.arrives(*(story.rule for story in stories))
+        interrupt(chaos)
+        each(stories, Story.check)
+        chaos.stack.workers[1].resume()
+        until("the stopped worker notices", lambda: "lease lost" in chaos.stack.workers[1].log_text())
+        until("all calls have ended", lambda: all(call["end"] for call in chaos.atlas.calls()))
+        each(stories, Story.check)
+        each(stories, Story.remove)
+        assert not {user for user in chaos.users() if "atlas-broker-" in user}, "a temporary user is left"
+        assert not {story.binding_id for story in stories} & chaos.users()
+
+
+def interrupt(chaos: Chaos) -> None:
+    """At the same moment; a new process takes the place of the one that was killed."""
     killed, stopped = chaos.stack.workers
-    stories = [Story(chaos, platform, point) for point in POINTS]
-    each(stories, Story.prepare)
-    for story in stories:
-        story.begin()
-    chaos.arrives(*(story.rule for story in stories))
     stopped.pause()
     chaos.kill(killed)
     chaos.start(killed)
-    each(stories, Story.check)
-    stopped.resume()
-    until("the stopped worker notices", lambda: "lease lost" in stopped.log_text())
-    until("all calls have ended", lambda: all(call["end"] for call in chaos.atlas.calls()))
-    each(stories, Story.check)
-    each(stories, Story.remove)
-    assert not {user for user in chaos.users() if "atlas-broker-" in user}, "a temporary user is left"
-    assert not {story.binding_id for story in stories} & chaos.users()

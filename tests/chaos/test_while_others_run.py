@@ -1,0 +1,16 @@
+"""What another broker has gone through since this folder's first test; the last file, so that most of it is done."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+
+import pytest
+
+from tests.chaos.scenarios import Scenario
+from tests.chaos.slow import SLOW, SLOWEST
+
+
+@pytest.mark.parametrize("slow", [*SLOW, *SLOWEST], ids=lambda scenario: scenario.__name__)
+def test_slow(elsewhere: Mapping[Scenario, Future[None]], slow: Scenario, *, long_form: bool) -> None:
+    if slow in SLOWEST and not long_form:
+        pytest.skip("with --long")
+    elsewhere[slow].result()
