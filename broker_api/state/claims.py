@@ -109,7 +109,7 @@ class Claims:
         Raises:
             LeaseLostError: it is somebody else's.
         """
-        self._write(claim, {"due": In(seconds), "lease_until": In(0), **operation}, changes)
+        self._write(claim, {"due": In(seconds), **_GIVEN_BACK, **operation}, changes)
 
     @reaching("finish")
     def finish(
@@ -125,7 +125,7 @@ class Claims:
         if phase is Phase.GONE and claim.record.legacy:
             seed.forget(self._collection, claim.record)
         ended = claim.record.operation.state is not State.IN_PROGRESS
-        operation: Document = {"open": False, "step": "", "lease_until": In(0), "error": None, "waits_on": None}
+        operation: Document = {"open": False, "step": "", "error": None, "waits_on": None, **_GIVEN_BACK}
         if not ended:
             operation |= {"state": state, "description": description, "finished": In(0)}
         self._write(claim, operation, {**changes, "phase": phase, "expire_at": _forgotten(phase)})
@@ -133,7 +133,12 @@ class Claims:
     def _write(
         self, claim: Claim[AnyResource], operation: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> Claim[AnyResource]:
-        held = {"_id": claim.record.key, "operation.id": claim.operation_id, "operation.fence": claim.fence}
+        held = {
+            "_id": claim.record.key,
+            "operation.id": claim.operation_id,
+            "operation.fence": claim.fence,
+            "operation.lease_token": claim.token,
+        }
         values = assignments(operation, "operation.") | assignments(changes)
         document = self._collection.find_one_and_update(held, [{"$set": values}], return_document=ReturnDocument.AFTER)
         if document is None:
@@ -253,6 +258,8 @@ def _forgotten(phase: Phase) -> In | None:
     return In(FAILED_CREATE_SECONDS) if phase is Phase.FAILED else None
 
 
+# Without its token, so that a renewal that was under way at that moment does not take the lease again.
+_GIVEN_BACK: Document = {"lease_until": In(0), "lease_token": None}
 _DELETING = {"$in": ["$operation.kind", [Kind.DEPROVISION.value, Kind.UNBIND.value]]}
 _CREATING = {"$in": ["$operation.kind", [Kind.PROVISION.value, Kind.BIND.value]]}
 _EXPIRED: Document = {

@@ -1,0 +1,52 @@
+"""A lease that was given back stays given back: a renewal that comes late must not hold the operation again."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from broker_api.state.claims import Claim, Claims, LeaseLostError
+from broker_api.state.mongo import connect
+from broker_api.state.records import Instance, Kind, Phase, State, instance_key
+from broker_api.state.store import Start, Store
+from tests.dev.services import Mongod
+
+
+@pytest.fixture
+def store(state_mongod: Mongod) -> Iterator[Store]:
+    with connect(state_mongod.uri, 5000) as client:
+        yield Store(client, f"leases-{uuid.uuid4().hex[:8]}", "instances")
+
+
+@pytest.fixture
+def claim(store: Store) -> Claim[Instance]:
+    begun = store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    assert begun is not None
+    claim = Claims(store).claim(instance_key("i"), begun.id)
+    assert claim is not None
+    return claim
+
+
+def test_a_lease_can_be_renewed_while_it_is_held(store: Store, claim: Claim[Instance]) -> None:
+    Claims(store).renew(claim)
+    assert Claims(store).claim(claim.record.key, claim.operation_id) is None
+
+
+def test_a_renewal_after_a_put_off_does_not_hold_the_operation(store: Store, claim: Claim[Instance]) -> None:
+    claims = Claims(store)
+    claims.put_off(claim, 0, {}, {})
+    with pytest.raises(LeaseLostError):
+        claims.renew(claim)
+    assert claims.claim(claim.record.key, claim.operation_id) is not None
+
+
+def test_a_renewal_after_the_end_does_not_hold_up_the_next_operation(store: Store, claim: Claim[Instance]) -> None:
+    claims = Claims(store)
+    claims.finish(claim, State.SUCCEEDED, Phase.READY, {}, "done")
+    with pytest.raises(LeaseLostError):
+        claims.renew(claim)
+    found = store.instance("i")
+    assert found is not None
+    begun = store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    assert begun is not None
+    assert claims.claim(found.key, begun.id) is not None
