@@ -52,7 +52,7 @@ PARAMETERS: dict[str, list[Json]] = {
     "UpdateRequest": [{}, {"policy-on-delete": "retain"}, {"policy-on-delete": "drop"}, {"cluster": CLUSTER}],
     "BindRequest": [{}, {"role": "readOnly"}, {"roles": ["read"]}],
 }
-SHORT, LONG = 4, 150
+SHORT, LONG = 2, 150
 """Cases of each operation, beside those that cover every boundary."""
 
 
