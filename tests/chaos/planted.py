@@ -78,8 +78,8 @@ FAULTS = [
     Planted(
         "no fence",
         CLAIMS,
-        '"operation.id": claim.operation_id, "operation.fence": claim.fence}',
-        '"operation.id": claim.operation_id}',
+        '            "operation.fence": claim.fence,\n            "operation.lease_token": claim.token,\n',
+        "",
         scenarios.a_worker_that_lost_its_lease_writes_nothing,
     ),
     Planted(
@@ -88,7 +88,6 @@ FAULTS = [
         "    if wait := job.not_applied(cluster_needed=True):\n        return wait\n",
         "",
         scenarios.credentials_come_when_they_work,
-        quick=True,
     ),
     Planted(
         "an old APPLIED is believed",
@@ -124,7 +123,6 @@ FAULTS = [
         "        if not error.gone:\n            raise\n",
         "        del error\n",
         scenarios.a_refused_delete_is_no_success,
-        quick=True,
     ),
     Planted(
         "401 means gone",

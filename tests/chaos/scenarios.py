@@ -265,7 +265,5 @@ SIDE_BY_SIDE: list[Scenario] = [
     a_failed_bind_leaves_no_user,
     what_atlas_refuses_for_good_fails_at_once,
     no_binding_survives_its_instance,
-    an_unbind_waits_for_a_request_that_is_still_under_way,
-    a_temporary_user_made_late_is_removed,
 ]
-"""Each has users and clusters of its own. The last two outlast a request's longest time."""
+"""Each has users and clusters of its own."""

@@ -6,7 +6,12 @@ from uuid import uuid4
 from tests.chaos.chaos import USERS, Chaos, succeeds, until
 from tests.chaos.circuits import broken, left_alone
 from tests.chaos.points import an_operation_goes_on_wherever_its_worker_dies_or_stands_still
-from tests.chaos.scenarios import Scenario, a_worker_that_lost_its_lease_writes_nothing
+from tests.chaos.scenarios import (
+    Scenario,
+    a_temporary_user_made_late_is_removed,
+    a_worker_that_lost_its_lease_writes_nothing,
+    an_unbind_waits_for_a_request_that_is_still_under_way,
+)
 from tests.osb_client import OsbClient
 
 SATURATED = 32 + 12
@@ -62,5 +67,9 @@ SLOW: list[Scenario] = [
     all_processes_outlive_redis_and_mongodb,
     atlas_down_is_left_alone_and_all_goes_on_afterwards,
 ]
-SLOWEST: list[Scenario] = [a_worker_that_lost_its_lease_writes_nothing]
+SLOWEST: list[Scenario] = [
+    a_worker_that_lost_its_lease_writes_nothing,
+    an_unbind_waits_for_a_request_that_is_still_under_way,
+    a_temporary_user_made_late_is_removed,
+]
 """Only with ``--long``."""

@@ -16,15 +16,15 @@ CAUGHT = (AssertionError, TimeoutError, requests.RequestException)
 
 @contextmanager
 def broker_from(folder: Path, breakable: Chaos) -> Iterator[Chaos]:
-    """API, workers and Redis of its own, running the code in the folder, beside the other one's servers."""
-    others = breakable.stack
-    stack = Stack(flower=False, state=others.state, cluster=others.cluster, emulator=others.emulator)
+    """A broker of its own that runs the code in the folder; only the two MongoDBs are another one's."""
+    stack = Stack(flower=False, state=breakable.stack.state, cluster=breakable.stack.cluster)
     chaos = Chaos(stack)
     for server in chaos.broker:
         server.folder = folder
         server.settings = {**server.settings, "PYTHONPATH": str(folder)}
     with stack:
         yield chaos
+        chaos.atlas.clear()
         chaos.close()
 
 
@@ -42,7 +42,6 @@ def test_the_fault_is_caught(
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):  # the copy is no source of the project's
         monkeypatch.delenv(name, raising=False)
     breakable.mend()
-    breakable.atlas.forget_calls()
     fault.plant(tmp_path)
     with broker_from(tmp_path, breakable) as chaos:
         with pytest.raises(CAUGHT) as caught:
