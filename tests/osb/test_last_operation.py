@@ -117,8 +117,8 @@ def test_a_delete_that_is_forgotten_is_410_and_a_create_404(client: OsbClient, s
 
 @pytest.mark.rule("0.3", "1.6.6")
 def test_what_is_gone_is_remembered_for_a_day_and_then_removed_by_an_index(client: OsbClient, state: Documents) -> None:
-    instance_id = provisioned(client)
-    binding_id = bound(client, instance_id)
+    instance_id, binding_id = provisioned(client), new_id()
+    client.bind(instance_id, binding_id)
     client.deprovision(instance_id)
     client.wait(instance_id)
     gone = list(state.find({"instance_id": instance_id}))

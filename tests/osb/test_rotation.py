@@ -1,6 +1,7 @@
 """1.12: rotation."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import bound, failed_bind, held_bind, new_id, provisioned, release
+from tests.osb.steps import at_once, bound, failed_bind, held_bind, new_id, provisioned, release
 from tests.osb_client import OsbClient
 
 pytestmark = pytest.mark.rule("1.12")
@@ -73,7 +74,8 @@ def test_only_a_binding_of_this_instance_that_lives_can_be_replaced(
     client: OsbClient, atlas: Emulator, instance: str, state: Collection[dict[str, Any]]
 ) -> None:
     other = provisioned(client)
-    foreign, gone, expired = bound(client, other), bound(client, instance), bound(client, instance, {"expires_in": 60})
+    made = [partial(bound, client, *each) for each in ((other,), (instance,), (instance, {"expires_in": 60}))]
+    foreign, gone, expired = at_once(made)
     client.unbind(instance, gone)
     client.wait(instance, gone)
     past = {"expires": datetime.now(UTC) - timedelta(seconds=1)}

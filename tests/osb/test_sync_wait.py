@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,9 +30,12 @@ Documents = Collection[dict[str, Any]]
 
 
 @pytest.mark.rule("0.15", "1.7.2", "1.10.3", "1.13.3", "1.5.2")
-@pytest.mark.parametrize("incomplete", [None, False])
-def test_a_whole_life_without_any_poll(client: OsbClient, incomplete: Flag) -> None:
+def test_a_whole_life_without_any_poll(client: OsbClient) -> None:
     """Default Service Catalog, eden and Cloud Foundry's older keys ask like this."""
+    at_once([partial(_live, client, incomplete) for incomplete in (None, False)])
+
+
+def _live(client: OsbClient, incomplete: Flag) -> None:
     instance_id, binding_id = new_id(), new_id()
     created = client.provision(instance_id, ON_CLUSTER, accepts_incomplete=incomplete)
     assert (created.status, set(created.json)) == (201, {"dashboard_url"})
