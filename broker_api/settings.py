@@ -64,8 +64,7 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
         SettingError: a setting is missing or wrong; its message is fit for the operator.
     """
     config = config or _config(environ)
-    _check_sections(config)
-    source = _Source(environ, config)
+    source = _source(environ, config)
     settings = Settings(
         mongo_uri=_mongo_uri(source, part),
         redis_url=_redis_url(source),
@@ -142,12 +141,18 @@ _SECTIONS: dict[str, tuple[type, str]] = {
 }
 
 
-def _check_sections(config: Config) -> None:
-    """Refuse sections of secret.json of another form; that of ``atlas`` is looked at where it is read."""
-    held = {**config.secrets, "mongo": config.mongo}
+def _source(environ: Mapping[str, str], config: Config) -> "_Source":
+    """Put together what a ``Config`` was made with and what BROKER_SECRETS holds; the ``Config`` goes first.
+
+    Raises:
+        SettingError: a section has another form; that of ``atlas`` is looked at where it is read.
+    """
+    own = {"mongo": config.mongo, "atlas": config.atlas}
+    held = {**_secrets(environ), **config.secrets, **{name: section for name, section in own.items() if section}}
     for name, (kind, words) in _SECTIONS.items():
         if held.get(name) is not None and not isinstance(held[name], kind):
             raise SettingError(f"BROKER_SECRETS: the section {name} must be {words}")
+    return _Source(environ, held)
 
 
 @dataclass(frozen=True)
@@ -155,17 +160,15 @@ class _Source:
     """The environment before the file: a variable, else the seed's section and key."""
 
     environ: Mapping[str, str]
-    config: Config
+    secrets: Mapping[str, Any]
 
     def text(self, variable: str, section: str | None = None, key: str = "") -> str:
         value = self.environ.get(variable) or self._from_file(section, key)
         return str(value or "").strip()
 
     def _from_file(self, section: str | None, key: str) -> Any:  # noqa: ANN401 - any JSON value
-        if section == "mongo":
-            return self.config.mongo.get(key)
-        held = self.config.secrets.get(section or "")
-        return held.get(key) if isinstance(held, dict) else None
+        held = self.secrets.get(section or "")
+        return held.get(key) if isinstance(held, Mapping) else None
 
     def number(self, variable: str, mongo_key: str | None, default: float, at_least: float = 0) -> float:
         text = self.text(variable, "mongo" if mongo_key else None, mongo_key or "")
@@ -209,7 +212,7 @@ def _base_url(source: _Source) -> str:
 
 def _users(source: _Source) -> Mapping[str, str]:
     text = source.environ.get("BROKER_USERS", "").strip()
-    held = source.config.secrets.get("users")
+    held = source.secrets.get("users")
     if not text and isinstance(held, dict):
         return {str(name): str(password) for name, password in held.items()}
     return dict(_user(pair) for pair in text.split(",")) if text else {}
@@ -223,7 +226,7 @@ def _user(pair: str) -> tuple[str, str]:
 
 
 def _encryption_keys(source: _Source) -> tuple[str, ...]:
-    held = source.config.secrets.get("encryption_keys") or []
+    held = source.secrets.get("encryption_keys") or []
     text = source.environ.get("BROKER_ENCRYPTION_KEYS") or ",".join(map(str, held))
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     try:
@@ -247,14 +250,15 @@ _CREDENTIALS = {
 
 def _projects(source: _Source) -> tuple[Project, ...]:
     """Give the file's projects; the environment fills in the only one, or adds one in front of several."""
-    atlas = source.config.atlas
+    atlas = source.secrets.get("atlas")
     listed = [_filed(entry) for entry in (atlas if isinstance(atlas, list) else [atlas] if atlas else [])]
     given = {name: source.environ.get(variable, "").strip() for name, (variable, _) in _CREDENTIALS.items()}
     given = {name: value for name, value in given.items() if value}
     if given and len(listed) <= 1:
         listed = [{**(listed[0] if listed else {}), **given}]
     elif given:
-        listed = [given, *(each for each in listed if each.get("project_id") != given.get("project_id"))]
+        same = [each for each in listed if each.get("project_id") == given.get("project_id")]
+        listed = [{**(same[0] if same else {}), **given}, *(each for each in listed if each not in same)]
     return tuple(_project(each) for each in listed if any(each.values()))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.settings import Part, Settings, load
 from tests.dev.processes import CHECKOUT, clean_environment, script
@@ -227,6 +228,29 @@ def test_a_file_may_list_several_projects_and_the_environment_adds_one_in_front(
     assert [project.project_id for project in listed.projects] == ["g-1", "g-2"]
     added = in_file(tmp_path, {**FILE, "atlas": several}, **WORKS)
     assert [project.project_id for project in added.projects] == ["project", "g-1", "g-2"]
+
+
+def test_the_file_completes_a_config_that_was_made_without_it(tmp_path: Path) -> None:
+    file = {
+        "mongo": {"uri": "mongodb://file"},
+        "users": {"a": "b"},
+        "encryption_keys": [KEY],
+        "atlas": [{"group": "g"}],
+    }
+    path = tmp_path / "secret.json"
+    path.write_text(json.dumps(file))
+    own = Config(None, {"uri": "mongodb://own"})
+    found = load({"BROKER_SECRETS": str(path)}, "api", own)
+    assert (found.mongo_uri, found.users, found.config) == ("mongodb://own", {"a": "b"}, own)
+    assert [project.project_id for project in found.projects] == ["g"]
+
+
+def test_a_project_of_the_environment_keeps_what_the_file_knows_of_it(tmp_path: Path) -> None:
+    keys = [{"group": name, "user": f"user-{name}", "password": f"password-{name}"} for name in ("one", "two")]
+    path = tmp_path / "secret.json"
+    path.write_text(json.dumps({"atlas": keys, "mongo": {"uri": "mongodb://file"}, "encryption_keys": [KEY]}))
+    found = load({"BROKER_SECRETS": str(path), "MONGODB_ATLAS_PROJECT_ID": "two"}, "worker")
+    assert [(each.project_id, each.public_key) for each in found.projects] == [("two", "user-two"), ("one", "user-one")]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"text"', "7", "\x00"])
