@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos import scenarios
+from tests.chaos import scenarios, slow
 from tests.chaos.scenarios import Scenario
 from tests.dev.processes import CHECKOUT
 
@@ -158,5 +158,19 @@ FAULTS = [
         '            {"_id": _name(project, cluster), "$expr": allowed},',
         '            {"_id": _name(project, cluster)},',
         scenarios.a_waiting_operation_holds_no_worker,
+    ),
+    Planted(
+        "no circuit",
+        "workers/circuit.py",
+        "        if not self._is_open() or _PROBING.get():\n            return\n",
+        "        return\n",
+        slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
+    ),
+    Planted(
+        "no guard against kombu's second close",
+        "workers/transport.py",
+        "    redis.Channel.QoS = GuardedQoS",
+        "    redis.Channel.QoS = redis.QoS",
+        slow.a_worker_outlives_redis_with_messages_unacknowledged,
     ),
 ]
