@@ -23,7 +23,7 @@ PAUSES = {
     "api": (3.0, 5.0),
     "redis": (2.0, 4.0),
     "mongodb": (4.0, 6.0),
-    "atlas": (0.3, 1.0),
+    "atlas": (0.5, 1.5),
     "messages": (1.0, 2.0),
 }
 """Seconds between two faults of a lane: short enough for each to happen in half a minute."""
@@ -153,33 +153,32 @@ class Faults:
         with MongoClient[Document](address, directConnection=True) as client, suppress(PyMongoError):
             client.admin.command("replSetStepDown", 3, force=True)
 
-    # --- Atlas ----------------------------------------------------------------------------------------------------
+    # --- Atlas: each trouble ends by itself, also when nobody calls while the circuit is open ------------------------
 
     def atlas_500(self) -> None:
-        self._chaos.atlas.fail("*", ATLAS, times=5, status=500)
+        self._for_a_while(method="*", path=ATLAS, status=500, times=5)
 
     def atlas_html(self) -> None:
         self._for_a_while(method="*", path=ATLAS, status=503, html=True)
 
     def atlas_429(self) -> None:
-        self._chaos.atlas.limit_rate("*", ATLAS, times=5)
+        self._for_a_while(method="*", path=ATLAS, status=429, times=5)
 
     def atlas_429_later(self) -> None:
-        self._chaos.atlas.limit_rate("*", ATLAS, times=5, retry_after=2)
+        self._for_a_while(method="*", path=ATLAS, status=429, headers={"Retry-After": "2"}, times=5)
 
     def atlas_hangs(self) -> None:
-        """Also longer than workers wait for an answer; then it acts after all."""
-        self._chaos.atlas.hang("*", ATLAS, seconds=2, times=3)
-        self._chaos.atlas.hang("POST", USERS, seconds=9, times=1)
+        """Longer than workers wait for an answer; then it acts after all."""
+        self._for_a_while(method="*", path=USERS, hang_before=9, times=3)
 
     def atlas_hangs_after(self) -> None:
-        self._chaos.atlas.hang("*", USERS, seconds=9, when="after", times=2)
+        self._for_a_while(method="*", path=USERS, hang_after=9, times=3)
 
     def closed_before(self) -> None:
-        self._chaos.atlas.drop("*", ATLAS, times=4)
+        self._for_a_while(method="*", path=ATLAS, drop="before", times=4)
 
     def closed_after(self) -> None:
-        self._chaos.atlas.drop("*", USERS, when="after", times=4)
+        self._for_a_while(method="*", path=USERS, drop="after", times=4)
 
     def atlas_slow(self) -> None:
         self._chaos.atlas.latency(0.3)
@@ -193,8 +192,8 @@ class Faults:
         atlas.put_key(atlas.public_key, atlas.private_key, [atlas.project_id])
 
     def _for_a_while(self, **rule: object) -> None:
-        number = self._chaos.atlas.rule(times=None, **rule)
-        self._for(1, 3)
+        number = self._chaos.atlas.rule(**{"times": None, **rule})
+        self._for(0.7, 2)
         self._chaos.atlas.heal(number)
 
     # --- messages -------------------------------------------------------------------------------------------------

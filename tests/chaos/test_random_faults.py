@@ -23,7 +23,7 @@ class Run:
     def __init__(self, chaos: Chaos, seed: int, seconds: float) -> None:
         self.chaos, self.seed, self.seconds = chaos, seed, seconds
         self.books = Books()
-        self.faults = Faults(chaos, self.books, seed, slower=1.0 if seconds <= SHORT_SECONDS else 3.0)
+        self.faults = Faults(chaos, self.books, seed, slower=1.0 if seconds <= SHORT_SECONDS else 5.0)
         self.audits: list[Audit] = []
         self.times: dict[str, float] = {}
         self._began = time.monotonic()
