@@ -1,6 +1,5 @@
 """1.8 and 1.11: fetching instances and bindings."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -93,6 +92,7 @@ def test_a_binding_can_be_fetched_and_used_the_moment_its_poll_says_succeeded(
 ) -> None:
     """Service Catalog asks exactly once; a single 404 ends the binding."""
     atlas.apply_after(seconds=0.3)
+    atlas.user_limit(1000)
     number = 200 if long_form else 24
     with ThreadPoolExecutor(8) as platforms:
         fetched = list(platforms.map(lambda _: _bind_and_fetch(client, instance), range(number)))
@@ -104,6 +104,6 @@ def test_a_binding_can_be_fetched_and_used_the_moment_its_poll_says_succeeded(
 def _bind_and_fetch(client: OsbClient, instance: str) -> Answer:
     binding_id = new_id()
     client.bind(instance, binding_id)
-    while client.last_operation(instance, binding_id).state != "succeeded":
-        time.sleep(0.02)
+    ended = client.wait(instance, binding_id, every=0.02)
+    assert ended.state == "succeeded", ended.text
     return client.binding(instance, binding_id)
