@@ -13,6 +13,7 @@ from tests.chaos.platforms import Platform
 from tests.osb_client import OsbClient
 
 SHORT_SECONDS = 28.0
+LONG_MINUTES = 30
 PLATFORMS = 30
 DRAIN_SECONDS = 120.0
 
@@ -99,6 +100,7 @@ def test_the_books_balance_after_everything_went_wrong(
         run.settle()
         run.audit()
         assert not chaos.surprises(), "\n".join(chaos.surprises())
+        assert len(run.books.accepted) >= (5000 if chaos_minutes >= LONG_MINUTES else 0), "too little was asked for"
         assert not run.faults.errors, "faults that could not be made: " + "\n".join(run.faults.errors)
     finally:
         with capsys.disabled():
