@@ -13,7 +13,7 @@ wanted=$(cat docker/requirements/dev.txt docker/requirements/build.txt pyproject
 if [ "$(cat .venv/set-up 2>/dev/null)" != "$wanted" ]; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv
     [ -x .venv/bin/pip ] || python3 -m venv .venv
-    pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+    pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
     pip install -r docker/requirements/dev.txt -r docker/requirements/build.txt
     pip install --no-deps --no-build-isolation --editable .
     echo "$wanted" >.venv/set-up
