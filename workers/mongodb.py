@@ -7,8 +7,9 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 
 REACH_MS = 5000
-_AUTHENTICATION = {18, 8000}
-"""MongoDB's and Atlas's code for a log-in that failed."""
+LOG_IN_REFUSED = "the log-in is refused"
+_AUTHENTICATION = {11, 18, 8000}
+"""MongoDB's and Atlas's codes for a log-in that failed; the first when the user goes away meanwhile."""
 
 
 def log_in(uri: str) -> str | None:
@@ -26,7 +27,7 @@ def _on_cluster(uri: str, act: Callable[[MongoClient[dict[str, Any]]], object]) 
         with _client(uri) as client:
             act(client)
     except OperationFailure as error:
-        return "the log-in is refused" if error.code in _AUTHENTICATION else f"MongoDB refuses it (code {error.code})"
+        return LOG_IN_REFUSED if error.code in _AUTHENTICATION else f"MongoDB refuses it (code {error.code})"
     except (InvalidURI, ConfigurationError):
         return "the connection string cannot be used"
     except PyMongoError as error:

@@ -102,16 +102,13 @@ def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount
 
 
 def judge(circuit: Circuit, answer: Answer) -> None:
-    """Tell the circuit what a call says about Atlas as a whole: a no to one request is an answer like any other."""
+    """Tell the circuit what a call says about Atlas as a whole: a no to one request, or 429, is an answer like any."""
     error = answer.error
     log.debug("atlas", method=answer.method, path=answer.path, status=answer.status, seconds=round(answer.seconds, 3))
-    if answer.status == TOO_MANY_REQUESTS:
-        return
     if error and (error.unauthorized or not isinstance(error, Refused) or error.status >= SERVER_ERROR):
         circuit.failed(str(error), unauthorized=error.unauthorized)
     else:
         circuit.succeeded()
 
 
-TOO_MANY_REQUESTS = 429
 SERVER_ERROR = 500

@@ -13,6 +13,7 @@ from tests.atlas.test_clusters_and_projects import read_again
 from tests.dev.processes import free_port
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
+from workers.atlas.client import ApiKey, AtlasClient
 
 DROP = {"policy-on-delete": "drop"}
 
@@ -48,6 +49,22 @@ def test_users_go_first_then_a_scoped_expiring_user_drops_the_database_and_goes_
     assert [call["method"] for call in changes] == ["DELETE", "POST", "DELETE"]
     assert changes[0]["path"].endswith(binding)
     assert changes[2]["path"].endswith(dropper["username"])
+
+
+def test_a_temporary_user_that_somebody_removes_is_made_again(broker: Broker, atlas: Emulator) -> None:
+    database = f"shop-{secrets.token_hex(4)}"
+    instance = broker.instance(broker.cluster(), database=database, **DROP)
+    write(broker, database)
+    atlas.apply_by_hand()
+    broker.client.deprovision(instance)
+    dropper = until(lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None))
+    key = ApiKey(Emulator.public_key, Emulator.private_key)
+    AtlasClient(broker.stack.emulator.uri, MAIN, key).delete_user(dropper["username"])
+    atlas.apply_at_once()
+    atlas.apply_now()
+    assert broker.client.wait(instance).state in ("succeeded", "gone")
+    assert not exists(broker, database)
+    assert dropper["username"] not in [user["username"] for user in atlas.users(MAIN)]
 
 
 def test_by_default_the_database_stays(broker: Broker) -> None:

@@ -123,7 +123,9 @@ def drop(job: Job[Instance]) -> Outcome:
     except ClusterGoneError:  # and the database with it
         return Next("remove dropper")
     if trouble := mongodb.drop_database(uri, name):
-        return Later(2.0, f"The database {name} cannot be dropped yet: {trouble}", operation={"error": trouble})
+        # Somebody may have removed the temporary user: then it is made again.
+        again = {"step": "make dropper"} if trouble == mongodb.LOG_IN_REFUSED else {}
+        return Later(2.0, f"The database {name} cannot be dropped yet: {trouble}", {}, {"error": trouble, **again})
     return Next("remove dropper")
 
 
