@@ -103,8 +103,8 @@ class Service:
         def decide() -> Decision:
             found = self._standing_instance(instance_id)
             current = self.catalog.plan(found.service_id, found.plan_id)
-            self._check_unchangeable(found, request.parameters or {})
-            return self._update(found, current, plan or current, request, caller)
+            changed = request.model_copy(update={"parameters": self._changes(found, request.parameters or {})})
+            return self._update(found, current, plan or current, changed, caller)
 
         return self._carry_out(decide, caller, Complete, instance_key(instance_id))
 
@@ -134,14 +134,19 @@ class Service:
             return Complete()
         return Complete() if self._store.change(found.key, found.operation, {"context": context}) else None
 
-    def _check_unchangeable(self, found: Instance, parameters: Mapping[str, Any]) -> None:
-        """Refuse another cluster or database: data does not move with a parameter."""
+    def _changes(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
+        """Give the parameters that an update changes; naming the cluster or database that it has changes nothing.
+
+        Raises:
+            BadRequest: another cluster or database is named: data does not move with a parameter.
+        """
         config = self._settings.config
         fixed = {config.PARAMETER_CLUSTER: found.cluster, config.PARAMETER_DATABASE: found.database}
         fixed |= {"project": found.project}
         for name, value in fixed.items():
             if name in parameters and parameters[name] not in (value, found.parameters.get(name)):
                 raise BadRequest(f"parameters.{name} cannot be changed; it is {value or 'not set'}.")
+        return {name: value for name, value in parameters.items() if name not in fixed}
 
     def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
         """Delete an instance, also one that is still being made or whose create failed. Ids of plans are only hints."""

@@ -1,6 +1,7 @@
 """What platforms were told, and whether it agrees with MongoDB, Atlas and the clusters once all is quiet."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from tests.chaos.chaos import Chaos, logs_in
 from tests.osb_client import IN_PROGRESS
 
 Json = dict[str, object]
+APPLIED_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,13 @@ class Audit:
         self._differ(bool(alive), f"still able to log in: {alive}")
 
     def _on_the_cluster(self) -> set[str]:
+        """Once Atlas has applied what it was told last; a failed bind's user is removed without waiting for that."""
+        deadline = time.monotonic() + APPLIED_SECONDS
+        while (left := self._real_users()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return left
+
+    def _real_users(self) -> set[str]:
         with self._chaos.stack.cluster.client() as root:
             users = root["admin"]["system.users"].find({}, {"user": 1})
             return {found["user"] for found in users} - {self._chaos.stack.cluster.user}
