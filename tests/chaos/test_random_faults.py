@@ -12,7 +12,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.platforms import Platform
 from tests.osb_client import OsbClient
 
-SHORT_SECONDS = 28.0
+SHORT_SECONDS = 20.0
 LONG_MINUTES = 30
 PLATFORMS = 30
 DRAIN_SECONDS = 120.0

@@ -23,7 +23,7 @@ from tests.properties.model import NOWHERE, Call, Verb, canonical
 from tests.properties.platform import InstanceOfAPlatform, Journal
 
 CLUSTER = "cluster-dev"
-SHORT, LONG = 150, 2000
+SHORT, LONG = 100, 2000
 """Steps of the two forms."""
 USERS = "/databaseUsers"
 HANG_SECONDS = 0.7
@@ -192,7 +192,7 @@ def _play(client: OsbClient, atlas: Emulator, findings: Findings, number: int) -
         return APlatform(client, atlas, findings)
 
     how = settings(
-        max_examples=3,
+        max_examples=2,
         stateful_step_count=50,
         database=None,
         deadline=None,
