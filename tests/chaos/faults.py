@@ -213,5 +213,6 @@ class Faults:
 
     def _send_again(self, entries: list, times: int) -> None:  # type: ignore[type-arg]
         for operation_id, entry in entries * times:
-            with suppress(OperationalError):  # Redis is away at this moment: then it is lost, which is a fault too
+            # Redis is away at this moment, or goes while kombu connects (the AttributeError): lost, a fault too.
+            with suppress(OperationalError, AttributeError):
                 self._chaos.send_again(entry.kind, entry.instance_id, entry.binding_id, operation_id)
