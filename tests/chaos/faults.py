@@ -214,5 +214,10 @@ class Faults:
     def _send_again(self, entries: list, times: int) -> None:  # type: ignore[type-arg]
         for operation_id, entry in entries * times:
             # Redis is away at this moment, or goes while kombu connects (the AttributeError): lost, a fault too.
-            with suppress(OperationalError, AttributeError):
+            try:
                 self._chaos.send_again(entry.kind, entry.instance_id, entry.binding_id, operation_id)
+            except OperationalError:
+                continue
+            except AttributeError as error:
+                if error.name != "client":
+                    raise
