@@ -28,6 +28,13 @@ def pytest_configure() -> None:
     sys.addaudithook(refuse_the_network)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` the tests of a folder stay in one process: they share servers."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path.parent.relative_to(item.config.rootpath))))
+
+
 class NetworkRefused(RuntimeError):
     """A test wanted to leave this machine."""
 
@@ -111,9 +118,17 @@ def atlas(emulator: AtlasEmulator) -> Iterator[Emulator]:
 def stack(
     state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
 ) -> Iterator[Stack]:
-    """API and two workers that all tests share. Whoever kills or pauses something starts a ``Stack()`` of its own."""
+    """API and two workers that all tests share. Whoever kills or pauses something starts a ``Stack()`` of its own.
+
+    It believes the first ``APPLIED``; tests of stale ones use ``oauth_stack`` or a stack of their own.
+    """
     with Stack(
-        flower=False, state=state_mongod, cluster=cluster_mongod, redis=redis_server, emulator=emulator
+        flower=False,
+        settings={"BROKER_SETTLE_SECONDS": "0"},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=emulator,
     ) as running:
         yield running
         _compare_server_errors(running)

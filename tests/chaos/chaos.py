@@ -133,8 +133,8 @@ class Chaos:
 
     def users(self) -> set[str]:
         """Names of the users in Atlas that carry a broker's label; those of other brokers of this project too."""
-        labelled = ((user, {label["key"] for label in user["labels"]}) for user in self.atlas.users())
-        return {user["username"] for user, labels in labelled if "atlas-broker" in labels and not user["deleted"]}
+        alive = (user for user in self.atlas.users() if not user["deleted"])  # one being deleted has no labels, either
+        return {user["username"] for user in alive if "atlas-broker" in {label["key"] for label in user["labels"]}}
 
     def reached(self, rule: int, times: int = 1) -> bool:
         """Whether so many calls have come to a rule of the emulator."""
