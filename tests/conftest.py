@@ -4,10 +4,12 @@ import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
@@ -28,11 +30,17 @@ def pytest_configure() -> None:
     sys.addaudithook(refuse_the_network)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup`` the tests of a folder stay in one process: they share servers."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.parent.relative_to(item.config.rootpath))))
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """With ``-n``: the tests of a folder stay in one process, since they share servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return str(Path(nodeid.split("::", 1)[0]).parent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FolderScheduling:
+    config.option.loadscopereorder = False  # what takes longest comes first as it is
+    return FolderScheduling(config, log)
 
 
 class NetworkRefused(RuntimeError):
