@@ -1,7 +1,8 @@
 """One circuit for each Atlas project: while Atlas is down or the keys are wrong, workers wait instead of hammering it.
 
-It opens after several failures in a row and lets one call through every ten seconds; the first that Atlas answers
-closes it, for all workers, through a document in MongoDB that /ready shows.
+It opens when nothing but failures has come for two seconds, and lets one call through every ten; the first that Atlas
+answers closes it, for all workers, through a document in MongoDB that /ready shows. An Atlas that answers every other
+call is in use, not down: there the pauses between attempts are enough.
 """
 
 import threading
@@ -21,6 +22,7 @@ from workers.lease import CURRENT
 from workers.outcome import HeldBackError
 
 FAILURES = 3
+DOWN_SECONDS = 2.0
 TRY_SECONDS = 10.0
 FRESH_SECONDS = 1.0
 
@@ -36,6 +38,7 @@ class _Failures:
 
     count: int = 0
     operations: set[str] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Circuit:
@@ -48,7 +51,7 @@ class Circuit:
         self._housekeeping = housekeeping
         self._claims = claims
         self._lock = threading.Lock()
-        self._failures = _Failures()
+        self._failures: _Failures | None = None
         self._open = False
         self._read_at = -FRESH_SECONDS
         self._succeeded_at: float | None = None
@@ -78,7 +81,7 @@ class Circuit:
     def succeeded(self) -> None:
         """Atlas has answered as one hopes; whether it said yes or no does not matter."""
         with self._lock:
-            self._failures = _Failures()
+            self._failures = None
             self._succeeded_at = time.monotonic()
         if self._is_open():
             self._close()
@@ -96,10 +99,11 @@ class Circuit:
         succeeds between.
         """
         with self._lock:
-            self._failures.count += 1
-            self._failures.operations.add(lease.claim.operation_id if (lease := CURRENT.get()) else "")
-            enough = self._failures.count >= FAILURES
-            several = len(self._failures.operations) > 1
+            met = self._failures = self._failures or _Failures()
+            met.count += 1
+            met.operations.add(lease.claim.operation_id if (lease := CURRENT.get()) else "")
+            enough = met.count >= FAILURES and time.monotonic() - met.since >= DOWN_SECONDS
+            several = len(met.operations) > 1
         if enough and (several or not unauthorized) and not self._is_open():
             self._trip(reason)
 

@@ -26,13 +26,14 @@ def test_all_workers_share_one_token(broker: Broker) -> None:
 
 
 def test_a_revoked_token_is_replaced_by_one_mint_and_no_operation_notices(broker: Broker) -> None:
+    """However often: a worker may still hold a token that was revoked before the last one."""
     instance = broker.instance(broker.cluster(project=OTHER), project=OTHER)
-    mark = broker.mark()
-    broker.atlas.revoke_tokens()
-    bindings = bind_at_once(broker, instance, 20)
-    assert mints(broker, mark) == 1
-    assert broker.atlas.live_tokens() == 1
-    assert "failed" not in broker.client.last_operation(instance, bindings[0]).state
+    for binds in (20, 1, 1, 8):
+        mark = broker.mark()
+        broker.atlas.revoke_tokens()
+        bind_at_once(broker, instance, binds)
+        assert mints(broker, mark) == 1
+        assert broker.atlas.live_tokens() == 1
 
 
 def test_the_shared_token_is_encrypted_where_it_is_kept(broker: Broker) -> None:

@@ -298,6 +298,23 @@ def test_a_401_to_a_token_that_somebody_has_replaced_already_mints_nothing() -> 
     assert oauth.mints == 2
 
 
+def test_a_replacement_that_was_revoked_too_is_replaced_and_nobody_pauses() -> None:
+    """The slow one still holds the first of two revoked tokens: the second says nothing about the account."""
+    oauth, tokens = OAuth(), MemoryTokens()
+    with StandIn(oauth) as atlas:
+        slow, quick = atlas.client(account(tokens)), atlas.client(account(tokens))
+        slow.user("b-1")
+        quick.user("b-1")
+        oauth.good.clear()
+        quick.user("b-1")
+        oauth.good.clear()
+        slow.user("b-1")
+        assert oauth.mints == 3
+        oauth.good.clear()
+        quick.user("b-1")
+    assert oauth.mints == 4
+
+
 def test_a_revoked_token_is_replaced_once_for_many_calls_at_a_time() -> None:
     oauth, tokens = OAuth(), MemoryTokens()
     with StandIn(oauth) as atlas:

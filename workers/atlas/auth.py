@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 REFRESH_BEFORE = timedelta(minutes=10)
 MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both timeouts
 MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
+REPEATS = 3  # with tokens that other workers have fetched, before which Atlas may have revoked them too
+UNAUTHORIZED = 401
 REFUSED_PAUSE_SECONDS = 60.0  # after a brand-new token was refused: more of them would only fill the limit of 100
 _POLL_SECONDS = 0.1
 NONCE_TRUSTED_SECONDS = 20.0  # after its last use; how long Atlas's nonces live is not documented
 FIRST_PATIENCE_SECONDS = 2.0
 
 # 401s that say "this account may not", which another token does not change.
-_ABOUT_ROLES = frozenset({"NOT_IN_GROUP", "USER_UNAUTHORIZED", "USER_CANNOT_ACCESS_GROUP"})
+_ABOUT_ROLES = (b"NOT_IN_GROUP", b"USER_UNAUTHORIZED", b"USER_CANNOT_ACCESS_GROUP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ class _Digest(HTTPDigestAuth):
     def handle_401(self, r: Response, **kwargs: Any) -> Response:  # noqa: ANN401  requests' own arguments
         """Called with every answer; shares what it says about the challenge."""
         response: Response = super().handle_401(r, **kwargs)  # type: ignore[no-untyped-call]
-        if response.status_code != 401:  # noqa: PLR2004  HTTP's own number
+        if response.status_code != UNAUTHORIZED:
             if response is r:
                 self._challenge.confirm()
             else:
@@ -240,16 +242,24 @@ class ServiceAccount:
         self._known = token
         return token
 
-    def replace(self, refused: Token, mint: Callable[[], Token]) -> Token | None:
-        """Another token than the one that Atlas refused; None when there is none to be had now."""
-        replacement = self._await_other(refused, mint)
-        self._known = replacement or self._known
-        return replacement
+    def replace(self, refused: Token, mint: Callable[[], Token]) -> tuple[Token | None, bool]:
+        """Another token than the one that Atlas refused, None when there is none to be had now; and if it is new.
 
-    def refused_again(self, token: Token) -> None:
-        """When `token` is brand-new, it is the account that Atlas refuses: nobody mints for a while."""
-        young = self._clock() - token.issued_at < timedelta(seconds=REFUSED_PAUSE_SECONDS)
-        if young and self._tokens.take(REFUSED_PAUSE_SECONDS):
+        One that is not new was fetched by another worker, earlier than Atlas may have revoked it.
+        """
+        minted: list[Token] = []
+
+        def noted() -> Token:
+            minted.append(mint())
+            return minted[0]
+
+        replacement = self._await_other(refused, noted)
+        self._known = replacement or self._known
+        return replacement, bool(minted)
+
+    def refused(self) -> None:
+        """Atlas refuses a new token, too: it is the account that it refuses. Nobody mints for a while."""
+        if self._tokens.take(REFUSED_PAUSE_SECONDS):
             self._tokens.release(pause=REFUSED_PAUSE_SECONDS)
 
     def _renew(self, old: Token | None, mint: Callable[[], Token]) -> Token:
@@ -308,7 +318,7 @@ class ServiceAccount:
 
 
 class _Bearer(AuthBase):
-    """Shaped like `HTTPDigestAuth`: sets the header, and repeats a request once that came back with 401."""
+    """Shaped like `HTTPDigestAuth`: sets the header, and repeats a request that came back with 401."""
 
     def __init__(self, account: ServiceAccount, mint: Callable[[], Token]) -> None:
         self._account = account
@@ -325,11 +335,16 @@ class _Bearer(AuthBase):
         return request
 
     def _answered(self, token: Token, response: Response, **kwargs: Any) -> Response:  # noqa: ANN401
-        if response.status_code != 401 or _is_about_roles(response):  # noqa: PLR2004  HTTP's own number
-            return response
-        response.close()
-        replacement = self._account.replace(token, self._mint)
-        return response if replacement is None else self._repeat(response, replacement, **kwargs)
+        new, repeats = False, 0
+        while _is_refused(response) and not new and repeats < REPEATS:
+            response.close()
+            replacement, new = self._account.replace(token, self._mint)
+            if replacement is None:
+                return response
+            token, response, repeats = replacement, self._repeat(response, replacement, **kwargs), repeats + 1
+        if new and _is_refused(response):
+            self._account.refused()
+        return response
 
     def _repeat(self, refused: Response, token: Token, **kwargs: Any) -> Response:  # noqa: ANN401
         request = refused.request.copy()
@@ -337,11 +352,9 @@ class _Bearer(AuthBase):
         response: Response = refused.connection.send(request, **kwargs)
         response.history.append(refused)
         response.request = request
-        if response.status_code == 401:  # noqa: PLR2004  HTTP's own number
-            self._account.refused_again(token)
         return response
 
 
-def _is_about_roles(response: Response) -> bool:
-    """Reads the body to its end, so that the connection can be used again."""
-    return any(code.encode() in response.content for code in _ABOUT_ROLES)
+def _is_refused(response: Response) -> bool:
+    """The token is; where the account's roles are, another token would change nothing. Reads the body to its end."""
+    return response.status_code == UNAUTHORIZED and not any(code in response.content for code in _ABOUT_ROLES)
