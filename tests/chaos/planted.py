@@ -167,13 +167,6 @@ FAULTS = [
         slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
     ),
     Planted(
-        "a circuit that opens at any three failures",
-        "workers/circuit.py",
-        "met.count >= FAILURES and time.monotonic() - met.since >= DOWN_SECONDS",
-        "met.count >= FAILURES",
-        scenarios.an_atlas_that_answers_now_and_then_is_used_on,
-    ),
-    Planted(
         "no guard against kombu's second close",
         "workers/transport.py",
         "    redis.Channel.QoS = GuardedQoS",

@@ -229,17 +229,6 @@ def a_waiting_operation_holds_no_worker(chaos: Chaos) -> None:
         assert len(polls) < len(waiting), "each binding polled for itself"
 
 
-def an_atlas_that_answers_now_and_then_is_used_on(chaos: Chaos) -> None:
-    """Every other call fails: the circuit is for an Atlas that is down, and this one is not."""
-    chaos.atlas.fail("*", "/api/atlas", times=None, status=503, passes=2)
-    with chaos.platform() as platform:
-        instance_id = str(uuid4())
-        succeeds(platform, platform.provision(instance_id, {"cluster": chaos.cluster}), instance_id)
-        binds = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(8))}
-        for each, answer in binds.items():
-            succeeds(platform, answer, instance_id, each)
-
-
 def make_user(chaos: Chaos, name: str, labels: dict[str, str]) -> None:
     """As an operator would, with a password of its own."""
     body = {
@@ -266,9 +255,8 @@ ALONE: list[Scenario] = [
     credentials_come_when_they_work,
     an_applied_of_before_is_not_believed,
     a_waiting_operation_holds_no_worker,
-    an_atlas_that_answers_now_and_then_is_used_on,
 ]
-"""These stop a server, or change how Atlas answers everybody."""
+"""These stop a server, or change how Atlas applies changes."""
 SIDE_BY_SIDE: list[Scenario] = [
     a_refused_delete_is_no_success,
     a_user_made_without_an_answer_gets_the_given_password,

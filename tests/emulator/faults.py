@@ -24,8 +24,7 @@ class Rule:
 
     `hang` seconds pass before or after the call acts, `drop` closes the connection before or after it acts. With a
     `status`, that is the answer instead, and the call acts only with `act`. Rules concern calls whose credentials are
-    right, so that digest's first leg uses none up; with `unauthenticated` they come before authentication. Of the calls
-    that fit, every `passes`-th goes through all the same.
+    right, so that digest's first leg uses none up; with `unauthenticated` they come before authentication.
     """
 
     method: str = "*"
@@ -42,23 +41,12 @@ class Rule:
     hang_after: float = 0
     drop: When | None = None
     unauthenticated: bool = False
-    passes: int | None = None
-    met: int = 0
     id: int = 0
 
     def fits(self, method: str, path: str, body: str) -> bool:
         if self.times == 0 or self.method not in ("*", method):
             return False
         return bool(re.search(self.path, path) and re.search(self.body, body))
-
-    def strikes(self) -> bool:
-        """Count a call that fits; say whether it goes wrong."""
-        self.met += 1
-        if self.passes and self.met % self.passes == 0:
-            return False
-        if self.times is not None:
-            self.times -= 1
-        return True
 
     def response(self) -> Response | None:
         """The canned answer, if there is one: given, HTML, or JSON with an error code in Atlas's form."""
@@ -89,7 +77,9 @@ class Faults:
         """The oldest rule that fits; this use is counted."""
         with self._lock:
             for rule in self._rules:
-                if rule.unauthenticated != authenticated and rule.fits(method, path, body) and rule.strikes():
+                if rule.unauthenticated != authenticated and rule.fits(method, path, body):
+                    if rule.times is not None:
+                        rule.times -= 1
                     return rule
             return None
 
