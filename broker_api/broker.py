@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from flask import Flask
 
-from broker_api import logs, server, settings
+from broker_api import logs, parent, server, settings
 from broker_api.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection
@@ -89,6 +89,7 @@ class _Worker:
             return pid
         try:
             _forget_handlers()
+            parent.end_with(self._parent, signal.SIGTERM)
             _work(self._settings)
         finally:
             os._exit(0)  # the parent's clean-up is not this process's

@@ -5,8 +5,11 @@ connections without a thread.
 """
 
 import json
+import logging
 import os
+import signal
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +17,14 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
+from broker_api import parent
 from broker_api.waiting import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
 """Requests that wait for their job each hold a thread; as many again answer polls meanwhile."""
 GRACE_SECONDS = 30
+READ_SECONDS = 10
+"""So long a client may pause in the middle of a request: each one that does holds a thread."""
 
 
 class _JsonSocket:
@@ -41,9 +47,25 @@ class _JsonSocket:
 class _Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's threads, with errors that platforms can read."""
 
+    def init_process(self) -> None:
+        """Begin to serve. An orphan would hold the port for as long as its requests last, and answer nobody new."""
+        parent.end_with(self.ppid, signal.SIGKILL)
+        logging.getLogger("gunicorn.error").addFilter(_is_no_pause)
+        super().init_process()
+
+    def handle(self, conn: Any) -> Any:  # noqa: ANN401 - gunicorn's connection
+        """Serve a request. The system's own time limit stays when gunicorn makes the socket a blocking one."""
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
+        return super().handle(conn)
+
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
         """Answer a request that could not be read."""
         super().handle_error(req, _JsonSocket(client), addr, exc)
+
+
+def _is_no_pause(record: logging.LogRecord) -> bool:
+    """A client that paused too long is nothing to tell with a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 class _Server(BaseApplication):  # type: ignore[misc]

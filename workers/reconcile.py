@@ -11,6 +11,7 @@ from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
 from workers.job import LABEL_BINDING, LABEL_BROKER, LABEL_INSTANCE, LABEL_OPERATION, user_of
+from workers.outcome import HeldBackError
 from workers.parts import Parts
 from workers.room import DEFAULT_LIMIT, nearly_full, note_limit
 
@@ -31,7 +32,7 @@ def reconcile(parts: Parts, *, repair: bool) -> None:
     for client in parts.projects.values():
         try:
             drift = compare(parts, client)
-        except AtlasError as error:
+        except (AtlasError, HeldBackError) as error:
             log.warning("cannot reconcile", project=client.project_id, reason=str(error))
             continue
         orphans, missing = orphans + len(drift.orphans), missing + len(drift.missing)
@@ -90,7 +91,7 @@ def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
     try:
         act()
         log.warning(event, username=username)
-    except AtlasError as error:
+    except (AtlasError, HeldBackError) as error:
         log.warning("cannot repair", username=username, reason=str(error))
 
 

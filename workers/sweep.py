@@ -104,9 +104,12 @@ class Sweep:
 
     def _start_reconciling(self) -> None:
         """Start it once in ``RECONCILE_SECONDS``, for all workers; a new broker has nothing to compare yet."""
-        new = not self._parts.housekeeping.read(RECONCILE)
-        if self._parts.housekeeping.acquire(RECONCILE, uuid4().hex, RECONCILE_SECONDS) and not new:
-            self._parts.queue.send(RECONCILE, [])
+        housekeeping, owner = self._parts.housekeeping, uuid4().hex
+        new = not housekeeping.read(RECONCILE)
+        if not housekeeping.acquire(RECONCILE, owner, RECONCILE_SECONDS) or new:
+            return
+        if not self._parts.queue.send(RECONCILE, []):
+            housekeeping.release(RECONCILE, owner)
 
 
 def _one_for_each_wait(due: Iterable[Due]) -> Iterator[Due]:

@@ -13,37 +13,37 @@ from workers.run import work
 
 
 @app.task(name=JOBS[Kind.PROVISION])  # type: ignore[untyped-decorator]
-def provision(instance_id: str, _binding_id: None, operation_id: str, *_: object) -> None:
+def provision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Go on with the provision of an instance."""
     _work(instance_key(instance_id), operation_id, instance_id)
 
 
 @app.task(name=JOBS[Kind.UPDATE])  # type: ignore[untyped-decorator]
-def update(instance_id: str, _binding_id: None, operation_id: str, *_: object) -> None:
+def update(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Go on with the update of an instance."""
     _work(instance_key(instance_id), operation_id, instance_id)
 
 
 @app.task(name=JOBS[Kind.DEPROVISION])  # type: ignore[untyped-decorator]
-def deprovision(instance_id: str, _binding_id: None, operation_id: str, *_: object) -> None:
+def deprovision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Go on with the deprovision of an instance."""
     _work(instance_key(instance_id), operation_id, instance_id)
 
 
 @app.task(name=JOBS[Kind.BIND])  # type: ignore[untyped-decorator]
-def bind(instance_id: str, binding_id: str, operation_id: str, *_: object) -> None:
+def bind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
     """Go on with a bind."""
     _work(binding_key(instance_id, binding_id), operation_id, instance_id, binding_id)
 
 
 @app.task(name=JOBS[Kind.UNBIND])  # type: ignore[untyped-decorator]
-def unbind(instance_id: str, binding_id: str, operation_id: str, *_: object) -> None:
+def unbind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
     """Go on with an unbind."""
     _work(binding_key(instance_id, binding_id), operation_id, instance_id, binding_id)
 
 
 @app.task(name=RECONCILE)  # type: ignore[untyped-decorator]
-def reconcile(*, repair: bool = False) -> None:
+def reconcile(*_: object, repair: bool = False, **__: object) -> None:
     """Compare Atlas's users with the bindings; with ``repair`` put right what differs."""
     compare(parts(), repair=repair)
 

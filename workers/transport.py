@@ -1,13 +1,17 @@
-"""A guard for Celery 5.7 with Redis: losing Redis must not end a worker.
+"""A guard for Celery 5.7 with Redis: neither losing Redis nor what somebody puts into it may end a worker.
 
 When Redis dies while a message is unacknowledged, the consumer closes its connection twice; the second time kombu
 restores messages through a transport that has no client any more, and the AttributeError ends the process. There is
-nothing to restore then: the sweep delivers.
+nothing to restore then: the sweep delivers. And an entry of a queue that is no JSON ends the process, too.
 """
 
+from queue import Empty
 from typing import Any
 
+import structlog
 from kombu.transport import redis
+
+log = structlog.get_logger(__name__)
 
 
 class GuardedQoS(redis.QoS):
@@ -30,6 +34,28 @@ class GuardedQoS(redis.QoS):
                 raise
 
 
+class _Guarded:
+    """What a channel of kombu's is mixed with."""
+
+    QoS = GuardedQoS
+
+    def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's own
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except (ValueError, TypeError, KeyError) as error:
+            log.warning("an entry in Redis is no message, it is dropped", reason=type(error).__name__)
+            raise Empty from None
+
+
+class GuardedChannel(_Guarded, redis.Channel):
+    """For ``redis://`` and ``rediss://``."""
+
+
+class GuardedSentinelChannel(_Guarded, redis.SentinelChannel):
+    """For ``sentinel://``."""
+
+
 def guard() -> None:
-    """Make kombu's Redis channels use the guarded bookkeeping; ``Channel.QoS`` is kombu's place for another class."""
-    redis.Channel.QoS = GuardedQoS
+    """Make kombu's Redis transports use the guarded channels; ``Channel`` is kombu's place for another class."""
+    redis.Transport.Channel = GuardedChannel
+    redis.SentinelTransport.Channel = GuardedSentinelChannel

@@ -5,11 +5,13 @@ import socket
 import socketserver
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 
 from tests.atlas.broker import MAIN, USERS, Broker, log_in, new_id, until
 from tests.atlas.test_clusters_and_projects import read_again
+from tests.books import held
 from tests.dev.processes import free_port
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
@@ -134,6 +136,25 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again_until_it_can(broker: Br
         assert broker.client.wait(instance).state in ("succeeded", "gone")
     assert not exists(broker, database)
     assert not [user for user in broker.atlas.users(MAIN) if user["username"].startswith("atlas-broker-")]
+
+
+def test_a_deadline_that_passes_before_the_database_is_dropped_leaves_it_and_no_temporary_user(broker: Broker) -> None:
+    port, database = free_port(), f"shop-{secrets.token_hex(4)}"
+    cluster = broker.cluster(connection_strings={"standard": f"mongodb://127.0.0.1:{port}/?authSource=admin"})
+    instance = broker.instance(cluster, database=database, **DROP)
+    write(broker, database)
+    broker.client.deprovision(instance)
+    until(lambda: "cannot be dropped yet" in broker.client.last_operation(instance).description)
+    with held(broker.stack) as documents:
+        documents.update_one({"instance_id": instance}, {"$set": {"operation.deadline": datetime.now(UTC)}})
+    assert "before its deadline" in broker.failure(instance)
+    until(lambda: not [user for user in broker.atlas.users(MAIN) if user["username"].startswith("atlas-broker-")])
+    until(lambda: broker.client.instance(instance).status == 200)
+    with Forwarder(port, broker.stack.cluster):
+        assert exists(broker, database)
+        assert broker.client.deprovision(instance).status == 202
+        assert broker.client.wait(instance).state in ("succeeded", "gone")
+    assert not exists(broker, database)
 
 
 def test_a_paused_clusters_database_stays_and_so_do_its_users(broker: Broker) -> None:

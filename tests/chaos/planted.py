@@ -169,8 +169,8 @@ FAULTS = [
     Planted(
         "no guard against kombu's second close",
         "workers/transport.py",
-        "    redis.Channel.QoS = GuardedQoS",
-        "    redis.Channel.QoS = redis.QoS",
+        "    QoS = GuardedQoS",
+        "    QoS = redis.QoS",
         slow.a_worker_outlives_redis_with_messages_unacknowledged,
     ),
 ]

@@ -114,7 +114,10 @@ def test_a_message_with_more_arguments_than_this_release_knows_is_worked_on(
     atlas.fail("POST", "databaseUsers", status=503, html=True)
     tenant = Tenant(client).provision()
     accepted = client.bind(tenant.instance_id, "b")
-    Messages(stack).send("atlas.bind", [tenant.instance_id, "b", accepted.operation, "2.0", {"new": True}])
+    messages = Messages(stack)
+    more = messages.send("atlas.bind", [tenant.instance_id, "b", accepted.operation, "2.0", {"new": True}], {"new": 1})
+    messages.done(more)
+    assert not any(f"[{more}] raised" in worker.log_text() for worker in stack.workers)
     tenant.succeed(accepted, "b")
     assert works(tenant.credentials("b"))
 

@@ -1,6 +1,8 @@
 """Drift between Atlas and MongoDB: it is reported, and repaired only when told to."""
 
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -108,3 +110,16 @@ def test_a_user_that_is_being_made_or_removed_is_no_orphan(stack: Stack, client:
     atlas.apply_at_once()
     atlas.apply_now()
     tenant.succeed(begun, "b")
+
+
+def test_a_project_that_workers_leave_alone_is_compared_another_time(stack: Stack, atlas: Emulator) -> None:
+    with held(stack, "instances_housekeeping") as documents:
+        name = {"_id": f"circuit/{atlas.project_id}"}
+        later = datetime.now(UTC) + timedelta(minutes=1)
+        documents.update_one(name, {"$set": {"open": True, "reason": "Atlas is down.", "until": later}}, upsert=True)
+        try:
+            time.sleep(1.1)  # workers look once a second
+            assert reconcile(stack, repair=True)["orphans"] == 0
+        finally:
+            documents.delete_one(name)
+    assert any("cannot reconcile" in worker.log_text() for worker in stack.workers)

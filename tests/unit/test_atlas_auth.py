@@ -336,6 +336,23 @@ def test_a_second_401_is_raised_and_no_more_tokens_are_minted() -> None:
     assert oauth.mints == 2
 
 
+def test_minting_goes_on_as_soon_as_the_account_is_taken_again() -> None:
+    """A new token was refused, and then it was not: nothing is left of the pause when that one is revoked."""
+    oauth = OAuth()
+    with StandIn(oauth) as atlas:
+        client = atlas.client(account(patience=0.1))
+        client.user("b-1")
+        oauth.good.clear()
+        usual, oauth.then = oauth.then, lambda _: say(401, BAD_KEY)
+        with pytest.raises(Refused):
+            client.user("b-1")
+        oauth.then = usual
+        client.user("b-1")
+        oauth.good.clear()
+        client.user("b-1")
+    assert oauth.mints == 3
+
+
 @pytest.mark.parametrize("code", ["NOT_IN_GROUP", "USER_UNAUTHORIZED", "USER_CANNOT_ACCESS_GROUP"])
 def test_a_401_for_a_right_account_with_the_wrong_role_or_project_mints_nothing(code: str) -> None:
     oauth = OAuth(then=lambda _: refuse(401, code))

@@ -26,7 +26,8 @@ MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both time
 MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
 REPEATS = 3  # with tokens that other workers have fetched, before which Atlas may have revoked them too
 UNAUTHORIZED = 401
-REFUSED_PAUSE_SECONDS = 60.0  # after a brand-new token was refused: more of them would only fill the limit of 100
+FIRST_REFUSED_PAUSE_SECONDS = 8.0
+REFUSED_PAUSE_SECONDS = 64.0  # after brand-new tokens were refused: more of them would only fill the limit of 100
 _POLL_SECONDS = 0.1
 NONCE_TRUSTED_SECONDS = 20.0  # after its last use; how long Atlas's nonces live is not documented
 FIRST_PATIENCE_SECONDS = 2.0
@@ -218,6 +219,7 @@ class ServiceAccount:
         self._clock = clock
         self._patience = patience
         self._known: Token | None = None  # spares a read of the store for each call
+        self._refusals = 0  # of new tokens, one after the other
 
     def __repr__(self) -> str:
         return f"ServiceAccount({self.client_id!r})"
@@ -259,8 +261,16 @@ class ServiceAccount:
 
     def refused(self) -> None:
         """Atlas refuses a new token, too: it is the account that it refuses. Nobody mints for a while."""
-        if self._tokens.take(REFUSED_PAUSE_SECONDS):
-            self._tokens.release(pause=REFUSED_PAUSE_SECONDS)
+        pause = min(REFUSED_PAUSE_SECONDS, FIRST_REFUSED_PAUSE_SECONDS * 2 ** min(self._refusals, 3))
+        self._refusals += 1
+        if self._tokens.take(pause):
+            self._tokens.release(pause=pause)
+
+    def accepted(self) -> None:
+        """Atlas takes the account, or does so again."""
+        if self._refusals:
+            self._refusals = 0
+            self._tokens.release()
 
     def _renew(self, old: Token | None, mint: Callable[[], Token]) -> Token:
         if old is not None and old.valid(self._clock()):
@@ -342,7 +352,9 @@ class _Bearer(AuthBase):
             if replacement is None:
                 return response
             token, response, repeats = replacement, self._repeat(response, replacement, **kwargs), repeats + 1
-        if new and _is_refused(response):
+        if response.ok:
+            self._account.accepted()
+        elif new and _is_refused(response):
             self._account.refused()
         return response
 

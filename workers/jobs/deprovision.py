@@ -34,8 +34,11 @@ def begin(job: Job[Instance]) -> Outcome:
 
 def _drops(job: Job[Instance]) -> bool:
     """Say whether the database goes too; one that never became ready was not this instance's to drop."""
-    was_ready = bool(job.record.connection) or job.record.legacy
-    return was_ready and job.record.parameters.get("policy-on-delete") == "drop"
+    return _was_ready(job) and job.record.parameters.get("policy-on-delete") == "drop"
+
+
+def _was_ready(job: Job[Instance]) -> bool:
+    return bool(job.record.connection) or job.record.legacy
 
 
 def _check_droppable(job: Job[Instance]) -> None:
@@ -60,7 +63,9 @@ def unbind(job: Job[Instance]) -> Outcome:
             _begin_unbind(job, binding)
     if left:
         return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
-    return Next("make dropper") if _drops(job) else _gone()
+    if _drops(job):
+        return Next("make dropper")
+    return remove_dropper(job)  # of an attempt that failed when the database was still to be dropped
 
 
 def _check_not_refused(job: Job[Instance], binding: Binding) -> None:
@@ -78,24 +83,32 @@ def _begin_unbind(job: Job[Instance], binding: Binding) -> None:
 
 
 def make_dropper(job: Job[Instance]) -> Outcome:
-    """Make the temporary user; its password is kept before, so that a second attempt asks for the same."""
+    """Make the temporary user; name and password are kept before, so that a second attempt asks for the same."""
+    _check_in_time(job)
     if job.record.sealed_dropper is None:
-        sealed = job.parts.vault.seal(secrets.token_hex(16))
-        return Next("make dropper", {"sealed_dropper": sealed})
+        kept = {"username": f"atlas-broker-{job.operation.id}", "password": secrets.token_hex(16)}
+        return Next("make dropper", {"sealed_dropper": job.parts.vault.seal(kept)})
     user = _dropper(job)
     try:
         job.atlas.create_user(user)
     except Refused as error:
         if not error.exists:
             raise
-        job.atlas.update_user(user.username, password=user.password, roles=user.roles)
+        job.atlas.update_user(user.username, password=user.password, roles=user.roles, labels=user.labels)
     return job.wait_applied("await dropper")
 
 
+def _check_in_time(job: Job[Instance]) -> None:
+    """Users are removed after the deadline, too; a database is not dropped once that has been said to have failed."""
+    if job.operation.state is not State.IN_PROGRESS:
+        raise FailedError("The deadline has passed: the database is not dropped any more.")
+
+
 def _dropper(job: Job[Instance]) -> DatabaseUser:
+    kept = job.parts.vault.open(job.record.sealed_dropper or "")
     return DatabaseUser(
-        username=_dropper_name(job),
-        password=job.parts.vault.open(job.record.sealed_dropper or ""),
+        username=kept["username"],
+        password=kept["password"],
         roles=(Role("dbAdmin", job.record.database or ""),),
         scopes=(job.cluster,),
         labels=labels(job.parts, job.record),
@@ -104,18 +117,16 @@ def _dropper(job: Job[Instance]) -> DatabaseUser:
     )
 
 
-def _dropper_name(job: Job[Instance]) -> str:
-    return f"atlas-broker-{job.operation.id}"
-
-
 def await_dropper(job: Job[Instance]) -> Outcome:
     """Wait until the temporary user can log in."""
+    _check_in_time(job)
     return job.not_applied() or Next("drop")
 
 
 def drop(job: Job[Instance]) -> Outcome:
     """Drop the database. Trouble on the way to the cluster is tried again like any other."""
     name = job.record.database or ""
+    _check_in_time(job)
     _check_droppable(job)
     user = _dropper(job)
     try:
@@ -135,14 +146,16 @@ def _connection(job: Job[Instance]) -> str:
 
 
 def remove_dropper(job: Job[Instance]) -> Outcome:
-    """Remove the temporary user, and be done."""
+    """Remove the temporary user, if there is one, and be done."""
     _remove_dropper(job)
     return job.unsure() or _gone()
 
 
 def _remove_dropper(job: Job[Instance]) -> None:
+    if not job.record.sealed_dropper:
+        return
     try:
-        job.atlas.delete_user(_dropper_name(job))
+        job.atlas.delete_user(_dropper(job).username)
     except Refused as error:
         if not error.gone:
             raise
@@ -154,9 +167,9 @@ def _gone() -> Done:
 
 def give_up(job: Job[Instance]) -> Outcome:
     """Leave the instance as it was, but for bindings that are gone already; no temporary user stays."""
-    if job.record.sealed_dropper:
-        _remove_dropper(job)
-    return job.unsure() or Done(Phase.READY, "", {"sealed_dropper": None, "unsure_until": None})
+    _remove_dropper(job)
+    phase = Phase.READY if _was_ready(job) else Phase.FAILED
+    return job.unsure() or Done(phase, "", {"sealed_dropper": None, "unsure_until": None})
 
 
 STEPS: Steps = {
