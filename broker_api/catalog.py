@@ -175,12 +175,18 @@ class Catalog:
             BadRequest: there is no such service.
             ErrPlanUnsupported: the service has no such plan.
         """
-        if service_id not in self._service_ids:
+        self.check_known(service_id, plan_id)
+        return self._plans[plan_id]
+
+    def check_known(self, service_id: str | None, plan_id: str | None) -> None:
+        """Raise as ``plan`` does for ids that the catalog does not have; what is None was not named."""
+        if service_id is not None and service_id not in self._service_ids:
             raise BadRequest(f"Service [{service_id}] not supported.")
+        if plan_id is None:
+            return
         plan = self._plans.get(plan_id)
-        if plan is None or plan.service_id != service_id:
+        if plan is None or service_id not in (None, plan.service_id):
             raise ErrPlanUnsupported(plan_id)
-        return plan
 
     def find_plan(self, plan_id: str) -> Plan | None:
         """Find a plan of any service; None when the catalog has it no more."""

@@ -181,6 +181,25 @@ def _role_forms(names: list[str]) -> list[JsonObject]:
 # --- checking parameters ------------------------------------------------------------------------------------------
 
 
+def same(one: object, other: object) -> bool:
+    """Compare as JSON Schema does: true is not 1, though Python says so, and 1.0 is."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def check_databases_of_roles(source: ParameterSource, parameters: JsonObject, database: str) -> None:
+    """Raise BadRequest when a role is asked for on another database than the instance's (a custom one: than admin)."""
+    roles, custom = parameters.get("roles"), list(source.CUSTOM_ROLES)
+    for number, role in enumerate(roles if isinstance(roles, list) else ()):
+        asked = role.get("databaseName") if isinstance(role, Mapping) else None
+        where = "admin" if asked and role.get("roleName") in custom else database
+        if asked not in (None, where):
+            raise BadRequest(f"parameters.roles[{number}].databaseName must be {where}: the role is given there only.")
+
+
 def check(schema: JsonObject, parameters: JsonObject) -> None:
     """Raise BadRequest for what is most wrong with the parameters; the message names the parameter."""
     error = best_match(Draft4Validator(schema).iter_errors(parameters))

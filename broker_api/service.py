@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from broker_api import views
 from broker_api.catalog import Catalog, Plan
+from broker_api.config import Config
 from broker_api.errors import (
     AsyncRequired,
     BadRequest,
@@ -36,6 +37,7 @@ from broker_api.messages import (
     RotateRequest,
     UpdateRequest,
 )
+from broker_api.parameters import check_databases_of_roles, same
 from broker_api.queue import JOBS, Queue
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
@@ -94,6 +96,7 @@ class Service:
 
     def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
         """Change what may change of an instance."""
+        self.catalog.check_known(request.service_id, request.plan_id)
         known = self._store.instance(instance_id)
         plan_id = request.plan_id or (known.plan_id if known else None)
         plan = self.catalog.plan(request.service_id, plan_id) if plan_id else None
@@ -109,7 +112,8 @@ class Service:
         return self._carry_out(decide, caller, Complete, instance_key(instance_id))
 
     def _update(self, found: Instance, current: Plan, plan: Plan, request: UpdateRequest, caller: Caller) -> Decision:
-        version = request.maintenance_info.version if request.maintenance_info else found.maintenance_version
+        kept = found.maintenance_version if plan.id == current.id else None
+        version = request.maintenance_info.version if request.maintenance_info else kept
         wanted = {
             "plan_id": plan.id,
             "parameters": {**found.parameters, **(request.parameters or {})},
@@ -124,13 +128,13 @@ class Service:
         _check_maintenance(plan, request.maintenance_info)
         if plan.id != current.id and not current.updateable:
             raise UpdateNotSupported(f"The plan {current.name} cannot be changed into another one.")
-        if wanted == found.model_dump(include=set(wanted)):
+        if same(wanted, found.model_dump(include=set(wanted))):
             return self._change_context(found, request.context)
         begun = self._store.start(found.key, found.operation, _start(Kind.UPDATE, caller, asked), Phase.READY)
         return self._accepted(begun, found.instance_id, None)
 
     def _change_context(self, found: Instance, context: JsonObject | None) -> Decision:
-        if context is None or context == found.context:
+        if context is None or same(context, found.context):
             return Complete()
         return Complete() if self._store.change(found.key, found.operation, {"context": context}) else None
 
@@ -212,9 +216,9 @@ class Service:
         self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
     ) -> Accepted | Complete:
         """Make a binding: 202 new or still being made, 200 with its credentials when it is there, 409 if it differs."""
+        self.catalog.check_known(request.service_id, request.plan_id)
         if isinstance(request, BindRequest):
-            plan = self.catalog.plan(request.service_id, request.plan_id)
-            self.catalog.check_bind(plan, request.parameters or {})
+            self.catalog.check_bind(self.catalog.plan(request.service_id, request.plan_id), request.parameters or {})
 
         def decide() -> Decision:
             instance = self._standing_instance(instance_id)
@@ -222,6 +226,7 @@ class Service:
             asked = self._binding_fields(instance, binding_id, request, found)
             if found and (answer := _repeated(found, asked, _binding_identity)):
                 return answer if isinstance(answer, Accepted) else Complete(self._credentials(found))
+            self._check_bind(instance, request, asked["parameters"])
             begun = self._store.create(asked, _start(Kind.BIND, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, binding_id)
 
@@ -237,6 +242,30 @@ class Service:
         if found.phase is not Phase.READY:
             raise ConcurrencyError
         return found
+
+    def _check_bind(self, instance: Instance, request: BindRequest | RotateRequest, parameters: JsonObject) -> None:
+        """Let a new binding pass that the instance's own plan allows, with these parameters.
+
+        Raises:
+            BadRequest: the plan has no bindings, it is not the one that the request names, or a parameter is wrong.
+        """
+        plan = self._own_plan(instance, request)
+        if not plan.bindable:
+            raise BadRequest(f"Instances of the plan {plan.name} cannot be bound.")
+        self.catalog.check_bind(plan, parameters)
+        config = self._settings.config
+        by_default = type(config).generate_binding_permissions is Config.generate_binding_permissions
+        if instance.database and by_default:  # a hook of the operator's may give roles elsewhere
+            check_databases_of_roles(config, parameters, instance.database)
+
+    def _own_plan(self, instance: Instance, request: BindRequest | RotateRequest) -> Plan:
+        service_id, plan_id = request.service_id or instance.service_id, request.plan_id or instance.plan_id
+        if instance.legacy:  # the old broker noted no plan, and the catalog need not have the default one
+            return self.catalog.find_plan(instance.plan_id) or self.catalog.plan(service_id, plan_id)
+        if (service_id, plan_id) != (instance.service_id, instance.plan_id):
+            own = f"{instance.service_id} and {instance.plan_id}"
+            raise BadRequest(f"service_id and plan_id must be those of the instance: {own}.")
+        return self.catalog.plan(service_id, plan_id)
 
     def _binding_fields(
         self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
@@ -266,7 +295,6 @@ class Service:
                 "predecessor_binding_id must name a binding of this instance that exists and is not expired."
             )
         parameters = old.parameters if request.parameters is None else request.parameters
-        self.catalog.check_bind(self.catalog.plan(instance.service_id, instance.plan_id), parameters)
         return {
             "service_id": instance.service_id,
             "plan_id": instance.plan_id,
@@ -301,6 +329,8 @@ class Service:
 
     def _existing_binding(self, instance_id: str, binding_id: str) -> Binding:
         found = self._store.binding(instance_id, binding_id)
+        if found and found.phase is Phase.DELETING and not found.operation.open:
+            raise NotFound(f"The removal of the binding {binding_id} has failed; ask for it again.")
         if found is None or found.phase is not Phase.READY:
             raise NotFound(f"There is no binding {binding_id} of the instance {instance_id}, or not yet.")
         return found
@@ -416,15 +446,17 @@ def _repeated(
     """Answer a create of an id that is known; None when a new create may begin.
 
     Raises:
-        Conflict: it exists, or its create failed, with other attributes.
+        Conflict: it exists, or its create failed, with other attributes; or its removal failed.
         ConcurrencyError: it is being deleted.
     """
     if found.phase is Phase.GONE:
         return None
-    if found.phase is Phase.DELETING:
+    if found.phase is Phase.DELETING and found.operation.open:
         raise ConcurrencyError
+    if found.phase is Phase.DELETING:
+        raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
     known = identity(found)
-    if known != {name: asked.get(name) for name in known}:
+    if not same(known, {name: asked.get(name) for name in known}):
         raise Conflict("It exists with other attributes; delete it first, or use another id.")
     if found.phase is Phase.CREATING:
         return Accepted(found.operation.id)

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from broker_api.messages import JsonObject, LastOperation
-from broker_api.state.records import Binding, Instance, Kind, Operation, Resource, State
+from broker_api.state.records import Binding, Instance, Kind, Phase, Resource, State
 
 _WORDS: dict[str, str] = {
     Kind.PROVISION: "Provisioning the instance.",
@@ -13,6 +13,7 @@ _WORDS: dict[str, str] = {
     Kind.BIND: "Making the binding.",
     Kind.UNBIND: "Removing the binding.",
 }
+_DONE: dict[str, str] = {Kind.PROVISION: "The instance is ready.", Kind.BIND: "The binding is ready."}
 
 
 def dashboard(base_url: str, project: str | None, cluster: str | None) -> JsonObject:
@@ -48,8 +49,9 @@ def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     """Say how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
     operation = found.known_operation(operation_id)
-    description = operation.description or _WORDS.get(operation.kind)
+    words = _DONE if operation.state == State.SUCCEEDED else _WORDS
+    description = operation.description or words.get(operation.kind)
     usable = None
     if operation.state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
-        usable = operation.kind == Kind.UPDATE or (isinstance(operation, Operation) and operation.refused)
+        usable = found.phase is Phase.READY
     return LastOperation(state=str(operation.state), description=description, instance_usable=usable)

@@ -16,6 +16,7 @@ MAX_DEPTH = 64
 """Levels of nesting, the body itself being the first; MongoDB stores 100, and the broker's records take some."""
 _INT64 = range(-(2**63), 2**63)
 _NAME_CHARACTERS = 200
+_BROKEN = "The body ended early, or its Transfer-Encoding is malformed."
 
 _Request = TypeVar("_Request", bound=BaseModel)
 _Path = tuple["_Path", str] | None
@@ -46,7 +47,14 @@ def bind_body() -> BindRequest | RotateRequest:
 
 def _data() -> bytes:
     """Give the body. Without a Content-Length Flask cuts it at its limit, which is one byte more than ours."""
-    data = request.get_data()
+    try:
+        data = request.get_data()
+    except RequestEntityTooLarge:
+        raise
+    except Exception:  # noqa: BLE001 - nothing but the client's bytes is read, and each server has its own exceptions
+        raise BadRequest(_BROKEN) from None
+    if len(data) < (request.content_length or 0):
+        raise BadRequest(_BROKEN)
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         raise RequestEntityTooLarge
     return data
@@ -58,6 +66,8 @@ def json_object(data: bytes) -> JsonObject:
     Raises:
         BadRequest: it is no JSON object, or has a value that could not be stored; the message names it.
     """
+    if not data:
+        raise BadRequest("The body must be JSON, and it is empty.")
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as error:

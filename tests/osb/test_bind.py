@@ -9,7 +9,9 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from tests.emulator.client import Emulator
+from tests.osb.offers import FIXED, UNBINDABLE
 from tests.osb.steps import (
+    ON_CLUSTER,
     bound,
     failed_bind,
     failed_provision,
@@ -140,6 +142,47 @@ def test_what_is_missing_is_400_and_named(client: OsbClient, instance: str, name
     answer = client.bind(instance, new_id(), fields={name: None})
     assert answer.status == 400
     assert name in answer.description
+
+
+@pytest.mark.rule("1.3.6", "1.10.8")
+def test_an_instance_whose_plan_cannot_be_bound_takes_no_binding(several_plans: OsbClient) -> None:
+    instance_id = new_id()
+    several_plans.provision(instance_id, ON_CLUSTER, fields={"plan_id": UNBINDABLE})
+    several_plans.wait(instance_id)
+    answer = several_plans.bind(instance_id, new_id(), fields={"plan_id": UNBINDABLE})
+    assert (answer.status, "error" in answer.json) == (400, False)
+    assert "unbindable" in answer.description
+
+
+@pytest.mark.rule("1.10.8")
+def test_a_bind_must_name_the_plan_of_its_instance(several_plans: OsbClient, instance: str, binding: str) -> None:
+    """Another plan's schemas would let other parameters pass."""
+    answer = several_plans.bind(instance, new_id(), fields={"plan_id": FIXED})
+    assert answer.status == 400
+    assert "plan_id" in answer.description
+    assert several_plans.bind(instance, binding, fields={"plan_id": FIXED}).status == 409
+
+
+@pytest.mark.rule("1.10.8")
+@pytest.mark.parametrize("database", ["other", "admin", "Instance"])
+def test_roles_on_another_database_are_400_at_once(client: OsbClient, instance: str, database: str) -> None:
+    answer = client.bind(instance, new_id(), {"roles": ["read", {"roleName": "read", "databaseName": database}]})
+    assert answer.status == 400
+    assert "parameters.roles[1].databaseName" in answer.description
+    assert f"instance-{instance}" in answer.description
+
+
+@pytest.mark.rule("1.10.8")
+def test_roles_may_name_the_instances_own_database(client: OsbClient, instance: str) -> None:
+    role = {"roleName": "read", "databaseName": f"instance-{instance}", "collectionName": "c"}
+    assert client.bind(instance, new_id(), {"roles": [role]}).status == 202
+
+
+@pytest.mark.rule("1.10.4")
+def test_true_is_not_one_in_a_binding(client: OsbClient, instance: str) -> None:
+    binding_id = bound(client, instance, {"flag": [1]})
+    assert client.bind(instance, binding_id, {"flag": [True]}).status == 409
+    assert client.bind(instance, binding_id, {"flag": [1.0]}).status == 200
 
 
 @pytest.mark.rule("1.10.9")

@@ -188,6 +188,27 @@ def test_a_deprovision_removes_the_bindings_that_are_left_and_stops_those_in_the
     assert [client.unbind(instance_id, each).status for each in (*made, running)] == [410] * 3
 
 
+@pytest.mark.rule("1.13.10", "1.6.8")
+def test_after_a_failed_delete_all_answers_agree(client: OsbClient, atlas: Emulator) -> None:
+    instance_id = provisioned(client)
+    binding_id = bound(client, instance_id)
+    refusal = atlas.fail("DELETE", "databaseUsers", status=400, times=None)
+    client.unbind(instance_id, binding_id)
+    assert client.wait(instance_id, binding_id).state == "failed"
+    answers = [client.binding(instance_id, binding_id), client.bind(instance_id, binding_id)]
+    assert [(answer.status, "removal" in answer.description) for answer in answers] == [(404, True), (409, True)]
+    client.deprovision(instance_id)
+    ended = client.wait(instance_id)
+    assert (ended.state, ended.json["instance_usable"]) == ("failed", True)
+    assert client.instance(instance_id).status == 200
+    assert client.bind(instance_id, new_id()).status == 202
+    atlas.heal(refusal)
+    assert client.unbind(instance_id, binding_id).status == 202
+    assert client.wait(instance_id, binding_id).state == "succeeded"
+    assert client.deprovision(instance_id).status == 202
+    assert client.wait(instance_id).state == "succeeded"
+
+
 @pytest.mark.rule("1.13.11")
 def test_service_and_plan_are_only_hints(client: OsbClient) -> None:
     """After a half-failed update the platform may send the old plan."""

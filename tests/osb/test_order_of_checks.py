@@ -46,6 +46,11 @@ def test_the_body_and_the_ids_in_it_come_before_the_need_to_poll(async_only: Osb
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("fields", [{"service_id": UNKNOWN}, {"plan_id": UNKNOWN}], ids=str)
+def test_the_ids_in_the_body_of_an_update_come_before_existence(client: OsbClient, fields: Json) -> None:
+    assert client.update(new_id(), fields=fields).status == 400
+
+
 def test_the_query_of_a_delete_comes_before_the_need_to_poll(async_only: OsbClient) -> None:
     answer = async_only.deprovision(new_id(), accepts_incomplete=None, query={"plan_id": None})
     assert answer.status == 400

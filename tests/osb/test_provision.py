@@ -77,6 +77,14 @@ def test_another_plan_is_another_one(several_plans: OsbClient) -> None:
     assert several_plans.provision(instance_id, ON_CLUSTER, fields={"plan_id": FIXED}).status == 409
 
 
+@pytest.mark.rule("1.7.5", "1.7.12")
+def test_true_is_not_one(client: OsbClient) -> None:
+    instance_id = provisioned(client, {"flag": 1, "other": {"off": [False]}})
+    assert client.provision(instance_id, {**ON_CLUSTER, "flag": True, "other": {"off": [False]}}).status == 409
+    assert client.provision(instance_id, {**ON_CLUSTER, "flag": 1, "other": {"off": [0]}}).status == 409
+    assert client.provision(instance_id, {**ON_CLUSTER, "flag": 1.0, "other": {"off": [False]}}).status == 200
+
+
 @pytest.mark.rule("1.7.6")
 def test_an_id_that_is_being_deprovisioned_is_422(client: OsbClient, atlas: Emulator) -> None:
     instance_id, _ = held_deprovision(client, atlas)

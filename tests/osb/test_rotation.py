@@ -9,8 +9,9 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import at_once, bound, failed_bind, held_bind, new_id, provisioned, release
-from tests.osb_client import OsbClient
+from tests.osb.offers import FIXED
+from tests.osb.steps import UNKNOWN, at_once, bound, failed_bind, held_bind, new_id, provisioned, release
+from tests.osb_client import PLAN_ID, SERVICE_ID, Json, OsbClient
 
 pytestmark = pytest.mark.rule("1.12")
 
@@ -94,3 +95,19 @@ def test_a_malformed_predecessor_is_400(client: OsbClient, instance: str, predec
     answer = client.rotate(instance, new_id(), "x", fields={"predecessor_binding_id": predecessor})
     assert answer.status == 400
     assert "predecessor_binding_id" in answer.description
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"service_id": SERVICE_ID, "plan_id": PLAN_ID}, 202),
+        ({"plan_id": FIXED}, 400),
+        ({"plan_id": UNKNOWN}, 400),
+        ({"service_id": UNKNOWN}, 400),
+    ],
+    ids=str,
+)
+def test_a_plan_need_not_be_named_but_must_be_the_right_one(
+    several_plans: OsbClient, instance: str, binding: str, fields: Json, status: int
+) -> None:
+    assert several_plans.rotate(instance, new_id(), binding, fields=fields).status == status

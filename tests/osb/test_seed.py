@@ -58,7 +58,8 @@ def test_an_old_binding_is_404_and_says_that_its_password_was_never_kept(
 
 def test_an_old_instance_is_described(client: OsbClient, old: tuple[str, str]) -> None:
     assert client.instance(old[0]).json["parameters"] == ON_CLUSTER
-    assert client.last_operation(old[0]).state == "succeeded"
+    poll = client.last_operation(old[0])
+    assert (poll.state, poll.description) == ("succeeded", "The instance is ready.")
     assert client.provision(old[0], ON_CLUSTER).status == 200
     assert client.provision(old[0], {"cluster": "another"}).status == 409
 

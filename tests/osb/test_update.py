@@ -50,6 +50,14 @@ def test_nothing_to_change_is_200(client: OsbClient, instance: str, parameters: 
     assert (answer.status, answer.json) == (200, {})
 
 
+@pytest.mark.rule("1.9.3")
+def test_true_instead_of_one_is_a_change(client: OsbClient) -> None:
+    instance_id = provisioned(client, {"flag": 1})
+    assert client.update(instance_id, {"flag": True}).status == 202
+    client.wait(instance_id)
+    assert client.instance(instance_id).json["parameters"]["flag"] is True
+
+
 @pytest.mark.rule("1.9.4")
 def test_a_plan_that_cannot_be_left_is_422_and_a_retry_is_pointless(several_plans: OsbClient) -> None:
     instance_id = new_id()
@@ -112,6 +120,20 @@ def test_an_instance_is_brought_to_the_plans_maintenance_version(several_plans: 
     info = {"maintenance_info": {"version": MAINTENANCE_VERSION}}
     assert several_plans.update(instance_id, fields=info).status == 202
     assert several_plans.wait(instance_id).state == "succeeded"
+    assert several_plans.instance(instance_id).json["maintenance_info"]["version"] == MAINTENANCE_VERSION
+
+
+@pytest.mark.rule("1.9.6")
+def test_a_change_of_plan_leaves_the_old_plans_maintenance_version_behind(several_plans: OsbClient) -> None:
+    instance_id = new_id()
+    info = {"maintenance_info": {"version": MAINTENANCE_VERSION}}
+    several_plans.provision(instance_id, ON_CLUSTER, fields={"plan_id": MAINTAINED, **info})
+    several_plans.wait(instance_id)
+    assert several_plans.update(instance_id, fields={"plan_id": UPDATEABLE}).status == 202
+    several_plans.wait(instance_id)
+    assert "maintenance_info" not in several_plans.instance(instance_id).json
+    assert several_plans.update(instance_id, fields={"plan_id": MAINTAINED, **info}).status == 202
+    several_plans.wait(instance_id)
     assert several_plans.instance(instance_id).json["maintenance_info"]["version"] == MAINTENANCE_VERSION
 
 

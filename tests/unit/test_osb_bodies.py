@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -143,11 +144,32 @@ def test_bodies_without_a_length_have_the_limit_too() -> None:
     assert (fits.status_code, long.status_code) == (201, 413)
 
 
-def test_a_body_that_ends_early_is_refused() -> None:
-    environ = {"CONTENT_LENGTH": "1000"}
-    response = send(a_client(InMemoryService()), "PUT", INSTANCE, data=b"{}", environ_overrides=environ)
+@pytest.mark.parametrize("more", [{}, {"wsgi.input_terminated": True}], ids=str)
+def test_a_body_that_ends_early_is_refused_also_when_it_is_json_so_far(more: dict[str, object]) -> None:
+    environ = {"CONTENT_LENGTH": "1000", **more}
+    data = json.dumps(PROVISION)
+    response = send(a_client(InMemoryService()), "PUT", INSTANCE, data=data, environ_overrides=environ)
     assert response.status_code == 400
-    assert description(response) == "The request cannot be understood."
+    assert description(response).startswith("The body ended early")
+
+
+class Broken(io.BytesIO):
+    """What a server hands over for a body whose chunks are malformed, or do not come."""
+
+    def __init__(self, trouble: Exception) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+    def readinto(self, _: object) -> int:
+        raise self.trouble
+
+
+@pytest.mark.parametrize("trouble", [Exception("chunk"), ConnectionResetError(), TimeoutError()], ids=repr)
+def test_a_body_that_cannot_be_read_is_refused(trouble: Exception) -> None:
+    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "wsgi.input": Broken(trouble)}
+    response = send(a_client(InMemoryService()), "PUT", INSTANCE, environ_overrides=environ)
+    assert response.status_code == 400
+    assert description(response).startswith("The body ended early")
 
 
 def test_naming_a_predecessor_makes_a_bind_a_rotation() -> None:
