@@ -64,8 +64,15 @@ class ErrStorageRemoveBinding(Exception):
 class ErrStorageStore(Exception):
     """An instance or binding could not be written."""
 
+    def __init__(self, sentence: str = "Failed to store the instance or binding.") -> None:
+        super().__init__(sentence)
+
+
+class ErrStorageTooLarge(ErrStorageStore):
+    """An instance or binding would be larger than a document of MongoDB can be. 400: asked again it is so again."""
+
     def __init__(self) -> None:
-        super().__init__("Failed to store the instance or binding.")
+        super().__init__("The instance or binding is too large to be stored; give it fewer or shorter parameters.")
 
 
 class ErrStorageFindInstance(Exception):

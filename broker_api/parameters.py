@@ -15,6 +15,8 @@ from broker_api.messages import JsonObject
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 MAX_SCHEMA_CHARACTERS = 65_536
+MAX_BYTES = 262_144
+"""Of a request's body, and of an instance's parameters, which every update may add to."""
 EXPIRES_IN_SECONDS = (60, 604_800)
 """Atlas takes a user's end of life only when it is at most a week away."""
 CONNECTIONS = ("standard", "private", "private-endpoint")
@@ -188,6 +190,14 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def check_size(parameters: JsonObject) -> None:
+    """Raise BadRequest when an instance would have more parameters than one request could carry."""
+    if len(json.dumps(parameters, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
+        raise BadRequest(
+            f"parameters must have at most {MAX_BYTES} bytes, those that the instance has already included."
+        )
 
 
 def check_databases_of_roles(source: ParameterSource, parameters: JsonObject, database: str) -> None:

@@ -37,7 +37,7 @@ from broker_api.messages import (
     RotateRequest,
     UpdateRequest,
 )
-from broker_api.parameters import check_databases_of_roles, same
+from broker_api.parameters import check_databases_of_roles, check_size, same
 from broker_api.queue import JOBS, Queue
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
@@ -106,7 +106,9 @@ class Service:
         def decide() -> Decision:
             found = self._standing_instance(instance_id)
             current = self.catalog.plan(found.service_id, found.plan_id)
-            changed = request.model_copy(update={"parameters": self._changes(found, request.parameters or {})})
+            if plan and plan.service_id != current.service_id:
+                raise BadRequest(f"service_id must be that of the instance: {current.service_id}.")
+            changed = request.model_copy(update={"parameters": self._changed(found, request.parameters or {})})
             return self._update(found, current, plan or current, changed, caller)
 
         return self._carry_out(decide, caller, Complete, instance_key(instance_id))
@@ -116,7 +118,7 @@ class Service:
         version = request.maintenance_info.version if request.maintenance_info else kept
         wanted = {
             "plan_id": plan.id,
-            "parameters": {**found.parameters, **(request.parameters or {})},
+            "parameters": request.parameters or {},
             "maintenance_version": version,
         }
         asked = canonical({**wanted, "context": request.context})
@@ -138,11 +140,11 @@ class Service:
             return Complete()
         return Complete() if self._store.change(found.key, found.operation, {"context": context}) else None
 
-    def _changes(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
-        """Give the parameters that an update changes; naming the cluster or database that it has changes nothing.
+    def _changed(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
+        """Give the parameters after an update; naming the cluster or database that it has changes nothing.
 
         Raises:
-            BadRequest: another cluster or database is named: data does not move with a parameter.
+            BadRequest: another cluster or database is named: data does not move with a parameter; or they are too many.
         """
         config = self._settings.config
         fixed = {config.PARAMETER_CLUSTER: found.cluster, config.PARAMETER_DATABASE: found.database}
@@ -150,7 +152,10 @@ class Service:
         for name, value in fixed.items():
             if name in parameters and parameters[name] not in (value, found.parameters.get(name)):
                 raise BadRequest(f"parameters.{name} cannot be changed; it is {value or 'not set'}.")
-        return {name: value for name, value in parameters.items() if name not in fixed}
+        changes = {name: value for name, value in parameters.items() if name not in fixed}
+        if changes:
+            check_size({**found.parameters, **changes})
+        return {**found.parameters, **changes}
 
     def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
         """Delete an instance, also one that is still being made or whose create failed. Ids of plans are only hints."""

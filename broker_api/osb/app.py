@@ -13,6 +13,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
 from broker_api.osb.bindings import Binding, BindingOperation
+from broker_api.osb.bodies import discard_body
 from broker_api.osb.errors import answer_errors
 from broker_api.osb.headers import (
     REQUEST_IDENTITY,
@@ -25,6 +26,7 @@ from broker_api.osb.instances import Instance, InstanceOperation
 from broker_api.osb.interface import Service
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.paths import EncodedPath, IdConverter
+from broker_api.parameters import MAX_BYTES
 
 if TYPE_CHECKING:
     from flask.json.provider import DefaultJSONProvider
@@ -34,7 +36,7 @@ _INSTANCE = "/v2/service_instances/<id:instance_id>"
 _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 
 
-def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: int = 262_144) -> Flask:
+def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: int = MAX_BYTES) -> Flask:
     """Make the WSGI app that serves ``service`` to ``users`` (passwords by name)."""
     app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
@@ -62,6 +64,11 @@ def _admit(app: Flask, users: Users) -> None:
             require_version(request.headers)
         g.identity = originating_identity(request.headers)
         bind_contextvars(**user_of(g.identity))
+
+    @app.after_request
+    def leave_nothing_unread(response: Response) -> Response:
+        discard_body()
+        return response
 
     @app.after_request
     def echo(response: Response) -> Response:

@@ -1,5 +1,6 @@
 """Request bodies: JSON objects of a bounded depth, read into the typed requests, whatever their Content-Type says."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ MAX_DEPTH = 64
 """Levels of nesting, the body itself being the first; MongoDB stores 100, and the broker's records take some."""
 _INT64 = range(-(2**63), 2**63)
 _NAME_CHARACTERS = 200
+_DISCARDED_BYTES = 4_194_304
 _BROKEN = "The body ended early, or its Transfer-Encoding is malformed."
 
 _Request = TypeVar("_Request", bound=BaseModel)
@@ -58,6 +60,19 @@ def _data() -> bytes:
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         raise RequestEntityTooLarge
     return data
+
+
+def discard_body() -> None:
+    """Read what nobody has read (of a request that was refused before): it would cost the next one its connection.
+
+    An application cannot have the connection closed instead: ``Connection`` is the server's own header (PEP 3333).
+    """
+    if "wsgi.input_terminated" not in request.environ:
+        return  # there, reading to the end may mean waiting for ever
+    body, left = request.environ["wsgi.input"], _DISCARDED_BYTES
+    with contextlib.suppress(Exception):  # no body that can be read: then the server does close
+        while left > 0 and (read := len(body.read(min(left, 65_536)))):
+            left -= read
 
 
 def json_object(data: bytes) -> JsonObject:

@@ -7,7 +7,7 @@ that the specification fixes: Cloud Foundry takes others on 422 for a broken bro
 from dataclasses import dataclass, field
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, g
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from broker_api import errors
@@ -16,7 +16,6 @@ from broker_api.osb.answers import answer
 
 log = structlog.get_logger()
 
-_DISCARDED_BYTES = 4_194_304
 _NO_STORAGE = "The broker cannot reach its database at the moment. Ask again in a while."
 
 
@@ -49,6 +48,7 @@ TABLE: dict[type[Exception], _Answer] = {
     errors.ErrStorageRemoveInstance: _Answer(500),
     errors.ErrStorageRemoveBinding: _Answer(500),
     errors.ErrStorageStore: _Answer(500),
+    errors.ErrStorageTooLarge: _Answer(400),
     errors.UndecryptableError: _Answer(500),
 }
 
@@ -75,11 +75,7 @@ def _expected(error: Exception) -> Response:
 
 
 def _too_large(_: RequestEntityTooLarge) -> Response:
-    """Refuse; the body is read all the same, since unread it would cost the client's next request its connection."""
     maximum = current_app.config["MAX_CONTENT_LENGTH"] - 1
-    body, left = request.environ["wsgi.input"], min(request.content_length or 0, _DISCARDED_BYTES)
-    while left > 0 and (read := len(body.read(min(left, 65_536)))):
-        left -= read
     return answer(413, {"description": f"The body must have at most {maximum} bytes."})
 
 

@@ -12,12 +12,14 @@ from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
 from broker_api.state.records import canonical
 
 Document = dict[str, Any]
 NOW = "$$NOW"
 """The database's clock: clocks of pods may differ, this one is the same for all."""
+
+_OBJECT_TOO_LARGE = 10334  # the server's error BSONObjectTooLarge
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,14 +69,21 @@ def reaching(during: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable
         def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return method(self, *args, **kwargs)
-            except (DocumentTooLarge, BSONError, OverflowError) as error:
-                raise ErrStorageStore from error
-            except PyMongoError as error:
-                raise ErrStorageMongoConnection(during) from error
+            except (PyMongoError, BSONError, OverflowError) as error:
+                raise _storage_error(error, during) from error
 
         return cast("Callable[Concatenate[S, P], R]", wrapped)
 
     return decorate
+
+
+def _storage_error(error: Exception, during: str) -> Exception:
+    """Tell apart what would fail again, a document that is too large (by the driver or the server), and trouble."""
+    if isinstance(error, DocumentTooLarge) or getattr(error, "code", None) == _OBJECT_TOO_LARGE:
+        return ErrStorageTooLarge()
+    if isinstance(error, BSONError | OverflowError):
+        return ErrStorageStore()
+    return ErrStorageMongoConnection(during)
 
 
 def as_datetime(value: Any) -> datetime:  # noqa: ANN401 - a field of a document

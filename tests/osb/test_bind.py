@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from tests.emulator.client import Emulator
-from tests.osb.offers import FIXED, UNBINDABLE
+from tests.osb.offers import FIXED, OTHER_PLAN, OTHER_SERVICE, UNBINDABLE
 from tests.osb.steps import (
     ON_CLUSTER,
     bound,
@@ -160,6 +160,8 @@ def test_a_bind_must_name_the_plan_of_its_instance(several_plans: OsbClient, ins
     answer = several_plans.bind(instance, new_id(), fields={"plan_id": FIXED})
     assert answer.status == 400
     assert "plan_id" in answer.description
+    other = {"service_id": OTHER_SERVICE, "plan_id": OTHER_PLAN}
+    assert several_plans.bind(instance, new_id(), fields=other).status == 400
     assert several_plans.bind(instance, binding, fields={"plan_id": FIXED}).status == 409
 
 

@@ -1,6 +1,9 @@
 """1.4 and 1.5: how the broker says no, and what an asynchronous operation needs."""
 
+import base64
+import contextlib
 import json
+from http.client import HTTPConnection
 
 import pytest
 
@@ -243,3 +246,48 @@ def test_a_connection_can_be_used_again_after_a_body_that_was_too_long(client: O
     for _ in range(5):
         assert client.provision(new_id(), raw=b"x" * length).status == 413
         assert client.catalog().status == 200
+
+
+@pytest.mark.rule("1.4.6")
+@pytest.mark.parametrize("length", [1000, 100_000, 1_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_connection_can_be_used_again_after_a_body_that_nobody_read(
+    client: OsbClient, length: int, *, chunked: bool
+) -> None:
+    pieces = [b"%x\r\n%s\r\n" % (1000, b"x" * 1000)] * (length // 1000) + [b"0\r\n\r\n"]
+    body = b"".join(pieces) if chunked else b"x" * length
+    path = f"/v2/service_instances/{new_id()}"
+    with _connection(client) as connection:
+        for auth, status in ((None, 401), (client.auth, 413 if length > 262_144 else 400), (None, 401)):
+            assert _sent(connection, path, auth, body, chunked=chunked) == status
+            assert _sent(connection, "/v2/catalog", client.auth) == 200
+
+
+@pytest.mark.rule("1.4.1", "1.4.6")
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n", b"-1\r\n", b"5\r\n{}\r\n0\r\n\r\n"])
+def test_chunks_that_are_malformed_are_400(client: OsbClient, body: bytes) -> None:
+    with _connection(client) as connection:
+        assert _sent(connection, f"/v2/service_instances/{new_id()}", client.auth, body, chunked=True) == 400
+
+
+def _connection(client: OsbClient) -> contextlib.closing[HTTPConnection]:
+    host, _, port = client.base_url.removeprefix("http://").partition(":")
+    connection = HTTPConnection(host, int(port), timeout=10)
+    connection.connect()
+    return contextlib.closing(connection)
+
+
+def _sent(
+    connection: HTTPConnection, path: str, auth: tuple[str, str] | None, body: bytes = b"", *, chunked: bool = False
+) -> int:
+    """The status of a PUT with a body, as its bytes are given, else of a GET; on this connection and no other."""
+    connection.auto_open = 0
+    headers = {"X-Broker-API-Version": "2.17"}
+    if auth:
+        headers["Authorization"] = f"Basic {base64.b64encode(':'.join(auth).encode()).decode()}"
+    if body:
+        headers |= {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))}
+    connection.request("PUT" if body else "GET", path, body or None, headers)
+    response = connection.getresponse()
+    assert "description" in json.loads(response.read()) or response.status == 200
+    return response.status

@@ -7,7 +7,7 @@ import pytest
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.offers import FIXED, MAINTAINED, MAINTENANCE_VERSION, UPDATEABLE
+from tests.osb.offers import FIXED, MAINTAINED, MAINTENANCE_VERSION, OTHER_PLAN, OTHER_SERVICE, UPDATEABLE
 from tests.osb.steps import (
     ON_CLUSTER,
     UNKNOWN,
@@ -19,7 +19,7 @@ from tests.osb.steps import (
     provisioned,
     release,
 )
-from tests.osb_client import PLAN_ID, Json, OsbClient
+from tests.osb_client import PLAN_ID, SERVICE_ID, Json, OsbClient
 
 DROP = {"policy-on-delete": "drop"}
 Documents = Collection[dict[str, Any]]
@@ -165,6 +165,31 @@ def test_what_is_malformed_or_unknown_is_400(client: OsbClient, instance: str, f
 @pytest.mark.rule("1.9.8")
 def test_a_service_that_is_not_in_the_catalog_is_400_also_without_a_plan(client: OsbClient, instance: str) -> None:
     assert client.update(instance, fields={"service_id": UNKNOWN}).status == 400
+
+
+@pytest.mark.rule("1.9.8")
+def test_an_instance_stays_with_its_service(several_plans: OsbClient) -> None:
+    instance_id = new_id()
+    several_plans.provision(instance_id, ON_CLUSTER, fields={"plan_id": UPDATEABLE})
+    several_plans.wait(instance_id)
+    answer = several_plans.update(instance_id, fields={"service_id": OTHER_SERVICE, "plan_id": OTHER_PLAN})
+    assert answer.status == 400
+    assert "service_id" in answer.description
+
+
+@pytest.mark.rule("1.9.8", "1.4.5")
+def test_parameters_do_not_grow_beyond_what_one_request_may_carry(client: OsbClient) -> None:
+    instance_id, long = provisioned(client), "é" * 100_000
+    assert client.update(instance_id, raw=_patch({"a": long})).status == 202
+    client.wait(instance_id)
+    answer = client.update(instance_id, raw=_patch({"b": long}))
+    assert (answer.status, "262144" in answer.description) == (400, True)
+    assert set(client.instance(instance_id).json["parameters"]) == {"cluster", "a"}
+    assert client.update(instance_id, {"a": "short"}).status == 202
+
+
+def _patch(parameters: Json) -> bytes:
+    return json.dumps({"service_id": SERVICE_ID, "parameters": parameters}, ensure_ascii=False).encode()
 
 
 @pytest.mark.rule("1.9.9")
