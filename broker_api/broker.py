@@ -13,7 +13,7 @@ from flask import Flask
 from broker_api import logs, parent, server, settings
 from broker_api.catalog import Catalog
 from broker_api.config import Config
-from broker_api.errors import ErrStorageMongoConnection
+from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.osb.app import create_app
 from broker_api.queue import Queue
 from broker_api.service import Service
@@ -35,7 +35,10 @@ class Broker:
     def __init__(self, config: Config | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
         self.settings = settings.load(self._environ, "api", config)
-        self.app = front_end(self.settings)
+        try:
+            self.app = front_end(self.settings)
+        except RecursionError:
+            raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
 
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""

@@ -49,7 +49,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0: any free one.")
 def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cryptography.fernet import Fernet
 
+from broker_api import addresses
 from broker_api.config import Config
 from broker_api.errors import SettingError
 
@@ -19,7 +20,6 @@ Part = Literal["api", "worker", "flower", "client"]
 
 DEFAULT_BASE_URL = "https://cloud.mongodb.com"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-_REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,19 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
     """
     config = config or _config(environ)
     source = _source(environ, config)
+    database, collection = _mongo_names(source)
     settings = Settings(
         mongo_uri=_mongo_uri(source, part),
         redis_url=_redis_url(source),
-        mongo_db=source.text("BROKER_MONGO_DB", "mongo", "db") or "atlas_broker",
-        mongo_collection=source.text("BROKER_MONGO_COLLECTION", "mongo", "collection") or "instances",
-        mongo_timeout_ms=int(source.number("BROKER_MONGO_TIMEOUT_MS", "timeoutms", 5000, at_least=100)),
+        mongo_db=database,
+        mongo_collection=collection,
+        mongo_timeout_ms=int(source.number("BROKER_MONGO_TIMEOUT_MS", "timeoutms", 5000, (100, 600_000))),
         users=_users(source),
         encryption_keys=_encryption_keys(source),
         base_url=_base_url(source),
         projects=_projects(source),
-        sync_wait=source.number("BROKER_SYNC_WAIT_SECONDS", None, 50),
-        settle=source.number("BROKER_SETTLE_SECONDS", None, 5),
+        sync_wait=source.number("BROKER_SYNC_WAIT_SECONDS", None, 50, (0, 3600)),
+        settle=source.number("BROKER_SETTLE_SECONDS", None, 5, (0, 3600)),
         verify_login=source.flag("BROKER_VERIFY_LOGIN"),
         config=config,
     )
@@ -100,9 +101,9 @@ def _named_config(reference: str) -> Config:
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise SettingError(f"{wrong} ({error})") from error
-    except Exception as error:
-        raise SettingError(f"{wrong}: importing it raises {type(error).__name__}") from error
+        raise SettingError(f"{wrong} ({' '.join(str(error).split())})") from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's own code
+        raise SettingError(f"{wrong}: importing it raises {type(error).__name__}") from None
     made = found if isinstance(found, Config) else _call(found, wrong)
     if not isinstance(made, Config):
         raise SettingError(wrong)
@@ -116,8 +117,8 @@ def _call(maker: Any, wrong: str) -> Any:  # noqa: ANN401 - whatever an operator
         raise SettingError(wrong)
     try:
         return maker()
-    except Exception as error:  # the text of an operator's own exception may hold a secret
-        raise SettingError(f"{wrong}: it raises {type(error).__name__}") from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's own, whose text may hold a secret
+        raise SettingError(f"{wrong}: it raises {type(error).__name__}") from None
 
 
 def _secrets(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _secrets(environ: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         secrets = Config.load_json(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"BROKER_SECRETS: {path} must be a JSON object in a readable file") from error
     if not isinstance(secrets, dict):
         raise SettingError(f"BROKER_SECRETS: there is no file {path}")
@@ -163,21 +164,20 @@ class _Source:
     secrets: Mapping[str, Any]
 
     def text(self, variable: str, section: str | None = None, key: str = "") -> str:
-        value = self.environ.get(variable) or self._from_file(section, key)
-        return str(value or "").strip()
+        return _text(self.environ.get(variable) or self._from_file(section, key), variable)
 
     def _from_file(self, section: str | None, key: str) -> Any:  # noqa: ANN401 - any JSON value
         held = self.secrets.get(section or "")
         return held.get(key) if isinstance(held, Mapping) else None
 
-    def number(self, variable: str, mongo_key: str | None, default: float, at_least: float = 0) -> float:
+    def number(self, variable: str, mongo_key: str | None, default: float, bounds: tuple[int, int]) -> float:
         text = self.text(variable, "mongo" if mongo_key else None, mongo_key or "")
         try:
             value = float(text) if text else default
         except ValueError:
             value = -1
-        if not at_least <= value < float("inf"):
-            raise SettingError(f"{variable}: must be a number of at least {at_least:g}")
+        if not bounds[0] <= value <= bounds[1]:
+            raise SettingError(f"{variable}: must be a number from {bounds[0]} to {bounds[1]}")
         return value
 
     def flag(self, variable: str) -> bool:
@@ -187,42 +187,69 @@ class _Source:
         return text in ("true", "1", "yes")
 
 
+def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
+    """Give what was set as text; a file may hold a number without quotes."""
+    if value is None:
+        return ""
+    text = str(value).strip()
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_unicode(text):
+        raise SettingError(f"{name}: must be text in UTF-8")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    """Say no to halves of surrogates, which bytes that are no UTF-8 become in the environment."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _mongo_uri(source: _Source, part: Part) -> str:
     uri = source.text("BROKER_MONGO_URI", "mongo", "uri")
-    if part in ("flower", "client") and not uri:
-        return ""
-    if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise SettingError("BROKER_MONGO_URI: must be the URI of the state's MongoDB, mongodb://… or mongodb+srv://…")
+    if uri or part not in ("flower", "client"):
+        addresses.check_mongo_uri(uri)
     return uri
+
+
+def _mongo_names(source: _Source) -> tuple[str, str]:
+    database = source.text("BROKER_MONGO_DB", "mongo", "db") or "atlas_broker"
+    collection = source.text("BROKER_MONGO_COLLECTION", "mongo", "collection") or "instances"
+    addresses.check_mongo_names(database, collection)
+    return database, collection
 
 
 def _redis_url(source: _Source) -> str:
     url = source.text("BROKER_REDIS_URL", "redis", "url") or DEFAULT_REDIS_URL
-    if not url.startswith(_REDIS_SCHEMES):
-        raise SettingError(f"BROKER_REDIS_URL: must begin with one of {', '.join(_REDIS_SCHEMES)}")
+    addresses.check_redis_url(url)
     return url
 
 
 def _base_url(source: _Source) -> str:
     url = source.text("MONGODB_ATLAS_BASE_URL") or DEFAULT_BASE_URL
-    if not url.startswith(("https://", "http://")):
-        raise SettingError("MONGODB_ATLAS_BASE_URL: must be a URL, by default " + DEFAULT_BASE_URL)
+    addresses.check_base_url(url)
     return url.rstrip("/")
 
 
 def _users(source: _Source) -> Mapping[str, str]:
-    text = source.environ.get("BROKER_USERS", "").strip()
-    held = source.secrets.get("users")
-    if not text and isinstance(held, dict):
-        return {str(name): str(password) for name, password in held.items()}
-    return dict(_user(pair) for pair in text.split(",")) if text else {}
+    """Give the password of each name; HTTP basic authentication can carry no colon in a name (RFC 7617)."""
+    text = source.text("BROKER_USERS")
+    pairs = [_user(pair) for pair in text.split(",")] if text else list((source.secrets.get("users") or {}).items())
+    for name, password in pairs:
+        if not _is_filled(name) or not _is_filled(password) or ":" in name:
+            raise SettingError(
+                "BROKER_USERS: must be name:password, several separated by commas, in secret.json an object of names "
+                "and passwords; all of them text, none empty, no colon in a name"
+            )
+    if len(dict(pairs)) < len(pairs):
+        raise SettingError("BROKER_USERS: must be pairs with another name each")
+    return dict(pairs)
 
 
 def _user(pair: str) -> tuple[str, str]:
     name, _, password = pair.strip().partition(":")
-    if not name or not password:
-        raise SettingError("BROKER_USERS: must be name:password, several separated by commas, none of them empty")
     return name, password
+
+
+def _is_filled(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and _is_unicode(value)
 
 
 def _encryption_keys(source: _Source) -> tuple[str, ...]:
@@ -252,7 +279,7 @@ def _projects(source: _Source) -> tuple[Project, ...]:
     """Give the file's projects; the environment fills in the only one, or adds one in front of several."""
     atlas = source.secrets.get("atlas")
     listed = [_filed(entry) for entry in (atlas if isinstance(atlas, list) else [atlas] if atlas else [])]
-    given = {name: source.environ.get(variable, "").strip() for name, (variable, _) in _CREDENTIALS.items()}
+    given = {name: source.text(variable) for name, (variable, _) in _CREDENTIALS.items()}
     given = {name: value for name, value in given.items() if value}
     if given and len(listed) <= 1:
         listed = [{**(listed[0] if listed else {}), **given}]
@@ -265,7 +292,7 @@ def _projects(source: _Source) -> tuple[Project, ...]:
 def _filed(entry: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(entry, Mapping):
         raise SettingError("BROKER_SECRETS: the section atlas must be an object or a list of objects")
-    return {name: str(entry.get(key) or "").strip() for name, (_, key) in _CREDENTIALS.items()}
+    return {name: _text(entry.get(key), variable) for name, (variable, key) in _CREDENTIALS.items()}
 
 
 def _project(values: Mapping[str, str]) -> Project:

@@ -6,8 +6,12 @@ from broker_api import logs
 from broker_api.broker import Broker
 from broker_api.errors import SettingError
 
+_BOOT_ERROR = 3
+"""gunicorn ends with such a worker; one that ends with another code is started again, for ever."""
+
 logs.configure()
 try:
     app = Broker().app
 except SettingError as error:
-    sys.exit(f"atlas-broker: {error}")
+    print(f"atlas-broker: {error}", file=sys.stderr)  # noqa: T201 - one line for the operator
+    sys.exit(_BOOT_ERROR)

@@ -75,7 +75,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "field", "meaning"),
     [
-        ("BROKER_MONGO_URI", "mongodb+srv://h", "mongo_uri", "mongodb+srv://h"),
+        ("BROKER_MONGO_URI", "mongodb+srv://h.test", "mongo_uri", "mongodb+srv://h.test"),
         ("BROKER_MONGO_DB", "d", "mongo_db", "d"),
         ("BROKER_MONGO_COLLECTION", "c", "mongo_collection", "c"),
         ("BROKER_MONGO_TIMEOUT_MS", "250", "mongo_timeout_ms", 250),
@@ -128,6 +128,9 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_MONGO_URI", "wr0ng"),
     ("BROKER_MONGO_TIMEOUT_MS", "wr0ng"),
     ("BROKER_MONGO_TIMEOUT_MS", "99"),
+    ("BROKER_MONGO_TIMEOUT_MS", "600001"),
+    ("BROKER_MONGO_TIMEOUT_MS", "1e20"),
+    ("BROKER_MONGO_DB", "wr0ng\udcff"),
     ("BROKER_REDIS_URL", "amqp://wr0ng"),
     ("BROKER_ENCRYPTION_KEYS", None),
     ("BROKER_ENCRYPTION_KEYS", " , "),
@@ -136,6 +139,9 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_SYNC_WAIT_SECONDS", "wr0ng"),
     ("BROKER_SYNC_WAIT_SECONDS", "-1"),
     ("BROKER_SYNC_WAIT_SECONDS", "nan"),
+    ("BROKER_SYNC_WAIT_SECONDS", "1e20"),
+    ("BROKER_SYNC_WAIT_SECONDS", "3600.1"),
+    ("BROKER_SETTLE_SECONDS", "3601"),
     ("BROKER_SETTLE_SECONDS", "-0.1"),
     ("BROKER_SETTLE_SECONDS", "inf"),
     ("BROKER_VERIFY_LOGIN", "wr0ng"),
@@ -146,6 +152,8 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_CONFIG", "sys:path"),
     ("BROKER_CONFIG", "broker_api.config:Config"),
     ("BROKER_CONFIG", "platform:node"),
+    ("BROKER_CONFIG", "sys:exit"),
+    ("BROKER_CONFIG", "this.wr0ng:config"),
     ("BROKER_SECRETS", "/wr0ng/secret.json"),
     ("BROKER_SECRETS", "/dev/null"),
     ("MONGODB_ATLAS_BASE_URL", "wr0ng"),
@@ -154,7 +162,7 @@ WRONG: list[tuple[str, str | None]] = [
     ("MONGODB_ATLAS_PRIVATE_API_KEY", None),
 ]
 BY_API: list[tuple[str, str | None]] = [("BROKER_USERS", None)] + [
-    ("BROKER_USERS", value) for value in ("wr0ng", "wr0ng:", ":wr0ng", "a:b,,", "a:b,wr0ng")
+    ("BROKER_USERS", value) for value in ("wr0ng", "wr0ng:", ":wr0ng", "a:b,,", "a:b,wr0ng", "a:b,a:wr0ng")
 ]
 
 
@@ -266,6 +274,44 @@ def test_a_section_of_another_form_is_refused_by_name(tmp_path: Path, section: s
         in_file(tmp_path, {**FILE, section: content})
 
 
+@pytest.mark.parametrize(
+    "users",
+    [{"a": None}, {"a": ""}, {"a": " "}, {"": "b"}, {"a": 7}, {"a": True}, {"a": ["b"]}, {"a:b": "c"}, {"a": "\ud800"}],
+)
+def test_a_user_of_the_file_without_a_name_or_a_password_lets_nobody_in(tmp_path: Path, users: object) -> None:
+    with pytest.raises(SettingError, match=r"^BROKER_USERS: must be "):
+        in_file(tmp_path, {**FILE, "users": users})
+
+
+@pytest.mark.parametrize(
+    ("variable", "section", "key"),
+    [
+        ("BROKER_MONGO_URI", "mongo", "uri"),
+        ("BROKER_MONGO_DB", "mongo", "db"),
+        ("BROKER_MONGO_COLLECTION", "mongo", "collection"),
+        ("BROKER_MONGO_TIMEOUT_MS", "mongo", "timeoutms"),
+        ("BROKER_REDIS_URL", "redis", "url"),
+        ("MONGODB_ATLAS_PRIVATE_API_KEY", "atlas", "password"),
+    ],
+)
+@pytest.mark.parametrize("content", [{"x": 1}, {}, ["wr0ng"], True, False, "\ud800"])
+def test_what_is_no_text_in_the_file_is_refused_by_its_variables_name(
+    tmp_path: Path, variable: str, section: str, key: str, content: object
+) -> None:
+    with pytest.raises(SettingError, match=rf"^{variable}: must be text"):
+        in_file(tmp_path, {**FILE, section: {**FILE[section], key: content}})
+
+
+def test_a_number_of_the_file_is_held_to_its_bounds_also_when_it_is_zero(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^BROKER_MONGO_TIMEOUT_MS: must be a number from 100 to 600000$"):
+        in_file(tmp_path, {**FILE, "mongo": {**FILE["mongo"], "timeoutms": 0}})
+
+
+def test_a_file_that_is_nested_without_end_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^BROKER_SECRETS: "):
+        in_file(tmp_path, '{"atlas": ' + "[" * 100_000)
+
+
 # --- the processes ----------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -296,6 +342,12 @@ def run(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[st
         ("worker", "BROKER_ENCRYPTION_KEYS", "wr0ng"),
         ("flower", "BROKER_USERS", "wr0ng"),
         ("wsgi", "BROKER_MONGO_URI", "wr0ng"),
+        ("api", "BROKER_MONGO_URI", "mongodb://admin:wr0ng/x@host/db"),
+        ("api", "BROKER_MONGO_DB", "a b"),
+        ("api", "BROKER_REDIS_URL", "redis://h:wr0ng/0"),
+        ("api", "BROKER_CONFIG", "tests.unit.broken_config:leaves"),
+        ("worker", "BROKER_MONGO_URI", "mongodb://"),
+        ("worker", "MONGODB_ATLAS_BASE_URL", "http://"),
     ],
 )
 def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
@@ -306,6 +358,43 @@ def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
     told = (ended.stdout + ended.stderr).strip()
     assert re.fullmatch(rf"atlas-broker: {variable}: [^\n]+", told), told
     assert "wr0ng" not in told
+
+
+def test_a_config_that_contains_itself_is_one_line_too() -> None:
+    ended = run("api", {**WORKS, "BROKER_CONFIG": "tests.unit.broken_config:endless"})
+    told = (ended.stdout + ended.stderr).strip()
+    assert (ended.returncode, told.count("\n")) == (1, 0), told
+    assert told.startswith("atlas-broker: Config.broker: must hold JSON values only"), told
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_a_port_that_is_none_is_refused_without_a_traceback(port: str) -> None:
+    ended = subprocess.run(
+        [str(script("atlas-broker")), "api", "--port", port],
+        env=clean_environment(WORKS),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "Invalid value for '--port'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_gunicorn_does_not_start_again_and_again_what_cannot_start() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", "broker_api.wsgi:app"],
+        cwd=CHECKOUT,
+        env=clean_environment({**WORKS, "BROKER_USERS": ""}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 3
+    assert ended.stderr.count("atlas-broker: BROKER_USERS: must be ") == 1
+    assert "Traceback" not in ended.stderr
 
 
 # --- the documentation ------------------------------------------------------------------------------------------

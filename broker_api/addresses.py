@@ -1,0 +1,134 @@
+"""What addresses and names of MongoDB, Redis and Atlas must look like; nothing is resolved or connected here.
+
+No message repeats any part of a value, nor what a parser says of it: a URI holds a password, and one with an
+unescaped character ends up in any of its parts. For the same reason no exception here has a cause.
+"""
+
+import warnings
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from kombu.utils.url import parse_url
+from pymongo import MongoClient
+
+from broker_api.errors import SettingError
+from broker_api.naming import MAX_DATABASE_BYTES, database_problem
+
+MAX_NAMESPACE_BYTES = 255
+"""MongoDB's limit for ``database.collection`` (manual, "Naming Restrictions")."""
+MAX_PORT = 65_535
+_MAX_LABEL = 63  # of a host name (RFC 1035)
+
+_SRV = "mongodb+srv://"
+_REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
+_REDIS_PARTS = {"transport", "hostname", "port", "userid", "password", "virtual_host", "ssl", "credential_provider"}
+
+_MONGO_FORM = (
+    "BROKER_MONGO_URI: must be mongodb://[name:password@]host[:port][,host…][/database][?options] or "
+    "mongodb+srv://[name:password@]host.domain[/database][?options], with options that fit together; "
+    "user name and password must be percent-encoded"
+)
+_REDIS_FORM = (
+    "BROKER_REDIS_URL: must be redis://[name:password@]host[:port][/database], the same with rediss:// and "
+    "?ssl_cert_reqs=required, optional or none, or sentinel://host[:port];sentinel://host[:port][/database]"
+    "?master_name=…; the port is from 1 to 65535, the database a number from 0, and user name and password must be "
+    "percent-encoded"
+)
+
+
+def check_mongo_uri(uri: str) -> None:
+    """Raise SettingError unless the driver could connect to this URI.
+
+    The driver itself says so: it reads all of a URI when a client is made, and with ``connect=False`` nothing else.
+    """
+    _, _, location = uri.partition("://")
+    behind_hosts = location.replace("?", "/", 1).partition("/")[2]
+    if not uri.startswith(("mongodb://", _SRV)) or not _is_plain(uri) or "@" in behind_hosts:
+        raise SettingError(_MONGO_FORM)
+    try:
+        _make_client(uri)
+    except OSError:
+        raise SettingError("BROKER_MONGO_URI: must name files that can be read in its options tls…File") from None
+    except Exception:  # noqa: BLE001 - the driver raises errors of its own and any of Python's, with parts of the URI
+        raise SettingError(_MONGO_FORM) from None
+    if uri.startswith(_SRV) and not _is_domain(urlsplit(uri).hostname or ""):
+        raise SettingError(_MONGO_FORM)
+
+
+def _make_client(uri: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options that the driver passes over; it warns again when it is used
+        client: MongoClient[dict[str, Any]] = MongoClient(uri, connect=False)
+    client.close()
+
+
+def check_mongo_names(database: str, collection: str) -> None:
+    """Raise SettingError unless MongoDB takes these, also for the collection with the suffix ``_housekeeping``."""
+    if database_problem(database):
+        raise SettingError(
+            f"BROKER_MONGO_DB: must have 1 to {MAX_DATABASE_BYTES} bytes, no space and none of "
+            r'/ \ . " $ * < > : | ?, and be none of MongoDB' + "'s own (admin, local, config)"
+        )
+    most = MAX_NAMESPACE_BYTES - len(f"{database}._housekeeping".encode())
+    wrong = collection.startswith((".", "system.")) or collection.endswith(".")
+    if wrong or any(each in collection for each in ("$", "..", "\x00")) or not 0 < len(collection.encode()) <= most:
+        raise SettingError(
+            f"BROKER_MONGO_COLLECTION: must have 1 to {most} bytes with this BROKER_MONGO_DB, no $, no dot at an end "
+            "or beside another, and must not begin with system."
+        )
+
+
+def check_redis_url(url: str) -> None:
+    """Raise SettingError unless Celery's transport can use this URL; several are separated by semicolons."""
+    try:
+        fits = _is_plain(url) and "#" not in url and all(_is_redis(each) for each in url.split(";"))
+    except (ValueError, KeyError, TypeError):  # what kombu raises for a port, an ssl_cert_reqs and a part given twice
+        fits = False
+    if not fits:
+        raise SettingError(_REDIS_FORM)
+
+
+def _is_redis(url: str) -> bool:
+    parts = parse_url(url)
+    others = {"master_name"} if url.startswith("sentinel://") else set()
+    number = (parts["virtual_host"] or "").strip("/")
+    return (
+        url.startswith(_REDIS_SCHEMES)
+        and "@" not in url.partition("?")[2]
+        and bool(parts["hostname"])
+        and parts["port"] != 0
+        and (not number or (number.isascii() and number.isdigit()))
+        and set(parts) <= _REDIS_PARTS | others
+    )
+
+
+def check_base_url(url: str) -> None:
+    """Raise SettingError unless paths of Atlas can be appended to this URL."""
+    try:
+        fits = _is_plain(url) and _is_base(urlsplit(url))
+    except ValueError:  # a port that is none
+        fits = False
+    if not fits:
+        raise SettingError("MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path] or http://…")
+
+
+def _is_base(parts: SplitResult) -> bool:
+    return (
+        parts.scheme in ("http", "https")
+        and _are_labels(parts.hostname or "")
+        and parts.port != 0
+        and not (parts.query or parts.fragment or "@" in parts.netloc)
+    )
+
+
+def _is_plain(url: str) -> bool:
+    return url.isprintable() and " " not in url
+
+
+def _is_domain(host: str) -> bool:
+    """Say whether an SRV record can have this name: an IP address cannot, a name without a dot is nobody's."""
+    return "." in host and _are_labels(host) and not host.rpartition(".")[2].isdigit()
+
+
+def _are_labels(host: str) -> bool:
+    return all(0 < len(label) <= _MAX_LABEL for label in host.split("."))
