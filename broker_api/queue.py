@@ -33,6 +33,15 @@ CONNECTIONS = 10
 log = structlog.get_logger(__name__)
 
 
+def address(redis_url: str) -> str:
+    """Give the URL as Celery is to have it: it checks no certificate of ``rediss://`` that it is not told to check."""
+    if redis_url.startswith("sentinel://"):
+        return redis_url.partition("?")[0]  # what is behind it is for ``transport_options``
+    if not redis_url.startswith("rediss://") or "ssl_cert_reqs=" in redis_url:
+        return redis_url
+    return f"{redis_url}{'&' if '?' in redis_url else '?'}ssl_cert_reqs=required"
+
+
 def transport_options(redis_url: str, options: dict[str, Any]) -> dict[str, Any]:
     """Add what a ``sentinel://`` URL says of its master: ``?master_name=mymaster``."""
     if not redis_url.startswith("sentinel://"):
@@ -92,7 +101,7 @@ def _bounded(redis_url: str) -> dict[str, Any]:
         "interval_max": 0,
     }
     return {
-        "broker_url": redis_url.partition("?")[0] if redis_url.startswith("sentinel://") else redis_url,
+        "broker_url": address(redis_url),
         "broker_transport_options": transport_options(redis_url, options),
         "broker_connection_timeout": 1,
         "broker_pool_limit": CONNECTIONS,

@@ -14,7 +14,7 @@ from tornado.web import authenticated
 
 from broker_api import logs
 from broker_api.errors import SettingError
-from broker_api.queue import transport_options
+from broker_api.queue import address, transport_options
 from broker_api.settings import Part, Settings, load
 from workers import transport
 from workers.parts import Parts, compose
@@ -66,7 +66,7 @@ def _from_environment() -> dict[str, Any]:
     settings = _settings(part)
     if part == "flower":
         _set_up_flower(settings)
-    return {"broker_url": settings.redis_url.partition("?")[0], "broker_connection_timeout": 3}
+    return {"broker_url": address(settings.redis_url), "broker_connection_timeout": 3}
 
 
 def _set_up_flower(settings: Settings) -> None:

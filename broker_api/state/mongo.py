@@ -47,7 +47,12 @@ def assignments(changes: Mapping[str, Any], prefix: str = "") -> Document:
 def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
     """Make a client; nothing is sent before its first use. Each operation is bounded by ``timeout_ms`` as a whole."""
     return MongoClient(
-        uri, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms, tz_aware=True, appname="atlas-broker"
+        uri,
+        connect=False,
+        timeoutMS=timeout_ms,
+        serverSelectionTimeoutMS=timeout_ms,
+        tz_aware=True,
+        appname="atlas-broker",
     )
 
 

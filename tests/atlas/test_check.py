@@ -113,7 +113,7 @@ def test_a_config_that_cannot_be_loaded_is_named_without_its_text(
 
 
 def test_a_uri_that_is_none(settings: Settings) -> None:
-    assert of("bad", settings | {"BROKER_MONGO_URI": "mongodb://"})[0].startswith("MongoDB: BROKER_MONGO_URI")
+    assert of("bad", settings | {"BROKER_MONGO_URI": "mongodb://"})[0].startswith("settings: BROKER_MONGO_URI")
 
 
 def test_mongodb_with_a_wrong_password(settings: Settings, cluster_mongod: Mongod) -> None:

@@ -81,13 +81,12 @@ def test_a_late_poll_is_answered_about_the_operation_that_it_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "refused", "usable"), [("update", False, True), ("deprovision", True, True), ("deprovision", False, False)]
+    ("kind", "phase", "usable"),
+    [("update", "ready", True), ("deprovision", "ready", True), ("deprovision", "deleting", False)],
 )
-def test_a_failed_operation_says_whether_the_instance_can_still_be_used(
-    kind: str, *, refused: bool, usable: bool
-) -> None:
-    operation = {"id": f"{kind}-1", "kind": kind, "state": "failed", "refused": refused}
-    assert last_operation(record(stored(operation=operation)), None).instance_usable is usable
+def test_a_failed_operation_says_whether_the_instance_can_still_be_used(kind: str, phase: str, *, usable: bool) -> None:
+    operation = {"id": f"{kind}-1", "kind": kind, "state": "failed"}
+    assert last_operation(record({**stored(operation=operation), "phase": phase}), None).instance_usable is usable
 
 
 # --- encryption -------------------------------------------------------------------------------------------------
