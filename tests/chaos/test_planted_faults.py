@@ -16,15 +16,14 @@ CAUGHT = (AssertionError, TimeoutError, requests.RequestException)
 
 @contextmanager
 def broker_from(folder: Path, breakable: Chaos) -> Iterator[Chaos]:
-    """A broker of its own that runs the code in the folder; only the two MongoDBs are another one's."""
-    stack = Stack(flower=False, state=breakable.stack.state, cluster=breakable.stack.cluster)
+    """A broker that runs the code in the folder; only the state's MongoDB is another one's."""
+    stack = Stack(flower=False, state=breakable.stack.state)
     chaos = Chaos(stack)
     for server in chaos.broker:
         server.folder = folder
         server.settings = {**server.settings, "PYTHONPATH": str(folder)}
     with stack:
         yield chaos
-        chaos.atlas.clear()
         chaos.close()
 
 

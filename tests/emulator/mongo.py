@@ -49,6 +49,7 @@ class Mongod:
         with self._lock(name):
             if self._versions.get(name, self._floor) >= version:
                 return
+            self._versions.setdefault(name, self._floor)  # so that `clear` knows of a user who is just being made
             if user is None:
                 self._drop(name)
             elif user.password is not None:  # users without one authenticate elsewhere, which no mongod here can

@@ -101,7 +101,7 @@ class StandIn:
         auth: ApiKey | ServiceAccount | None = None,
         *,
         before: Callable[[], None] | None = None,
-        timeout: tuple[float, float] = (1.0, 0.3),
+        timeout: tuple[float, float] = (1.0, 1.0),
     ) -> AtlasClient:
         """By default with a key of its own, which has not been challenged yet."""
         auth = auth or ApiKey("publickey", "private-key-value")

@@ -91,16 +91,16 @@ def test_unexpected_eof_while_polling_is_no_answer() -> None:
 
 def test_a_hanging_atlas_costs_the_read_timeout_and_no_more() -> None:
     started = time.monotonic()
-    error = failure(Reply((say(200, user_body()).pieces[0],), pause=3))
+    error = failure(Reply((say(200, user_body()).pieces[0],), pause=4))
     assert isinstance(error, NoAnswer)
     assert error.sent
     assert "nothing came in time" in str(error)
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 1 <= time.monotonic() - started < 3
 
 
 def test_slow_headers_run_into_the_read_timeout() -> None:
     whole = say(200, user_body()).pieces[0]
-    error = failure(Reply((whole[:20], whole[20:]), pause=0.5))
+    error = failure(Reply((whole[:20], whole[20:]), pause=1.5))
     assert isinstance(error, NoAnswer)
 
 
