@@ -160,7 +160,7 @@ def worker_of(running: Script) -> int:
     return min(family(leader(running))[1:]) if ready else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_run_ends_with_the_signal_and_leaves_no_process_behind(
     secrets: Path, emulator: AtlasEmulator, number: signal.Signals
 ) -> None:
