@@ -31,10 +31,11 @@ def pytest_configure() -> None:
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """With ``-n``: the tests of a folder stay in one process, since they share servers."""
+    """With ``-n``: the tests of a folder stay in one process, since they share servers; unit tests need few."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return str(Path(nodeid.split("::", 1)[0]).parent)
+        file = Path(nodeid.split("::", 1)[0])
+        return str(file if file.parent.name == "unit" else file.parent)
 
 
 @pytest.hookimpl(optionalhook=True)
