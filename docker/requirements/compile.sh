@@ -1,10 +1,11 @@
 #!/bin/sh
-# Compile the four lock files anew; needs uv and Python 3.11 or newer.
+# Compile the lock files anew with the uv that tests/dev/set-up.sh has put into .venv.
 # Pins that still fit are kept; `docker/requirements/compile.sh --upgrade` moves all of them.
 # Each lock is complete, with markers, for every Python from 3.11.0 on: it is installed with --no-deps.
 # The order matters: worker.txt decides the versions that api.txt and dev.txt repeat.
 set -eu
 cd "$(dirname "$0")/../.."
+PATH=$PWD/.venv/bin:$PATH
 export UV_CUSTOM_COMPILE_COMMAND="docker/requirements/compile.sh"
 lock() {
     file="docker/requirements/$1"
@@ -18,3 +19,4 @@ lock api.txt "$@" --constraint docker/requirements/worker.txt docker/requirement
 lock dev.txt "$@" --extra dev --constraint docker/requirements/worker.txt pyproject.toml
 python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
     lock build.txt "$@" -
+echo uv | lock uv.txt "$@" -

@@ -40,23 +40,28 @@ sys.exit(not fits or print(sys._base_executable))" 2>/dev/null && return
     return 1
 )
 
-# Print, to be evaluated, those of pip's settings that say where packages come from and how to get there.
-pip_settings() {
+# Print, to be evaluated, those of pip's settings that say where packages come from and how to get there; for uv, too.
+package_settings() {
     .venv/bin/python -m pip config list -vvv | .venv/bin/python -c '
 import ast, shlex, sys
-kept = "index-url extra-index-url find-links trusted-host proxy cert client-cert keyring-provider " \
-    "timeout default-timeout retries cache-dir no-cache-dir"
+uv_names = {
+    "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST", "proxy": "ALL_PROXY", "cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT",
+    "keyring-provider": "UV_KEYRING_PROVIDER", "timeout": "UV_HTTP_TIMEOUT", "default-timeout": "UV_HTTP_TIMEOUT",
+    "retries": "UV_HTTP_RETRIES", "cache-dir": None, "no-cache-dir": "UV_NO_CACHE",
+}
 order = ["global", "install", ":env:"]  # the last one wins
 lines = [line.partition("=") for line in sys.stdin if line.startswith(tuple(order))]
 for key, _, value in sorted(lines, key=lambda line: order.index(line[0].partition(".")[0])):
     name = key.partition(".")[2]
-    if name in kept.split():
-        print("export", "PIP_" + name.upper().replace("-", "_") + "=" + shlex.quote(ast.literal_eval(value)))'
+    if name in uv_names:
+        for variable in filter(None, ["PIP_" + name.upper().replace("-", "_"), uv_names[name]]):
+            print("export", variable + "=" + shlex.quote(" ".join(ast.literal_eval(value).split())))'
 }
 
 # What .venv was made from, for which folder and by which Python.
 stamp() {
-    cksum docker/requirements/dev.txt docker/requirements/build.txt pyproject.toml &&
+    cksum docker/requirements/dev.txt docker/requirements/build.txt docker/requirements/uv.txt pyproject.toml &&
         .venv/bin/python -c 'import sys; print(sys.version, sys.prefix)'
 }
 
@@ -78,14 +83,19 @@ if ! made=$(stamp 2>/dev/null) || [ "$(cat .venv/set-up 2>/dev/null)" != "$made"
     echo "Setting up .venv with $("$python" --version) ..."
     rm -rf .venv
     quietly ".venv could not be made" "$python" -m venv .venv
-    settings=$(pip_settings) || fail "pip's configuration could not be read."
-    forget 'PIP_[A-Z0-9_]*'
+    settings=$(package_settings) || fail "pip's configuration could not be read."
+    forget '(PIP|UV)_[A-Z0-9_]*'
     eval "$settings"
     export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1
     pip() { quietly "The packages could not be installed" .venv/bin/python -m pip -q "$@"; }
-    # The lock files are complete, so pip has nothing to resolve, and nothing published later can change what it does.
-    pip install --no-deps --require-hashes --only-binary=:all: --no-compile \
-        -r docker/requirements/dev.txt -r docker/requirements/build.txt
+    # The lock files are complete: there is nothing to resolve, and nothing published later can change what is installed.
+    locked="--no-deps --require-hashes --only-binary=:all:"
+    files="-r docker/requirements/dev.txt -r docker/requirements/build.txt"
+    # uv takes a third of pip's time; where it cannot be had, or cannot reach the index in its way, pip does the same.
+    (pip install $locked --no-compile --retries 1 -r docker/requirements/uv.txt) 2>/dev/null &&
+        .venv/bin/uv pip install -q --no-config --python .venv/bin/python --index-strategy unsafe-best-match \
+            $locked $files >/dev/null 2>&1 ||
+        pip install $locked --no-compile $files
     pip install --no-deps --no-index --no-build-isolation --editable .
     pip check
     stamp >.venv/set-up || fail "The disk is full."
