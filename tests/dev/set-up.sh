@@ -15,7 +15,7 @@ quietly() {
     message=$1
     shift
     output=$("$@" 2>&1 </dev/null) && return
-    reason=$(printf '%s\n' "$output" | grep -E 'connection broken|No space left' | head -n 1)
+    reason=$(printf '%s\n' "$output" | grep -E 'connection broken|No space left|^ERROR' | head -n 1)
     [ -n "$reason" ] || reason=$(printf '%s\n' "$output" | grep . | tail -n 1)
     fail "$message: $reason"
 }
@@ -41,22 +41,25 @@ sys.exit(not fits or print(sys._base_executable))" 2>/dev/null && return
 )
 
 # Print, to be evaluated, those of pip's settings that say where packages come from and how to get there; for uv, too.
+# (`pip config list` would leave out most of them where one of them is `user`.)
 package_settings() {
-    .venv/bin/python -m pip config list -vvv | .venv/bin/python -c '
-import ast, shlex, sys
+    debug=$(.venv/bin/python -m pip config debug -vvv) && printf '%s\n' "$debug" | .venv/bin/python -c '
+import configparser, os, re, shlex, sys
 uv_names = {
     "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
     "trusted-host": "UV_INSECURE_HOST", "proxy": "ALL_PROXY", "cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT",
     "keyring-provider": "UV_KEYRING_PROVIDER", "timeout": "UV_HTTP_TIMEOUT", "default-timeout": "UV_HTTP_TIMEOUT",
     "retries": "UV_HTTP_RETRIES", "cache-dir": None, "no-cache-dir": "UV_NO_CACHE",
 }
-order = ["global", "install", ":env:"]  # the last one wins
-lines = [line.partition("=") for line in sys.stdin if line.startswith(tuple(order))]
-for key, _, value in sorted(lines, key=lambda line: order.index(line[0].partition(".")[0])):
-    name = key.partition(".")[2]
-    if name in uv_names:
-        for variable in filter(None, ["PIP_" + name.upper().replace("-", "_"), uv_names[name]]):
-            print("export", variable + "=" + shlex.quote(" ".join(ast.literal_eval(value).split())))'
+files = re.findall("^ +(/.*), exists: True$", sys.stdin.read(), re.MULTILINE)
+parser = configparser.RawConfigParser()
+parser.read(sorted(files, key=lambda path: path == os.environ.get("PIP_CONFIG_FILE")))
+sections = [dict(parser[name]) for name in ("global", "install") if name in parser]
+settings = {name.replace("_", "-"): value for section in sections for name, value in section.items()}
+for name in uv_names:
+    value = os.environ.get("PIP_" + name.upper().replace("-", "_")) or settings.get(name)
+    for variable in filter(None, ["PIP_" + name.upper().replace("-", "_"), uv_names[name]] if value else []):
+        print("export", variable + "=" + shlex.quote(" ".join(value.split())))'
 }
 
 # What .venv was made from, for which folder and by which Python.
