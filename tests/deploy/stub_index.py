@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from email.message import Message
@@ -12,8 +13,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.deploy.locks import LOCKS, Pin, normalized, pins, requirements_of
 from tests.deploy.files import REQUIREMENTS
+from tests.deploy.locks import LOCKS, Pin, normalized, pins, requirements_of
+
+UV = Path(sys.executable).with_name("uv")
 
 
 class StubIndex:
@@ -29,7 +32,7 @@ class StubIndex:
         self.wheels.mkdir(parents=True)
         self.requirements.mkdir()
         by_name = {pin.name: pin for lock in LOCKS for pin in pins(lock)}
-        hashes = {pin: self._publish(pin.name, pin.version, build=pin in pins("build")) for pin in by_name.values()}
+        hashes = {pin: self._publish(pin.name, pin.version) for pin in by_name.values()}
         for name in sorted(_asked_for_with_an_extra() & by_name.keys()):
             release = ".".join(map(str, Version(by_name[name].version).release))
             self._publish(name, f"{release}.999")
@@ -40,11 +43,11 @@ class StubIndex:
             shutil.copy(path, self.requirements)
         self._list(folder / "simple")
 
-    def _publish(self, name: str, version: str, *, build: bool = False) -> str:
-        """Return the wheel's hash. What builds the broker is packed up whole, since it has to run."""
+    def _publish(self, name: str, version: str) -> str:
+        """Return the wheel's hash."""
         stem = name.replace("-", "_")
         path = self.wheels / f"{stem}-{version}-py3-none-any.whl"
-        files = dict(_installed(name)) if build else {f"{stem}_stub.py": b""}
+        files = dict(_content(name))
         info = f"{stem}-{version}.dist-info"
         files[f"{info}/METADATA"] = _metadata(name, version)
         files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -68,13 +71,17 @@ def _asked_for_with_an_extra() -> set[str]:
     return {"celery", "pymongo"} | {normalized(requirement.name) for requirement in asked if requirement.extras}
 
 
-def _installed(name: str) -> Iterator[tuple[str, bytes]]:
-    """The modules and entry points of a package of this environment."""
-    for file in metadata.distribution(name).files or []:
-        if ".." in file.parts or file.suffix == ".pyc":
-            continue
-        if ".dist-info" not in file.parts[0] or file.name == "entry_points.txt":
-            yield str(file), file.read_binary()
+def _content(name: str) -> Iterator[tuple[str, bytes]]:
+    """What has to run, since it installs or builds the broker, is packed up from this environment; else one module."""
+    if name == "uv" and UV.exists():
+        yield f"uv-{metadata.version('uv')}.data/scripts/uv", UV.read_bytes()
+    elif name in {pin.name for pin in pins("build")}:
+        for file in metadata.distribution(name).files or []:
+            module = ".dist-info" not in file.parts[0] and ".." not in file.parts and file.suffix != ".pyc"
+            if module or file.name == "entry_points.txt":
+                yield str(file), file.read_binary()
+    else:
+        yield f"{name.replace('-', '_')}_stub.py", b""
 
 
 def _metadata(name: str, version: str) -> bytes:

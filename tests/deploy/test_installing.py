@@ -1,6 +1,7 @@
 """Each lock file is installed for real, from stub wheels, by the commands of set-up.sh and of the Dockerfile."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from tests.deploy.files import CHECKOUT, DOCKERFILE
 from tests.deploy.locks import normalized, pins
 from tests.deploy.pythons import pythons
-from tests.deploy.stub_index import StubIndex
+from tests.deploy.stub_index import UV, StubIndex
 
 MISLEADING = {
     "VIRTUAL_ENV": "/nonexistent",
@@ -56,6 +57,12 @@ class Checkout(NamedTuple):
         return self.folder / ".venv" / "set-up"
 
 
+class Made(NamedTuple):
+    place: Checkout
+    result: subprocess.CompletedProcess[str]
+    installer: str
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> StubIndex:
     return StubIndex(tmp_path_factory.mktemp("index"))
@@ -85,14 +92,11 @@ def program(path: Path, text: str) -> None:
 
 
 def installed(python: Path) -> set[tuple[str, str]]:
-    """Name and version of what is in a virtual environment, the broker and its pip apart."""
+    """Name and version of what is in a virtual environment, apart from the broker and what the venv module put there."""
     (packages,) = python.parents[1].glob("lib/python3*/site-packages")
     found = [path.name.removesuffix(".dist-info").rpartition("-") for path in packages.glob("*.dist-info")]
-    return {(normalized(name), version) for name, _, version in found} - bundled(found)
-
-
-def bundled(found: list[tuple[str, str, str]]) -> set[tuple[str, str]]:
-    return {(name, version) for name, _, version in found if name in ("pip", "setuptools")} | {("atlas-broker", "3.0.0")}
+    given = {"atlas-broker", "pip", "setuptools"}
+    return {(normalized(name), version) for name, _, version in found if normalized(name) not in given}
 
 
 def wanted(python: Path, *locks: str) -> set[tuple[str, str]]:
@@ -103,32 +107,35 @@ def wanted(python: Path, *locks: str) -> set[tuple[str, str]]:
     return {(pin.name, pin.version) for lock in locks for pin in pins(lock) if pin.applies(environment)}
 
 
-@pytest.fixture(scope="module", params=pythons().values(), ids=pythons().keys())
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, index: StubIndex
-) -> Iterator[tuple[Checkout, subprocess.CompletedProcess[str]]]:
+CASES = [(python, "pip") for python in pythons()] + [(platform.python_version(), "uv")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, index: StubIndex) -> Iterator[Made]:
     """A checkout where set-up.sh has run, over what an interrupted run or a Python that is gone leaves."""
-    place = checkout(tmp_path_factory.mktemp("checkout"), request.param, index)
+    python, installer = request.param
+    place = checkout(tmp_path_factory.mktemp("checkout"), pythons()[python], index)
+    if installer == "pip":
+        (place.folder / "docker" / "requirements" / "uv.txt").write_text(f"uv==0 --hash=sha256:{'0' * 64}\n")
+    elif not UV.exists():
+        pytest.skip("set-up.sh has not installed uv in this environment")
     place.python.parent.mkdir(parents=True)
     place.python.symlink_to("/nonexistent/python3")
     place.stamp.write_text("")
-    yield place, place.set_up()
+    yield Made(place, place.set_up(), installer)
     shutil.rmtree(place.folder)
 
 
-def test_set_up_installs_what_is_pinned_whatever_is_published_later(
-    made: tuple[Checkout, subprocess.CompletedProcess[str]],
-) -> None:
-    place, result = made
+def test_set_up_installs_what_is_pinned_whatever_is_published_later(made: Made) -> None:
+    place, result, installer = made
     assert (result.returncode, result.stderr) == (0, "")
-    assert installed(place.python) == wanted(place.python, "dev", "build", "uv")
+    locks = ["dev", "build", "uv"] if installer == "uv" else ["dev", "build"]
+    assert installed(place.python) == wanted(place.python, *locks)
     assert (place.python.parent / "atlas-broker").exists()
 
 
-def test_a_second_run_of_set_up_says_in_one_line_that_all_is_there(
-    made: tuple[Checkout, subprocess.CompletedProcess[str]],
-) -> None:
-    place, _ = made
+def test_a_second_run_of_set_up_says_in_one_line_that_all_is_there(made: Made) -> None:
+    place = made.place
     before = time.monotonic()
     result = place.set_up()
     assert time.monotonic() - before < 2
@@ -138,9 +145,11 @@ def test_a_second_run_of_set_up_says_in_one_line_that_all_is_there(
 
 @pytest.mark.parametrize("lock", ["api", "worker"])
 def test_the_images_install_what_is_pinned_whatever_is_published_later(
-    made: tuple[Checkout, subprocess.CompletedProcess[str]], index: StubIndex, tmp_path: Path, lock: str
+    made: Made, index: StubIndex, tmp_path: Path, lock: str
 ) -> None:
-    place, _ = made
+    place = made.place
+    if made.installer == "uv":
+        pytest.skip("the images are made with pip")
     environment = tmp_path / "venv"
     subprocess.run([place.python, "-m", "venv", "--without-pip", environment], check=True)
     (command,) = re.findall(rf"install (.* -r {lock}\.txt)$", DOCKERFILE.read_text(), re.MULTILINE)
