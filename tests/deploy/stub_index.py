@@ -55,7 +55,9 @@ class StubIndex:
         files[f"{info}/RECORD"] = "".join([*record, f"{info}/RECORD,,\n"]).encode()
         with zipfile.ZipFile(path, "w") as wheel:
             for file, content in files.items():
-                wheel.writestr(zipfile.ZipInfo(file), content)
+                entry = zipfile.ZipInfo(file)
+                entry.external_attr = (0o755 if "/scripts/" in file else 0o644) << 16
+                wheel.writestr(entry, content)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _list(self, simple: Path) -> None:
