@@ -56,7 +56,7 @@ class StubIndex:
         with zipfile.ZipFile(path, "w") as wheel:
             for file, content in files.items():
                 entry = zipfile.ZipInfo(file)
-                entry.external_attr = (0o755 if "/scripts/" in file else 0o644) << 16
+                entry.external_attr = (0o100755 if "/scripts/" in file else 0o100644) << 16
                 wheel.writestr(entry, content)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
