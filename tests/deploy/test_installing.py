@@ -155,9 +155,9 @@ def test_the_images_install_what_is_pinned_whatever_is_published_later(
     environment = tmp_path / "venv"
     subprocess.run([place.python, "-m", "venv", "--without-pip", environment], check=True)
     (command,) = re.findall(rf"install (.* -r {lock}\.txt)$", DOCKERFILE.read_text(), re.MULTILINE)
-    pip = [place.python, "-m", "pip", "--isolated", "--python", environment / "bin" / "python"]
-    offline = ["--no-index", "--find-links", index.wheels]
-    install: list[str | Path] = [*pip, "install", *offline, *shlex.split(command)]
+    pip: list[str | Path] = [place.python, "-m", "pip", "--isolated", "--python", environment / "bin" / "python"]
+    offline: list[str | Path] = ["--no-index", "--find-links", index.wheels]
+    install = [*pip, "install", *offline, *shlex.split(command)]
     result = subprocess.run(install, cwd=index.requirements, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert installed(environment / "bin" / "python") == wanted(place.python, lock)
