@@ -1,16 +1,22 @@
 #!/bin/sh
-# Makes the four requirement files anew; needs pip-tools and Python 3.11, the images' Python.
+# Compile the lock files anew with the uv that tests/dev/set-up.sh has put into .venv.
 # Pins that still fit are kept; `docker/requirements/compile.sh --upgrade` moves all of them.
+# Each lock is complete, with markers, for every Python from 3.11.0 on: it is installed with --no-deps.
 # The order matters: worker.txt decides the versions that api.txt and dev.txt repeat.
 set -eu
 cd "$(dirname "$0")/../.."
-export CUSTOM_COMPILE_COMMAND="docker/requirements/compile.sh"
-# No index, host or path of whoever runs this goes into the files.
+PATH=$PWD/.venv/bin:$PATH
+export UV_CUSTOM_COMPILE_COMMAND="docker/requirements/compile.sh"
 lock() {
-    pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
-        --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$@"
+    file="docker/requirements/$1"
+    shift
+    # No index, host or path of the machine that runs this goes into the files.
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
+        --no-emit-index-url --no-emit-find-links --output-file "$file" "$@"
 }
-lock --output-file docker/requirements/worker.txt "$@" pyproject.toml
-lock --output-file docker/requirements/api.txt "$@" --constraint docker/requirements/worker.txt docker/requirements/api.in
-lock --output-file docker/requirements/dev.txt "$@" --extra dev --constraint docker/requirements/worker.txt pyproject.toml
-lock --output-file docker/requirements/build.txt "$@" --only-build-deps --build-deps-for wheel pyproject.toml
+lock worker.txt "$@" pyproject.toml
+lock api.txt "$@" --constraint docker/requirements/worker.txt docker/requirements/api.in
+lock dev.txt "$@" --extra dev --constraint docker/requirements/worker.txt pyproject.toml
+python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
+    lock build.txt "$@" -
+echo uv | lock uv.txt "$@" -

@@ -1,28 +1,23 @@
 import re
 import tomllib
 from functools import cache
-from itertools import chain
+from importlib import metadata
+from itertools import chain, product
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from tests.deploy.files import CHECKOUT, REQUIREMENTS
+from tests.deploy.locks import LINE, LOCKS, lines, normalized, requirements_of
+from tests.deploy.locks import pins as all_pins
 
-FILES = ["api", "worker", "dev", "build"]
-LINE = re.compile(r"[a-z0-9._-]+(\[[a-z0-9,_-]+\])?==[^ ;\\]+( ; [^\\]+)? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+PYTHONS = ["3.11.0", "3.11.2", "3.11.3", "3.12.0", "3.13.0", "3.14.0"]
 
 
-def lines(name: str) -> list[str]:
-    return (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
-
-
-@cache
-def pins(name: str) -> dict[str, str]:
+def pins(lock: str) -> dict[str, str]:
     """Version by package."""
-    pinned = [line.removesuffix(" \\").split(" ;")[0] for line in lines(name) if LINE.fullmatch(line)]
-    return {canonicalize_name(package): version for package, version in (pin.split("==") for pin in pinned)}
+    return {pin.name: pin.version for pin in all_pins(lock)}
 
 
 @cache
@@ -36,18 +31,45 @@ def declared() -> dict[str, list[Requirement]]:
     return {"worker": worker, "dev": worker + dev, "build": build}
 
 
-def asked_by_api() -> set[str]:
+@cache
+def asked_by_api() -> list[Requirement]:
     wanted = (REQUIREMENTS / "api.in").read_text().splitlines()
-    return {Requirement(line).name for line in wanted if not line.startswith("#")}
+    return [Requirement(line) for line in wanted if not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", FILES)
+def roots(lock: str) -> list[Requirement]:
+    """What the lock file was made from."""
+    return {"api": asked_by_api(), "uv": [Requirement("uv")]}.get(lock) or declared()[lock]
+
+
+def unmet(lock: str, environment: dict[str, str]) -> list[str]:
+    """Return the requirements, of the project and of the pinned packages, that the pins of a lock do not meet there."""
+    by_name = {pin.name: pin for pin in all_pins(lock) if pin.applies(environment)}
+    found = []
+    pending = [(requirement, "", lock) for requirement in roots(lock)]
+    seen: set[tuple[str, str]] = set()
+    while pending:
+        requirement, asked_extra, asker = pending.pop()
+        if requirement.marker and not requirement.marker.evaluate(environment | {"extra": asked_extra}):
+            continue
+        pin = by_name.get(normalized(requirement.name))
+        if pin is None or not requirement.specifier.contains(pin.version):
+            found.append(f"{asker} asks for {requirement}, pinned is {pin}")
+            continue
+        for extra in {"", *requirement.extras}:
+            if (pin.name, extra) not in seen:
+                seen.add((pin.name, extra))
+                pending += [(Requirement(text), extra, pin.name) for text in requirements_of(pin)]
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
 def test_every_line_is_an_exact_version_a_hash_or_a_comment(name: str) -> None:
     for line in lines(name):
         assert LINE.fullmatch(line) or HASH.fullmatch(line) or line.lstrip().startswith("#"), line
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", LOCKS)
 def test_every_package_has_a_hash(name: str) -> None:
     assert pins(name)
     for line, following in zip(lines(name), [*lines(name)[1:], ""], strict=True):
@@ -55,33 +77,46 @@ def test_every_package_has_a_hash(name: str) -> None:
             assert HASH.fullmatch(following), line
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", LOCKS)
 def test_nothing_says_from_where_a_package_comes_or_who_made_the_file(name: str) -> None:
     text = "\n".join(lines(name))
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|file:|(^|\s)/\w", text)
 
 
+@pytest.mark.parametrize(("name", "python", "machine"), [*product(LOCKS, PYTHONS, ["x86_64", "aarch64"])])
+def test_a_lock_file_is_complete_for_every_python_since_pip_resolves_nothing(
+    name: str, python: str, machine: str
+) -> None:
+    version = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+    assert unmet(name, version | {"platform_machine": machine}) == []
+
+
+@pytest.mark.parametrize("name", ["dev", "build"])
+def test_this_environment_has_what_is_pinned_so_that_its_metadata_can_be_relied_on(name: str) -> None:
+    pinned = {pin.name: pin.version for pin in all_pins(name) if pin.applies()}
+    assert {package: metadata.version(package) for package in pinned} == pinned
+
+
 @pytest.mark.parametrize("name", ["worker", "dev", "build"])
 def test_the_pins_are_within_the_ranges_of_the_project(name: str) -> None:
     for requirement in declared()[name]:
-        version = pins(name)[canonicalize_name(requirement.name)]
+        version = pins(name)[normalized(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} but {version}"
 
 
 def test_the_api_asks_for_a_part_of_what_the_project_declares() -> None:
-    assert asked_by_api() < {requirement.name for requirement in declared()["worker"]}
+    asked, offered = asked_by_api(), declared()["worker"]
+    assert {requirement.name for requirement in asked} < {requirement.name for requirement in offered}
 
 
 def test_the_api_has_no_atlas_client_no_dashboard_and_no_rate_limiter() -> None:
     assert not {"requests", "flower", "limits"} & pins("api").keys()
 
 
-@pytest.mark.parametrize("name", ["api", "dev"])
-def test_all_files_agree_on_the_versions_that_they_share(name: str) -> None:
-    shared = pins("worker").keys() & pins(name).keys()
-    assert {package: pins(name)[package] for package in shared} == {
-        package: pins("worker")[package] for package in shared
-    }
+@pytest.mark.parametrize(("name", "other"), [("api", "worker"), ("dev", "worker"), ("build", "dev")])
+def test_all_files_agree_on_the_versions_that_they_share(name: str, other: str) -> None:
+    shared = pins(other).keys() & pins(name).keys()
+    assert {package: pins(name)[package] for package in shared} == {package: pins(other)[package] for package in shared}
 
 
 def test_what_the_development_installs_holds_everything_that_the_worker_runs() -> None:
