@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
+import structlog
 from flask import Flask
 
 from broker_api import logs, parent, server, settings
@@ -20,6 +21,8 @@ from broker_api.service import Service
 from broker_api.settings import Settings
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
+
+log = structlog.get_logger(__name__)
 
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
@@ -65,7 +68,8 @@ def _prepare(store: Store) -> None:
     while True:
         try:
             return store.prepare()
-        except ErrStorageMongoConnection:
+        except ErrStorageMongoConnection as error:
+            log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
             time.sleep(PREPARE_SECONDS)
 
 

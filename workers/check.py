@@ -17,6 +17,7 @@ import click
 from pymongo.errors import PyMongoError
 
 from broker_api import logs
+from broker_api.addresses import usable_mongo_uri
 from broker_api.catalog import Catalog, Plan
 from broker_api.errors import SettingError, UndecryptableError
 from broker_api.queue import Queue
@@ -25,6 +26,7 @@ from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
+from broker_api.state.trouble import reason
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, MemoryTokens, Refused, TokenStore
 from workers.connections import trouble
 from workers.parts import credentials
@@ -57,6 +59,8 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield BAD, settings
         return
     yield GOOD, "settings: all there"
+    if overridden := usable_mongo_uri(settings.mongo_uri)[1]:
+        yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
     yield from _guarded("catalog", lambda: _catalog(settings))
     with _state(settings) as store:
         yield from _parts(settings, store)
@@ -133,12 +137,12 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client:
             hello, version = client.admin.command("hello"), client.server_info()["version"]
     except PyMongoError as error:
-        yield BAD, f"MongoDB: does not answer ({_kind(error)}); look at BROKER_MONGO_URI, the network and the user"
+        yield BAD, f"MongoDB: cannot be used: {_why(error)}; look at BROKER_MONGO_URI, the network and the user"
         return
     try:
         _write(store)
     except PyMongoError as error:
-        yield BAD, f"MongoDB: cannot be written to ({_kind(error)}); give its user readWrite on {settings.mongo_db}"
+        yield BAD, f"MongoDB: cannot be written to: {_why(error)}; give its user readWrite on {settings.mongo_db}"
         return
     if hello.get("setName") or hello.get("msg") == "isdbgrid":
         kind = f"replica set {hello['setName']}" if hello.get("setName") else "sharded cluster"
@@ -154,8 +158,9 @@ def _write(store: Store) -> None:
     store.housekeeping.delete_one({"_id": name})
 
 
-def _kind(error: PyMongoError) -> str:
-    return f"{type(error).__name__}{f', code {code}' if (code := getattr(error, 'code', None)) else ''}"
+def _why(error: PyMongoError) -> str:
+    code = getattr(error, "code", None)
+    return f"{reason(error)} ({type(error).__name__}{f', code {code}' if code else ''})"
 
 
 def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ class Sweep:
                 if self._leads():
                     self.once()
             except ErrStorageMongoConnection as error:
-                log.warning("cannot sweep, MongoDB does not answer", reason=str(error))
+                log.warning("cannot sweep, MongoDB does not answer", reason=error.reason)
             except Exception:  # the loop must outlive whatever one round meets
                 log.exception("sweep failed")
         self._resign()
@@ -71,8 +71,8 @@ class Sweep:
     def _resign(self) -> None:
         try:
             self._parts.housekeeping.release(SWEEP, self._owner)
-        except ErrStorageMongoConnection:
-            log.info("the sweep's lease ends by itself")
+        except ErrStorageMongoConnection as error:
+            log.info("the sweep's lease ends by itself", reason=error.reason)
 
     def once(self) -> int:
         """Sweep once; give the number of jobs sent."""

@@ -22,9 +22,9 @@ class Vault:
         """Decrypt what ``seal`` made.
 
         Raises:
-            UndecryptableError: no key fits.
+            UndecryptableError: no key fits, or what it gives is no JSON: keys may share the half that signs.
         """
         try:
             return json.loads(self._fernet.decrypt(sealed.encode()))
-        except InvalidToken as error:
+        except (InvalidToken, ValueError) as error:
             raise UndecryptableError from error
