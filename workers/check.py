@@ -24,6 +24,7 @@ from broker_api.queue import Queue
 from broker_api.settings import Project, Settings, load
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.keys import SEALED_FIELDS, KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from broker_api.state.trouble import reason
@@ -72,11 +73,13 @@ def _parts(settings: Settings, store: Store | None) -> Iterator[Finding]:
     if any(mark == BAD for mark, _ in mongodb):
         store = None
     if store:
-        yield from _guarded("encryption keys", lambda: _encryption_keys(settings, store))
+        keys = list(_guarded("encryption keys", lambda: _encryption_keys(settings, store)))
+        yield from keys
     else:
-        yield WARN, "encryption keys: not tried on what is stored, since MongoDB is not well"
+        keys = [(WARN, "encryption keys: not tried on what is stored, since MongoDB is not well")]
+        yield from keys
     yield from _guarded("Redis", lambda: _redis(settings))
-    yield from _atlas(settings, store)
+    yield from _atlas(settings, None if any(mark == BAD for mark, _ in keys) else store)
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -164,14 +167,17 @@ def _why(error: PyMongoError) -> str:
 
 
 def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
-    fields = ("sealed_credentials", "sealed_dropper")
-    query = {"$or": [{field: {"$type": "string"}} for field in fields]}
-    found = store.collection.find(query, dict.fromkeys(fields, 1))
-    sealed = [secret for document in found for field in fields if (secret := document.get(field))]
+    query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
+    found = store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1))
+    sealed = [secret for document in found for field in SEALED_FIELDS if (secret := document.get(field))]
     closed = [secret for secret in sealed if not _opens(settings.encryption_keys, secret)]
     if closed:
         lost = f"{len(closed)} of {len(sealed)} stored secrets do not open"
         yield BAD, f"encryption keys: {lost}; put the key that wrote them back into BROKER_ENCRYPTION_KEYS"
+        return
+    canary = KeyCheck(store, Vault(settings.encryption_keys)).canary()
+    if canary and not _opens(settings.encryption_keys, canary):
+        yield BAD, "encryption keys: are not those of the other processes, which sealed a document to know them by"
         return
     older = sum(not _opens(settings.encryption_keys[:1], secret) for secret in sealed)
     note = f", {older} of them by an older key, which must stay" if older else ""

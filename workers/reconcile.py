@@ -29,6 +29,8 @@ class Drift:
 
 def reconcile(parts: Parts, *, repair: bool) -> None:
     """Compare every project; report in the log and for /ready, and repair when told to."""
+    if not parts.keys.fit():
+        return
     orphans, missing = 0, 0
     for client in parts.projects.values():
         try:

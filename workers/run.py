@@ -48,6 +48,9 @@ def work(parts: Parts, key: str, operation_id: str) -> None:
 
 
 def _claim_and_go(parts: Parts, key: str, operation_id: str) -> None:
+    if not parts.keys.fit():
+        log.debug("left to workers with other keys")
+        return
     began = time.monotonic()
     claim = parts.claims.claim(key, operation_id)
     if claim is None:
