@@ -57,6 +57,7 @@ class Sweep:
 
     def _prepare(self) -> bool:
         self._parts.store.prepare()
+        self._parts.keys.fit()  # MongoDB may have been away when the process started
         return True
 
     def _leads(self) -> bool:
