@@ -1,6 +1,7 @@
 """``Broker(config)``: composes the front end; ``run()`` is a complete broker in one command."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -42,9 +43,14 @@ class Broker:
         self._environ = os.environ if environ is None else environ
         self.settings = settings.load(self._environ, "api", config)
         try:
-            self.app = front_end(self.settings)
+            Catalog(self.settings.config)
         except RecursionError:
             raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
+
+    @functools.cached_property
+    def app(self) -> Flask:
+        """The WSGI app; it connects, and makes the indexes, from the moment that it is asked for."""
+        return front_end(self.settings)
 
     def check_encryption_keys(self) -> None:
         """Raise SettingError when MongoDB answers and what is stored there is sealed with none of the keys."""
