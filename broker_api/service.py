@@ -42,7 +42,7 @@ from broker_api.queue import JOBS, Queue
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.keys import WRONG_KEYS, KeyCheck
+from broker_api.state.keys import KeyCheck
 from broker_api.state.records import (
     CREATES,
     DELETES,
@@ -397,7 +397,7 @@ class Service:
         """Say whether MongoDB answers, and what is wrong beside it."""
         try:
             about = Housekeeping(self._store).report()
-            about["encryption_keys"] = "ok" if self._keys.fit() else WRONG_KEYS
+            about["encryption_keys"] = self._keys.report()
         except ErrStorageMongoConnection as error:
             return False, {"status": "not ready", "description": str(error), "mongodb": error.reason}
         return True, {"status": "ready", "mongodb": "ok", "redis": self._queue.trouble() or "ok", **about}

@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -26,6 +27,7 @@ from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.keys import SEALED_FIELDS, KeyCheck
 from broker_api.state.mongo import connect
+from broker_api.state.records import record
 from broker_api.state.store import Store
 from broker_api.state.trouble import reason
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, MemoryTokens, Refused, TokenStore
@@ -73,6 +75,7 @@ def _parts(settings: Settings, store: Store | None) -> Iterator[Finding]:
     if any(mark == BAD for mark, _ in mongodb):
         store = None
     if store:
+        yield from _guarded("stored documents", lambda: _documents(store))
         keys = list(_guarded("encryption keys", lambda: _encryption_keys(settings, store)))
         yield from keys
     else:
@@ -164,6 +167,20 @@ def _write(store: Store) -> None:
 def _why(error: PyMongoError) -> str:
     code = getattr(error, "code", None)
     return f"{reason(error)} ({type(error).__name__}{f', code {code}' if code else ''})"
+
+
+def _documents(store: Store) -> Iterator[Finding]:
+    """Look for documents that this release does not understand; what can be read but not understood is named too."""
+    odd = [
+        str(document["_id"]) for document in store.collection.find({"operation": {"$exists": True}}) if _odd(document)
+    ]
+    if odd:
+        some = ", ".join(odd[:3]) + (" and others" if len(odd) > 3 else "")  # noqa: PLR2004 - enough to begin with
+        yield WARN, f"stored documents: {len(odd)} cannot be read, or only by another release: {some}"
+
+
+def _odd(document: Mapping[str, Any]) -> bool:
+    return not record(document).understood
 
 
 def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from broker_api.errors import ErrStorageMongoConnection, SettingError, UndecryptableError
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
+from broker_api.state.housekeeping import PROBE_SECONDS
 from broker_api.state.mongo import connect, expression, reaching
 from broker_api.state.store import Store
 
@@ -24,7 +25,6 @@ SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
 START_SECONDS = 3.0
 """So long the start of a process waits for MongoDB; when it is away, the keys are tried once it answers."""
 FRESH_SECONDS = 1.0
-ASK_SECONDS = 2.0
 SAMPLE = 100
 
 WRONG_KEYS = (
@@ -102,14 +102,18 @@ class KeyCheck:
         with self._lock:
             if time.monotonic() - self._looked_at >= FRESH_SECONDS:
                 before = self._trouble
-                with pymongo.timeout(ASK_SECONDS):
-                    self._trouble = self.trouble(renew=not self._tried)
+                self._trouble = self.trouble(renew=not self._tried)
                 self._looked_at, self._tried = time.monotonic(), True
                 if self._trouble and not before:
                     log.error("encryption_keys_wrong", reason=self._trouble)
                 elif before and not self._trouble:
                     log.info("encryption_keys_right")
             return self._trouble is None
+
+    def report(self) -> str:
+        """Say how the keys are, for /ready."""
+        with pymongo.timeout(PROBE_SECONDS):
+            return "ok" if self.fit() else WRONG_KEYS
 
 
 def check_at_start(settings: Settings) -> None:

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pymongo import MongoClient, ReturnDocument
-from pymongo.errors import DuplicateKeyError
+import structlog
+from pymongo import IndexModel, MongoClient, ReturnDocument
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import seed
@@ -33,12 +34,16 @@ from broker_api.state.records import (
     record,
 )
 
+log = structlog.get_logger(__name__)
+
 OPERATION_SECONDS = 1500
 """An operation's deadline; the catalog's maximum_polling_duration is 1800, so a platform sees how it ended."""
 REMEMBERED_OPERATIONS = 20
 
 _WITHOUT_USE = [Phase.GONE.value, Phase.FAILED.value]
 """Phases in which neither user nor database is held; any other, also one of another release, counts as use."""
+
+_OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 _STOPPED = "Stopped by a later request to delete it."
 
@@ -122,13 +127,22 @@ class Store:
 
     @reaching("prepare")
     def prepare(self) -> None:
-        """Make the indexes; those that exist already cost one question."""
+        """Make the indexes; those that exist already cost one question. What another release made is left."""
         opened = {"operation.open": True}
-        self.collection.create_index([("operation.due", 1)], name="due", partialFilterExpression=opened)
-        self.collection.create_index([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)
-        self.collection.create_index([("instance_id", 1), ("binding_id", 1)], name="ids")
-        self.collection.create_index([("project", 1), ("cluster", 1), ("database", 1)], name="database")
-        self.collection.create_index("expire_at", name="forget", expireAfterSeconds=0)
+        indexes = [
+            IndexModel([("operation.due", 1)], name="due", partialFilterExpression=opened),
+            IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened),
+            IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids"),
+            IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database"),
+            IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0),
+        ]
+        for index in indexes:
+            try:
+                self.collection.create_indexes([index])
+            except OperationFailure as error:
+                if error.code not in _OTHER_INDEX:
+                    raise
+                log.warning("index_of_another_release", index=index.document["name"])
 
     @reaching("ask the time")
     def now(self) -> datetime:

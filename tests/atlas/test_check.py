@@ -178,6 +178,22 @@ def test_keys_that_are_not_those_of_the_other_processes(settings: Settings, stat
     assert only(of("bad", settings)).startswith("encryption keys: are not those of the other processes")
 
 
+def test_documents_that_cannot_be_read_are_named(settings: Settings, state_mongod: Mongod) -> None:
+    settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
+    operation = {"id": "provision-1", "kind": "provision", "state": "succeeded"}
+    newer = {"_id": "instance/newer", "instance_id": "newer", "phase": "hibernating", "operation": operation}
+    with state_mongod.client() as client:
+        documents = client[settings["BROKER_MONGO_DB"]]["instances"]
+        documents.insert_many(
+            [newer, {"_id": "instance/broken", "operation": 7}, newer | {"_id": "well", "phase": "ready"}]
+        )
+        sentence = only(of("warn", settings))
+        client.drop_database(settings["BROKER_MONGO_DB"])
+    assert sentence.startswith("stored documents: 2 cannot be read, or only by another release: ")
+    assert "instance/newer" in sentence
+    assert "instance/broken" in sentence
+
+
 def new_database() -> str:
     return Fernet.generate_key().decode()[:8].replace("-", "").replace("_", "")
 

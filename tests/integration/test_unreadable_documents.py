@@ -225,3 +225,12 @@ def test_a_database_that_a_document_names_is_in_use_though_it_cannot_be_read(
         store.collection.update_one({"_id": instance_key(ids[1])}, damaged)
         assert [other.instance_id for other in store.sharing(found)][:1] == [ids[1]]
         client.drop_database(store.collection.database.name)
+
+
+def test_an_index_that_another_release_made_in_another_way_is_left(state_mongod: Mongod) -> None:
+    with connect(state_mongod.uri, 5000) as client:
+        store = Store(client, f"unreadable-{uuid4().hex[:8]}", "instances")
+        store.collection.create_index([("operation.due", 1), ("phase", 1)], name="due")
+        store.prepare()
+        assert {"due", "waits", "ids", "database", "forget"} <= set(store.collection.index_information())
+        client.drop_database(store.collection.database.name)

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from broker_api.config import BindingView
-from broker_api.errors import ErrStorageMongoConnection
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers import mongodb
 from workers.atlas.client import AtlasError, DatabaseUser, Refused
@@ -188,7 +188,7 @@ def take_back(job: Job[Binding]) -> None:
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
             job.atlas.delete_user(user.username)
             log.warning("took back a user made too late", username=user.username)
-    except (AtlasError, ErrStorageMongoConnection, FailedError) as error:
+    except (AtlasError, ErrStorageMongoConnection, ErrStorageUnreadable, FailedError) as error:
         log.info("nothing to take back, or not now", reason=type(error).__name__)
 
 
