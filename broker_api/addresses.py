@@ -6,10 +6,11 @@ unescaped character ends up in any of its parts. For the same reason no exceptio
 
 import warnings
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 from kombu.utils.url import parse_url
 from pymongo import MongoClient
+from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
 from broker_api.errors import SettingError
 from broker_api.naming import MAX_DATABASE_BYTES, database_problem
@@ -22,6 +23,39 @@ _MAX_LABEL = 63  # of a host name (RFC 1035)
 _SRV = "mongodb+srv://"
 _REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
 _REDIS_PARTS = {"transport", "hostname", "port", "userid", "password", "virtual_host", "ssl", "credential_provider"}
+
+_MONGO_OPTIONS = frozenset(
+    {
+        *("appname", "replicaset", "srvservicename", "srvmaxhosts", "srvallowedhostssuffix"),
+        *("authmechanism", "authmechanismproperties", "authsource"),
+        *("ssl", "tls", "tlsallowinvalidcertificates", "tlsallowinvalidhostnames", "tlscafile", "tlscrlfile"),
+        *("tlscertificatekeyfile", "tlscertificatekeyfilepassword", "tlsdisableocspendpointcheck", "tlsinsecure"),
+        *("compressors", "zlibcompressionlevel"),
+        *("maxpoolsize", "minpoolsize", "maxconnecting", "maxidletimems"),
+    }
+)
+"""Options of the URI that say where MongoDB is and how to log in; how to read, write and wait is the broker's part."""
+_SAME_AS_OURS = {
+    "w": "majority",
+    "journal": "true",
+    "readpreference": "primary",
+    "readconcernlevel": "local",
+    "retrywrites": "true",
+    "retryreads": "true",
+    "directconnection": "false",
+    "loadbalanced": "false",
+}
+"""What Atlas and others put into URIs as a matter of course: dropped without a word, since it changes nothing."""
+_REFUSED_MONGO_OPTIONS = {
+    "directconnection": (
+        "BROKER_MONGO_URI: must be without directConnection=true: a direct connection reads from a secondary as well. "
+        "Take the option out; the members' names in the replica set's configuration must be reachable from here"
+    ),
+    "loadbalanced": (
+        "BROKER_MONGO_URI: must be without loadBalanced=true: name the members of the replica set, or the mongos "
+        "servers, instead of a load balancer"
+    ),
+}
 
 _MONGO_FORM = (
     "BROKER_MONGO_URI: must be mongodb://[name:password@]host[:port][,host…][/database][?options] or "
@@ -53,6 +87,9 @@ def check_mongo_uri(uri: str) -> None:
         raise SettingError(_MONGO_FORM) from None
     if uri.startswith(_SRV) and not _is_domain(urlsplit(uri).hostname or ""):
         raise SettingError(_MONGO_FORM)
+    for name, value in _options(uri):
+        if name in _REFUSED_MONGO_OPTIONS and value != "false":
+            raise SettingError(_REFUSED_MONGO_OPTIONS[name])
 
 
 def _make_client(uri: str) -> None:
@@ -60,6 +97,34 @@ def _make_client(uri: str) -> None:
         warnings.simplefilter("ignore")  # of options that the driver passes over; it warns again when it is used
         client: MongoClient[dict[str, Any]] = MongoClient(uri, connect=False)
     client.close()
+
+
+def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
+    """Return a valid URI without the options that the broker decides itself, and the names of those it overrides.
+
+    An option's value is never named, and no unknown option: that may be a part of a password.
+    """
+    location, _, options = uri.partition("?")
+    kept, overridden = [], set()
+    for part in options.replace(";", "&").split("&"):
+        written = part.partition("=")[0]
+        name, value = _option(part)
+        if name in _MONGO_OPTIONS:
+            kept.append(part)
+        elif part and value != _SAME_AS_OURS.get(name):
+            overridden.add(written if name in URI_OPTIONS_VALIDATOR_MAP else "an unknown option")
+    return f"{location}?{'&'.join(kept)}" if kept else location, tuple(sorted(overridden))
+
+
+def _options(uri: str) -> list[tuple[str, str]]:
+    """Return the options as the driver reads them: "&" or ";" between them, some of them twice."""
+    return [_option(part) for part in uri.partition("?")[2].replace(";", "&").split("&")]
+
+
+def _option(part: str) -> tuple[str, str]:
+    """Return name and value of ``name=value`` in lower case, since the driver takes names in any case."""
+    name, _, value = part.partition("=")
+    return name.lower(), unquote_plus(value).lower()
 
 
 def check_mongo_names(database: str, collection: str) -> None:

@@ -1,13 +1,16 @@
 """``Broker(config)``: composes the front end; ``run()`` is a complete broker in one command."""
 
 import contextlib
+import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
+import structlog
 from flask import Flask
 
 from broker_api import logs, parent, server, settings
@@ -18,8 +21,12 @@ from broker_api.osb.app import create_app
 from broker_api.queue import Queue
 from broker_api.service import Service
 from broker_api.settings import Settings
+from broker_api.state import keys
+from broker_api.state.crypto import Vault
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
+
+log = structlog.get_logger(__name__)
 
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
@@ -36,14 +43,27 @@ class Broker:
         self._environ = os.environ if environ is None else environ
         self.settings = settings.load(self._environ, "api", config)
         try:
-            self.app = front_end(self.settings)
+            Catalog(self.settings.config)
         except RecursionError:
             raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
+
+    @functools.cached_property
+    def app(self) -> Flask:
+        """The WSGI app; it connects, and makes the indexes, from the moment that it is asked for."""
+        return front_end(self.settings)
+
+    def check_encryption_keys(self) -> None:
+        """Raise SettingError when MongoDB answers and what is stored there is sealed with none of the keys."""
+        keys.check_at_start(self.settings)
 
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
+        try:
+            self.check_encryption_keys()
+        except SettingError as error:
+            sys.exit(f"atlas-broker: {error}")
         worker = _Worker(worker_settings)
         worker.start()
         try:
@@ -55,18 +75,23 @@ class Broker:
 def front_end(made: Settings) -> Flask:
     """Compose the WSGI app: HTTP on the service, the service on store and queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
-    threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
+    key_check = keys.KeyCheck(store, Vault(made.encryption_keys))
+    threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
     service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
     return create_app(service, made.users)
 
 
-def _prepare(store: Store) -> None:
-    """Make the indexes as soon as MongoDB answers; requests need not wait for them."""
+def _prepare(store: Store, key_check: keys.KeyCheck) -> None:
+    """Make the indexes and try the keys as soon as MongoDB answers; requests need not wait for that."""
     while True:
         try:
-            return store.prepare()
-        except ErrStorageMongoConnection:
+            store.prepare()
+            key_check.fit()  # which leaves a line in the log when they are wrong
+        except ErrStorageMongoConnection as error:
+            log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
             time.sleep(PREPARE_SECONDS)
+        else:
+            return
 
 
 class _Worker:

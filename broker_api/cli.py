@@ -53,8 +53,9 @@ def cli() -> None:
 def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()
-    made = Broker().settings
-    server.serve(lambda: front_end(made), host, port)
+    broker = Broker()
+    broker.check_encryption_keys()
+    server.serve(lambda: front_end(broker.settings), host, port)
 
 
 def main() -> None:

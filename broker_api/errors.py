@@ -34,10 +34,24 @@ class ErrClusterConfig(Exception):
 
 
 class ErrStorageMongoConnection(Exception):
-    """MongoDB cannot be reached; ``during`` says what was being done."""
+    """MongoDB cannot be reached; ``during`` says what was being done, ``reason`` (for operators) why it failed."""
 
-    def __init__(self, during: str) -> None:
+    def __init__(self, during: str, reason: str = "") -> None:
         super().__init__(f"The storage is not able to communicate with MongoDB [{during}]")
+        self.during = during
+        self.reason = reason
+
+
+class ErrStorageUnreadable(Exception):
+    """A stored document is in a form that this release does not know. 503: another release may know it."""
+
+    def __init__(self, what: str, *, readable: bool) -> None:
+        why = (
+            "is in a state that only another release of the broker knows; ask again when its update is done."
+            if readable
+            else "cannot be read; the broker's operator finds the reason in the log (document_unreadable)."
+        )
+        super().__init__(f"The broker's record of the {what} {why}")
 
 
 class ErrStorageTypeUnsupported(Exception):

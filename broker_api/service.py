@@ -42,7 +42,9 @@ from broker_api.queue import JOBS, Queue
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.keys import KeyCheck
 from broker_api.state.records import (
+    CREATES,
     DELETES,
     Binding,
     Instance,
@@ -74,6 +76,7 @@ class Service:
         self._store = store
         self._queue = queue
         self._vault = Vault(settings.encryption_keys)
+        self._keys = KeyCheck(store, self._vault)
 
     # --- instances --------------------------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class Service:
         running = found.operation if found.operation.state is State.IN_PROGRESS else None
         if running and running.kind is kind:
             return Accepted(running.id)
-        if running and running.kind is Kind.UPDATE:
+        if running and running.kind not in CREATES:  # an update, or what only another release knows
             raise ConcurrencyError
         begun = self._store.start(found.key, found.operation, _start(kind, caller), Phase.DELETING)
         return self._accepted(begun, found.instance_id, _binding_id(found))
@@ -187,7 +190,7 @@ class Service:
 
     def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
         """Say how an instance's operation stands; the latest one when the asked one is not known."""
-        found = self._store.instance(instance_id)
+        found = self._store.instance(instance_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no instance {instance_id}.")
         return views.last_operation(found, operation)
@@ -327,7 +330,7 @@ class Service:
 
     def binding_operation(self, instance_id: str, binding_id: str, operation: str | None) -> LastOperation:
         """Say how a binding's operation stands; the latest one when the asked one is not known."""
-        found = self._store.binding(instance_id, binding_id)
+        found = self._store.binding(instance_id, binding_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no binding {binding_id} of the instance {instance_id}.")
         return views.last_operation(found, operation)
@@ -372,7 +375,7 @@ class Service:
         self.waiting.wait(key, accepted.operation, self._settings.sync_wait)
         found = self._store.get(key)
         ended = found.known_operation(accepted.operation) if found else None
-        if ended is None or ended.state == State.IN_PROGRESS:
+        if ended is None or ended.state not in (State.SUCCEEDED, State.FAILED):
             raise OutOfTime(round(time.monotonic() - began, 1))
         if ended.state == State.FAILED:
             refused = isinstance(ended, Operation) and ended.refused
@@ -394,8 +397,9 @@ class Service:
         """Say whether MongoDB answers, and what is wrong beside it."""
         try:
             about = Housekeeping(self._store).report()
+            about["encryption_keys"] = self._keys.report()
         except ErrStorageMongoConnection as error:
-            return False, {"status": "not ready", "description": str(error)}
+            return False, {"status": "not ready", "description": str(error), "mongodb": error.reason}
         return True, {"status": "ready", "mongodb": "ok", "redis": self._queue.trouble() or "ok", **about}
 
     def operation_counts(self) -> Mapping[tuple[str, str], int]:

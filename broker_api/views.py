@@ -49,9 +49,11 @@ def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     """Say how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
     operation = found.known_operation(operation_id)
-    words = _DONE if operation.state == State.SUCCEEDED else _WORDS
+    # A state that only another release knows is not the end yet: that release, or a later poll, tells how it ends.
+    state = operation.state if operation.state in (*State,) else State.IN_PROGRESS
+    words = _DONE if state == State.SUCCEEDED else _WORDS
     description = operation.description or words.get(operation.kind)
     usable = None
-    if operation.state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
+    if state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
         usable = found.phase is Phase.READY
-    return LastOperation(state=str(operation.state), description=description, instance_usable=usable)
+    return LastOperation(state=str(state), description=description, instance_usable=usable)

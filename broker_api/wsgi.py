@@ -11,7 +11,9 @@ _BOOT_ERROR = 3
 
 logs.configure()
 try:
-    app = Broker().app
+    broker = Broker()
+    broker.check_encryption_keys()
+    app = broker.app
 except SettingError as error:
     print(f"atlas-broker: {error}", file=sys.stderr)  # noqa: T201 - one line for the operator
     sys.exit(_BOOT_ERROR)

@@ -16,6 +16,7 @@ from broker_api import logs
 from broker_api.errors import SettingError
 from broker_api.queue import address, transport_options
 from broker_api.settings import Part, Settings, load
+from broker_api.state.keys import check_at_start
 from workers import transport
 from workers.parts import Parts, compose
 from workers.sweep import Sweep
@@ -31,6 +32,7 @@ class _Process:
     """What this process holds: its settings, its parts and its sweep, once it is known to be a worker."""
 
     settings: Settings | None = None
+    given = False  # by Broker.run(), which has tried the keys
     parts: Parts | None = None
     sweep: Sweep | None = None
 
@@ -54,6 +56,13 @@ def _settings(part: Part) -> Settings:
     return _Process.settings
 
 
+def _check_keys(settings: Settings) -> None:
+    try:
+        check_at_start(settings)
+    except SettingError as error:
+        _stop(error)
+
+
 def _stop(error: SettingError) -> NoReturn:
     sys.exit(f"atlas-broker: {error}")
 
@@ -64,6 +73,8 @@ def _from_environment() -> dict[str, Any]:
     command = context.info_name if context else ""
     part: Part = "worker" if command == "worker" else "flower" if command == "flower" else "client"
     settings = _settings(part)
+    if part == "worker" and not _Process.given:
+        _check_keys(settings)
     if part == "flower":
         _set_up_flower(settings)
     return {"broker_url": address(settings.redis_url), "broker_connection_timeout": 3}
@@ -115,5 +126,5 @@ def _hand_back(**_: object) -> None:
 
 def run_worker(settings: Settings) -> None:
     """Be a worker with settings that are made already; for ``Broker.run()``, in a process of its own."""
-    _Process.settings = settings
+    _Process.settings, _Process.given = settings, True
     app.worker_main(["worker", "--loglevel=INFO"])

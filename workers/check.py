@@ -11,20 +11,25 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 from pymongo.errors import PyMongoError
 
 from broker_api import logs
+from broker_api.addresses import usable_mongo_uri
 from broker_api.catalog import Catalog, Plan
 from broker_api.errors import SettingError, UndecryptableError
 from broker_api.queue import Queue
 from broker_api.settings import Project, Settings, load
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.keys import SEALED_FIELDS, KeyCheck
 from broker_api.state.mongo import connect
+from broker_api.state.records import record
 from broker_api.state.store import Store
+from broker_api.state.trouble import reason
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, MemoryTokens, Refused, TokenStore
 from workers.connections import trouble
 from workers.parts import credentials
@@ -57,6 +62,8 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield BAD, settings
         return
     yield GOOD, "settings: all there"
+    if overridden := usable_mongo_uri(settings.mongo_uri)[1]:
+        yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
     yield from _guarded("catalog", lambda: _catalog(settings))
     with _state(settings) as store:
         yield from _parts(settings, store)
@@ -68,11 +75,14 @@ def _parts(settings: Settings, store: Store | None) -> Iterator[Finding]:
     if any(mark == BAD for mark, _ in mongodb):
         store = None
     if store:
-        yield from _guarded("encryption keys", lambda: _encryption_keys(settings, store))
+        yield from _guarded("stored documents", lambda: _documents(store))
+        keys = list(_guarded("encryption keys", lambda: _encryption_keys(settings, store)))
+        yield from keys
     else:
-        yield WARN, "encryption keys: not tried on what is stored, since MongoDB is not well"
+        keys = [(WARN, "encryption keys: not tried on what is stored, since MongoDB is not well")]
+        yield from keys
     yield from _guarded("Redis", lambda: _redis(settings))
-    yield from _atlas(settings, store)
+    yield from _atlas(settings, None if any(mark == BAD for mark, _ in keys) else store)
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -133,12 +143,12 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client:
             hello, version = client.admin.command("hello"), client.server_info()["version"]
     except PyMongoError as error:
-        yield BAD, f"MongoDB: does not answer ({_kind(error)}); look at BROKER_MONGO_URI, the network and the user"
+        yield BAD, f"MongoDB: cannot be used: {_why(error)}; look at BROKER_MONGO_URI, the network and the user"
         return
     try:
         _write(store)
     except PyMongoError as error:
-        yield BAD, f"MongoDB: cannot be written to ({_kind(error)}); give its user readWrite on {settings.mongo_db}"
+        yield BAD, f"MongoDB: cannot be written to: {_why(error)}; give its user readWrite on {settings.mongo_db}"
         return
     if hello.get("setName") or hello.get("msg") == "isdbgrid":
         kind = f"replica set {hello['setName']}" if hello.get("setName") else "sharded cluster"
@@ -154,19 +164,37 @@ def _write(store: Store) -> None:
     store.housekeeping.delete_one({"_id": name})
 
 
-def _kind(error: PyMongoError) -> str:
-    return f"{type(error).__name__}{f', code {code}' if (code := getattr(error, 'code', None)) else ''}"
+def _why(error: PyMongoError) -> str:
+    code = getattr(error, "code", None)
+    return f"{reason(error)} ({type(error).__name__}{f', code {code}' if code else ''})"
+
+
+def _documents(store: Store) -> Iterator[Finding]:
+    """Look for documents that this release does not understand; what can be read but not understood is named too."""
+    odd = [
+        str(document["_id"]) for document in store.collection.find({"operation": {"$exists": True}}) if _odd(document)
+    ]
+    if odd:
+        some = ", ".join(odd[:3]) + (" and others" if len(odd) > 3 else "")  # noqa: PLR2004 - enough to begin with
+        yield WARN, f"stored documents: {len(odd)} cannot be read, or only by another release: {some}"
+
+
+def _odd(document: Mapping[str, Any]) -> bool:
+    return not record(document).understood
 
 
 def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
-    fields = ("sealed_credentials", "sealed_dropper")
-    query = {"$or": [{field: {"$type": "string"}} for field in fields]}
-    found = store.collection.find(query, dict.fromkeys(fields, 1))
-    sealed = [secret for document in found for field in fields if (secret := document.get(field))]
+    query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
+    found = store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1))
+    sealed = [secret for document in found for field in SEALED_FIELDS if (secret := document.get(field))]
     closed = [secret for secret in sealed if not _opens(settings.encryption_keys, secret)]
     if closed:
         lost = f"{len(closed)} of {len(sealed)} stored secrets do not open"
         yield BAD, f"encryption keys: {lost}; put the key that wrote them back into BROKER_ENCRYPTION_KEYS"
+        return
+    canary = KeyCheck(store, Vault(settings.encryption_keys)).canary()
+    if canary and not _opens(settings.encryption_keys, canary):
+        yield BAD, "encryption keys: are not those of the other processes, which sealed a document to know them by"
         return
     older = sum(not _opens(settings.encryption_keys[:1], secret) for secret in sealed)
     note = f", {older} of them by an older key, which must stay" if older else ""

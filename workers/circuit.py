@@ -112,8 +112,8 @@ class Circuit:
         try:
             self._housekeeping.write(self._name, {"open": True, "reason": reason, "until": In(TRY_SECONDS)})
             self._open = True
-        except ErrStorageMongoConnection:
-            log.warning("circuit not shared, MongoDB does not answer", project=self._project)
+        except ErrStorageMongoConnection as error:
+            log.warning("circuit not shared, MongoDB does not answer", project=self._project, reason=error.reason)
 
     def works_otherwise(self, within: timedelta) -> bool:
         """Say whether another call has succeeded lately, so that a failure is about this one."""

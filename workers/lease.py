@@ -95,5 +95,6 @@ class Keeper:
             lease.extend(began)
         except LeaseLostError:
             lease.lose()
-        except ErrStorageMongoConnection:
-            log.warning("lease not renewed, MongoDB does not answer", operation=lease.claim.operation_id)
+        except ErrStorageMongoConnection as error:
+            operation = lease.claim.operation_id
+            log.warning("lease not renewed, MongoDB does not answer", operation=operation, reason=error.reason)

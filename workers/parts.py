@@ -11,6 +11,7 @@ from broker_api.settings import Project, Settings
 from broker_api.state.claims import Claims
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.keys import KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from workers.atlas.auth import ApiKey, ServiceAccount, TokenStore
@@ -35,6 +36,7 @@ class Parts:
     claims: Claims
     housekeeping: Housekeeping
     vault: Vault
+    keys: KeyCheck
     queue: Queue
     keeper: Keeper
     clusters: Clusters
@@ -62,6 +64,7 @@ def compose(settings: Settings) -> Parts:
         claims=claims,
         housekeeping=housekeeping,
         vault=vault,
+        keys=KeyCheck(store, vault),
         queue=queue,
         keeper=Keeper(claims),
         clusters=Clusters(housekeeping, claims, queue, settings.settle),

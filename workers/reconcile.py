@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.housekeeping import RECONCILED
 from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
@@ -28,6 +29,8 @@ class Drift:
 
 def reconcile(parts: Parts, *, repair: bool) -> None:
     """Compare every project; report in the log and for /ready, and repair when told to."""
+    if not parts.keys.fit():
+        return
     orphans, missing = 0, 0
     for client in parts.projects.values():
         try:
@@ -61,6 +64,13 @@ def compare(parts: Parts, client: AtlasClient) -> Drift:
 
 def _is_orphan(parts: Parts, user: DatabaseUser) -> bool:
     """Say whether nothing in MongoDB wants the user; one that is being made or removed is wanted."""
+    try:
+        return _is_unwanted(parts, user)
+    except ErrStorageUnreadable:  # what cannot be read, or only by another release, may well want it
+        return False
+
+
+def _is_unwanted(parts: Parts, user: DatabaseUser) -> bool:
     instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
     if binding_id is None:
         instance = parts.store.instance(instance_id)
@@ -83,15 +93,18 @@ def _repair(parts: Parts, client: AtlasClient, drift: Drift) -> None:
         if _is_orphan(parts, user):
             _attempt("removed a user without a binding", user.username, partial(client.delete_user, user.username))
     for binding in drift.missing:
-        user = user_of(parts, binding)
-        _attempt("made a binding's user again", user.username, partial(client.create_user, user))
+        _attempt("made a binding's user again", binding.username or "", partial(_make_again, parts, client, binding))
+
+
+def _make_again(parts: Parts, client: AtlasClient, binding: Binding) -> None:
+    client.create_user(user_of(parts, binding))
 
 
 def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
     try:
         act()
         log.warning(event, username=username)
-    except (AtlasError, HeldBackError) as error:
+    except (AtlasError, HeldBackError, UndecryptableError) as error:
         log.warning("cannot repair", username=username, reason=str(error))
 
 

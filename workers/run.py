@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from broker_api.errors import ErrStorageMongoConnection, UndecryptableError
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable, UndecryptableError
 from broker_api.state.claims import Claim, LeaseLostError
 from broker_api.state.mongo import In
 from broker_api.state.records import Kind, State
@@ -44,10 +44,13 @@ def work(parts: Parts, key: str, operation_id: str) -> None:
     try:
         _claim_and_go(parts, key, operation_id)
     except ErrStorageMongoConnection as error:
-        log.warning("stopped, the lease will end by itself", error=str(error))
+        log.warning("stopped, the lease will end by itself", error=str(error), reason=error.reason)
 
 
 def _claim_and_go(parts: Parts, key: str, operation_id: str) -> None:
+    if not parts.keys.fit():
+        log.debug("left to workers with other keys")
+        return
     began = time.monotonic()
     claim = parts.claims.claim(key, operation_id)
     if claim is None:
@@ -139,7 +142,10 @@ def _run(job: Job[Any]) -> Outcome:
     if step is None:
         return Later(OTHER_RELEASE_SECONDS, "Left to workers of another release, which began it.")
     circuit.not_probing()
-    return step(job)
+    try:
+        return step(job)
+    except ErrStorageUnreadable as error:
+        return Later(OTHER_RELEASE_SECONDS, str(error), operation={"error": str(error)})
 
 
 def _failed(job: Job[Any], sentence: str, *, refused: bool) -> Outcome:

@@ -50,13 +50,14 @@ class Sweep:
                 if self._leads():
                     self.once()
             except ErrStorageMongoConnection as error:
-                log.warning("cannot sweep, MongoDB does not answer", reason=str(error))
+                log.warning("cannot sweep, MongoDB does not answer", reason=error.reason)
             except Exception:  # the loop must outlive whatever one round meets
                 log.exception("sweep failed")
         self._resign()
 
     def _prepare(self) -> bool:
         self._parts.store.prepare()
+        self._parts.keys.fit()  # MongoDB may have been away when the process started
         return True
 
     def _leads(self) -> bool:
@@ -71,8 +72,8 @@ class Sweep:
     def _resign(self) -> None:
         try:
             self._parts.housekeeping.release(SWEEP, self._owner)
-        except ErrStorageMongoConnection:
-            log.info("the sweep's lease ends by itself")
+        except ErrStorageMongoConnection as error:
+            log.info("the sweep's lease ends by itself", reason=error.reason)
 
     def once(self) -> int:
         """Sweep once; give the number of jobs sent."""

@@ -45,6 +45,7 @@ TABLE: dict[type[Exception], _Answer] = {
     errors.ErrClusterConfig: _Answer(500),
     errors.ErrStorageFindInstance: _Answer(404),
     errors.ErrStorageMongoConnection: _Answer(503, description=_NO_STORAGE),
+    errors.ErrStorageUnreadable: _Answer(503),
     errors.ErrStorageRemoveInstance: _Answer(500),
     errors.ErrStorageRemoveBinding: _Answer(500),
     errors.ErrStorageStore: _Answer(500),
@@ -70,7 +71,7 @@ def answer_errors(app: Flask) -> None:
 def _expected(error: Exception) -> Response:
     said = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     if said.status >= 500:  # noqa: PLR2004 - from there on it is the broker's fault
-        log.error("request failed", reason=str(error), status=said.status)
+        log.error("request failed", reason=getattr(error, "reason", "") or str(error), status=said.status)
     return answer(said.status, {"error": said.code, "description": said.description or str(error), **said.more})
 
 

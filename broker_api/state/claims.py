@@ -69,6 +69,7 @@ class Claims:
         """Take an operation that is due and held by nobody; None otherwise, which is no error."""
         token = uuid4().hex
         free = {
+            **_UNDERSTOOD,
             "_id": key,
             "operation.id": operation_id,
             "operation.open": True,
@@ -77,7 +78,10 @@ class Claims:
         taken = assignments({"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
         document = self._collection.find_one_and_update(free, [{"$set": taken}], return_document=ReturnDocument.AFTER)
-        return Claim(found := record(document), found.operation.fence, token) if document else None
+        if document is None:
+            return None
+        found = record(document)
+        return Claim(found, found.operation.fence, token) if found.readable else None
 
     @reaching("renew")
     def renew(self, claim: Claim[Any]) -> None:
@@ -161,11 +165,12 @@ class Claims:
     @reaching("sweep")
     def due(self, limit: int) -> list[Due]:
         """Give operations that are due, held by nobody, and not sent just now. One indexed query."""
-        waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, "$operation.sends"]}]}
+        waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
         sent_before = {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, waited]}]}
         news = {"$max": ["$operation.due", "$operation.lease_until"]}
         query = {
             "operation.open": True,
+            **_UNDERSTOOD,
             "$expr": {
                 "$and": [
                     {"$lte": ["$operation.due", NOW]},
@@ -179,17 +184,15 @@ class Claims:
                 ]
             },
         }
-        return [
-            _due(document)
-            for document in self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
-        ]
+        found = self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
+        return [due for document in found if (due := _due(document))]
 
     @reaching("sweep")
     def mark_sent(self, sent: Iterable[Due]) -> None:
         """Remember that these were sent, so that the next sweep does not send them again at once."""
         query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
         values = assignments({"dispatched": In(0)}, "operation.")
-        values["operation.sends"] = {"$min": [{"$add": ["$operation.sends", 1]}, 8]}
+        values["operation.sends"] = {"$min": [{"$add": [_SENDS, 1]}, 8]}
         self._collection.update_many(query, [{"$set": values}])
 
     @reaching("sweep")
@@ -206,10 +209,11 @@ class Claims:
     @reaching("wake")
     def wake(self, cluster: str, applied: Mapping[str, Any], settle: float) -> list[Due]:
         """Make due all that waits on a cluster and that its status answers; give them, to be sent at once."""
-        waiting = {"operation.open": True, "operation.waits_on": cluster}
+        waiting = {"operation.open": True, "operation.waits_on": cluster, **_UNDERSTOOD}
         free = {"$lte": ["$operation.lease_until", NOW]}  # whoever is held looks for itself
         answered = {"$expr": {"$and": [free, believed(applied, settle)]}}
-        ready = [_due(document) for document in self._collection.find(waiting | answered, _DUE_FIELDS)]
+        found = self._collection.find(waiting | answered, _DUE_FIELDS)
+        ready = [due for document in found if (due := _due(document))]
         query = {"_id": {"$in": [each.key for each in ready]}} | waiting | answered
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
         self._collection.update_many(query, [{"$set": woken}])
@@ -222,6 +226,14 @@ class Claims:
         self._collection.update_many(query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}])
 
 
+def _of_type(bson_type: str, field: str, otherwise: Any) -> Document:  # noqa: ANN401 - a value or an expression
+    """Return the expression of a field that may have the wrong type in a broken document: one ends a whole query."""
+    return {"$cond": [{"$eq": [{"$type": field}, bson_type]}, field, otherwise]}
+
+
+_SENDS: Document = {"$cond": [{"$isNumber": "$operation.sends"}, "$operation.sends", 0]}
+
+
 def believed(applied: Mapping[str, Any], settle: float) -> Document:
     """Give the condition under which an ``APPLIED`` answers for an operation's change.
 
@@ -229,7 +241,7 @@ def believed(applied: Mapping[str, Any], settle: float) -> Document:
     (and no other change was under way, whose PENDING that may have been), else only ``settle`` seconds after the
     change: the status may go on reading an old APPLIED for a while.
     """
-    changed = "$operation.changed"
+    changed = _of_type("date", "$operation.changed", None)
     read = expression(applied.get("applied_at") or EPOCH)
     pending = expression(applied.get("pending_at") or EPOCH)
     own_pending = {"$and": [{"$not": ["$operation.overlapped"]}, {"$gt": [pending, changed]}, {"$gt": [read, pending]}]}
@@ -237,18 +249,31 @@ def believed(applied: Mapping[str, Any], settle: float) -> Document:
     return {"$and": [{"$gt": [read, changed]}, {"$or": [own_pending, settled]}]}
 
 
+_UNDERSTOOD: Document = {
+    "phase": {"$in": [phase.value for phase in Phase]},
+    "operation.state": {"$in": [state.value for state in State]},
+    "operation.id": {"$type": "string"},
+    "operation.kind": {"$type": "string"},
+    "instance_id": {"$type": "string"},
+}
+"""What this release can work on; the rest is left to the release that knows it."""
+
 _DUE_FIELDS = {"instance_id": 1, "binding_id": 1, "operation.id": 1, "operation.kind": 1, "operation.waits_on": 1}
 
 
-def _due(document: Mapping[str, Any]) -> Due:
-    operation = document["operation"]
+def _due(document: Mapping[str, Any]) -> Due | None:
+    """Return what a job is sent with; None when the document is broken, which must not stop the others."""
+    operation, binding_id = document["operation"], document.get("binding_id")
+    if not isinstance(operation, Mapping) or not isinstance(binding_id, str | None):
+        return None
+    waits_on = operation.get("waits_on")
     return Due(
         key=document["_id"],
         kind=operation["kind"],
         instance_id=document["instance_id"],
-        binding_id=document.get("binding_id"),
+        binding_id=binding_id,
         operation_id=operation["id"],
-        waits_on=operation.get("waits_on"),
+        waits_on=waits_on if isinstance(waits_on, str) else None,
     )
 
 
@@ -266,7 +291,7 @@ _EXPIRED: Document = {
     "phase": {"$cond": [_CREATING, Phase.FAILED.value, "$phase"]},
     "operation.state": State.FAILED.value,
     "operation.finished": NOW,
-    "operation.fence": {"$add": ["$operation.fence", 1]},
+    "operation.fence": {"$add": [{"$cond": [{"$isNumber": "$operation.fence"}, "$operation.fence", 0]}, 1]},
     "operation.undo": {"$not": [_DELETING]},
     "operation.step": {"$cond": [_DELETING, "$operation.step", ""]},
     "operation.waits_on": None,
@@ -275,7 +300,11 @@ _EXPIRED: Document = {
     "operation.description": {
         "$concat": [
             "The operation was not done before its deadline. ",
-            {"$ifNull": ["$operation.error", {"$ifNull": ["$operation.description", "No worker has worked on it."]}]},
+            _of_type(
+                "string",
+                "$operation.error",
+                _of_type("string", "$operation.description", "No worker has worked on it."),
+            ),
         ]
     },
 }

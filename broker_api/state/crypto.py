@@ -12,6 +12,7 @@ class Vault:
     """Seals JSON values; the first key encrypts, all decrypt."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
+        self._keys = keys
         self._fernet = MultiFernet([Fernet(key) for key in keys])
 
     def seal(self, secret: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -22,9 +23,17 @@ class Vault:
         """Decrypt what ``seal`` made.
 
         Raises:
-            UndecryptableError: no key fits.
+            UndecryptableError: no key fits, or what it gives is no JSON: keys may share the half that signs.
         """
         try:
             return json.loads(self._fernet.decrypt(sealed.encode()))
-        except InvalidToken as error:
+        except (InvalidToken, ValueError) as error:
             raise UndecryptableError from error
+
+    def opens_with_first_key(self, sealed: str) -> bool:
+        """Say whether the key that encrypts also opens this."""
+        try:
+            Vault(self._keys[:1]).open(sealed)
+        except UndecryptableError:
+            return False
+        return True

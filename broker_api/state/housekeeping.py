@@ -1,6 +1,7 @@
 """Small documents beside the instances: leases by name, the broker's own id, and how its parts are."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -68,7 +69,7 @@ class Housekeeping:
 
     def _workers(self, now: Any) -> str:  # noqa: ANN401 - a datetime
         until = self.read(SWEEP).get("until")
-        if until is None:
+        if not isinstance(until, datetime):
             return "no worker has been seen yet"
         silent = (now - until).total_seconds()
         return "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"

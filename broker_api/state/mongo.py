@@ -5,21 +5,26 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from bson.codec_options import CodecOptions
+import structlog
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
-from pymongo import MongoClient, WriteConcern
+from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from broker_api.addresses import usable_mongo_uri
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
 from broker_api.state.records import canonical
+from broker_api.state.trouble import reason
 
 Document = dict[str, Any]
 NOW = "$$NOW"
 """The database's clock: clocks of pods may differ, this one is the same for all."""
 
 _OBJECT_TOO_LARGE = 10334  # the server's error BSONObjectTooLarge
+
+log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,22 +50,49 @@ def assignments(changes: Mapping[str, Any], prefix: str = "") -> Document:
 
 
 def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
-    """Make a client; nothing is sent before its first use. Each operation is bounded by ``timeout_ms`` as a whole."""
+    """Make a client; nothing is sent before its first use. Each operation is bounded by ``timeout_ms`` as a whole.
+
+    The URI says where MongoDB is and how to log in. How to read, write and wait is decided here.
+    """
+    usable, overridden = usable_mongo_uri(uri)
+    _warn_of_overridden(overridden)
     return MongoClient(
-        uri,
+        usable,
         connect=False,
         timeoutMS=timeout_ms,
         serverSelectionTimeoutMS=timeout_ms,
+        directConnection=False,
+        loadBalanced=False,  # a DNS record of mongodb+srv:// may say otherwise
+        readPreference="primary",
+        readConcernLevel="local",
+        w="majority",
+        journal=True,
+        retryWrites=True,
+        retryReads=True,
         tz_aware=True,
         appname="atlas-broker",
     )
 
 
+@functools.cache
+def _warn_of_overridden(options: tuple[str, ...]) -> None:
+    """Leave one line per process, which may connect several times."""
+    if options:
+        log.warning("mongo_uri_options_ignored", options=list(options))
+
+
+_TOLERANT: CodecOptions[Document] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
+)
+"""Values that Python cannot hold do not end a whole query: the one document counts as unreadable."""
+
+
 def durable(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
-    """Give a collection whose writes are acknowledged by a majority and journaled: an answer is never lost."""
+    """Give a collection whose writes a majority acknowledges and journals, and which is read from the primary."""
     return client.get_database(database).get_collection(
         name,
-        codec_options=CodecOptions(tz_aware=True),
+        codec_options=_TOLERANT,
+        read_preference=ReadPreference.PRIMARY,
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("local"),
     )
@@ -88,7 +120,7 @@ def _storage_error(error: Exception, during: str) -> Exception:
         return ErrStorageTooLarge()
     if isinstance(error, BSONError | OverflowError):
         return ErrStorageStore()
-    return ErrStorageMongoConnection(during)
+    return ErrStorageMongoConnection(during, reason(error))
 
 
 def as_datetime(value: Any) -> datetime:  # noqa: ANN401 - a field of a document

@@ -1,18 +1,22 @@
 """What MongoDB holds: instances and bindings, each with its operation, as frozen records.
 
-Unknown fields are ignored and new ones have defaults, so that two releases can read each other's documents during a
-rolling update. Anything that a platform or hook chose the keys of (parameters, contexts) is kept as JSON text: then no
-key of theirs can be an operator, and no number too large for BSON.
+Unknown fields are ignored, new ones have defaults, and a kind, state or phase of another release is kept as text, so
+that two releases can read each other's documents during a rolling update. Anything that a platform or hook chose the
+keys of (parameters, contexts) is kept as JSON text: then no key of theirs can be an operator, and no number too large
+for BSON.
 """
 
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+import structlog
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+log = structlog.get_logger(__name__)
 
 
 def canonical(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -26,6 +30,9 @@ def _parsed(value: Any) -> Any:  # noqa: ANN401 - JSON text, or what it was pars
 
 JsonText = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 JsonList = Annotated[list[Any], BeforeValidator(_parsed)]
+
+UNREADABLE = "unreadable"
+"""Kind, state and phase of the record that stands for a document which cannot be read."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -87,9 +94,9 @@ class Operation(Record):
     """
 
     id: str
-    # A newer release may know kinds that this one does not; such an operation is left to it.
+    # A newer release may know kinds and states that this one does not; such an operation is left to it.
     kind: Annotated[Kind | str, Field(union_mode="left_to_right")]
-    state: State = State.IN_PROGRESS
+    state: Annotated[State | str, Field(union_mode="left_to_right")] = State.IN_PROGRESS
     step: str = ""
     undo: bool = False
     refused: bool = False
@@ -124,7 +131,7 @@ class Resource(Record):
     plan_id: str = ""
     context: JsonText = Field(default_factory=dict)
     parameters: JsonText = Field(default_factory=dict)
-    phase: Phase
+    phase: Annotated[Phase | str, Field(union_mode="left_to_right")]
     operation: Operation
     past: tuple[PastOperation, ...] = ()
     project: str | None = None
@@ -132,6 +139,16 @@ class Resource(Record):
     database: str | None = None
     unsure_until: datetime | None = None
     legacy: bool = False
+
+    @property
+    def readable(self) -> bool:
+        """Whether the document could be read, by this release or only in part."""
+        return self.phase != UNREADABLE
+
+    @property
+    def understood(self) -> bool:
+        """Whether this release knows what phase and state mean; what it does not is left to the release that does."""
+        return isinstance(self.phase, Phase) and isinstance(self.operation.state, State)
 
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
         """Give the operation of this id, else (none asked for, or forgotten) the latest."""
@@ -177,6 +194,27 @@ def binding_key(instance_id: str, binding_id: str) -> str:
     return f"binding/{quote(instance_id, safe='')}/{quote(binding_id, safe='')}"
 
 
+AnyRecord = TypeVar("AnyRecord", bound=Resource)
+
+
 def record(document: Mapping[str, Any]) -> Instance | Binding:
     """Read a document of the collection."""
-    return Binding.model_validate(document) if "binding_id" in document else Instance.model_validate(document)
+    return read(Binding, document) if "binding_id" in document else read(Instance, document)
+
+
+def read(kind: type[AnyRecord], document: Mapping[str, Any]) -> AnyRecord:
+    """Return the record; where the document cannot be read, one that says so and holds the ids that can be.
+
+    One broken document must stop nothing but what is asked of itself, and must not be overlooked either: its database
+    is in use, its user is wanted.
+    """
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        fields = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
+        log.warning("document_unreadable", document=str(document.get("_id")), fields=fields)
+    ids = ("_id", "instance_id", "binding_id", "project", "cluster", "database", "username")
+    held = {name: value for name in ids if isinstance(value := document.get(name), str)}
+    operation = {"id": "", "kind": UNREADABLE, "state": UNREADABLE}
+    blank = {"_id": str(document.get("_id")), "instance_id": "", "phase": UNREADABLE, "operation": operation}
+    return kind.model_validate({**blank, **({"binding_id": ""} if kind is Binding else {}), **held})

@@ -21,6 +21,7 @@ from broker_api.state.records import (
     binding_key,
     canonical,
     instance_key,
+    read,
 )
 
 Document = dict[str, Any]
@@ -65,9 +66,7 @@ def sharing(collection: Collection[Document], instance: Instance) -> list[Instan
     """Give the old broker's instances, not touched yet, that use the same database."""
     query = {"cluster": instance.cluster, "database": instance.database, "binding_id": {"$exists": False}, **_SEEDS}
     others = {"instance_id": {"$ne": instance.instance_id}}
-    return [
-        Instance.model_validate(_ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)
-    ]
+    return [read(Instance, _ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)]
 
 
 def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> bool:

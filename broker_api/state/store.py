@@ -4,20 +4,23 @@ Each operation begins by one atomic update whose filter repeats what the decisio
 race reads again and decides anew.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pymongo import MongoClient, ReturnDocument
-from pymongo.errors import DuplicateKeyError
+import structlog
+from pymongo import IndexModel, MongoClient, ReturnDocument
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from broker_api.errors import ErrStorageTypeUnsupported
+from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import seed
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, expression, reaching
 from broker_api.state.records import (
     EPOCH,
+    UNREADABLE,
     Binding,
     Instance,
     Kind,
@@ -27,12 +30,20 @@ from broker_api.state.records import (
     binding_key,
     canonical,
     instance_key,
+    read,
     record,
 )
+
+log = structlog.get_logger(__name__)
 
 OPERATION_SECONDS = 1500
 """An operation's deadline; the catalog's maximum_polling_duration is 1800, so a platform sees how it ended."""
 REMEMBERED_OPERATIONS = 20
+
+_WITHOUT_USE = [Phase.GONE.value, Phase.FAILED.value]
+"""Phases in which neither user nor database is held; any other, also one of another release, counts as use."""
+
+_OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 _STOPPED = "Stopped by a later request to delete it."
 
@@ -116,13 +127,22 @@ class Store:
 
     @reaching("prepare")
     def prepare(self) -> None:
-        """Make the indexes; those that exist already cost one question."""
+        """Make the indexes; those that exist already cost one question. What another release made is left."""
         opened = {"operation.open": True}
-        self.collection.create_index([("operation.due", 1)], name="due", partialFilterExpression=opened)
-        self.collection.create_index([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)
-        self.collection.create_index([("instance_id", 1), ("binding_id", 1)], name="ids")
-        self.collection.create_index([("project", 1), ("cluster", 1), ("database", 1)], name="database")
-        self.collection.create_index("expire_at", name="forget", expireAfterSeconds=0)
+        indexes = [
+            IndexModel([("operation.due", 1)], name="due", partialFilterExpression=opened),
+            IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened),
+            IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids"),
+            IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database"),
+            IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0),
+        ]
+        for index in indexes:
+            try:
+                self.collection.create_indexes([index])
+            except OperationFailure as error:
+                if error.code not in _OTHER_INDEX:
+                    raise
+                log.warning("index_of_another_release", index=index.document["name"])
 
     @reaching("ask the time")
     def now(self) -> datetime:
@@ -132,39 +152,49 @@ class Store:
     # --- reading ----------------------------------------------------------------------------------------------
 
     @reaching("find instance")
-    def instance(self, instance_id: str) -> Instance | None:
-        """Give an instance, also one that the old broker wrote."""
+    def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
+        """Give an instance, also one that the old broker wrote.
+
+        Raises:
+            ErrStorageUnreadable: its document cannot be read, or (unless ``any_release``) is in a phase or state that
+                only another release knows.
+        """
         found = self._find(instance_key(instance_id))
         if found is None and seed.adopt_instance(self.collection, instance_id):
             found = self._find(instance_key(instance_id))
+        _check_readable(found, f"instance {instance_id}", any_release=any_release)
         return found if isinstance(found, Instance) else None
 
     @reaching("find binding")
-    def binding(self, instance_id: str, binding_id: str) -> Binding | None:
-        """Give a binding of an instance, also one that the old broker wrote."""
+    def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
+        """Give a binding of an instance, also one that the old broker wrote.
+
+        Raises:
+            ErrStorageUnreadable: as for an instance.
+        """
         found = self._find(binding_key(instance_id, binding_id))
         if found is None and seed.adopt_binding(self.collection, instance_id, binding_id):
             found = self._find(binding_key(instance_id, binding_id))
+        _check_readable(found, f"binding {binding_id}", any_release=any_release)
         return found if isinstance(found, Binding) else None
 
     @reaching("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
-        """Give all bindings of an instance that are not gone."""
+        """Give all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
         seed.adopt_bindings(self.collection, instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
-        return [Binding.model_validate(document) for document in self.collection.find(query)]
+        return [read(Binding, document) for document in self.collection.find(query)]
 
     @reaching("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
         """Give the bindings of an Atlas project that platforms have credentials of."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
-        return [Binding.model_validate(document) for document in self.collection.find(query)]
+        return [read(Binding, document) for document in self.collection.find(query)]
 
     @reaching("count users")
     def count_users(self, project: str) -> int:
         """Count the bindings that take up a database user of an Atlas project, or are about to."""
-        present = [Phase.CREATING.value, Phase.READY.value, Phase.DELETING.value]
-        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$in": present}}
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": _WITHOUT_USE}}
         return self.collection.count_documents(query)
 
     @reaching("find instances")
@@ -176,9 +206,9 @@ class Store:
             "cluster": instance.cluster,
             "database": instance.database,
             "binding_id": {"$exists": False},
-            "phase": {"$in": [Phase.CREATING.value, Phase.READY.value, Phase.DELETING.value]},
+            "phase": {"$nin": _WITHOUT_USE},
         }
-        shared = [Instance.model_validate(document) for document in self.collection.find(query)]
+        shared = [read(Instance, document) for document in self.collection.find(query)]
         return shared + seed.sharing(self.collection, instance)
 
     @reaching("find")
@@ -223,7 +253,7 @@ class Store:
     def _begin(self, key: str, current: Operation | None, pipeline: list[Document]) -> Operation | None:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
-            unchanged |= {"operation.id": current.id, "operation.state": current.state.value}
+            unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
         try:
             document = self.collection.find_one_and_update(
                 unchanged, pipeline, upsert=current is None, return_document=ReturnDocument.AFTER
@@ -235,7 +265,7 @@ class Store:
     @reaching("store")
     def change(self, key: str, current: Operation, changes: Mapping[str, Any]) -> bool:
         """Write fields that need no operation (a context), unless an operation has begun meanwhile."""
-        unchanged = {"_id": key, "operation.id": current.id, "operation.state": current.state.value}
+        unchanged = {"_id": key, "operation.id": current.id, "operation.state": str(current.state)}
         return self.collection.update_one(unchanged, [{"$set": assignments(changes)}]).matched_count == 1
 
     # --- what the API watches ---------------------------------------------------------------------------------
@@ -246,22 +276,36 @@ class Store:
         keys = [key for key, _ in waiting]
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS.value}
         running = self.collection.find(query, {"operation.id": 1})
-        return set(waiting) - {(document["_id"], document["operation"]["id"]) for document in running}
+        return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
 
     @reaching("count")
     def counts(self) -> dict[tuple[str, str], int]:
         """Count operations by kind and state."""
         group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
         rows = self.collection.aggregate([{"$match": {"operation.id": {"$exists": True}}}, {"$group": group}])
-        return {(row["_id"]["kind"], row["_id"]["state"]): row["n"] for row in rows}
+        counted: Counter[tuple[str, str]] = Counter()
+        for row in rows:
+            kind, state = (str(row["_id"].get(field, UNREADABLE)) for field in ("kind", "state"))
+            counted[kind, state] += row["n"]
+        return dict(counted)
 
     @reaching("count")
     def oldest_due_seconds(self) -> float:
         """Say for how long the oldest operation that nobody holds has been due; 0 when none is."""
-        query = {"operation.open": True, "$expr": {"$lte": ["$operation.lease_until", NOW]}}
+        query = {
+            "operation.open": True,
+            "operation.due": {"$gte": EPOCH},  # a date
+            "operation.state": {"$in": [*State]},
+            "$expr": {"$lte": ["$operation.lease_until", NOW]},
+        }
         first = self.collection.find_one(query, {"operation.due": 1}, sort=[("operation.due", 1)])
         late = self.now() - first["operation"]["due"] if first else timedelta()
         return max(0.0, late.total_seconds())
+
+
+def _check_readable(found: Instance | Binding | None, what: str, *, any_release: bool) -> None:
+    if found and not (found.understood or (any_release and found.readable)):
+        raise ErrStorageUnreadable(what, readable=found.readable)
 
 
 def _key(fields: Mapping[str, Any]) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from broker_api.state.crypto import Vault
+from broker_api.state.keys import KeyCheck
+from broker_api.state.store import Store
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import clean_environment, free_port, script
 from tests.dev.services import Mongod, Redis
@@ -119,7 +122,22 @@ def test_a_uri_that_is_none(settings: Settings) -> None:
 def test_mongodb_with_a_wrong_password(settings: Settings, cluster_mongod: Mongod) -> None:
     uri = f"mongodb://nobody:hidden-secret@{cluster_mongod.address}/"
     sentence = of("bad", settings | {"BROKER_MONGO_URI": uri})[0]
-    assert sentence.startswith("MongoDB: does not answer (OperationFailure, code 18)")
+    why = "it refuses the user name or password (OperationFailure, code 18)"
+    assert sentence.startswith(f"MongoDB: cannot be used: {why}")
+
+
+def test_an_option_of_the_uri_that_is_not_used_is_named_without_its_value(
+    settings: Settings, state_mongod: Mongod
+) -> None:
+    uri = f"{state_mongod.uri}&readPreference=secondary&w=hidden-secret&appname=kept&retryWrites=true"
+    assert only(of("warn", settings | {"BROKER_MONGO_URI": uri})) == (
+        "settings: BROKER_MONGO_URI: not used are readPreference, w; the broker decides that itself"
+    )
+
+
+def test_an_option_that_is_refused(settings: Settings, state_mongod: Mongod) -> None:
+    uri = f"mongodb://{state_mongod.address}/?directConnection=true"
+    assert "without directConnection=true" in only(of("bad", settings | {"BROKER_MONGO_URI": uri}))
 
 
 def test_mongodb_that_is_no_replica_set(settings: Settings, cluster_mongod: Mongod) -> None:
@@ -135,7 +153,8 @@ def test_mongodb_that_may_not_be_written_to(settings: Settings, cluster_mongod: 
     finally:
         with cluster_mongod.client() as root:
             root.admin.command("dropUser", "reader")
-    assert sentence == "MongoDB: cannot be written to (OperationFailure, code 13); give its user readWrite on check"
+    why = "its user is not authorised to do this (OperationFailure, code 13)"
+    assert sentence == f"MongoDB: cannot be written to: {why}; give its user readWrite on check"
 
 
 def test_an_encryption_key_that_was_taken_away(settings: Settings, state_mongod: Mongod) -> None:
@@ -149,6 +168,30 @@ def test_an_encryption_key_that_was_taken_away(settings: Settings, state_mongod:
     assert lost.startswith("encryption keys: 1 of 1 stored secrets do not open; put the key")
     kept = settings | {"BROKER_ENCRYPTION_KEYS": f"{new},{old}"}
     assert "open all 1 stored secrets, 1 of them by an older key, which must stay" in " ".join(of("good", kept))
+
+
+def test_keys_that_are_not_those_of_the_other_processes(settings: Settings, state_mongod: Mongod) -> None:
+    settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
+    with state_mongod.client() as client:
+        store = Store(client, settings["BROKER_MONGO_DB"], "instances")
+        assert KeyCheck(store, Vault((Fernet.generate_key().decode(),))).trouble() is None
+    assert only(of("bad", settings)).startswith("encryption keys: are not those of the other processes")
+
+
+def test_documents_that_cannot_be_read_are_named(settings: Settings, state_mongod: Mongod) -> None:
+    settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
+    operation = {"id": "provision-1", "kind": "provision", "state": "succeeded"}
+    newer = {"_id": "instance/newer", "instance_id": "newer", "phase": "hibernating", "operation": operation}
+    with state_mongod.client() as client:
+        documents = client[settings["BROKER_MONGO_DB"]]["instances"]
+        documents.insert_many(
+            [newer, {"_id": "instance/broken", "operation": 7}, newer | {"_id": "well", "phase": "ready"}]
+        )
+        sentence = only(of("warn", settings))
+        client.drop_database(settings["BROKER_MONGO_DB"])
+    assert sentence.startswith("stored documents: 2 cannot be read, or only by another release: ")
+    assert "instance/newer" in sentence
+    assert "instance/broken" in sentence
 
 
 def new_database() -> str:

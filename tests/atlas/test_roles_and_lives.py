@@ -7,7 +7,9 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
+from broker_api.state.records import binding_key
 from tests.atlas.broker import MAIN, Broker, log_in, new_id, works
+from tests.books import held
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 
@@ -174,3 +176,17 @@ def test_a_binding_whose_user_atlas_has_removed_can_be_unbound(broker: Broker, i
     rule = atlas.fail("DELETE", binding, status=404, error_code="USER_NOT_FOUND", act=True)
     broker.unbind(instance, binding)
     assert not [each for each in atlas.rules() if each["id"] == rule and each["times"]]
+
+
+def test_an_update_of_roles_passes_over_a_binding_that_has_expired(
+    broker: Broker, instance: str, atlas: Emulator
+) -> None:
+    """Atlas removes expired users when it likes to, and refuses changes of them until then."""
+    binding = broker.start_bind(instance, {"expires_in": 60})
+    broker.credentials(instance, binding)
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    with held(broker.stack) as documents:
+        documents.update_one({"_id": binding_key(instance, binding)}, {"$set": {"expires": past}})
+    atlas.fail("PATCH", binding, times=None, status=400, error_code="ALREADY_EXPIRED")
+    assert broker.client.update(instance, {"level": "reading"}).status == 202
+    assert broker.client.wait(instance).state == "succeeded"

@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import pytest
+from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
-from broker_api.addresses import check_base_url, check_mongo_names, check_mongo_uri, check_redis_url
+from broker_api.addresses import check_base_url, check_mongo_names, check_mongo_uri, check_redis_url, usable_mongo_uri
 from broker_api.errors import SettingError
 from tests.dev.processes import CHECKOUT, clean_environment
 
@@ -79,6 +80,31 @@ def test_a_uri_that_the_driver_cannot_use_is_refused_with_the_form_and_no_part_o
         check_mongo_uri(uri)
     is_told_well(error.value, "BROKER_MONGO_URI")
     assert "percent-encoded" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used", "overridden"),
+    [
+        ("mongodb://h", "mongodb://h", ()),
+        ("mongodb://h/?replicaSet=r&TLS=true", "mongodb://h/?replicaSet=r&TLS=true", ()),
+        ("mongodb+srv://u:p@a.b.c/?retryWrites=true&w=majority", "mongodb+srv://u:p@a.b.c/", ()),
+        ("mongodb://h/db?w=1;authSource=a", "mongodb://h/db?authSource=a", ("w",)),
+        ("mongodb://h/?W=majority&w=0&ReadPreference=nearest", "mongodb://h/", ("ReadPreference", "w")),
+        ("mongodb://h/?S3crPw=1&readPreferenceTags=", "mongodb://h/", ("an unknown option", "readPreferenceTags")),
+        ("mongodb://h/?directConnection=false", "mongodb://h/", ()),
+    ],
+)
+def test_options_that_the_broker_decides_itself_are_taken_out_and_named(
+    given: str, used: str, overridden: tuple[str, ...]
+) -> None:
+    assert usable_mongo_uri(given) == (used, overridden)
+
+
+def test_every_option_of_the_driver_is_known_to_be_used_or_not() -> None:
+    """A new release of the driver may bring options: they are not used until they are in the list of used ones."""
+    for name in URI_OPTIONS_VALIDATOR_MAP:
+        used, overridden = usable_mongo_uri(f"mongodb://h/?{name}=x")
+        assert (used == "mongodb://h/") == (overridden == (name,)), name
 
 
 def test_a_certificate_that_cannot_be_read_is_told_apart_from_a_wrong_uri() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 _USER_GONE = frozenset({"USER_NOT_FOUND", "USERNAME_NOT_FOUND"})  # DELETE says the first, GET and PATCH the second
 _CLUSTER_MISSING = frozenset({"CLUSTER_NOT_FOUND", "CLUSTER_NAME_NOT_FOUND"})
+_EXPIRED = frozenset({"EXPIRATION_DATE_IN_PAST", "ALREADY_EXPIRED"})  # at POST; at PATCH of what has expired
 _TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
 _TRANSIENT_CODE = frozenset(
     {
@@ -58,6 +59,11 @@ class AtlasError(Exception):
     @property
     def exists(self) -> bool:
         """A database user of that name is there already, perhaps from our own call whose answer was lost."""
+        return False
+
+    @property
+    def expired(self) -> bool:
+        """The temporary user's end has passed, by Atlas's clock."""
         return False
 
     @property
@@ -113,6 +119,10 @@ class Refused(AtlasError):
     @property
     def exists(self) -> bool:  # noqa: D102  the rule stands at AtlasError
         return self.code == "USER_ALREADY_EXISTS"
+
+    @property
+    def expired(self) -> bool:  # noqa: D102  the rule stands at AtlasError
+        return self.code in _EXPIRED
 
     @property
     def users_full(self) -> bool:  # noqa: D102  the rule stands at AtlasError

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from broker_api.config import BindingView
-from broker_api.errors import ErrStorageMongoConnection
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers import mongodb
 from workers.atlas.client import AtlasError, DatabaseUser, Refused
@@ -86,6 +86,23 @@ def _life(job: Job[Binding]) -> dict[str, datetime]:
     return {"expires": expires, "renew_before": expires - timedelta(seconds=seconds * RENEW_SHARE)}
 
 
+def _check_life(job: Job[Binding]) -> None:
+    """Fail when the user's life, settled at the start, is over or nearly so: nobody could use the credentials.
+
+    Later than ``renew_before`` they would have to be renewed as soon as they are given.
+    """
+    binding = job.record
+    if binding.expires and (binding.renew_before or binding.expires) <= job.parts.store.now():
+        raise FailedError(_out_of_life(job))
+
+
+def _out_of_life(job: Job[Binding]) -> str:
+    return (
+        f"The binding's life of {job.record.parameters.get('expires_in')} seconds, counted from the request, was over "
+        f"or nearly over before its user could log in to the cluster {job.cluster}. Bind anew with a longer expires_in."
+    )
+
+
 def create(job: Job[Binding]) -> Outcome:
     """Make the user, or set the password of the one that an earlier attempt of ours has made.
 
@@ -94,17 +111,27 @@ def create(job: Job[Binding]) -> Outcome:
     """
     if _is_being_updated(_instance(job)):
         return Next("")
+    _check_life(job)
     user = user_of(job.parts, job.record)
     try:
-        job.atlas.create_user(user)
+        _make(job, user)
     except Refused as error:
         if error.users_full:
             raise FailedError(_full(job)) from None
+        if error.expired:
+            raise FailedError(_out_of_life(job)) from None
+        raise
+    warn_when_nearly_full(job.parts, job.project)
+    return job.wait_applied("apply", {"made": True})
+
+
+def _make(job: Job[Binding], user: DatabaseUser) -> None:
+    try:
+        job.atlas.create_user(user)
+    except Refused as error:
         if not error.exists:
             raise
         _take_over(job, user)
-    warn_when_nearly_full(job.parts, job.project)
-    return job.wait_applied("apply", {"made": True})
 
 
 def _full(job: Job[Binding]) -> str:
@@ -128,6 +155,7 @@ def _take_over(job: Job[Binding], user: DatabaseUser) -> None:
 
 def apply(job: Job[Binding]) -> Outcome:
     """Wait until Atlas says that the user can log in."""
+    _check_life(job)
     if wait := job.not_applied(cluster_needed=True):
         return wait
     return Next("log in") if job.parts.settings.verify_login else _done(job)
@@ -135,6 +163,7 @@ def apply(job: Job[Binding]) -> Outcome:
 
 def log_in(job: Job[Binding]) -> Outcome:
     """Try the credentials on the cluster itself."""
+    _check_life(job)
     credentials = job.parts.vault.open(job.record.sealed_credentials or "")
     trouble = mongodb.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
     if trouble:
@@ -159,7 +188,7 @@ def take_back(job: Job[Binding]) -> None:
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
             job.atlas.delete_user(user.username)
             log.warning("took back a user made too late", username=user.username)
-    except (AtlasError, ErrStorageMongoConnection, FailedError) as error:
+    except (AtlasError, ErrStorageMongoConnection, ErrStorageUnreadable, FailedError) as error:
         log.info("nothing to take back, or not now", reason=type(error).__name__)
 
 

@@ -58,6 +58,10 @@ def unbind(job: Job[Instance]) -> Outcome:
     """Begin an unbind for each binding that is left, stopping binds that are under way; wait until all are gone."""
     left = job.parts.store.bindings(job.record.instance_id)
     for binding in left:
+        if not binding.readable:
+            raise FailedError(
+                f"The broker's record of a binding cannot be read: {binding.key}. Its operator must help."
+            )
         if binding.operation.kind != Kind.UNBIND or not binding.operation.open:
             _check_not_refused(job, binding)
             _begin_unbind(job, binding)

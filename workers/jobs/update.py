@@ -52,9 +52,10 @@ Change = tuple[Binding, list[dict[str, str]]]
 
 def _changes(job: Job[Instance], bindings: list[Binding], instance: Instance) -> list[Change]:
     """Give the bindings whose user has other roles than follow from ``instance``, with those roles."""
+    now = job.parts.store.now()
     changed = []
     for binding in bindings:
-        if binding.phase is not Phase.READY or binding.username is None:
+        if binding.phase is not Phase.READY or binding.username is None or (binding.expires and binding.expires <= now):
             continue
         view = binding_view(job.config, binding, instance)
         roles = called("generate_binding_permissions", lambda view=view: roles_of(job.config, view))  # type: ignore[misc]
@@ -74,7 +75,7 @@ def _patch(job: Job[Instance], binding: Binding, roles: list[dict[str, str]]) ->
     try:
         job.atlas.update_user(binding.username or "", roles=atlas_roles(roles))
     except Refused as error:
-        if not error.gone:
+        if not error.gone and not error.expired:
             raise
     job.parts.store.change(binding.key, binding.operation, {"roles": roles})
 

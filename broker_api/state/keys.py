@@ -1,0 +1,132 @@
+"""Whether the encryption keys of this process are the broker's: they must open one sealed document, the canary.
+
+The first process ever creates it; what an earlier release has sealed is tried before. Rotation changes the keys of
+processes one after the other, [old], [old, new], [new, old], [new]: a process that starts and opens the canary with a
+later key seals it again with its first one, so that it is sealed with ``new`` when the last key is left alone.
+"""
+
+import threading
+import time
+
+import pymongo
+import structlog
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from broker_api.errors import ErrStorageMongoConnection, SettingError, UndecryptableError
+from broker_api.settings import Settings
+from broker_api.state.crypto import Vault
+from broker_api.state.housekeeping import PROBE_SECONDS
+from broker_api.state.mongo import connect, expression, reaching
+from broker_api.state.store import Store
+
+CANARY = "encryption_keys"
+SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
+START_SECONDS = 3.0
+"""So long the start of a process waits for MongoDB; when it is away, the keys are tried once it answers."""
+FRESH_SECONDS = 1.0
+SAMPLE = 100
+
+WRONG_KEYS = (
+    "BROKER_ENCRYPTION_KEYS: must contain a key that opens what the broker has stored; none of these does. "
+    "Put back the key that the other processes have"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class KeyCheck:
+    """Tries the keys of one process on the canary."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._lock = threading.Lock()
+        self._looked_at = -FRESH_SECONDS
+        self._trouble: str | None = None
+        self._tried = False
+
+    @reaching("try the encryption keys")
+    def trouble(self, *, renew: bool = False) -> str | None:
+        """Say what is wrong with the keys; None when they open the canary, which is created if there is none.
+
+        ``renew``: seal it again with the first key if only a later one opens it.
+        """
+        sealed = self.canary()
+        if sealed is None:
+            if not self._opens_stored():
+                return WRONG_KEYS
+            sealed = self._create()
+        if not self._opens(sealed):
+            return WRONG_KEYS
+        if renew and not self._vault.opens_with_first_key(sealed):
+            unchanged = {"_id": CANARY, "sealed": sealed}
+            self._store.housekeeping.update_one(unchanged, {"$set": {"sealed": self._vault.seal(CANARY)}})
+        return None
+
+    def canary(self) -> str | None:
+        """Return the canary as it is stored."""
+        found = self._store.housekeeping.find_one({"_id": CANARY}) or {}
+        return str(found["sealed"]) if found.get("sealed") else None
+
+    def _create(self) -> str:
+        """Return the canary, made by whichever process was first."""
+        made = {"sealed": {"$ifNull": ["$sealed", expression(self._vault.seal(CANARY))]}}
+        try:
+            document = self._store.housekeeping.find_one_and_update(
+                {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
+            )
+        except DuplicateKeyError:
+            return self.canary() or ""
+        return str(document["sealed"]) if document else ""
+
+    def _opens_stored(self) -> bool:
+        """Say whether the keys open one of the secrets that were stored last; true when there is none."""
+        query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
+        found = self._store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
+        sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
+        return not sealed or any(self._opens(each) for each in sealed)
+
+    def _opens(self, sealed: str) -> bool:
+        try:
+            self._vault.open(sealed)
+        except UndecryptableError:
+            return False
+        return True
+
+    def fit(self) -> bool:
+        """Say whether a worker may work with its keys: a secret that is sealed with a wrong one is lost.
+
+        Asked before each operation; MongoDB is asked once a second at most.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked_at >= FRESH_SECONDS:
+                before = self._trouble
+                self._trouble = self.trouble(renew=not self._tried)
+                self._looked_at, self._tried = time.monotonic(), True
+                if self._trouble and not before:
+                    log.error("encryption_keys_wrong", reason=self._trouble)
+                elif before and not self._trouble:
+                    log.info("encryption_keys_right")
+            return self._trouble is None
+
+    def report(self) -> str:
+        """Say how the keys are, for /ready."""
+        with pymongo.timeout(PROBE_SECONDS):
+            return "ok" if self.fit() else WRONG_KEYS
+
+
+def check_at_start(settings: Settings) -> None:
+    """Try the keys before a process serves or works.
+
+    Raises:
+        SettingError: they do not open the canary. When MongoDB does not answer, nothing is known, and nothing raised.
+    """
+    try:
+        with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client, pymongo.timeout(START_SECONDS):
+            store = Store(client, settings.mongo_db, settings.mongo_collection)
+            trouble = KeyCheck(store, Vault(settings.encryption_keys)).trouble(renew=True)
+    except (ErrStorageMongoConnection, PyMongoError):
+        return
+    if trouble:
+        raise SettingError(trouble)

@@ -1,0 +1,202 @@
+"""Processes whose encryption keys are not those of the broker: they do not start, or take no work and say why."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from broker_api.state.crypto import Vault
+from broker_api.state.keys import CANARY, WRONG_KEYS, KeyCheck
+from broker_api.state.mongo import connect
+from broker_api.state.store import Store
+from tests.books import document, held
+from tests.dev.broker import QUEUES, Api, Worker
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import CHECKOUT, HOST, clean_environment, script
+from tests.dev.services import Mongod
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import OsbClient
+from tests.tenant import Tenant, eventually, log_events, together, works
+
+OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+PYTHON = sys.executable
+CELERY = [PYTHON, "-m", "celery", "-A", "workers", "worker", "-Q", QUEUES]
+COMMANDS = {
+    "api": [str(script("atlas-broker")), "api", "--host", HOST, "--port", "0"],
+    "worker": CELERY,
+    "worker with processes": [*CELERY, "--pool", "prefork", "--concurrency", "1"],
+    "any WSGI server": [PYTHON, "-c", "import broker_api.wsgi"],
+    "gunicorn": [PYTHON, "-m", "gunicorn", "--bind", f"{HOST}:0", "broker_api.wsgi:app"],
+    "everything at once": [PYTHON, "-c", "from broker_api.broker import Broker; Broker().run('127.0.0.1', 0)"],
+}
+
+
+@contextmanager
+def new_store(server: Mongod) -> Iterator[Store]:
+    """A store in a database of its own."""
+    with connect(server.uri, 5000) as client:
+        store = Store(client, f"keys-{uuid4().hex[:8]}", "instances")
+        yield store
+        client.drop_database(store.collection.database.name)
+
+
+@pytest.fixture
+def store(state_mongod: Mongod) -> Iterator[Store]:
+    with new_store(state_mongod) as made:
+        yield made
+
+
+def trouble(store: Store, *keys: str) -> str | None:
+    """What a process with these keys says at its start."""
+    return KeyCheck(store, Vault(keys)).trouble(renew=True)
+
+
+def store_secret(store: Store, key: str) -> None:
+    sealed = Vault((key,)).seal({"password": "p"})
+    store.collection.insert_one({"_id": f"binding/i/{uuid4()}", "sealed_credentials": sealed})
+
+
+# --- the canary
+
+
+def test_the_first_process_makes_the_canary_and_later_ones_must_open_it(store: Store) -> None:
+    assert trouble(store, OLD) is None
+    assert trouble(store, OTHER) == WRONG_KEYS
+    assert trouble(store, OLD) is None
+
+
+def test_of_two_first_processes_with_different_keys_one_is_refused(state_mongod: Mongod) -> None:
+    for _ in range(10):
+        with new_store(state_mongod) as store:
+            answers = together(lambda: trouble(store, OLD), lambda: trouble(store, NEW))
+            assert sorted(map(str, answers)) == sorted([WRONG_KEYS, "None"])
+
+
+def test_keys_are_tried_on_what_an_earlier_release_has_sealed_before_the_canary_is_made(store: Store) -> None:
+    store_secret(store, OLD)
+    assert trouble(store, OTHER) == WRONG_KEYS
+    assert KeyCheck(store, Vault((OLD,))).canary() is None
+    assert trouble(store, NEW, OLD) is None
+    assert trouble(store, NEW) is None
+
+
+def test_keys_that_open_only_a_part_of_what_an_earlier_release_has_sealed_are_taken(store: Store) -> None:
+    store_secret(store, OLD)
+    store_secret(store, NEW)
+    assert trouble(store, OLD) is None
+
+
+def test_keys_are_rotated_in_rolling_restarts(store: Store) -> None:
+    """Two processes each; a process of the step before may start once more in the middle of a step."""
+    for keys in [
+        (OLD,),
+        (OLD, NEW),
+        (OLD,),
+        (OLD, NEW),
+        (NEW, OLD),
+        (OLD, NEW),
+        (NEW, OLD),
+        (NEW,),
+        (NEW, OLD),
+        (NEW,),
+    ]:
+        assert trouble(store, *keys) is None, keys
+    assert trouble(store, OLD) == WRONG_KEYS
+    assert trouble(store, OLD, NEW) is None
+
+
+def test_a_key_that_was_replaced_instead_of_rotated_is_refused(store: Store) -> None:
+    assert trouble(store, OLD) is None
+    assert trouble(store, NEW) == WRONG_KEYS
+
+
+# --- processes
+
+
+@pytest.fixture(scope="module")
+def stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
+    """With one worker."""
+    settings = {"BROKER_SETTLE_SECONDS": "0"}
+    with Stack(
+        workers=1, flower=False, settings=settings, state=state_mongod, cluster=cluster_mongod, emulator=emulator
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize("process", COMMANDS)
+def test_a_process_with_other_keys_does_not_start(stack: Stack, process: str) -> None:
+    settings = {**stack.worker_settings, "BROKER_ENCRYPTION_KEYS": OTHER}
+    done = subprocess.run(
+        COMMANDS[process],
+        env=clean_environment(settings),
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (3 if process in ("any WSGI server", "gunicorn") else 1), done.stderr
+    told = [line for line in done.stderr.splitlines() if "BROKER_ENCRYPTION_KEYS" in line]
+    assert told == [f"atlas-broker: {WRONG_KEYS}"]
+    assert "Traceback" not in done.stderr
+    assert OTHER not in done.stdout + done.stderr
+
+
+@contextmanager
+def canary_of(stack: Stack, key: str) -> Iterator[None]:
+    """As if the broker's keys were others; the stack's again afterwards."""
+    mine, other = (Vault((each,)).seal(CANARY) for each in (stack.encryption_key, key))
+    with held(stack, "instances_housekeeping") as documents:
+        documents.update_one({"_id": CANARY}, {"$set": {"sealed": other}})
+        try:
+            yield
+        finally:
+            documents.update_one({"_id": CANARY}, {"$set": {"sealed": mine}})
+
+
+def events(server: Api | Worker) -> list[str]:
+    return [event["event"] for event in log_events(server.log_text())]
+
+
+def ready(api: Api) -> object:
+    answer = requests.get(f"{api.uri}/ready", timeout=10)
+    assert answer.status_code == 200
+    return answer.json()["encryption_keys"]
+
+
+def test_a_running_worker_whose_keys_are_wrong_takes_no_operation_until_they_are_right(
+    stack: Stack, client: OsbClient, atlas: Emulator
+) -> None:
+    tenant = Tenant(client).provision()
+    assert ready(stack.api) == "ok"
+    with canary_of(stack, OTHER):
+        eventually(lambda: ready(stack.api) == WRONG_KEYS, "/ready says so")
+        eventually(lambda: "encryption_keys_wrong" in events(stack.api), "the API's log says so")
+        begun = client.bind(tenant.instance_id, "b")
+        eventually(lambda: "encryption_keys_wrong" in events(stack.workers[0]), "the worker's log says so")
+        assert atlas.users() == []
+        assert document(stack, tenant.instance_id, "b").get("sealed_credentials") is None
+    tenant.succeed(begun, "b")
+    assert works(tenant.credentials("b"))
+    assert "encryption_keys_right" in events(stack.workers[0])
+    eventually(lambda: ready(stack.api) == "ok", "/ready is well again")
+
+
+def test_processes_that_start_without_mongodb_try_their_keys_when_it_answers(
+    cluster_mongod: Mongod, emulator: AtlasEmulator
+) -> None:
+    with Stack(workers=1, flower=False, cluster=cluster_mongod, emulator=emulator) as stack:
+        stack.state.pause()
+        wrong = {**stack.worker_settings, "BROKER_ENCRYPTION_KEYS": OTHER}
+        with Api(wrong, "wrong-api") as api, Worker(wrong, "wrong-worker") as worker:
+            stack.state.resume()
+            for process in (api, worker):
+                eventually(lambda each=process: "encryption_keys_wrong" in events(each), "the log says so")  # type: ignore[misc]
+            assert ready(api) == WRONG_KEYS
+            assert ready(stack.api) == "ok"
