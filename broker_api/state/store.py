@@ -123,6 +123,7 @@ class Store:
         self.collection.create_index([("instance_id", 1), ("binding_id", 1)], name="ids")
         self.collection.create_index([("project", 1), ("cluster", 1), ("database", 1)], name="database")
         self.collection.create_index("expire_at", name="forget", expireAfterSeconds=0)
+        self.housekeeping.create_index("expire_at", name="forget", expireAfterSeconds=0)
 
     @reaching("ask the time")
     def now(self) -> datetime:
@@ -168,18 +169,25 @@ class Store:
         return self.collection.count_documents(query)
 
     @reaching("find instances")
-    def sharing(self, instance: Instance) -> list[Instance]:
-        """Give the other instances that are not gone and use the same database of the same cluster."""
+    def of_same_database(self, instance: Instance) -> list[Instance]:
+        """Give the other instances that have, or had, the same database of the same cluster.
+
+        MongoDB takes two names that differ only in case for one.
+        """
         query = {
             "_id": {"$ne": instance.key},
             "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
             "cluster": instance.cluster,
-            "database": instance.database,
+            "database": seed.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
-            "phase": {"$in": [Phase.CREATING.value, Phase.READY.value, Phase.DELETING.value]},
+            "operation": {"$exists": True},
         }
-        shared = [Instance.model_validate(document) for document in self.collection.find(query)]
-        return shared + seed.sharing(self.collection, instance)
+        found = [Instance.model_validate(document) for document in self.collection.find(query)]
+        return [other for other in found if other.was_ready] + seed.sharing(self.collection, instance)
+
+    def sharing(self, instance: Instance) -> list[Instance]:
+        """Give the other instances that are not gone and use the same database of the same cluster."""
+        return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
     @reaching("find")
     def get(self, key: str) -> Instance | Binding | None:
