@@ -89,10 +89,13 @@ def _client(
         politeness.check()
 
     def observe(answer: Answer) -> None:
-        # Atlas counts calls about processes in a small bucket of their own, which says nothing of the others.
-        if f"/groups/{project.project_id}/processes" not in answer.path:
+        # Atlas counts calls about processes in a small bucket of their own, and not every tier answers them: a limit or
+        # a refusal there says nothing of the other calls.
+        about_processes = "/processes" in answer.path
+        if not about_processes:
             politeness.observe(answer)
-        judge(circuit, answer)
+        if not (about_processes and answer.status in range(400, 500)):
+            judge(circuit, answer)
 
     tokens = SharedTokens(housekeeping, vault, project.client_id)
     auth = credentials(project, tokens)

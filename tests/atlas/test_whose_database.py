@@ -147,6 +147,22 @@ def test_where_the_server_does_not_tell_it_is_the_same(
     assert exists(broker, name)
 
 
+def test_a_list_that_is_limited_or_missing_holds_no_other_call_back(broker: Broker, atlas: Emulator, name: str) -> None:
+    cluster = broker.cluster()
+    atlas.fail("GET", "/processes", times=None, status=404, html=True)
+    at_once(8, lambda number: have(broker, cluster, database=f"{name}-{number}"))
+    atlas.heal()
+    atlas.fail("GET", DATABASES, times=None, status=429, headers={"Retry-After": "30"})
+    instance = new_id()
+    broker.client.provision(instance, {"cluster": cluster, "project": MAIN, "database": name}, fields=tenant("a"))
+    until(lambda: "429" in broker.client.last_operation(instance).description)
+    other = have(broker, cluster)
+    broker.bind(other)
+    assert broker.in_progress(instance)
+    atlas.heal()
+    delete(broker, instance)
+
+
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_trouble_with_the_list_is_tried_again(broker: Broker, atlas: Emulator, name: str, status: int) -> None:
     write(broker, name)
