@@ -236,7 +236,7 @@ def _of_process(client: AtlasClient, host: str, port: int) -> frozenset[str] | N
 
 
 def _of_cluster(client: AtlasClient, cluster: Cluster, hosts: list[tuple[str, int]]) -> frozenset[str] | None:
-    """Ask one mongod of each shard: an unsharded database is on one of them only."""
+    """Ask one mongod of each shard: an unsharded database is on one of them only. Config servers may hold some, too."""
     shards: dict[str | None, list[Process]] = defaultdict(list)
     for process in client.processes():
         if process.kind not in (MONGOS, NO_DATA) and _is_of(process, cluster, hosts):
@@ -247,7 +247,11 @@ def _of_cluster(client: AtlasClient, cluster: Cluster, hosts: list[tuple[str, in
     found: set[str] = set()
     for processes in shards.values():
         primary = next((each for each in processes if (each.kind or "").endswith("PRIMARY")), processes[0])
-        found.update(client.databases(primary.host, primary.port))
+        listed = _of_process(client, primary.host, primary.port)
+        if listed is None and "CONFIG" not in (primary.kind or ""):
+            _note_untold(client, cluster, f"the databases of {primary.host} are not listed")
+            return None
+        found.update(listed or ())
     return frozenset(found)
 
 

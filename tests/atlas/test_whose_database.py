@@ -429,8 +429,13 @@ def test_of_a_sharded_cluster_a_mongod_of_each_shard_is_asked(broker: Broker, na
     cluster = broker.cluster(
         cluster_type="SHARDED",
         connection_strings={"standard": f"mongodb://{hosts}/?ssl=true&authSource=admin"},
-        processes=[*routers, *mongods],
+        processes=[
+            *routers,
+            *mongods,
+            {**mongods[0], "hostname": nodes[0], "typeName": "SHARD_CONFIG_PRIMARY", "replicaSetName": "config"},
+        ],
     )
+    broker.atlas.fail("GET", f"/{nodes[0]}:27017/databases", times=None, status=400, error_code="VALIDATION_ERROR")
     for taken in ("first", name):
         assert "was not made by this broker" in refused(broker, cluster, database=taken)
     instance = have(broker, cluster, database=f"{name}-2")
