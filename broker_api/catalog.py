@@ -109,6 +109,7 @@ class _Plan(_Setting):
     project: Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")] | None = Field(default=None, exclude=True)
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
     connection: Annotated[str, AfterValidator(_way_to_connect)] | None = Field(default=None, exclude=True)
+    endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
 
 
 class _Service(_Setting):
@@ -138,7 +139,7 @@ class _Service(_Setting):
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan as the broker works with it; ``project``, ``cluster``, ``connection`` are pins, not published."""
+    """One plan as the broker works with it; ``project`` to ``endpoint`` are pins, not published."""
 
     id: str
     name: str
@@ -149,6 +150,7 @@ class Plan:
     project: str | None
     cluster: str | None
     connection: str | None
+    endpoint: str | None
     schemas: JsonObject
 
 
@@ -206,7 +208,12 @@ class Catalog:
 
     def _check_instance(self, plan: Plan, verb: str, parameters: JsonObject) -> None:
         check(plan.schemas["service_instance"][verb]["parameters"], parameters)
-        pins = {self._source.PARAMETER_CLUSTER: plan.cluster, "project": plan.project, "connection": plan.connection}
+        pins = {
+            self._source.PARAMETER_CLUSTER: plan.cluster,
+            "project": plan.project,
+            "connection": plan.connection,
+            "endpoint": plan.endpoint,
+        }
         for name, pin in pins.items():
             if pin is not None and parameters.get(name, pin) != pin:
                 raise BadRequest(f"parameters.{name} cannot be chosen: the plan decides it.")
@@ -226,12 +233,18 @@ class Catalog:
             project=plan.project,
             cluster=plan.cluster,
             connection=plan.connection,
+            endpoint=plan.endpoint,
             schemas=self._schemas(plan),
         )
 
     def _schemas(self, plan: _Plan) -> JsonObject:
         own = plan.schemas
-        pins = {"project": plan.project, "cluster": plan.cluster, "connection": plan.connection}
+        pins = {
+            "project": plan.project,
+            "cluster": plan.cluster,
+            "connection": plan.connection,
+            "endpoint": plan.endpoint,
+        }
         create = instance_schema(self._source, creating=True, **pins)
         update = instance_schema(self._source, creating=False, **pins)
         instance = {

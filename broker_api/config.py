@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 from broker_api.errors import BadRequest, ErrClusterConfig
-from broker_api.naming import database_name, username
+from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
 
 PASSWORD_LENGTH = 32
 _PASSWORD_ALPHABET = string.ascii_letters + string.digits
@@ -67,13 +67,17 @@ class Permissions:
 
 @dataclass(frozen=True)
 class InstanceView:
-    """An instance as hooks see it. ``connection`` holds the cluster's strings (``standard``, ``srv``) once known."""
+    """An instance as hooks see it. ``connection`` holds the cluster's strings (``standard``, ``srv``) once known.
+
+    ``database_limit`` is how many bytes the name of a database may have on this cluster.
+    """
 
     instance_id: str
     parameters: Mapping[str, Any]
     cluster: str
     database: str | None = None
     connection: Mapping[str, str] = field(default_factory=dict)
+    database_limit: int = MAX_DATABASE_BYTES
 
     def get_dbname(self) -> str | None:
         """Give the database's name; None while the provision has not settled it."""
@@ -122,6 +126,9 @@ class Config:
     PARAMETER_CLUSTER = "cluster"
     UUID_SERVICES_CLUSTER = "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
     UUID_PLANS_EXISTING_CLUSTER = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+
+    DATABASES = "own"
+    """Which databases instances may have: ``own``, or ``any`` as the seed did, also those that others have."""
 
     ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {"readWrite": ["dbAdmin", "readWrite"], "readOnly": ["read"]}
     """What the binding parameter ``role`` may be, and the roles that it stands for."""
@@ -177,8 +184,9 @@ class Config:
     # --- hooks ------------------------------------------------------------------------------------------------
 
     def generate_instance_dbname(self, instance: InstanceView) -> str:
-        """Name the database of an instance that has no parameter ``database``."""
-        return database_name(instance.instance_id)
+        """Name the database of an instance: the parameter ``database``, else a name made from the instance's id."""
+        given: str | None = instance.parameters.get(self.PARAMETER_DATABASE)
+        return given or database_name(instance.instance_id, instance.database_limit)
 
     def generate_binding_username(self, binding: BindingView) -> str:
         """Name the database user of a binding; must be the same at each call."""
@@ -199,7 +207,7 @@ class Config:
     def _uris(self, instance: InstanceView, name: str, password: str, database: str) -> dict[str, str]:
         cluster = instance.get_cluster()
         if template := self.clusters.get(cluster):
-            return {"uri": template % (quote_plus(name), quote_plus(password), database)}
+            return {"uri": template % (_escaped(name), _escaped(password), _escaped(database))}
         standard, srv = instance.connection.get("standard"), instance.connection.get("srv")
         if not standard and not srv:
             raise ErrClusterConfig(cluster)
@@ -253,4 +261,9 @@ def with_credentials(connection_string: str, name: str, password: str, database:
     hosts = location.rstrip("/")
     if "authSource=" not in options:
         options = f"{options}&authSource=admin" if options else "authSource=admin"
-    return f"{scheme}://{quote_plus(name)}:{quote_plus(password)}@{hosts}/{quote_plus(database)}?{options}"
+    return f"{scheme}://{_escaped(name)}:{_escaped(password)}@{hosts}/{_escaped(database)}?{options}"
+
+
+def _escaped(text: str) -> str:
+    """Percent-encode a part of a connection string; a space as ``%20``, since many drivers read ``+`` as a plus."""
+    return quote(text, safe="")

@@ -5,7 +5,10 @@ import re
 
 MAX_DATABASE_BYTES = 63
 """MongoDB's limit for a database name (manual, "Naming Restrictions": fewer than 64 bytes)."""
+MAX_SHARED_TIER_DATABASE_BYTES = 38
+"""Atlas's limit on free and Flex clusters (its limitations pages, "Namespaces and Database Names")."""
 RESERVED_DATABASES = frozenset({"admin", "local", "config"})
+DATABASE_PREFIX = "instance-"
 
 _PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+")
 # MongoDB makes no user whose name begins with a dot, and no URL can carry "." or "..".
@@ -22,12 +25,20 @@ def _safe(text: str, keep: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', text)[:keep]}-{_digest(text)}"
 
 
-def database_name(instance_id: str) -> str:
-    """Name an instance's database: ``instance-<instance_id>`` as the seed did, made safe where it must be."""
-    plain = f"instance-{instance_id}"
-    if _PLAIN_DATABASE.fullmatch(plain) and len(plain) <= MAX_DATABASE_BYTES:
+def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
+    """Name an instance's database: ``instance-<instance_id>`` as the seed did, made safe or shorter where it must be.
+
+    ``limit`` is one of the two limits above.
+    """
+    plain = f"{DATABASE_PREFIX}{instance_id}"
+    if _PLAIN_DATABASE.fullmatch(plain) and len(plain) <= limit:
         return plain
-    return f"instance-{_safe(instance_id, 36)}"
+    return f"{DATABASE_PREFIX}{_safe(instance_id, 36 if limit == MAX_DATABASE_BYTES else 12)}"
+
+
+def is_default_database(name: str, instance_id: str) -> bool:
+    """Say whether the broker makes this database name from the instance's own id."""
+    return name in (database_name(instance_id), database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES))
 
 
 def username(binding_id: str) -> str:
@@ -35,10 +46,10 @@ def username(binding_id: str) -> str:
     return binding_id if _PLAIN_USER.fullmatch(binding_id) else _safe(binding_id, 48)
 
 
-def database_problem(name: object) -> str | None:
+def database_problem(name: object, limit: int = MAX_DATABASE_BYTES) -> str | None:
     """Say in a sentence why ``name`` cannot be an instance's database; None when it can."""
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_DATABASE_BYTES:
-        return f"The database name must have 1 to {MAX_DATABASE_BYTES} bytes."
+    if not isinstance(name, str) or not name or len(name.encode()) > limit:
+        return f"The database name must have 1 to {limit} bytes."
     if name.lower() in RESERVED_DATABASES:
         return f"The database {name} belongs to MongoDB itself."
     if _FORBIDDEN_IN_DATABASE.search(name):

@@ -19,7 +19,8 @@ MAX_BYTES = 262_144
 """Of a request's body, and of an instance's parameters, which every update may add to."""
 EXPIRES_IN_SECONDS = (60, 604_800)
 """Atlas takes a user's end of life only when it is at most a week away."""
-CONNECTIONS = ("standard", "private", "private-endpoint")
+PRIVATE_ENDPOINT = "private-endpoint"
+CONNECTIONS = ("standard", "private", PRIVATE_ENDPOINT)
 DELETE_POLICIES = ("retain", "drop")
 
 
@@ -81,7 +82,13 @@ def _schema(properties: JsonObject, **more: Any) -> JsonObject:  # noqa: ANN401 
 
 
 def instance_schema(
-    source: ParameterSource, *, creating: bool, project: str | None, cluster: str | None, connection: str | None
+    source: ParameterSource,
+    *,
+    creating: bool,
+    project: str | None,
+    cluster: str | None,
+    connection: str | None,
+    endpoint: str | None,
 ) -> JsonObject:
     """Give the schema of an instance's parameters, without those that the plan has pinned.
 
@@ -90,6 +97,8 @@ def instance_schema(
     properties: JsonObject = {source.PARAMETER_DATABASE: _database(), "policy-on-delete": _delete_policy(creating)}
     if connection is None:
         properties["connection"] = _connection(creating)
+    if endpoint is None and connection in (None, PRIVATE_ENDPOINT):
+        properties["endpoint"] = _endpoint()
     if project is None:
         properties["project"] = _project()
     if cluster is not None:
@@ -105,8 +114,8 @@ def _cluster() -> JsonObject:
 
 def _database() -> JsonObject:
     description = (
-        'Name of the database: 1 to 63 characters, without / \\ . " $ * < > : | ? space and control characters, and '
-        "not admin, local or config. Without it the broker makes a name from the instance's id."
+        'Name of the database: 1 to 63 bytes (38 on free and Flex clusters), without / \\ . " $ * < > : | ? space and '
+        "control characters, and not admin, local or config. Without it the broker makes a name from the instance's id."
     )
     # \x is known to every dialect of regular expressions that platforms use; \u is not (Go).
     forbidden = {"pattern": r'[/\\. "$*<>:|?\x00-\x1f\x7f]'}
@@ -125,6 +134,14 @@ def _connection(creating: bool) -> JsonObject:  # noqa: FBT001 - private, one ca
     description = "Which of the cluster's connection strings bindings get."
     default = {"default": "standard"} if creating else {}
     return {"type": "string", "description": description, "enum": list(CONNECTIONS), **default}
+
+
+def _endpoint() -> JsonObject:
+    description = (
+        f"Which private endpoint bindings go through with connection {PRIVATE_ENDPOINT}, where the cluster has "
+        "several: an endpoint's id, or its region. Without it the first one."
+    )
+    return {"type": "string", "description": description, "minLength": 1, "maxLength": 512}
 
 
 def _project() -> JsonObject:

@@ -64,6 +64,8 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
         SettingError: a setting is missing or wrong; its message is fit for the operator.
     """
     config = config or _config(environ)
+    if config.DATABASES not in ("own", "any"):
+        raise SettingError("Config.DATABASES: must be own or any")
     source = _source(environ, config)
     database, collection = _mongo_names(source)
     settings = Settings(

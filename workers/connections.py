@@ -1,8 +1,12 @@
 """How to connect to each cluster: read from Atlas when an instance is provisioned, and again when that is long ago."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.uri_parser import parse_uri
 
@@ -21,6 +25,16 @@ DEFAULT_PORT = 27017
 Strings = dict[str, str]
 """``standard`` and ``srv``, as far as the cluster has them."""
 
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Which of a cluster's connection strings are wanted; ``endpoint`` is a private endpoint's id, or its region."""
+
+    kind: str = STANDARD
+    endpoint: str | None = None
+
 
 class Connections:
     """The documents ``connection/<project>/<cluster>`` beside the instances, one for each way to connect."""
@@ -31,27 +45,34 @@ class Connections:
 
     def keep(self, project: str, cluster: Cluster) -> None:
         """Remember how to connect to a cluster, in all ways that it has."""
-        ways = {way: _strings(cluster, way) for way in (STANDARD, PRIVATE, PRIVATE_ENDPOINT)}
+        ways = _ways(cluster)
         # One that cannot be used now is looked at again at each bind: somebody may resume it.
         read_again = In(0 if trouble(cluster) else REFRESH_SECONDS)
-        known = {"ways": ways, "trouble": trouble(cluster), "read_again": read_again}
+        known = {
+            "ways": ways,
+            "endpoints": _endpoints(cluster),
+            "trouble": trouble(cluster),
+            "read_again": read_again,
+        }
         self._housekeeping.write(_name(project, cluster.name), known)
 
-    def known(self, client: AtlasClient, cluster: str, way: str) -> Strings:
+    def known(self, client: AtlasClient, cluster: str, way: Way) -> Strings:
         """Give a cluster's strings, after reading them again where they are old and Atlas answers.
 
         Raises:
-            FailedError: the cluster has none of this kind, or cannot be used now.
+            FailedError: the cluster has none of this kind, no such private endpoint, or cannot be used now.
             ClusterGoneError: it is gone.
         """
         name = _name(client.project_id, cluster)
         held = self._housekeeping.read(name)
-        if "ways" not in held or self._take_refresh(name):
-            self._refresh(client, cluster, needed="ways" not in held)
+        missing = "ways" not in held or (way.endpoint is not None and "endpoints" not in held)
+        if missing or self._take_refresh(name):
+            self._refresh(client, cluster, needed=missing)
             held = self._housekeeping.read(name)
         if problem := held.get("trouble"):
             raise FailedError(problem)
-        return _some(json.loads(held.get("ways") or "{}").get(way) or {}, cluster, way)
+        ways, endpoints = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")
+        return _chosen(ways, endpoints, cluster, way)
 
     def _refresh(self, client: AtlasClient, cluster: str, *, needed: bool) -> None:
         """Read a cluster again. What is known already serves while Atlas cannot be asked."""
@@ -78,30 +99,77 @@ def trouble(cluster: Cluster) -> str | None:
     return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
 
 
-def strings(cluster: Cluster, way: str) -> Strings:
+def strings(cluster: Cluster, way: Way) -> Strings:
     """Give a cluster's strings for one way to connect.
 
     Raises:
-        FailedError: the cluster has none of this kind.
+        FailedError: the cluster has none of this kind, or no such private endpoint.
     """
-    return _some(_strings(cluster, way), cluster.name, way)
+    return _chosen(_ways(cluster), _endpoints(cluster), cluster.name, way)
 
 
-def _some(found: Strings, cluster: str, way: str) -> Strings:
+Endpoint = Mapping[str, Any]
+"""A private endpoint's ``ids`` and ``regions`` in the cloud, and its ``strings``."""
+
+
+def _chosen(ways: Mapping[str, Strings], private: Sequence[Endpoint], cluster: str, way: Way) -> Strings:
+    found = ways.get(way.kind) or {}
+    if way.kind == PRIVATE_ENDPOINT and private:
+        if way.endpoint is not None:
+            found = _endpoint(private, cluster, way.endpoint)["strings"]
+        elif len(private) > 1:
+            log.warning("private_endpoint_not_chosen", cluster=cluster, used=private[0]["ids"], all=_listed(private))
     if not found:
-        raise FailedError(f"The cluster {cluster} has no {way} connection string.", refused=True)
+        raise FailedError(f"The cluster {cluster} has no {way.kind} connection string.", refused=True)
     return found
 
 
-def _strings(cluster: Cluster, way: str) -> Strings:
+def _endpoint(private: Sequence[Endpoint], cluster: str, wanted: str) -> Endpoint:
+    """Find a private endpoint by its id or region; AWS and Atlas spell regions differently."""
+    by_id = [each for each in private if wanted.lower() in (one.lower() for one in each["ids"])]
+    by_region = [each for each in private if _region(wanted) in map(_region, each["regions"])]
+    found = by_id or by_region
+    if not found:
+        raise FailedError(
+            f"The cluster {cluster} has no private endpoint {wanted}; it has {_listed(private)}.", refused=True
+        )
+    if len(found) > 1:
+        raise FailedError(
+            f"The cluster {cluster} has several private endpoints in {wanted}: {_listed(found)}. "
+            "Name one by its id as endpoint.",
+            refused=True,
+        )
+    return found[0]
+
+
+def _region(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _listed(private: Sequence[Endpoint]) -> str:
+    """Name private endpoints as one may choose them, and the region of each."""
+    shown = (each["ids"] + [f"({region})" for region in each["regions"]] for each in private)
+    return ", ".join(" ".join(words) or "one without an id" for words in shown)
+
+
+def _ways(cluster: Cluster) -> dict[str, Strings]:
     held = cluster.connection_strings
-    endpoint = held.private_endpoints[0] if held.private_endpoints else None
-    pairs = {
-        STANDARD: (held.standard, held.srv),
-        PRIVATE: (held.private, held.private_srv),
-        PRIVATE_ENDPOINT: (endpoint and endpoint.standard, endpoint and endpoint.srv),
+    first = held.private_endpoints[0] if held.private_endpoints else None
+    return {
+        STANDARD: _pair(held.standard, held.srv),
+        PRIVATE: _pair(held.private, held.private_srv),
+        PRIVATE_ENDPOINT: _pair(first.standard, first.srv) if first else {},
     }
-    standard, srv = pairs[way]
+
+
+def _endpoints(cluster: Cluster) -> list[Endpoint]:
+    return [
+        {"ids": list(each.endpoint_ids), "regions": list(each.regions), "strings": _pair(each.standard, each.srv)}
+        for each in cluster.connection_strings.private_endpoints
+    ]
+
+
+def _pair(standard: str | None, srv: str | None) -> Strings:
     return {name: value for name, value in (("standard", standard), ("srv", srv)) if value}
 
 

@@ -11,7 +11,7 @@ from broker_api.state.claims import AnyResource, Claim
 from broker_api.state.records import Binding, Instance, Operation
 from workers.atlas.client import AtlasClient, DatabaseUser, Refused, Role
 from workers.clusters import Change, cluster_key
-from workers.connections import STANDARD
+from workers.connections import PRIVATE_ENDPOINT, STANDARD, Way
 from workers.outcome import ClusterGoneError, FailedError, Later, Next
 from workers.parts import Parts
 
@@ -72,10 +72,11 @@ class Job(Generic[AnyResource]):
         """The record's plan, with what it pins; None when the operator has taken it out of the catalog."""
         return self.parts.catalog.find_plan(self.record.plan_id)
 
-    def way_to_connect(self, instance: Instance) -> str:
-        """Which of the cluster's connection strings serve an instance: the plan's, else the parameter's."""
-        plan = self.parts.catalog.find_plan(instance.plan_id)
-        return (plan and plan.connection) or instance.parameters.get("connection", STANDARD)
+    def way_to_connect(self, instance: Instance) -> Way:
+        """Which of the cluster's connection strings serve an instance: the plan's, else the parameters'."""
+        plan, parameters = self.parts.catalog.find_plan(instance.plan_id), instance.parameters
+        kind = (plan and plan.connection) or parameters.get("connection", STANDARD)
+        return Way(kind, ((plan and plan.endpoint) or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
     def is_ours(self, user: DatabaseUser) -> bool:
         """Say whether a user was made for this very record, under whichever operation."""

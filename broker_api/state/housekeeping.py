@@ -18,7 +18,7 @@ RECONCILED = "reconciled"
 
 
 class Housekeeping:
-    """The collection beside the instances; nothing in it is worth more than a few seconds of work."""
+    """The collection beside the instances; but for the claims of databases, losing it costs a few seconds of work."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

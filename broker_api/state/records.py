@@ -16,6 +16,8 @@ from urllib.parse import quote
 import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from broker_api.naming import is_default_database
+
 log = structlog.get_logger(__name__)
 
 
@@ -158,14 +160,40 @@ class Resource(Record):
         return self.operation
 
 
+Owner = tuple[str | None, str | None]
+"""An organization and a space; both None where they are not known."""
+
+
 class Instance(Resource):
-    """A service instance: a database on a cluster. ``sealed_dropper`` is the temporary user that drops it."""
+    """A service instance: a database on a cluster. ``sealed_dropper`` is the temporary user that drops it.
+
+    ``owned`` says whether the database holds only what instances of the same owner have put there; None in documents
+    of releases that did not ask.
+    """
 
     organization_guid: str = ""
     space_guid: str = ""
     maintenance_version: str | None = None
     connection: JsonText = Field(default_factory=dict)
     sealed_dropper: str | None = None
+    owned: bool | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """The organization and space; the old broker did not keep them."""
+        return (None, None) if self.legacy else (self.organization_guid, self.space_guid)
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether its provision has succeeded once, so that applications may have written to its database."""
+        return bool(self.connection) or self.legacy
+
+    @property
+    def owns_database(self) -> bool:
+        """Whether its database may be dropped."""
+        if self.owned is not None:
+            return self.owned
+        return not self.legacy and is_default_database(self.database or "", self.instance_id)
 
 
 class Binding(Resource):

@@ -4,6 +4,7 @@ Instances are ``{instance_id, database, cluster, parameters}`` and bindings ``{b
 The old broker could write the same id several times: one is taken, all are removed.
 """
 
+import re
 from typing import Any
 
 from pymongo.collection import Collection
@@ -64,9 +65,16 @@ def forget(collection: Collection[Document], found: Instance | Binding) -> None:
 
 def sharing(collection: Collection[Document], instance: Instance) -> list[Instance]:
     """Give the old broker's instances, not touched yet, that use the same database."""
-    query = {"cluster": instance.cluster, "database": instance.database, "binding_id": {"$exists": False}, **_SEEDS}
+    database = in_any_case(instance.database or "")
+    where = {"project": None, "cluster": instance.cluster, "database": database}
+    query = {**where, "binding_id": {"$exists": False}, **_SEEDS}
     others = {"instance_id": {"$ne": instance.instance_id}}
     return [read(Instance, _ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)]
+
+
+def in_any_case(name: str) -> Document:
+    """Give the query for a name in any spelling that differs only in case."""
+    return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
 
 
 def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> bool:

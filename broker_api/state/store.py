@@ -129,16 +129,18 @@ class Store:
     def prepare(self) -> None:
         """Make the indexes; those that exist already cost one question. What another release made is left."""
         opened = {"operation.open": True}
+        forget = IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0)
         indexes = [
-            IndexModel([("operation.due", 1)], name="due", partialFilterExpression=opened),
-            IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened),
-            IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids"),
-            IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database"),
-            IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0),
+            (self.collection, IndexModel([("operation.due", 1)], name="due", partialFilterExpression=opened)),
+            (self.collection, IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)),
+            (self.collection, IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids")),
+            (self.collection, IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database")),
+            (self.collection, forget),
+            (self.housekeeping, forget),
         ]
-        for index in indexes:
+        for collection, index in indexes:
             try:
-                self.collection.create_indexes([index])
+                collection.create_indexes([index])
             except OperationFailure as error:
                 if error.code not in _OTHER_INDEX:
                     raise
@@ -198,18 +200,27 @@ class Store:
         return self.collection.count_documents(query)
 
     @reaching("find instances")
-    def sharing(self, instance: Instance) -> list[Instance]:
-        """Give the other instances that are not gone and use the same database of the same cluster."""
+    def of_same_database(self, instance: Instance) -> list[Instance]:
+        """Give the other instances that have, or had, the same database of the same cluster.
+
+        MongoDB takes two names that differ only in case for one.
+        """
         query = {
             "_id": {"$ne": instance.key},
             "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
             "cluster": instance.cluster,
-            "database": instance.database,
+            "database": seed.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
-            "phase": {"$nin": _WITHOUT_USE},
+            "operation": {"$exists": True},
         }
-        shared = [read(Instance, document) for document in self.collection.find(query)]
-        return shared + seed.sharing(self.collection, instance)
+        found = [read(Instance, document) for document in self.collection.find(query)]
+        # What this release does not understand may use the database, and counts.
+        used = [other for other in found if other.was_ready or not other.understood]
+        return used + seed.sharing(self.collection, instance)
+
+    def sharing(self, instance: Instance) -> list[Instance]:
+        """Give the other instances that are not gone and use the same database of the same cluster."""
+        return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
     @reaching("find")
     def get(self, key: str) -> Instance | Binding | None:

@@ -37,16 +37,23 @@ class ManyProjects(Stack):
     """``BROKER_SECRETS`` names a key or a service account for each project; only workers get them."""
 
     def __init__(
-        self, emulator: AtlasEmulator, directory: Path, state: Mongod, cluster: Mongod, *, settle: float
+        self,
+        emulator: AtlasEmulator,
+        directory: Path,
+        state: Mongod,
+        cluster: Mongod,
+        *,
+        settle: float,
+        config: str = "config",
     ) -> None:
-        self._settle = settle
+        self._settle, self._config = settle, config
         self._secrets = directory / "secret.json"
         self._secrets.write_text(json.dumps({"atlas": _secrets()}))
         super().__init__(flower=False, state=state, cluster=cluster, emulator=emulator)
 
     @property
     def shared_settings(self) -> dict[str, str]:
-        config = {"BROKER_CONFIG": "tests.atlas.operator_config:config", "BROKER_SECRETS": str(self._secrets)}
+        config = {"BROKER_CONFIG": f"tests.atlas.operator_config:{self._config}", "BROKER_SECRETS": str(self._secrets)}
         return {**super().shared_settings, **config, "BROKER_SETTLE_SECONDS": str(self._settle)}
 
 

@@ -3,16 +3,20 @@
 import os
 from typing import Any
 
-from broker_api.config import BindingView, Config, Permissions
+from broker_api.config import BindingView, Config, InstanceView, Permissions
 
 PRIVATE_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a001"
 PINNED_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a002"
+ENDPOINT_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a003"
 OTHER_PROJECT = "0" * 23 + "2"
 PINNED_CLUSTER = "pinned"
 
 
 class OperatorConfig(Config):
-    """``level`` of an instance decides the roles of its bindings; ``name`` of a binding is its user's name."""
+    """``level`` of an instance decides the roles of its bindings; ``name`` of a binding is its user's name.
+
+    ``team`` of an instance decides its database, whatever ``database`` says.
+    """
 
     CUSTOM_ROLES = frozenset({"reporting"})
 
@@ -22,6 +26,13 @@ class OperatorConfig(Config):
         self.broker["plans"] += [
             {"id": PRIVATE_PLAN, "name": "private", "description": "By peering", "connection": "private"},
             {
+                "id": ENDPOINT_PLAN,
+                "name": "endpoint",
+                "description": "By one private endpoint",
+                "connection": "private-endpoint",
+                "endpoint": "vpce-3",
+            },
+            {
                 "id": PINNED_PLAN,
                 "name": "pinned",
                 "description": "No parameter is needed",
@@ -30,6 +41,10 @@ class OperatorConfig(Config):
             },
         ]
 
+    def generate_instance_dbname(self, instance: InstanceView) -> str:
+        team: str | None = instance.parameters.get("team")
+        return f"team-{team}"[: instance.database_limit] if team else super().generate_instance_dbname(instance)
+
     def generate_binding_username(self, binding: BindingView) -> str:
         return str(binding.parameters.get("name") or super().generate_binding_username(binding))
 
@@ -37,6 +52,16 @@ class OperatorConfig(Config):
         if binding.instance.parameters.get("level") == "reading":
             return permissions.add_role(binding.instance.get_dbname() or "", "read")
         return super().generate_binding_permissions(binding, permissions)
+
+
+class SeedsWay(OperatorConfig):
+    """Instances may have any database."""
+
+    DATABASES = "any"
+
+
+def seeds_way() -> SeedsWay:
+    return SeedsWay(Config.load_json(os.environ["BROKER_SECRETS"]) or {})
 
 
 def config() -> OperatorConfig:

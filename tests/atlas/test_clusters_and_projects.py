@@ -3,7 +3,7 @@
 import pytest
 
 from tests.atlas.broker import MAIN, OTHER, Broker, log_in, new_id, strings_of, until, works
-from tests.atlas.operator_config import PINNED_CLUSTER, PINNED_PLAN, PRIVATE_PLAN
+from tests.atlas.operator_config import ENDPOINT_PLAN, PINNED_CLUSTER, PINNED_PLAN, PRIVATE_PLAN
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 
@@ -147,13 +147,96 @@ def test_a_cluster_without_private_strings_says_so(broker: Broker) -> None:
     assert broker.failure(instance) == f"The cluster {cluster} has no private-endpoint connection string."
 
 
+def private_endpoints(*entries: tuple[str, str]) -> dict[str, object]:
+    """Connection strings of a cluster with several private endpoints, each with its id and region."""
+    return {
+        "standard": "mongodb://public:27017/?authSource=admin",
+        "privateEndpoint": [
+            {
+                "connectionString": f"mongodb://pl-{endpoint}:1024/?authSource=admin",
+                "srvConnectionString": f"mongodb+srv://c-pl-{endpoint}.abcde.example.net",
+                "type": "MONGOD",
+                "endpoints": [{"endpointId": endpoint, "providerName": "AWS", "region": region}],
+            }
+            for endpoint, region in entries
+        ],
+    }
+
+
+SEVERAL = (("vpce-1", "US_EAST_1"), ("vpce-2", "EU_WEST_1"), ("vpce-3", "EU_WEST_1"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [("vpce-2", "pl-vpce-2"), ("VPCE-3", "pl-vpce-3"), ("US_EAST_1", "pl-vpce-1"), ("us-east-1", "pl-vpce-1")],
+)
+def test_one_of_several_private_endpoints_is_chosen_by_its_id_or_region(
+    broker: Broker, endpoint: str, host: str
+) -> None:
+    cluster = broker.cluster(connection_strings=private_endpoints(*SEVERAL))
+    instance = broker.instance(cluster, connection="private-endpoint", endpoint=endpoint)
+    credentials = broker.bind(instance)
+    assert f"@{host}:1024/" in credentials["uri"]
+    assert f"@c-{host}.abcde.example.net/" in credentials["connectionString"]
+
+
+def test_without_a_choice_the_first_private_endpoint_is_used_with_a_warning(broker: Broker) -> None:
+    cluster = broker.cluster(connection_strings=private_endpoints(*SEVERAL))
+    instance = broker.instance(cluster, connection="private-endpoint")
+    assert "@pl-vpce-1:1024/" in broker.bind(instance)["uri"]
+    warned = [line for line in broker.logs().splitlines() if "private_endpoint_not_chosen" in line and cluster in line]
+    assert "vpce-2 (EU_WEST_1)" in warned[0]
+    broker.client.update(instance, {"endpoint": "vpce-2"})
+    assert broker.client.wait(instance).state == "succeeded"
+    assert "@pl-vpce-2:1024/" in broker.bind(instance)["uri"]
+    broker.client.update(instance, {"endpoint": "vpce-9"})
+    assert "has no private endpoint vpce-9" in broker.failure(instance)
+    assert "@pl-vpce-2:1024/" in broker.bind(instance)["uri"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "sentence"),
+    [
+        (
+            "vpce-9",
+            "has no private endpoint vpce-9; it has vpce-1 (US_EAST_1), vpce-2 (EU_WEST_1), vpce-3 (EU_WEST_1).",
+        ),
+        (
+            "EU_WEST_1",
+            (
+                "has several private endpoints in EU_WEST_1: vpce-2 (EU_WEST_1), vpce-3 (EU_WEST_1). "
+                "Name one by its id as endpoint."
+            ),
+        ),
+    ],
+)
+def test_a_private_endpoint_that_is_not_one_is_refused_with_those_that_there_are(
+    broker: Broker, endpoint: str, sentence: str
+) -> None:
+    cluster = broker.cluster(connection_strings=private_endpoints(*SEVERAL))
+    parameters = {"cluster": cluster, "project": MAIN, "connection": "private-endpoint", "endpoint": endpoint}
+    _, ended = broker.provision(parameters)
+    assert (ended.state, ended.description) == ("failed", f"The cluster {cluster} {sentence}")
+
+
+def test_the_private_endpoint_is_the_plans(broker: Broker) -> None:
+    fields = {"plan_id": ENDPOINT_PLAN}
+    cluster = broker.cluster(connection_strings=private_endpoints(*SEVERAL))
+    parameters = {"cluster": cluster, "project": MAIN}
+    refused = broker.client.provision("never", {**parameters, "endpoint": "vpce-1"}, fields=fields)
+    assert (refused.status, refused.description) == (400, "parameters.endpoint cannot be chosen: the plan decides it.")
+    instance, _ = broker.provision(parameters, fields=fields)
+    broker.client.bind(instance, f"b-{instance}", fields=fields)
+    assert "@pl-vpce-3:1024/" in broker.credentials(instance, f"b-{instance}")["uri"]
+
+
 def test_several_hosts_and_options_are_kept_and_the_user_is_escaped(broker: Broker) -> None:
     credentials = broker.bind(
         broker.instance(broker.cluster(connection_strings={"standard": THREE_HOSTS}), database="shop"),
         {"name": "a/b:c@d e"},
     )
     options = "ssl=true&authSource=admin&replicaSet=atlas-abcdef-shard-0"
-    user = f"a%2Fb%3Ac%40d+e:{credentials['password']}"
+    user = f"a%2Fb%3Ac%40d%20e:{credentials['password']}"
     assert credentials["uri"] == f"mongodb://{user}@h1:27017,h2:27018,h3:27019/shop?{options}"
 
 

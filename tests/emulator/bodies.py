@@ -81,6 +81,7 @@ def cluster_body(project: Project, cluster: Cluster, root: str) -> Json:
     home = f"{root}/groups/{project.id}/clusters/{cluster.name}"
     return {
         **_CLUSTER,
+        "clusterType": cluster.cluster_type,
         "connectionStrings": connection_strings(cluster),
         "createDate": wire_time(project.created),
         "effectiveReplicationSpecs": [_replication(project, cluster)],
@@ -145,7 +146,6 @@ _CLUSTER: Json = {
     },
     "backupEnabled": False,
     "biConnector": {"enabled": False, "readPreference": "secondary"},
-    "clusterType": "REPLICASET",
     "diskWarmingMode": "FULLY_WARMED",
     "effectiveDatabaseEdition": "CORE",
     "encryptionAtRestProvider": "NONE",

@@ -21,6 +21,7 @@ LIMITS = {
     "roles": Limit(2000, 1000),
     "project": Limit(1200, 500),
     "groups": Limit(1200, 500),
+    "processes": Limit(300, 100),
     "root": Limit(300, 100),
 }
 

@@ -134,6 +134,10 @@ class Deployment:
                 cluster.changes.remove(change)
         return True
 
+    def databases(self, cluster: Cluster) -> list[str]:
+        """Those that are in the cluster's mongod now."""
+        return self._mongod(cluster.mongo).databases()
+
     def _mongod(self, uri: str) -> Mongod:
         if uri not in self._mongods:
             self._mongods[uri] = Mongod(uri)

@@ -123,6 +123,10 @@ class Emulator:
         """The API access list; None lets everybody in."""
         self._settings(allowed_addresses=addresses)
 
+    def hide_databases(self, names: list[str]) -> None:
+        """Monitoring has not seen these databases yet; it has seen all others."""
+        self._call("PUT", "/databases/hidden", {"names": names})
+
     def digest_nonces(self, *, seconds: float = 300, uses: int = 1000) -> None:
         self._settings(digest={"seconds": seconds, "uses": uses})
 
@@ -159,7 +163,11 @@ class Emulator:
         self._call("PUT", f"/accounts/{client}", {"secret": secret, "projects": projects, "read_only": read_only})
 
     def put_cluster(self, name: str, *, project: str = PROJECT_ID, **settings: object) -> None:
-        """`kind`, `state`, `paused`, `connection_strings`, `mongo`, `then={"state": …, "seconds": …, "reads": …}`."""
+        """`kind`, `state`, `paused`, `connection_strings`, `mongo`, `then={"state": …, "seconds": …, "reads": …}`.
+
+        `cluster_type` (REPLICASET, SHARDED), and `processes` in Atlas's form, each with its `databases` if they are not
+        to be those of its mongod.
+        """
         self._call("PUT", f"/projects/{project}/clusters/{name}", settings)
 
     def delete_cluster(self, name: str, *, project: str = PROJECT_ID) -> None:

@@ -31,6 +31,7 @@ class Control:
             "DELETE /faults": lambda _: world.faults.clear(),
             "DELETE /faults/<int:number>": lambda _, number: world.faults.clear(number),
             "PUT /policy": self._set_policy,
+            "PUT /databases/hidden": self._hide_databases,
             "POST /apply": lambda _: world.deployment.force(),
             "PUT /settings": self._set_settings,
             "PUT /buckets/<name>": self._set_bucket,
@@ -80,6 +81,11 @@ class Control:
         policy = Policy(**{name: Delay(**delay) for name, delay in body.items()})
         with self._world.atlas.lock:
             self._world.atlas.policy = policy
+
+    def _hide_databases(self, body: Json) -> None:
+        """Those `names`, and no others."""
+        with self._world.atlas.lock:
+            self._world.atlas.hidden_databases = frozenset(body["names"])
 
     def _set_settings(self, body: Json) -> None:
         """Those given: of the world, of digest (`digest`) and of OAuth (`oauth`)."""

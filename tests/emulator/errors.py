@@ -36,6 +36,7 @@ CODES: dict[str, tuple[int, str]] = RECORDED | {
     "AUTOMATION_CONFIG_CONCURRENT_MODIFICATION": (409, "Somebody else has published a change meanwhile."),
     "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API": (400, "The cluster %s is no flex cluster."),
     "COLLECTION_ROLES_LIMIT_EXCEEDED": (403, "The project has its %s collection roles already."),
+    "CLUSTER_HAS_NO_DATABASES_TO_TELL": (400, "The databases of a cluster of this tier are not monitored."),
     "COMMON_PASSWORD": (400, "The password is one of those that everybody tries."),
     "DATABASE_NAME_CANNOT_BE_CHANGED": (409, "A user's authentication database stays as it is."),
     "DATABASE_NAME_INVALID_ADMIN": (400, "%s belong on the admin database."),

@@ -72,7 +72,10 @@ class Change:
 
 @dataclass(eq=False)
 class Cluster:
-    """`connection_strings` None: those that lead to its mongod. `following`: the next state, None is gone."""
+    """`connection_strings` None: those that lead to its mongod. `following`: the next state, None is gone.
+
+    `processes` None: those of its standard connection string; see `tests.emulator.processes`.
+    """
 
     name: str
     mongo: str
@@ -80,6 +83,8 @@ class Cluster:
     state: str = "IDLE"
     paused: bool = False
     connection_strings: Json | None = None
+    cluster_type: str = "REPLICASET"
+    processes: list[Json] | None = None
     following: tuple[Wait, str | None] | None = None
     changes: list[Change] = field(default_factory=list)
 
@@ -106,10 +111,14 @@ class Policy:
 
 @dataclass
 class Atlas:
-    """All state in memory. Whoever reads or changes it holds `lock`, and never talks to a mongod meanwhile."""
+    """All state in memory. Whoever reads or changes it holds `lock`, and never talks to a mongod meanwhile.
+
+    `hidden_databases` exist, but monitoring has not seen them yet.
+    """
 
     policy: Policy = field(default_factory=Policy)
     projects: dict[str, Project] = field(default_factory=dict)
+    hidden_databases: frozenset[str] = frozenset()
     lock: threading.RLock = field(default_factory=threading.RLock)
     versions: Iterator[int] = field(default_factory=lambda: count(1))
 

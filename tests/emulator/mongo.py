@@ -56,6 +56,9 @@ class Mongod:
                 self._put(user, custom)
             self._versions[name] = version
 
+    def databases(self) -> list[str]:
+        return list(self._client.list_database_names())
+
     def clear(self, version: int) -> None:
         """Drops every user that was made here; no change up to this version is applied any more."""
         self._floor = version

@@ -7,6 +7,8 @@ from tests.emulator.model import KINDS, STATES, Cluster, Json, Project, User
 from tests.emulator.waiting import Delay, Wait
 from tests.emulator.world import World
 
+_CHANGEABLE = {"kind", "state", "paused", "connection_strings", "mongo", "cluster_type", "processes"}
+
 
 class Projects:
     def __init__(self, world: World) -> None:
@@ -37,7 +39,7 @@ class Projects:
             self._atlas.projects[project].roles[name] = role
 
     def put_cluster(self, body: Json, project: str, name: str) -> None:
-        """Changes what is given of `kind`, `state`, `paused`, `connection_strings`, `mongo`.
+        """Changes what is given of a cluster's fields; see `tests.emulator.model`.
 
         `then` says what follows: `{"state": "IDLE" or null for gone, "seconds": …, "reads": …}`.
         """
@@ -71,7 +73,7 @@ def _shown(user: User, *, applied: bool) -> Json:
 def _change(cluster: Cluster, body: Json) -> None:
     then = body.pop("then", None)
     for name, value in body.items():
-        if name not in {"kind", "state", "paused", "connection_strings", "mongo"}:
+        if name not in _CHANGEABLE:
             raise ValueError(f"a cluster has no {name}")
         setattr(cluster, name, value)
     if cluster.state not in STATES or cluster.kind not in KINDS:

@@ -1,6 +1,6 @@
 """Every endpoint: path, rate limit, versions with the X-Java-Method they answer, and who answers.
 
-The Java methods of the root, the status and the limits were never recorded; they are made up.
+The Java methods of the root, the status, the limits and a process's databases were never recorded; they are made up.
 """
 
 from tests.emulator.endpoints import (
@@ -22,9 +22,11 @@ from tests.emulator.endpoints import (
     list_users,
     update_user,
 )
+from tests.emulator.processes import list_databases, list_processes
 from tests.emulator.routes import Route
 
 _USERS = "/groups/{groupId}/databaseUsers"
+_PROCESSES = "/groups/{groupId}/processes"
 _ONE_USER = _USERS + "/{databaseName}/{username}"
 _OLD_CLUSTERS = "ApiAtlasClusterDescriptionV15Resource::"
 _CLUSTERS = "ApiAtlasClusterDescriptionResource20240805::"
@@ -40,6 +42,10 @@ def _clusters(method: str) -> dict[str, str]:
 
 def _flex(method: str) -> dict[str, str]:
     return {"2024-11-13": f"ApiAtlasFlexClusterResource::{method}"}
+
+
+def _processes(method: str) -> dict[str, str]:
+    return _first(f"ApiAtlasProcessesResource::{method}")
 
 
 def _users(method: str) -> dict[str, str]:
@@ -61,6 +67,8 @@ ROUTES = [
     ),
     Route("GET", "/groups/{groupId}/flexClusters", "project", _flex("getAllFlexClusters"), list_flex_clusters),
     Route("GET", "/groups/{groupId}/flexClusters/{clusterName}", "project", _flex("getFlexCluster"), get_flex_cluster),
+    Route("GET", _PROCESSES, "processes", _processes("getAllAtlasProcesses"), list_processes),
+    Route("GET", _PROCESSES + "/{processId}/databases", "processes", _processes("getDatabases"), list_databases),
     Route("GET", _USERS, "users", _users("getUsers"), list_users),
     Route("POST", _USERS, "users", _users("addUser"), create_user, 201),
     Route("GET", _ONE_USER, "users", _users("getUserByName"), get_user),

@@ -70,6 +70,7 @@ class World:
         self.oauth.accounts[setup.client_id] = Credential(setup.client_id, setup.client_secret, projects)
         clusters = [_cluster(given, setup.mongo) for given in setup.clusters]
         with self.atlas.lock:
+            self.atlas.hidden_databases = frozenset()
             self.atlas.policy = Policy(Delay(seconds=setup.apply_seconds))
             self.atlas.projects[setup.project] = Project(
                 setup.project, "emulated", clusters={cluster.name: cluster for cluster in clusters}

@@ -20,6 +20,7 @@ from workers.atlas.client import (
     MemoryTokens,
     NoAnswer,
     Nonsense,
+    Process,
     Refused,
     Role,
     ServiceAccount,
@@ -230,6 +231,26 @@ def test_clusters_of_every_kind_are_listed_and_read(emulator: Emulator, atlas: A
     assert atlas.cluster("paused-1").paused
     assert atlas.cluster("leaving-1").state == "DELETING"
     assert atlas.cluster_status("flex-1") == "APPLIED"
+
+
+def test_processes_and_their_databases_are_listed_page_by_page(
+    emulator: Emulator, atlas: AtlasClient, cluster_mongod: Mongod
+) -> None:
+    names = [f"listed-{number:04}" for number in range(700)]
+    process = {"hostname": "h.example", "port": 27018, "typeName": "SHARD_PRIMARY", "replicaSetName": "rs"}
+    emulator.put_cluster("listed", processes=[{**process, "userAlias": "alias.example", "databases": names}])
+    found = [each for each in atlas.processes() if each.host == "h.example"]
+    assert found == [Process("h.example", 27018, "alias.example", "rs", "SHARD_PRIMARY")]
+    assert sorted(atlas.databases("h.example", 27018)) == names
+    with cluster_mongod.client() as root:
+        root["really-there"]["things"].insert_one({})
+        host, port = root.address or ("", 0)
+    assert "really-there" in atlas.databases(host, port)
+    emulator.hide_databases(["really-there"])
+    assert "really-there" not in atlas.databases(host, port)
+    assert refusal(lambda: atlas.databases("nowhere.example", 27017)).status == 404
+    emulator.put_cluster("small", kind="free", connection_strings={"standard": "mongodb://small.example:27017/"})
+    assert refusal(lambda: atlas.databases("small.example", 27017)).status == 400
 
 
 def test_a_missing_cluster_is_missing_and_no_user_is_gone_for_it(atlas: AtlasClient) -> None:

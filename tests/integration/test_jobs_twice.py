@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import pytest
 
@@ -199,6 +200,20 @@ class Interruptions:
         begin = lambda: self.client.provision(tenant.instance_id, {"cluster": f"c-{name}"})  # noqa: E731
         self._add(tenant, None, begin, there)
 
+    def list_databases(self, name: str, how: dict[str, object]) -> None:
+        tenant, host = Tenant(self.client, f"i-{name}"), f"d-{name}.example"
+        parameters = {"cluster": f"d-{name}", "database": f"named-{uuid4().hex}"}
+        process = {"hostname": host, "port": 27017, "typeName": "REPLICA_PRIMARY", "databases": ["admin"]}
+        standard = f"mongodb://{host}:27017/?authSource=admin&replicaSet=rs"
+        self.atlas.put_cluster(f"d-{name}", connection_strings={"standard": standard}, processes=[process])
+        self.hold("GET", f"/{host}:27017/databases", how)
+
+        def owned() -> None:
+            kept = document(self.stack, tenant.instance_id)
+            assert (kept["database"], kept["owned"]) == (parameters["database"], True)
+
+        self._add(tenant, None, lambda: self.client.provision(tenant.instance_id, parameters), owned)
+
     def patch_user(self, name: str, how: dict[str, object]) -> None:
         tenant = self.tenant(f"i-{name}", level="readWrite")
         credentials = tenant.bind(f"b-{name}")
@@ -265,7 +280,7 @@ def test_a_worker_killed_while_atlas_holds_its_call_leaves_one_user_and_the_righ
 ) -> None:
     with mortal.client() as client:
         interrupted = Interruptions(mortal, client, atlas)
-        ways = [interrupted.post_user, interrupted.status, interrupted.get_cluster]
+        ways = [interrupted.post_user, interrupted.status, interrupted.get_cluster, interrupted.list_databases]
         ways += [interrupted.patch_user, interrupted.delete_user]
         together(
             *[

@@ -238,7 +238,9 @@ def test_private_strings_and_private_endpoints_are_read() -> None:
     read = told(cluster_body(connectionStrings=strings), lambda c: c.cluster("c1")).connection_strings
     assert (read.private, read.private_srv) == ("mongodb://p1,p2/?ssl=true", "mongodb+srv://p")
     assert read.private_endpoints == (
-        PrivateEndpoint("mongodb://e1,e2", "mongodb+srv://e", "mongodb+srv://e-lb", "MONGOD", ("vpce-1",)),
+        PrivateEndpoint(
+            "mongodb://e1,e2", "mongodb+srv://e", "mongodb+srv://e-lb", "MONGOD", ("vpce-1",), ("US_EAST_1",)
+        ),
     )
 
 

@@ -102,9 +102,11 @@ def test_several_services_are_possible() -> None:
 
 
 def test_pins_are_not_published() -> None:
-    catalog, plan = a_plan(with_plan(cluster="shared", project="0123456789abcdef01234567"))
+    catalog, plan = a_plan(with_plan(cluster="shared", project="0123456789abcdef01234567", endpoint="vpce-1"))
     published = catalog.document["services"][0]["plans"][0]
     assert (plan.cluster, plan.project) == ("shared", "0123456789abcdef01234567")
+    assert plan.endpoint == "vpce-1"
+    assert "vpce-1" not in repr(published)
     assert "shared" not in repr(published)
     assert "0123456789abcdef01234567" not in repr(published)
 
@@ -244,6 +246,7 @@ def test_semantic_versions_are_taken(version: str) -> None:
         {"cluster": "c", "database": "shared", "policy-on-delete": "drop", "connection": "private"},
         {"cluster": "c", "database": "x" * 63, "project": "0" * 24, "ns": {"unknown": [1]}},
         {"cluster": "c", "database": "administration"},
+        {"cluster": "c", "connection": "private-endpoint", "endpoint": "vpce-0a1b"},
     ],
 )
 def test_good_instance_parameters_pass(parameters: dict[str, object]) -> None:
@@ -272,6 +275,8 @@ def test_an_update_and_a_bind_need_no_parameters() -> None:
         *(("database", name) for name in ("", "admin", "Local", "CONFIG", "x" * 64, "ä" * 32, "x\n")),
         ("policy-on-delete", "delete"),
         ("connection", "public"),
+        ("endpoint", ""),
+        ("endpoint", 7),
         ("project", "0" * 23),
         ("project", "0" * 24 + "\n"),
         ("project", "X" * 24),

@@ -1,4 +1,4 @@
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -40,6 +40,55 @@ def roles(config: Config, **parameters: object) -> list[Role]:
 def test_user_and_password_are_escaped_so_that_a_driver_reads_the_very_same(name: str, password: str) -> None:
     parsed = parse_uri(with_credentials(STANDARD, name, password, "db"), warn=False)
     assert (parsed["username"], parsed["password"], parsed["database"]) == (name, password, "db")
+
+
+def by_rfc_3986(uri: str) -> tuple[str, str, str]:
+    """User, password and database as drivers read them that decode percent-encoded bytes and nothing else."""
+    parts = urlsplit(uri)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    return unquote(user, errors="strict"), unquote(password, errors="strict"), unquote(parts.path[1:], errors="strict")
+
+
+@given(TEXT, TEXT, TEXT)
+def test_every_driver_reads_the_very_same_also_one_that_takes_a_plus_for_a_plus(
+    name: str, password: str, database: str
+) -> None:
+    for uri in (
+        with_credentials(STANDARD, name, password, database),
+        with_credentials(SRV, name, password, database),
+        from_template(name, password, database),
+    ):
+        assert by_rfc_3986(uri) == (name, password, database)
+        assert uri.isascii()
+        assert not {" ", "+"} & set(uri.partition("://")[2])
+
+
+def from_template(name: str, password: str, database: str) -> str:
+    class Fixed(Config):
+        def generate_binding_username(self, binding: BindingView) -> str:
+            return str(binding.parameters["name"])
+
+    view = BindingView("b", InstanceView("i", {}, "c", database), {"name": name})
+    made = Fixed({}, {}, {"c": "mongodb://%s:%s@mine/%s?authSource=admin"}).generate_binding_credentials(view)
+    return str(made["uri"]).replace(made["password"], quote(password, safe=""))
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "a+b", "a%20b", "a@b", "a/b", "a:b", "a?b", "a#b", "ä€😀", "[a]", "a&b=c", "%"]
+)
+def test_what_drivers_could_mistake_is_percent_encoded(text: str) -> None:
+    assert by_rfc_3986(with_credentials(STANDARD, text, text, text)) == (text, text, text)
+    uri = with_credentials(STANDARD, text, text, "db")
+    parsed = parse_uri(uri, warn=False)
+    assert (parsed["username"], parsed["password"]) == (text, text)
+    assert parsed["options"]["authSource"] == "admin"
+
+
+def test_a_space_is_percent_20() -> None:
+    assert (
+        with_credentials(SRV, "my app", "p w", "d b")
+        == "mongodb+srv://my%20app:p%20w@c.x.mongodb.net/d%20b?authSource=admin"
+    )
 
 
 def test_hosts_and_options_stay_as_atlas_gives_them() -> None:
@@ -99,7 +148,7 @@ def test_a_hook_may_give_another_user_name_and_the_uri_has_it() -> None:
 
     made = Named({}, {}).generate_binding_credentials(binding(standard=STANDARD))
     assert made["username"] == "i/b@x"
-    assert unquote_plus(made["uri"].partition("://")[2].partition(":")[0]) == "i/b@x"
+    assert unquote(made["uri"].partition("://")[2].partition(":")[0]) == "i/b@x"
 
 
 # --- names and roles --------------------------------------------------------------------------------------------
@@ -109,6 +158,9 @@ def test_an_instance_tells_a_hook_its_cluster_and_its_database_once_that_is_sett
     new = InstanceView("i", {"cluster": "c"}, "c")
     assert (new.get_dbname(), new.get_cluster()) == (None, "c")
     assert Config({}, {}).generate_instance_dbname(new) == "instance-i"
+    assert Config({}, {}).generate_instance_dbname(InstanceView("i", {"database": "mine"}, "c")) == "mine"
+    long = InstanceView("i" * 36, {}, "c", database_limit=38)
+    assert len(Config({}, {}).generate_instance_dbname(long)) == 38
     assert binding().instance.get_dbname() == "db"
 
 

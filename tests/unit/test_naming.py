@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_api.naming import MAX_DATABASE_BYTES, database_name, database_problem, username
+from broker_api.naming import (
+    MAX_DATABASE_BYTES,
+    MAX_SHARED_TIER_DATABASE_BYTES,
+    database_name,
+    database_problem,
+    is_default_database,
+    username,
+)
 from broker_api.state.records import binding_key, instance_key
 
 ids = st.text(min_size=1, max_size=255)
@@ -24,6 +31,24 @@ def test_any_id_makes_a_database_name_that_mongodb_takes(instance_id: str) -> No
 
 
 @given(ids)
+def test_any_id_makes_a_database_name_that_fits_the_small_tiers(instance_id: str) -> None:
+    name = database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES)
+    assert database_problem(name, MAX_SHARED_TIER_DATABASE_BYTES) is None
+    assert name.startswith("instance-")
+    assert is_default_database(name, instance_id)
+    assert name == database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES)
+
+
+def test_a_short_name_of_a_small_tier_is_that_of_the_seed_and_a_long_one_stays_readable() -> None:
+    limit = MAX_SHARED_TIER_DATABASE_BYTES
+    assert database_name("a" * 29, limit) == "instance-" + "a" * 29
+    one, other = (database_name(f"6b02f1b4-63ae-4a36-9e2d-00000000000{n}", limit) for n in (1, 2))
+    assert one == "instance-6b02f1b4-63a-5196d3a9619e7fad"
+    assert one != other
+    assert len(one) == len(other) == 38
+
+
+@given(ids)
 def test_any_id_makes_a_user_name_that_needs_no_escaping_anywhere(binding_id: str) -> None:
     name = username(binding_id)
     assert 0 < len(name) <= 255
@@ -35,6 +60,9 @@ def test_any_id_makes_a_user_name_that_needs_no_escaping_anywhere(binding_id: st
 def test_two_ids_never_share_a_name(one: str, other: str) -> None:
     same = one == other
     assert (database_name(one) == database_name(other)) is same
+    small = MAX_SHARED_TIER_DATABASE_BYTES
+    assert (database_name(one, small) == database_name(other, small)) is same
+    assert is_default_database(database_name(one), other) is same
     assert (username(one) == username(other)) is same
 
 

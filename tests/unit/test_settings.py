@@ -411,3 +411,13 @@ def test_there_are_no_settings_that_the_readme_does_not_have() -> None:
     code = [path.read_text() for package in ("broker_api", "workers") for path in Path(CHECKOUT, package).rglob("*.py")]
     read = set(re.findall(r"\b(?:BROKER|MONGODB_ATLAS)_[A-Z_]+[A-Z]\b", "".join(code)))
     assert read - {"BROKER_API"} == set(DESIGN)
+
+
+@pytest.mark.parametrize("wrong", ["theirs", "", None, ["own"]])
+def test_a_config_that_says_otherwise_which_databases_instances_may_have_is_refused(wrong: object) -> None:
+    config = Config({}, {})
+    config.DATABASES = wrong  # type: ignore[assignment]
+    with pytest.raises(SettingError, match=r"^Config\.DATABASES: must be own or any$"):
+        load(WORKS, "api", config)
+    config.DATABASES = "any"
+    assert load(WORKS, "api", config).config is config

@@ -18,11 +18,13 @@ from workers.atlas.models import (
     Json,
     Malformed,
     PrivateEndpoint,
+    Process,
     Role,
     object_of,
     objects,
     parse_cluster,
     parse_flex,
+    parse_process,
     parse_user,
     text,
     user_body,
@@ -46,6 +48,7 @@ __all__ = [
     "NoAnswer",
     "Nonsense",
     "PrivateEndpoint",
+    "Process",
     "Refused",
     "Role",
     "ServiceAccount",
@@ -78,6 +81,13 @@ GET_STATUS = Operation(
 LIST_FLEX = Operation("GET", f"{_PROJECT}/flexClusters", "2024-11-13", f"list the flex clusters {_IN}")
 GET_FLEX = Operation(
     "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"tell about flex cluster {{cluster}} {_IN}"
+)
+LIST_PROCESSES = Operation("GET", f"{_PROJECT}/processes", "2023-01-01", f"list the processes {_IN}")
+LIST_DATABASES = Operation(
+    "GET",
+    f"{_PROJECT}/processes/{{host}}:{{port}}/databases",
+    "2023-01-01",
+    f"list the databases of process {{host}} {{port}} {_IN}",
 )
 LIST_USERS = Operation("GET", f"{_PROJECT}/databaseUsers", "2023-01-01", f"list the database users {_IN}")
 CREATE_USER = Operation("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"make database user {{username}} {_IN}")
@@ -125,6 +135,15 @@ class AtlasClient:
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
         """Whether every change of the project's users has reached the cluster; may read an old APPLIED for a while."""
         return self._wire.ask(self._call(GET_STATUS, cluster=name), _parse_status)
+
+    def processes(self) -> list[Process]:
+        """The mongod and mongos processes of the project's dedicated clusters."""
+        return list(self._pages(LIST_PROCESSES, parse_process))
+
+    def databases(self, host: str, port: int) -> list[str]:
+        """The databases of a mongod, as monitoring saw them lately: what was made a minute ago may be missing."""
+        named = {"host": host, "port": str(port)}
+        return list(self._pages(LIST_DATABASES, lambda database: text(database, "databaseName"), **named))
 
     def create_user(self, user: DatabaseUser) -> None:
         """Raises Refused with `exists` when the name is taken, `users_full` when the project is full."""
@@ -192,12 +211,12 @@ class AtlasClient:
     def _call(self, operation: Operation, body: Json | None = None, **names: str) -> Call:
         return Call(operation, {"project": self.project_id} | names, body=body)
 
-    def _pages(self, operation: Operation, parse: Callable[[Json], T]) -> Iterator[T]:
+    def _pages(self, operation: Operation, parse: Callable[[Json], T], **names: str) -> Iterator[T]:
         """All results, also when Atlas gives fewer a page than asked for: neither count nor page size is relied on."""
         seen = 0
         for number in range(1, _MOST_PAGES):
             query = {"pageNum": number, "itemsPerPage": PAGE}
-            call = Call(operation, {"project": self.project_id}, query=query)
+            call = Call(operation, {"project": self.project_id} | names, query=query)
             results, body = self._wire.ask(call, lambda body: (_parse_results(body, parse), body))
             yield from results
             seen += len(results)

@@ -44,13 +44,14 @@ class DatabaseUser:
 
 @dataclass(frozen=True, slots=True)
 class PrivateEndpoint:
-    """One private endpoint's own connection strings, with the cloud's ids of the endpoints that they go through."""
+    """Connection strings of their own, with ids and regions of the cloud's endpoints that they go through."""
 
     standard: str | None
     srv: str | None
     srv_shard_optimized: str | None
     type: str | None
     endpoint_ids: tuple[str, ...]
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,10 @@ class ConnectionStrings:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`state` is Atlas's stateName: IDLE, CREATING, UPDATING, DELETING, REPAIRING, or one that came later."""
+    """`state` is Atlas's stateName: IDLE, CREATING, UPDATING, DELETING, REPAIRING, or one that came later.
+
+    A `sharded` cluster's standard connection string leads to its mongos.
+    """
 
     name: str
     state: str
@@ -74,6 +78,18 @@ class Cluster:
     kind: Literal["dedicated", "flex", "free"]
     connection_strings: ConnectionStrings
     version: str | None
+    sharded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A mongod or mongos; `alias` is the host's name in connection strings, `kind` Atlas's typeName."""
+
+    host: str
+    port: int
+    alias: str | None
+    replica_set: str | None
+    kind: str | None
 
 
 def user_body(user: DatabaseUser, project_id: str) -> Json:
@@ -164,6 +180,7 @@ def _cluster(body: Json, kind: Literal["dedicated", "flex", "free"]) -> Cluster:
         kind=kind,
         connection_strings=_parse_strings(object_of(body, "connectionStrings")),
         version=optional_text(body, "mongoDBVersion") or optional_text(body, "mongoDBMajorVersion"),
+        sharded=optional_text(body, "clusterType") in ("SHARDED", "GEOSHARDED"),
     )
 
 
@@ -184,12 +201,28 @@ def _parse_strings(body: Json) -> ConnectionStrings:
 
 def _parse_endpoint(body: Json) -> PrivateEndpoint:
     ids = (optional_text(endpoint, "endpointId") for endpoint in objects(body, "endpoints"))
+    regions = (optional_text(endpoint, "region") for endpoint in objects(body, "endpoints"))
     return PrivateEndpoint(
         standard=optional_text(body, "connectionString"),
         srv=optional_text(body, "srvConnectionString"),
         srv_shard_optimized=optional_text(body, "srvShardOptimizedConnectionString"),
         type=optional_text(body, "type"),
         endpoint_ids=tuple(each for each in ids if each),
+        regions=tuple(dict.fromkeys(each for each in regions if each)),
+    )
+
+
+def parse_process(body: Json) -> Process:
+    """One of the project's processes, of whichever cluster."""
+    port = body.get("port")
+    if not isinstance(port, int):
+        raise Malformed("port is missing or no number")
+    return Process(
+        host=text(body, "hostname"),
+        port=port,
+        alias=optional_text(body, "userAlias"),
+        replica_set=optional_text(body, "replicaSetName"),
+        kind=optional_text(body, "typeName"),
     )
 
 

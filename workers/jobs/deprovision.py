@@ -9,11 +9,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from broker_api.config import with_credentials
-from broker_api.naming import database_problem
 from broker_api.state.claims import Due
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
-from workers import mongodb
+from workers import databases, mongodb
 from workers.atlas.client import DatabaseUser, Refused, Role
 from workers.clusters import send
 from workers.job import Job, labels
@@ -24,34 +23,29 @@ DROPPER_HOURS = 4
 
 
 def begin(job: Job[Instance]) -> Outcome:
-    """Refuse to drop what must not be dropped, before anything is removed."""
+    """Refuse to drop what another instance uses, before anything is removed."""
+    if job.record.was_ready:
+        databases.remember(job)
     if _drops(job):
-        _check_droppable(job)
+        if not databases.begin_drop(job):
+            return _wait_for_other(job)
         with suppress(ClusterGoneError):
             _connection(job)
     return Next("unbind")
 
 
 def _drops(job: Job[Instance]) -> bool:
-    """Say whether the database goes too; one that never became ready was not this instance's to drop."""
-    return _was_ready(job) and job.record.parameters.get("policy-on-delete") == "drop"
+    """Say whether the database goes too: what an instance never had ready, or does not own, is not its to drop."""
+    return _is_to_drop(job) and job.record.owns_database
 
 
-def _was_ready(job: Job[Instance]) -> bool:
-    return bool(job.record.connection) or job.record.legacy
+def _is_to_drop(job: Job[Instance]) -> bool:
+    return job.record.was_ready and job.record.parameters.get("policy-on-delete") == "drop"
 
 
-def _check_droppable(job: Job[Instance]) -> None:
-    """Refuse MongoDB's own databases, and what another instance uses."""
-    if problem := database_problem(job.record.database):
-        raise FailedError(f"{problem} It is not dropped; set policy-on-delete to retain.", refused=True)
-    others = [other for other in job.parts.store.sharing(job.record) if other.phase is not Phase.DELETING]
-    if others:
-        raise FailedError(
-            f"The database {job.record.database} on {job.cluster} is not dropped: the instance "
-            f"{others[0].instance_id} uses it too. Delete that first, or set policy-on-delete to retain.",
-            refused=True,
-        )
+def _wait_for_other(job: Job[Instance]) -> Later:
+    why = f"Waiting for another instance that is being deleted and drops the database {job.record.database} too."
+    return Later(LOOK_SECONDS, why)
 
 
 def unbind(job: Job[Instance]) -> Outcome:
@@ -69,7 +63,7 @@ def unbind(job: Job[Instance]) -> Outcome:
         return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
     if _drops(job):
         return Next("make dropper")
-    return remove_dropper(job)  # of an attempt that failed when the database was still to be dropped
+    return Next("remove dropper")  # of an attempt that failed when the database was still to be dropped
 
 
 def _check_not_refused(job: Job[Instance], binding: Binding) -> None:
@@ -128,10 +122,14 @@ def await_dropper(job: Job[Instance]) -> Outcome:
 
 
 def drop(job: Job[Instance]) -> Outcome:
-    """Drop the database. Trouble on the way to the cluster is tried again like any other."""
+    """Drop the database, if it still is this instance's alone. Trouble on the way to the cluster is tried again."""
     name = job.record.database or ""
     _check_in_time(job)
-    _check_droppable(job)
+    if not _drops(job):
+        return Next("remove dropper")
+    databases.remember(job)
+    if not databases.begin_drop(job):
+        return _wait_for_other(job)
     user = _dropper(job)
     try:
         uri = with_credentials(_connection(job), user.username, user.password or "", name)
@@ -150,9 +148,19 @@ def _connection(job: Job[Instance]) -> str:
 
 
 def remove_dropper(job: Job[Instance]) -> Outcome:
-    """Remove the temporary user, if there is one, and be done."""
+    """Remove the temporary user, if there is one, give up the claim of the database, and be done."""
     _remove_dropper(job)
-    return job.unsure() or _gone()
+    if wait := job.unsure():
+        return wait
+    instance = databases.located(job)
+    if _drops(job):
+        job.parts.databases.dropped(instance)
+    elif instance.was_ready:
+        job.parts.databases.leave(instance)
+    elif instance.database:
+        job.parts.databases.withdraw(instance)
+    owned = instance.owns_database
+    return Done(Phase.GONE, _gone(job), {"sealed_dropper": None, "unsure_until": None, "owned": owned})
 
 
 def _remove_dropper(job: Job[Instance]) -> None:
@@ -165,14 +173,20 @@ def _remove_dropper(job: Job[Instance]) -> None:
             raise
 
 
-def _gone() -> Done:
-    return Done(Phase.GONE, "The instance is gone.", {"sealed_dropper": None, "unsure_until": None})
+def _gone(job: Job[Instance]) -> str:
+    if not _is_to_drop(job) or _drops(job):
+        return "The instance is gone."
+    return (
+        f"The instance is gone. The database {job.record.database} on {job.cluster} was kept, since it may hold data "
+        "that was not this instance's. If it is not needed, ask the cluster's administrators to drop it."
+    )
 
 
 def give_up(job: Job[Instance]) -> Outcome:
     """Leave the instance as it was, but for bindings that are gone already; no temporary user stays."""
     _remove_dropper(job)
-    phase = Phase.READY if _was_ready(job) else Phase.FAILED
+    job.parts.databases.end_drop(databases.located(job), job.record.instance_id)
+    phase = Phase.READY if job.record.was_ready else Phase.FAILED
     return job.unsure() or Done(phase, "", {"sealed_dropper": None, "unsure_until": None})
 
 
