@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
+from broker_api.messages import MAX_ID_LENGTH
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
 from broker_api.osb.bindings import Binding, BindingOperation
@@ -80,7 +81,7 @@ def _admit(app: Flask, users: Users) -> None:
 def _bind_log() -> None:
     """Tell every log line of this request what it is about."""
     g.started = time.perf_counter()
-    g.request_id = request_identity(request.headers) or uuid.uuid4().hex
+    g.request_id = request_identity(request.headers)[:MAX_ID_LENGTH] or uuid.uuid4().hex
     clear_contextvars()
     bind_contextvars(request_id=g.request_id, **(request.view_args or {}))
 

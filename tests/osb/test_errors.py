@@ -152,7 +152,6 @@ BODIES: list[tuple[object, str]] = [
     ({"space_guid": {}}, "space_guid"),
     ({"parameters": []}, "parameters"),
     ({"context": "x"}, "context"),
-    ({"maintenance_info": {}}, "maintenance_info.version"),
     ({"maintenance_info": {"version": 1}}, "maintenance_info.version"),
     ({"parameters": {"cluster": "a\x00b"}}, "parameters.cluster"),
     ({"parameters": {"a": {"b": 2**63}}}, "parameters.a.b"),

@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 
 from tests.dev.stack import Stack
 from tests.osb.steps import ON_CLUSTER, bound, eventually, new_id, provisioned
-from tests.osb_client import Answer, Options, OsbClient
+from tests.osb_client import Answer, Json, Options, OsbClient
 
 VERSION = "X-Broker-API-Version"
 REQUEST_IDENTITY = "X-Broker-API-Request-Identity"
@@ -45,21 +45,46 @@ def _originating(platform: str, value: object) -> dict[str, str | None]:
 
 @pytest.mark.rule("1.1.3")
 @pytest.mark.parametrize(
-    ("platform", "value"),
+    ("platform", "value", "kept"),
     [
-        ("cloudfoundry", {"user_id": "683ea748-3092-4ff4-b656-39cacc4d5360"}),
-        ("kubernetes", {"username": "duke", "uid": "c2dde242", "groups": ["admin"], "extra": {"mydata": ["data1"]}}),
-        ("other", {"anything": {"$where": "1", "a.b": None}}),
+        ("cloudfoundry", {"user_id": "683ea748"}, {"user_id": "683ea748"}),
+        (
+            "kubernetes",
+            {"username": "duke", "uid": "c2dde242", "groups": [f"cn=group-{n},ou=people" for n in range(700)]},
+            {"username": "duke", "uid": "c2dde242"},
+        ),
+        ("other", {"anything": {"$where": "1", "a.b": None}}, {}),
     ],
+    ids=["cloudfoundry", "kubernetes", "other"],
 )
-def test_the_originating_identity_is_kept_with_the_operation(
-    client: OsbClient, state: Collection[dict[str, Any]], platform: str, value: dict[str, Any]
+def test_what_names_the_originating_user_is_kept_with_the_operation(
+    client: OsbClient, state: Collection[dict[str, Any]], platform: str, value: Json, kept: Json
 ) -> None:
     instance_id = new_id()
     client.provision(instance_id, ON_CLUSTER, headers=_originating(platform, value))
     found = state.find_one({"instance_id": instance_id})
     assert found is not None
-    assert json.loads(found["operation"]["identity"]) == {"platform": platform, "value": value}
+    assert json.loads(found["operation"]["identity"]) == {"platform": platform, "value": kept}
+
+
+@pytest.mark.rule("1.1.3")
+@pytest.mark.parametrize(("characters", "status"), [(65_536, 202), (65_537, 431)])
+def test_a_header_of_64_kilobytes_is_read_and_a_longer_one_is_refused(
+    client: OsbClient, characters: int, status: int
+) -> None:
+    identity = _originating("kubernetes", {"username": "duke"})[IDENTITY] or ""
+    answer = client.provision(new_id(), ON_CLUSTER, headers={IDENTITY: identity.ljust(characters - 1) + "x"})
+    assert answer.status == status
+    assert status == 202 or answer.description
+
+
+@pytest.mark.rule("1.1.3")
+def test_headers_that_are_too_long_together_are_refused(client: OsbClient) -> None:
+    long = {f"X-Long-{n}": "x" * 60_000 for n in range(4)}
+    assert client.provision(new_id(), ON_CLUSTER, headers=dict(list(long.items())[:2])).status == 202
+    answer = client.provision(new_id(), ON_CLUSTER, headers=long)
+    assert answer.status == 431
+    assert answer.description
 
 
 @pytest.mark.rule("1.1.3", "1.1.4")
