@@ -67,15 +67,13 @@ class Job(Generic[AnyResource]):
         """The record's cluster."""
         return self.record.cluster or ""
 
-    @property
-    def plan(self) -> Plan | None:
-        """The record's plan, with what it pins; None when the operator has taken it out of the catalog."""
-        return self.parts.catalog.find_plan(self.record.plan_id)
+    def plan_of(self, instance: Instance) -> Plan:
+        """An instance's plan, with what it pins, also when the operator has taken it out of the catalog."""
+        return self.parts.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
 
     def way_to_connect(self, instance: Instance) -> str:
         """Which of the cluster's connection strings serve an instance: the plan's, else the parameter's."""
-        plan = self.parts.catalog.find_plan(instance.plan_id)
-        return (plan and plan.connection) or instance.parameters.get("connection", STANDARD)
+        return self.plan_of(instance).connection or instance.parameters.get("connection", STANDARD)
 
     def is_ours(self, user: DatabaseUser) -> bool:
         """Say whether a user was made for this very record, under whichever operation."""
