@@ -17,6 +17,9 @@ from broker_api.osb.bindings import Binding, BindingOperation
 from broker_api.osb.bodies import discard_body
 from broker_api.osb.errors import answer_errors
 from broker_api.osb.headers import (
+    API_VERSION,
+    MAJOR,
+    MINIMUM_MINOR,
     REQUEST_IDENTITY,
     originating_identity,
     request_identity,
@@ -27,6 +30,7 @@ from broker_api.osb.instances import Instance, InstanceOperation
 from broker_api.osb.interface import Service
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.paths import EncodedPath, IdConverter
+from broker_api.osb.versions import NEWEST, known_catalog, minor
 from broker_api.parameters import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ def _admit(app: Flask, users: Users) -> None:
         if request.endpoint not in _OPEN:
             users.require(request.authorization)
         if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
-            require_version(request.headers)
+            g.minor = require_version(request.headers)
         g.identity = originating_identity(request.headers)
         bind_contextvars(**user_of(g.identity))
 
@@ -100,9 +104,16 @@ def _add_routes(app: Flask, service: Service) -> None:
 
 
 def _catalog(service: Service) -> Callable[[], Response]:
+    """Answer the catalog, to each version of the API with the fields that it has."""
+    documents = {
+        version: known_catalog(service.catalog.document, version) for version in range(MINIMUM_MINOR, NEWEST + 1)
+    }
+
     def catalog() -> Response:
-        response = answer(200, service.catalog.document)
-        response.set_etag(service.catalog.etag)
+        version = min(minor(), NEWEST)
+        response = answer(200, documents[version])
+        response.set_etag(f"{service.catalog.etag}-{MAJOR}.{version}")
+        response.vary.add(API_VERSION)
         response.make_conditional(request)
         return response
 

@@ -23,8 +23,8 @@ _USER_FIELDS = ("user_id", "username", "uid")
 log = structlog.get_logger()
 
 
-def require_version(headers: Headers) -> None:
-    """Let a platform pass whose version of the API is served; every minor version only adds to the one before.
+def require_version(headers: Headers) -> int:
+    """Give the minor version of the API that the request names; every one only adds to the one before.
 
     Raises:
         PreconditionFailed: the version is missing, no version, too old, or of another major number.
@@ -36,6 +36,7 @@ def require_version(headers: Headers) -> None:
     numbers = _VERSION.fullmatch(given)
     if not numbers or int(numbers[1]) != MAJOR or int(numbers[2]) < MINIMUM_MINOR:
         raise PreconditionFailed(f"The header {API_VERSION} names a version that is not supported; {served}")
+    return int(numbers[2])
 
 
 def request_identity(headers: Headers) -> str:

@@ -39,6 +39,26 @@ def test_every_minor_version_from_13_on_is_served(client: OsbClient, version: st
     assert client.catalog(headers={VERSION: version}).status == 200
 
 
+@pytest.mark.rule("0.21", "1.1.2")
+def test_older_clients_get_nothing_that_they_do_not_know(client: OsbClient, instance: str, binding: str) -> None:
+    """The Go client (2.14) cannot decode endpoints; a checker of 2.13 refuses a catalog with newer fields."""
+    texts = [
+        answer.text
+        for version in ("2.13", "2.14")
+        for headers in [{VERSION: version}]
+        for answer in (
+            client.catalog(headers=headers),
+            client.instance(instance, headers=headers),
+            client.binding(instance, binding, headers=headers),
+            client.bind(instance, binding, headers=headers),
+            client.update(instance, headers=headers),
+        )
+    ]
+    newer = ("endpoints", "maximum_polling_duration", "maintenance_info", "binding_rotatable", "allow_context_updates")
+    assert not [(name, text) for name in newer for text in texts if f'"{name}"' in text]
+    assert "endpoints" in client.binding(instance, binding, headers={VERSION: "2.15"}).json
+
+
 def _originating(platform: str, value: object) -> dict[str, str | None]:
     return {IDENTITY: f"{platform} {base64.b64encode(json.dumps(value).encode()).decode()}"}
 
