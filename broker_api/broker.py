@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from broker_api.state.store import Store
 
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
+DESCRIPTORS = 1024
+"""Where a listening socket is looked for; it is opened first and has a low number."""
 
 
 class Broker:
@@ -44,10 +47,11 @@ class Broker:
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
+        listener = server.listen(host, port)
         worker = _Worker(worker_settings)
         worker.start()
         try:
-            server.serve(lambda: front_end(self.settings), host, port)
+            server.serve(lambda: front_end(self.settings), listener, self.settings.sync_wait)
         finally:
             worker.stop()
 
@@ -57,7 +61,7 @@ def front_end(made: Settings) -> Flask:
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
     threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
     service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
-    return create_app(service, made.users)
+    return create_app(service, made.users, is_stopping=server.stopping.is_set)
 
 
 def _prepare(store: Store) -> None:
@@ -92,6 +96,7 @@ class _Worker:
             return pid
         try:
             _forget_handlers()
+            _close_listeners()
             parent.end_with(self._parent, signal.SIGTERM)
             _work(self._settings)
         finally:
@@ -121,6 +126,19 @@ def _forget_handlers() -> None:
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+
+
+def _close_listeners() -> None:
+    """Close the server's port in a process that came from it by a fork: it would stay open when the server ends."""
+    for number in range(3, DESCRIPTORS):
+        try:
+            inherited = socket.socket(fileno=number)
+        except OSError:  # no socket, or closed by now
+            continue
+        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            inherited.close()
+        else:
+            inherited.detach()
 
 
 def _await_end(pid: int) -> None:

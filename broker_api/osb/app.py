@@ -41,8 +41,14 @@ _INSTANCE = "/v2/service_instances/<id:instance_id>"
 _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 
 
-def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: int = MAX_BYTES) -> Flask:
-    """Make the WSGI app that serves ``service`` to ``users`` (passwords by name)."""
+def create_app(
+    service: Service,
+    users: Mapping[str, str],
+    *,
+    max_body_bytes: int = MAX_BYTES,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Flask:
+    """Make the WSGI app that serves ``service`` to ``users`` (passwords by name); while it stops it is not ready."""
     app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
     cast("DefaultJSONProvider", app.json).sort_keys = False
@@ -51,7 +57,7 @@ def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: in
     app.url_map.converters["id"] = IdConverter
     _admit(app, Users(users))
     _add_routes(app, service)
-    _add_probes(app, service)
+    _add_probes(app, service, is_stopping)
     answer_errors(app)
     app.wsgi_app = EncodedPath(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way to add middleware
     return app
@@ -120,13 +126,15 @@ def _catalog(service: Service) -> Callable[[], Response]:
     return catalog
 
 
-def _add_probes(app: Flask, service: Service) -> None:
+def _add_probes(app: Flask, service: Service, is_stopping: Callable[[], bool]) -> None:
     """Probes come from orchestrators, which know neither the users nor the protocol."""
 
     def alive() -> Response:
         return answer(200, {"status": True})
 
     def ready() -> Response:
+        if is_stopping():
+            return answer(503, {"status": "stopping", "description": "This process is stopping. Ask another one."})
         works, body = service.readiness()
         return answer(200, body) if works else answer(503, {"description": "The database does not answer.", **body})
 
