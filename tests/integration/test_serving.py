@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -120,7 +120,7 @@ BY_PYTHON = "import sys; from broker_api.broker import Broker; Broker().run(host
 )
 def test_an_address_that_cannot_be_had_is_one_line_and_the_end(stack: Stack, how: str, host: str, reason: str) -> None:
     port = str(stack.api.port)
-    command = [script("atlas-broker"), "api", "--host", host, "--port", port]
+    command: list[str | Path] = [script("atlas-broker"), "api", "--host", host, "--port", port]
     if how == "Python":
         command = [sys.executable, "-c", BY_PYTHON, host, port]
     environment = clean_environment(stack.worker_settings)
@@ -159,13 +159,12 @@ def clean(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.usefixtures("clean")
 def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: Stack) -> None:
-    with _stopping_api(stack, 4) as api, _request_under_way(api, stack) as waiting:
-        kept = http.client.HTTPConnection(HOST, api.port, timeout=5)
-        kept.request("GET", "/ready")
-        assert kept.getresponse().read()
-        idle = socket.create_connection((HOST, api.port), timeout=5)
-        idle.sendall(b"GET /live HTTP/1.1\r\nHost: broker\r\n\r\n")
-        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+    with _stopping_api(stack, 8) as api, _request_under_way(api, stack) as waiting, ExitStack() as open_connections:
+        connections = [http.client.HTTPConnection(HOST, api.port, timeout=10) for _ in range(2)]
+        for each in connections:
+            open_connections.enter_context(closing(each)).request("GET", "/ready")
+            assert each.getresponse().read()
+        kept, idle = connections
         told = time.monotonic()
         api.ask_to_stop(signal.SIGTERM)
         eventually(lambda: not _answers(HOST, api.port), "the port is closed")
@@ -174,7 +173,7 @@ def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: 
         ready = kept.getresponse()
         assert (ready.status, b"stopping" in ready.read()) == (503, True)
         assert ready.headers["Connection"] == "close"
-        assert idle.recv(1) == b""
+        assert idle.sock.recv(1) == b""
         assert not waiting.done()
         assert waiting.result(10).status == 504
         assert waiting.result().json["description"]
