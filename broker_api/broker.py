@@ -133,12 +133,14 @@ def _close_listeners() -> None:
     for number in range(3, DESCRIPTORS):
         try:
             inherited = socket.socket(fileno=number)
-        except OSError:  # no socket, or closed by now
+        except OSError:  # no socket
             continue
-        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listens = False
+        with contextlib.suppress(OSError):  # a kind of socket that cannot listen
+            listens = bool(inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        if listens:
             inherited.close()
-        else:
-            inherited.detach()
+        inherited.detach()
 
 
 def _await_end(pid: int) -> None:

@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 
 from tests.dev.stack import Stack
 from tests.osb.steps import ON_CLUSTER, bound, eventually, new_id, provisioned
-from tests.osb_client import Answer, Json, Options, OsbClient
+from tests.osb_client import PLAN_ID, SERVICE_ID, Answer, Json, Options, OsbClient
 
 VERSION = "X-Broker-API-Version"
 REQUEST_IDENTITY = "X-Broker-API-Request-Identity"
@@ -190,6 +190,26 @@ def test_unknown_fields_are_ignored_everywhere(client: OsbClient) -> None:
     assert client.catalog(query={"x-new": "1"}).status == 200
     assert client.last_operation(instance_id, query={"x-new": "1"}).status == 200
     client.deprovision(instance_id)
+
+
+@pytest.mark.rule("1.1.6")
+def test_what_is_ignored_may_be_what_could_not_be_stored(
+    client: OsbClient, instance: str, state: Collection[dict[str, Any]]
+) -> None:
+    values = ("18446744073709551615", "1e400", '"\\u0000"', '"\\ud800"', "[" * 70 + "]" * 70)
+    unknown = f', "x-own": [{", ".join(values)}]}}'.encode()
+    plan = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
+    owner = {"organization_guid": "o", "space_guid": "s", "parameters": ON_CLUSTER}
+    new, bound_to = new_id(), new_id()
+    answers = [
+        client.provision(new, raw=json.dumps(plan | owner).encode()[:-1] + unknown),
+        client.update(instance, raw=json.dumps(plan).encode()[:-1] + unknown),
+        client.bind(instance, bound_to, raw=json.dumps(plan).encode()[:-1] + unknown),
+    ]
+    assert [answer.status for answer in answers] == [202, 200, 202]
+    made = list(state.find({"instance_id": {"$in": [new, instance]}}))
+    assert made
+    assert not any("x-own" in repr(each) for each in made)
 
 
 @pytest.mark.rule("1.1.7")
