@@ -150,12 +150,14 @@ def listen(host: str, port: int) -> socket.socket:
     """
     name = host.removeprefix("[").removesuffix("]")
     try:
+        if port not in range(65_536):
+            raise ValueError("a port is a number from 0 to 65535")
         found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         if family != socket.AF_INET6 or not ipaddress.IPv6Address(address[0]).is_unspecified:
             return socket.create_server(address, family=family, backlog=BACKLOG)
         return _listen_everywhere(port)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         code = None if isinstance(error, socket.gaierror) else getattr(error, "errno", None)
         reason = os.strerror(code) if code else getattr(error, "strerror", None) or str(error)
         sys.exit(f"atlas-broker: Cannot listen on {host!r} port {port}: {reason}.")

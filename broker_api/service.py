@@ -465,9 +465,10 @@ class Service:
             raise _failure(ended)
         if ended and ended.state == State.SUCCEEDED:
             return
-        stored = found.context.get("platform") if found else None
-        told = (context or {}).get("platform") or (caller.identity or {}).get("platform") or stored
-        raise ConcurrencyError if told == SERVICE_CATALOG else OutOfTime(time.monotonic() - began)
+        instance = self._store.instance(found.instance_id) if isinstance(found, Binding) else None
+        sources = (context, caller.identity, found and found.context, instance and instance.context)
+        platform = next((each["platform"] for each in sources if each and each.get("platform")), None)
+        raise ConcurrencyError if platform == SERVICE_CATALOG else OutOfTime(time.monotonic() - began)
 
     def _ended(self, key: str, operation_id: str) -> tuple[AnyFound, Operation | PastOperation | None]:
         """Read an operation; one that still runs is marked, so that the next request is told of its failure."""

@@ -248,6 +248,7 @@ def test_every_verb_of_service_catalog_is_told_to_repeat(hasty: OsbClient, clien
     client.wait(changed, binding_id)
     assert update().status == 200
     atlas.apply_by_hand()
+    assert _is_told_to_repeat(hasty.unbind(changed, binding_id, accepts_incomplete=None))  # by that, too
     assert _is_told_to_repeat(hasty.deprovision(changed, accepts_incomplete=None))
     release(atlas)
     client.wait(changed)
