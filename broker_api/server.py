@@ -148,22 +148,25 @@ def listen(host: str, port: int) -> socket.socket:
     ``::`` is every address, also those of IPv4, and on a machine without IPv6 only those. An IPv6 address may stand in
     brackets. A name that has addresses of both families stands for that of IPv4.
     """
-    name = host.removeprefix("[").removesuffix("]")
     try:
-        if port not in range(65_536):
-            raise ValueError("a port is a number from 0 to 65535")
-        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        if family != socket.AF_INET6 or not ipaddress.IPv6Address(address[0]).is_unspecified:
-            return socket.create_server(address, family=family, backlog=BACKLOG)
-        return _listen_everywhere(port)
+        return _open(host.removeprefix("[").removesuffix("]"), port)
     except (OSError, ValueError) as error:
         code = None if isinstance(error, socket.gaierror) else getattr(error, "errno", None)
         reason = os.strerror(code) if code else getattr(error, "strerror", None) or str(error)
         sys.exit(f"atlas-broker: Cannot listen on {host!r} port {port}: {reason}.")
 
 
-def _listen_everywhere(port: int) -> socket.socket:
+def _open(host: str, port: int) -> socket.socket:
+    if port not in range(65_536):
+        raise ValueError("a port is a number from 0 to 65535")
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    if family == socket.AF_INET6 and ipaddress.IPv6Address(address[0]).is_unspecified:
+        return _open_everywhere(port)
+    return socket.create_server(address, family=family, backlog=BACKLOG)
+
+
+def _open_everywhere(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
