@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
+DESCRIPTORS = 1024
+"""Where a listening socket is looked for; it is opened first and has a low number."""
 
 
 class Broker:
@@ -64,10 +67,11 @@ class Broker:
             self.check_encryption_keys()
         except SettingError as error:
             sys.exit(f"atlas-broker: {error}")
+        listener = server.listen(host, port)
         worker = _Worker(worker_settings)
         worker.start()
         try:
-            server.serve(lambda: front_end(self.settings), host, port)
+            server.serve(lambda: front_end(self.settings), listener, self.settings.sync_wait)
         finally:
             worker.stop()
 
@@ -78,7 +82,7 @@ def front_end(made: Settings) -> Flask:
     key_check = keys.KeyCheck(store, Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
     service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
-    return create_app(service, made.users)
+    return create_app(service, made.users, is_stopping=server.stopping.is_set)
 
 
 def _prepare(store: Store, key_check: keys.KeyCheck) -> None:
@@ -117,6 +121,7 @@ class _Worker:
             return pid
         try:
             _forget_handlers()
+            _close_listeners()
             parent.end_with(self._parent, signal.SIGTERM)
             _work(self._settings)
         finally:
@@ -146,6 +151,21 @@ def _forget_handlers() -> None:
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+
+
+def _close_listeners() -> None:
+    """Close the server's port in a process that came from it by a fork: it would stay open when the server ends."""
+    for number in range(3, DESCRIPTORS):
+        try:
+            inherited = socket.socket(fileno=number)
+        except OSError:  # no socket
+            continue
+        listens = False
+        with contextlib.suppress(OSError):  # a kind of socket that cannot listen
+            listens = bool(inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        if listens:
+            inherited.close()
+        inherited.detach()
 
 
 def _await_end(pid: int) -> None:

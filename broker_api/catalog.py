@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -167,6 +167,7 @@ class Catalog:
         _refuse_doubles(services)
         self._plans = {plan.id: self._plan(service, plan) for service in services for plan in service.plans}
         self._service_ids = {service.id for service in services}
+        self._kept = {plan.id: self._without_defaults(plan) for plan in self._plans.values()}
         self.document: JsonObject = {"services": [self._published(service) for service in services]}
         self.etag = hashlib.sha256(json.dumps(self.document, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -193,6 +194,25 @@ class Catalog:
     def find_plan(self, plan_id: str) -> Plan | None:
         """Find a plan of any service; None when the catalog has it no more."""
         return self._plans.get(plan_id)
+
+    def kept(self, plan: Plan) -> JsonObject:
+        """Give what an instance keeps of a plan of the catalog, for ``plan_of``."""
+        return self._kept[plan.id]
+
+    def plan_of(self, service_id: str, plan_id: str, kept: Mapping[str, Any]) -> Plan:
+        """Find the plan of an instance; one that was taken out of the catalog is what the instance has kept of it.
+
+        An instance that kept nothing (an older release made it) can be bound to, with the parameters of a plan that
+        pins nothing.
+        """
+        plan = self._plans.get(plan_id)
+        if plan and plan.service_id == service_id:
+            return plan
+        known = dict(kept) if (kept.get("service_id"), kept.get("id")) == (service_id, plan_id) else {}
+        usual = {"name": plan_id, "bindable": True, "updateable": False} | known
+        values: JsonObject = {field.name: usual.get(field.name) for field in fields(Plan)}
+        retired = Plan(**values | {"id": plan_id, "service_id": service_id})
+        return retired if retired.schemas else replace(retired, schemas=self._default_schemas(retired))
 
     def check_create(self, plan: Plan, parameters: JsonObject | None) -> None:
         """Raise BadRequest, naming the parameter, when an instance cannot be made with these parameters."""
@@ -253,6 +273,15 @@ class Catalog:
         }
         bind = _chosen(plan, "service_binding.create", own.service_binding.create, binding_schema(self._source))
         return {"service_instance": instance, "service_binding": {"create": bind}}
+
+    def _default_schemas(self, plan: Plan) -> JsonObject:
+        names = ("project", "cluster", "connection", "endpoint")
+        pins: JsonObject = {name: getattr(plan, name) for name in names}
+        return self._schemas(_Plan(id=plan.id, name=plan.name, description=plan.name, **pins))
+
+    def _without_defaults(self, plan: Plan) -> JsonObject:
+        kept = asdict(plan)
+        return kept | ({"schemas": None} if plan.schemas == self._default_schemas(plan) else {})
 
     def _published(self, service: _Service) -> JsonObject:
         document = service.model_dump(exclude_none=True)

@@ -48,14 +48,17 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: is every one, of IPv6 and IPv4."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0: any free one.")
 def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()
     broker = Broker()
     broker.check_encryption_keys()
-    server.serve(lambda: front_end(broker.settings), host, port)
+    made = broker.settings
+    server.serve(lambda: front_end(made), server.listen(host, port), made.sync_wait)
 
 
 def main() -> None:

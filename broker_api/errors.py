@@ -160,8 +160,8 @@ class OutOfTime(OsbError):
 
     def __init__(self, waited: float) -> None:
         super().__init__(
-            f"The operation was not done within {waited:g} seconds and goes on. "
-            "Ask with accepts_incomplete=true, or raise BROKER_SYNC_WAIT_SECONDS."
+            f"Atlas has not finished after {waited:.0f} seconds. Try again in a few minutes; if that takes too long "
+            "again, ask the operator of your platform whether it can use asynchronous operations."
         )
 
 

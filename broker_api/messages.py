@@ -21,9 +21,12 @@ class _Body(BaseModel):
 
 
 class MaintenanceInfo(_Body):
-    """The version of a plan that the platform has in mind; other fields are ignored (spec: Maintenance Info Object)."""
+    """The version of a plan that the platform has in mind; other fields are ignored (spec: Maintenance Info Object).
 
-    version: Identifier
+    Generated clients send the object without a version, or with an empty one, when they have none.
+    """
+
+    version: Annotated[str, StringConstraints(max_length=MAX_ID_LENGTH)] | None = None
 
 
 class ProvisionRequest(_Body):
@@ -80,8 +83,8 @@ class RotateRequest(_Body):
 class Caller:
     """Who asks, and how: what a request says beside its body.
 
-    ``identity`` is the decoded originating identity ``{"platform": str, "value": object}``; ``request_id`` the request
-    identity; ``accepts_incomplete`` whether the platform can poll.
+    ``identity`` is ``{"platform": str, "value": object}``, of the originating identity what names the user;
+    ``request_id`` the start of the request identity; ``accepts_incomplete`` whether the platform can poll.
     """
 
     accepts_incomplete: bool

@@ -16,6 +16,7 @@ from broker_api.errors import (
     BadRequest,
     ConcurrencyError,
     Conflict,
+    ErrPlanUnsupported,
     ErrStorageFindInstance,
     ErrStorageMongoConnection,
     Gone,
@@ -50,6 +51,7 @@ from broker_api.state.records import (
     Instance,
     Kind,
     Operation,
+    PastOperation,
     Phase,
     State,
     binding_key,
@@ -59,10 +61,13 @@ from broker_api.state.records import (
 from broker_api.state.store import Start, Store
 from broker_api.waiting import Waiting
 
+SERVICE_CATALOG = "kubernetes"
+"""Its name as a platform (profile.md, "Context Object")."""
 RACES = 20
 """How often a verb decides anew when others change the same document at that moment."""
 
 Decision = Accepted | Complete | None
+AnyFound = Instance | Binding | None
 AnyResource = TypeVar("AnyResource", Instance, Binding)
 
 
@@ -82,8 +87,10 @@ class Service:
 
     def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
         """Make an instance: 202 new or still being made, 200 there already, 409 when it differs."""
-        plan = self.catalog.plan(request.service_id, request.plan_id)
-        self.catalog.check_create(plan, request.parameters or {})
+        self._check_known(request, lambda: self._store.instance(instance_id))
+        plan = self.catalog.find_plan(request.plan_id)
+        if plan:
+            self.catalog.check_create(plan, request.parameters or {})
 
         def decide() -> Decision:
             found = self._store.instance(instance_id)
@@ -91,57 +98,99 @@ class Service:
             if found and (answer := _repeated(found, asked, _instance_identity)):
                 about = self._about(found)
                 return Accepted(answer.operation, about) if isinstance(answer, Accepted) else Complete(about)
+            if found:
+                self._tell_failure(found, Kind.PROVISION, caller)
+            if plan is None:
+                raise ErrPlanUnsupported(request.plan_id)
             _check_maintenance(plan, request.maintenance_info)
+            asked["plan"] = self.catalog.kept(plan)
             begun = self._store.create(asked, _start(Kind.PROVISION, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, None, self._dashboard(plan, asked["parameters"]))
 
-        return self._carry_out(decide, caller, lambda: self._made_instance(instance_id), instance_key(instance_id))
+        def made() -> Complete:
+            return Complete(self._about(self._existing_instance(instance_id)), created=True)
+
+        return self._carry_out(decide, caller, made, instance_key(instance_id), request.context)
 
     def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
         """Change what may change of an instance."""
-        self.catalog.check_known(request.service_id, request.plan_id)
         known = self._store.instance(instance_id)
-        plan_id = request.plan_id or (known.plan_id if known else None)
-        plan = self.catalog.plan(request.service_id, plan_id) if plan_id else None
-        if plan:
-            self.catalog.check_update(plan, request.parameters or {})
+        self._check_known(request, lambda: known)
+        if known and request.plan_id in (None, known.plan_id):
+            self.catalog.check_update(self._plan_of(known), request.parameters or {})
+        elif request.plan_id:
+            self.catalog.check_update(self.catalog.plan(request.service_id, request.plan_id), request.parameters or {})
 
         def decide() -> Decision:
             found = self._standing_instance(instance_id)
-            current = self.catalog.plan(found.service_id, found.plan_id)
-            if plan and plan.service_id != current.service_id:
+            current = self._plan_of(found)
+            if request.service_id != current.service_id:
                 raise BadRequest(f"service_id must be that of the instance: {current.service_id}.")
+            moves = request.plan_id not in (None, current.id)
+            plan = self.catalog.plan(request.service_id, request.plan_id or "") if moves else current
             changed = request.model_copy(update={"parameters": self._changed(found, request.parameters or {})})
-            return self._update(found, current, plan or current, changed, caller)
+            return self._update(found, current, plan, changed, caller)
 
-        return self._carry_out(decide, caller, Complete, instance_key(instance_id))
+        def made() -> Complete:
+            return Complete(self._about(self._existing_instance(instance_id)))
+
+        return self._carry_out(decide, caller, made, instance_key(instance_id), request.context)
 
     def _update(self, found: Instance, current: Plan, plan: Plan, request: UpdateRequest, caller: Caller) -> Decision:
         kept = found.maintenance_version if plan.id == current.id else None
-        version = request.maintenance_info.version if request.maintenance_info else kept
-        wanted = {
-            "plan_id": plan.id,
-            "parameters": request.parameters or {},
-            "maintenance_version": version,
-        }
-        asked = canonical({**wanted, "context": request.context})
+        version = (request.maintenance_info and request.maintenance_info.version) or kept
+        parameters = request.parameters or {}
+        wanted = {"plan_id": plan.id, "parameters": parameters, "maintenance_version": version}
+        moved = {"plan": self.catalog.kept(plan)} if plan.id != current.id else {}
+        asked = canonical({**wanted, "context": request.context, **moved})
         running = found.operation if found.operation.state is State.IN_PROGRESS else None
+        about = self._about(found)
         if running and running.kind is Kind.UPDATE and running.request == asked:
-            return Accepted(running.id)
+            return Accepted(running.id, about)
         if running:
             raise ConcurrencyError
         _check_maintenance(plan, request.maintenance_info)
-        if plan.id != current.id and not current.updateable:
-            raise UpdateNotSupported(f"The plan {current.name} cannot be changed into another one.")
+        if plan.id != current.id:
+            self._check_move(found, current, plan, parameters)
         if same(wanted, found.model_dump(include=set(wanted))):
             return self._change_context(found, request.context)
+        if found.operation.request == asked:
+            self._tell_failure(found, Kind.UPDATE, caller)
         begun = self._store.start(found.key, found.operation, _start(Kind.UPDATE, caller, asked), Phase.READY)
-        return self._accepted(begun, found.instance_id, None)
+        return self._accepted(begun, found.instance_id, None, about)
+
+    def _check_move(self, found: Instance, current: Plan, plan: Plan, parameters: JsonObject) -> None:
+        """Let an instance pass to a plan that decides nothing else than what it is.
+
+        Raises:
+            UpdateNotSupported: the plan cannot be left, or pins another cluster or project (data does not move), or
+                does not take the instance's parameters.
+        """
+        if not current.updateable:
+            raise UpdateNotSupported(f"The plan {current.name} cannot be changed into another one.")
+        cluster, projects = self._settings.config.PARAMETER_CLUSTER, self._settings.projects
+        own = {
+            "cluster": found.cluster or current.cluster or found.parameters.get(cluster),
+            "project": found.project or current.project or found.parameters.get("project"),
+        }
+        if found.legacy and not own["project"] and projects:
+            own["project"] = projects[0].project_id  # where the workers look for what the old broker wrote
+        for name, pin in (("cluster", plan.cluster), ("project", plan.project)):
+            if pin is not None and own[name] != pin:
+                raise UpdateNotSupported(
+                    f"The plan {plan.name} is for another {name}, and the data of an instance does not move with its "
+                    "plan. Make a new instance of that plan, and copy the data."
+                )
+        try:
+            self.catalog.check_update(plan, parameters)
+        except BadRequest as error:
+            raise UpdateNotSupported(f"The plan {plan.name} does not take the instance as it is: {error}") from None
 
     def _change_context(self, found: Instance, context: JsonObject | None) -> Decision:
-        if context is None or same(context, found.context):
-            return Complete()
-        return Complete() if self._store.change(found.key, found.operation, {"context": context}) else None
+        unchanged = context is None or same(context, found.context)
+        if unchanged or self._store.change(found.key, found.operation, {"context": context}):
+            return Complete(self._about(found))
+        return None
 
     def _changed(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
         """Give the parameters after an update; naming the cluster or database that it has changes nothing.
@@ -163,10 +212,10 @@ class Service:
     def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
         """Delete an instance, also one that is still being made or whose create failed. Ids of plans are only hints."""
         del service_id, plan_id
+        _check_exists(self._store.instance(instance_id))
 
         def decide() -> Decision:
-            found = self._store.instance(instance_id)
-            return self._delete(found, Kind.DEPROVISION, caller)
+            return self._delete(self._store.instance(instance_id), Kind.DEPROVISION, caller)
 
         return self._carry_out(decide, caller, Complete, instance_key(instance_id))
 
@@ -178,6 +227,7 @@ class Service:
             return Accepted(running.id)
         if running and running.kind not in CREATES:  # an update, or what only another release knows
             raise ConcurrencyError
+        self._tell_failure(found, kind, caller)
         begun = self._store.start(found.key, found.operation, _start(kind, caller), Phase.DELETING)
         return self._accepted(begun, found.instance_id, _binding_id(found))
 
@@ -201,11 +251,11 @@ class Service:
             raise NotFound(f"There is no instance {instance_id}, or not yet.")
         return found
 
-    def _made_instance(self, instance_id: str) -> Complete:
-        return Complete(self._about(self._existing_instance(instance_id)), created=True)
+    def _plan_of(self, found: Instance) -> Plan:
+        return self.catalog.plan_of(found.service_id, found.plan_id, found.plan)
 
     def _about(self, found: Instance) -> JsonObject:
-        return self._dashboard(None, found.parameters, found.project, found.cluster)
+        return self._dashboard(self._plan_of(found), found.parameters, found.project, found.cluster)
 
     def _dashboard(
         self, plan: Plan | None, parameters: Mapping[str, Any], project: str | None = None, cluster: str | None = None
@@ -224,9 +274,11 @@ class Service:
         self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
     ) -> Accepted | Complete:
         """Make a binding: 202 new or still being made, 200 with its credentials when it is there, 409 if it differs."""
-        self.catalog.check_known(request.service_id, request.plan_id)
-        if isinstance(request, BindRequest):
-            self.catalog.check_bind(self.catalog.plan(request.service_id, request.plan_id), request.parameters or {})
+        self._check_known(
+            request, lambda: self._store.instance(instance_id), lambda: self._store.binding(instance_id, binding_id)
+        )
+        if isinstance(request, BindRequest) and (plan := self.catalog.find_plan(request.plan_id)):
+            self.catalog.check_bind(plan, request.parameters or {})
 
         def decide() -> Decision:
             instance = self._standing_instance(instance_id)
@@ -234,13 +286,16 @@ class Service:
             asked = self._binding_fields(instance, binding_id, request, found)
             if found and (answer := _repeated(found, asked, _binding_identity)):
                 return answer if isinstance(answer, Accepted) else Complete(self._credentials(found))
+            if found:
+                self._tell_failure(found, Kind.BIND, caller)
             self._check_bind(instance, request, asked["parameters"])
             begun = self._store.create(asked, _start(Kind.BIND, caller), found.operation if found else None)
             return self._accepted(begun, instance_id, binding_id)
 
-        return self._carry_out(
-            decide, caller, lambda: self._made_binding(instance_id, binding_id), binding_key(instance_id, binding_id)
-        )
+        def made() -> Complete:
+            return Complete(self._credentials(self._existing_binding(instance_id, binding_id)), created=True)
+
+        return self._carry_out(decide, caller, made, binding_key(instance_id, binding_id), request.context)
 
     def _standing_instance(self, instance_id: str) -> Instance:
         """Give an instance that may be bound to and changed; not one that is being made or deleted."""
@@ -269,11 +324,12 @@ class Service:
     def _own_plan(self, instance: Instance, request: BindRequest | RotateRequest) -> Plan:
         service_id, plan_id = request.service_id or instance.service_id, request.plan_id or instance.plan_id
         if instance.legacy:  # the old broker noted no plan, and the catalog need not have the default one
-            return self.catalog.find_plan(instance.plan_id) or self.catalog.plan(service_id, plan_id)
+            offered = self.catalog.find_plan(instance.plan_id) or self.catalog.find_plan(plan_id)
+            return offered or self._plan_of(instance)
         if (service_id, plan_id) != (instance.service_id, instance.plan_id):
             own = f"{instance.service_id} and {instance.plan_id}"
             raise BadRequest(f"service_id and plan_id must be those of the instance: {own}.")
-        return self.catalog.plan(service_id, plan_id)
+        return self._plan_of(instance)
 
     def _binding_fields(
         self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
@@ -317,6 +373,7 @@ class Service:
     ) -> Accepted | Complete:
         """Delete a binding, also one that is still being made or whose create failed. Ids of plans are only hints."""
         del service_id, plan_id
+        _check_exists(self._store.binding(instance_id, binding_id))
 
         def decide() -> Decision:
             return self._delete(self._store.binding(instance_id, binding_id), Kind.UNBIND, caller)
@@ -343,9 +400,6 @@ class Service:
             raise NotFound(f"There is no binding {binding_id} of the instance {instance_id}, or not yet.")
         return found
 
-    def _made_binding(self, instance_id: str, binding_id: str) -> Complete:
-        return Complete(self._credentials(self._existing_binding(instance_id, binding_id)), created=True)
-
     def _credentials(self, found: Binding) -> JsonObject:
         if found.sealed_credentials is None:
             raise NotFound("The old broker made this binding and did not keep its password. Bind anew, or rotate it.")
@@ -358,8 +412,32 @@ class Service:
 
     # --- carrying out -----------------------------------------------------------------------------------------
 
+    def _check_known(
+        self, request: ProvisionRequest | UpdateRequest | BindRequest | RotateRequest, *finds: Callable[[], AnyFound]
+    ) -> None:
+        """Let ids pass that the catalog has, or that what exists was made with: its plan was taken out since then.
+
+        Raises:
+            BadRequest, ErrPlanUnsupported: the service or the plan is not known.
+        """
+        try:
+            self.catalog.check_known(request.service_id, request.plan_id)
+        except (BadRequest, ErrPlanUnsupported):
+            for find in finds:
+                found = find()
+                if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+                    continue
+                if request.service_id in (None, found.service_id) and request.plan_id in (None, found.plan_id):
+                    return
+            raise
+
     def _carry_out(
-        self, decide: Callable[[], Decision], caller: Caller, made: Callable[[], Complete], key: str
+        self,
+        decide: Callable[[], Decision],
+        caller: Caller,
+        made: Callable[[], Complete],
+        key: str,
+        context: JsonObject | None = None,
     ) -> Accepted | Complete:
         """Decide until no race is lost; then answer at once, or wait for the job when the platform cannot poll."""
         if caller.accepts_incomplete:
@@ -368,19 +446,52 @@ class Service:
             raise AsyncRequired
         with self.waiting.place():
             answer = _settled(decide)
-            return self._wait(answer, made, key) if isinstance(answer, Accepted) else answer
+            if isinstance(answer, Complete):
+                return answer
+            self._wait(answer, key, caller, context)
+            return made()
 
-    def _wait(self, accepted: Accepted, made: Callable[[], Complete], key: str) -> Complete:
+    def _wait(self, accepted: Accepted, key: str, caller: Caller, context: JsonObject | None) -> None:
+        """Return when the operation has succeeded.
+
+        Raises:
+            BadRequest, OperationFailed: it has failed.
+            ConcurrencyError: it goes on, and the platform is Service Catalog: it repeats the request after this error,
+                and joins the operation again, while after 504 it would delete what is being made.
+            OutOfTime: it goes on, and the platform is another one: Cloud Foundry deletes only after an error of the
+                broker's, and would leave behind what is being made after any other.
+        """
         began = time.monotonic()
         self.waiting.wait(key, accepted.operation, self._settings.sync_wait)
-        found = self._store.get(key)
-        ended = found.known_operation(accepted.operation) if found else None
-        if ended is None or ended.state not in (State.SUCCEEDED, State.FAILED):
-            raise OutOfTime(round(time.monotonic() - began, 1))
-        if ended.state == State.FAILED:
-            refused = isinstance(ended, Operation) and ended.refused
-            raise (BadRequest if refused else OperationFailed)(ended.description or "The operation failed.")
-        return made()
+        found, ended = self._ended(key, accepted.operation)
+        if ended and ended.state == State.FAILED:
+            raise _failure(ended)
+        if ended and ended.state == State.SUCCEEDED:
+            return
+        instance = self._store.instance(found.instance_id) if isinstance(found, Binding) else None
+        sources = (context, caller.identity, found and found.context, instance and instance.context)
+        platform = next((each["platform"] for each in sources if each and each.get("platform")), None)
+        raise ConcurrencyError if platform == SERVICE_CATALOG else OutOfTime(time.monotonic() - began)
+
+    def _ended(self, key: str, operation_id: str) -> tuple[AnyFound, Operation | PastOperation | None]:
+        """Read an operation; one that still runs is marked, so that the next request is told of its failure."""
+        while found := self._store.get(key):
+            ended = found.known_operation(operation_id)
+            runs = ended is found.operation and ended.state == State.IN_PROGRESS
+            if not runs or self._store.change(key, found.operation, {"operation.untold": True}):
+                return found, ended
+        return None, None
+
+    def _tell_failure(self, found: Instance | Binding, kind: Kind, caller: Caller) -> None:
+        """Raise, once, the failure that a request like this one has waited for in vain; the next one tries anew.
+
+        Without this a platform that cannot poll would begin again for ever what takes longer than it waits to fail.
+        """
+        operation = found.operation
+        untold = operation.untold and operation.kind == kind and operation.state == State.FAILED
+        if untold and not caller.accepts_incomplete:
+            self._store.change(found.key, operation, {"operation.untold": False})
+            raise _failure(operation)
 
     def _accepted(
         self, begun: Operation | None, instance_id: str, binding_id: str | None, about: JsonObject | None = None
@@ -418,12 +529,23 @@ def _settled(decide: Callable[[], Decision]) -> Accepted | Complete:
     raise ConcurrencyError
 
 
+def _check_exists(found: Instance | Binding | None) -> None:
+    """Raise Gone for what does not exist: also a platform that cannot poll must learn it, or it repeats the delete."""
+    if found is None or found.phase is Phase.GONE:
+        raise Gone
+
+
+def _failure(ended: Operation | PastOperation) -> Exception:
+    refused = isinstance(ended, Operation) and ended.refused
+    return (BadRequest if refused else OperationFailed)(ended.description or "The operation failed.")
+
+
 def _start(kind: Kind, caller: Caller, request: str = "{}") -> Start:
     return Start(kind=kind, request=request, identity=caller.identity, request_id=caller.request_id)
 
 
 def _instance_fields(instance_id: str, request: ProvisionRequest) -> dict[str, Any]:
-    version = request.maintenance_info and request.maintenance_info.version
+    version = (request.maintenance_info and request.maintenance_info.version) or None
     return {
         "instance_id": instance_id,
         "service_id": request.service_id,
@@ -473,7 +595,7 @@ def _repeated(
 
 
 def _check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
-    if info and info.version != plan.maintenance_version:
+    if info and info.version and info.version != plan.maintenance_version:
         raise MaintenanceInfoConflict(info.version, plan.maintenance_version)
 
 

@@ -67,16 +67,15 @@ class Job(Generic[AnyResource]):
         """The record's cluster."""
         return self.record.cluster or ""
 
-    @property
-    def plan(self) -> Plan | None:
-        """The record's plan, with what it pins; None when the operator has taken it out of the catalog."""
-        return self.parts.catalog.find_plan(self.record.plan_id)
+    def plan_of(self, instance: Instance) -> Plan:
+        """An instance's plan, with what it pins, also when the operator has taken it out of the catalog."""
+        return self.parts.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
 
     def way_to_connect(self, instance: Instance) -> Way:
         """Which of the cluster's connection strings serve an instance: the plan's, else the parameters'."""
-        plan, parameters = self.parts.catalog.find_plan(instance.plan_id), instance.parameters
-        kind = (plan and plan.connection) or parameters.get("connection", STANDARD)
-        return Way(kind, ((plan and plan.endpoint) or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
+        plan, parameters = self.plan_of(instance), instance.parameters
+        kind = plan.connection or parameters.get("connection", STANDARD)
+        return Way(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
     def is_ours(self, user: DatabaseUser) -> bool:
         """Say whether a user was made for this very record, under whichever operation."""

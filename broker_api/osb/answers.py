@@ -5,6 +5,7 @@ from http import HTTPStatus
 from flask import Response, jsonify
 
 from broker_api.messages import Accepted, Complete, JsonObject, LastOperation
+from broker_api.osb.versions import LAST_OPERATION, known
 
 
 def answer(status: int, body: JsonObject) -> Response:
@@ -31,4 +32,4 @@ def report(operation: LastOperation) -> Response:
         "instance_usable": operation.instance_usable,
         "update_repeatable": operation.update_repeatable,
     }
-    return answer(HTTPStatus.OK, body)
+    return answer(HTTPStatus.OK, known(body, LAST_OPERATION))

@@ -10,12 +10,16 @@ from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
+from broker_api.messages import MAX_ID_LENGTH
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
 from broker_api.osb.bindings import Binding, BindingOperation
 from broker_api.osb.bodies import discard_body
 from broker_api.osb.errors import answer_errors
 from broker_api.osb.headers import (
+    API_VERSION,
+    MAJOR,
+    MINIMUM_MINOR,
     REQUEST_IDENTITY,
     originating_identity,
     request_identity,
@@ -26,6 +30,7 @@ from broker_api.osb.instances import Instance, InstanceOperation
 from broker_api.osb.interface import Service
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.paths import EncodedPath, IdConverter
+from broker_api.osb.versions import NEWEST, known_catalog, minor
 from broker_api.parameters import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -36,8 +41,14 @@ _INSTANCE = "/v2/service_instances/<id:instance_id>"
 _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 
 
-def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: int = MAX_BYTES) -> Flask:
-    """Make the WSGI app that serves ``service`` to ``users`` (passwords by name)."""
+def create_app(
+    service: Service,
+    users: Mapping[str, str],
+    *,
+    max_body_bytes: int = MAX_BYTES,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Flask:
+    """Make the WSGI app that serves ``service`` to ``users`` (passwords by name); while it stops it is not ready."""
     app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
     cast("DefaultJSONProvider", app.json).sort_keys = False
@@ -46,7 +57,7 @@ def create_app(service: Service, users: Mapping[str, str], *, max_body_bytes: in
     app.url_map.converters["id"] = IdConverter
     _admit(app, Users(users))
     _add_routes(app, service)
-    _add_probes(app, service)
+    _add_probes(app, service, is_stopping)
     answer_errors(app)
     app.wsgi_app = EncodedPath(app.wsgi_app)  # type: ignore[method-assign]  # Flask's own way to add middleware
     return app
@@ -61,7 +72,7 @@ def _admit(app: Flask, users: Users) -> None:
         if request.endpoint not in _OPEN:
             users.require(request.authorization)
         if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
-            require_version(request.headers)
+            g.minor = require_version(request.headers)
         g.identity = originating_identity(request.headers)
         bind_contextvars(**user_of(g.identity))
 
@@ -80,7 +91,7 @@ def _admit(app: Flask, users: Users) -> None:
 def _bind_log() -> None:
     """Tell every log line of this request what it is about."""
     g.started = time.perf_counter()
-    g.request_id = request_identity(request.headers) or uuid.uuid4().hex
+    g.request_id = request_identity(request.headers)[:MAX_ID_LENGTH] or uuid.uuid4().hex
     clear_contextvars()
     bind_contextvars(request_id=g.request_id, **(request.view_args or {}))
 
@@ -99,22 +110,31 @@ def _add_routes(app: Flask, service: Service) -> None:
 
 
 def _catalog(service: Service) -> Callable[[], Response]:
+    """Answer the catalog, to each version of the API with the fields that it has."""
+    documents = {
+        version: known_catalog(service.catalog.document, version) for version in range(MINIMUM_MINOR, NEWEST + 1)
+    }
+
     def catalog() -> Response:
-        response = answer(200, service.catalog.document)
-        response.set_etag(service.catalog.etag)
+        version = min(minor(), NEWEST)
+        response = answer(200, documents[version])
+        response.set_etag(f"{service.catalog.etag}-{MAJOR}.{version}")
+        response.vary.add(API_VERSION)
         response.make_conditional(request)
         return response
 
     return catalog
 
 
-def _add_probes(app: Flask, service: Service) -> None:
+def _add_probes(app: Flask, service: Service, is_stopping: Callable[[], bool]) -> None:
     """Probes come from orchestrators, which know neither the users nor the protocol."""
 
     def alive() -> Response:
         return answer(200, {"status": True})
 
     def ready() -> Response:
+        if is_stopping():
+            return answer(503, {"status": "stopping", "description": "This process is stopping. Ask another one."})
         works, body = service.readiness()
         return answer(200, body) if works else answer(503, {"description": "The database does not answer.", **body})
 

@@ -1,5 +1,7 @@
 """The routes of bindings."""
 
+from dataclasses import replace
+
 from flask import Response
 from flask.views import MethodView
 
@@ -7,6 +9,7 @@ from broker_api.osb import queries
 from broker_api.osb.answers import answer, outcome, report
 from broker_api.osb.bodies import bind_body
 from broker_api.osb.interface import Service
+from broker_api.osb.versions import known_binding
 
 
 class Binding(MethodView):
@@ -19,7 +22,8 @@ class Binding(MethodView):
 
     def put(self, instance_id: str, binding_id: str) -> Response:
         """Bind, or rotate."""
-        return outcome(self._service.bind(instance_id, binding_id, bind_body(), queries.caller()))
+        result = self._service.bind(instance_id, binding_id, bind_body(), queries.caller())
+        return outcome(replace(result, body=known_binding(result.body)))
 
     def delete(self, instance_id: str, binding_id: str) -> Response:
         """Unbind."""
@@ -28,7 +32,7 @@ class Binding(MethodView):
 
     def get(self, instance_id: str, binding_id: str) -> Response:
         """Fetch, with credentials."""
-        return answer(200, self._service.binding(instance_id, binding_id))
+        return answer(200, known_binding(self._service.binding(instance_id, binding_id)))
 
 
 class BindingOperation(MethodView):

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from broker_api import errors
 from broker_api.messages import JsonObject
 from broker_api.osb.answers import answer
+from broker_api.osb.versions import ERROR, known
 
 log = structlog.get_logger()
 
@@ -72,7 +73,8 @@ def _expected(error: Exception) -> Response:
     said = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     if said.status >= 500:  # noqa: PLR2004 - from there on it is the broker's fault
         log.error("request failed", reason=getattr(error, "reason", "") or str(error), status=said.status)
-    return answer(said.status, {"error": said.code, "description": said.description or str(error), **said.more})
+    body = {"error": said.code, "description": said.description or str(error), **said.more}
+    return answer(said.status, known(body, ERROR))
 
 
 def _too_large(_: RequestEntityTooLarge) -> Response:

@@ -8,7 +8,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import PreconditionFailed
 
 from broker_api.errors import BadRequest
-from broker_api.messages import JsonObject
+from broker_api.messages import MAX_ID_LENGTH, JsonObject
 from broker_api.osb.bodies import json_object
 
 API_VERSION = "X-Broker-API-Version"
@@ -18,12 +18,13 @@ MAJOR, MINIMUM_MINOR = 2, 13
 
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_USER_FIELDS = ("user_id", "username", "uid")
 
 log = structlog.get_logger()
 
 
-def require_version(headers: Headers) -> None:
-    """Let a platform pass whose version of the API is served; every minor version only adds to the one before.
+def require_version(headers: Headers) -> int:
+    """Give the minor version of the API that the request names; every one only adds to the one before.
 
     Raises:
         PreconditionFailed: the version is missing, no version, too old, or of another major number.
@@ -35,30 +36,41 @@ def require_version(headers: Headers) -> None:
     numbers = _VERSION.fullmatch(given)
     if not numbers or int(numbers[1]) != MAJOR or int(numbers[2]) < MINIMUM_MINOR:
         raise PreconditionFailed(f"The header {API_VERSION} names a version that is not supported; {served}")
+    return int(numbers[2])
 
 
-def request_identity(headers: Headers) -> str | None:
-    """Give the platform's id of the request, without characters that could end a header or a log line."""
-    return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, "")) or None
+def request_identity(headers: Headers) -> str:
+    """Give the platform's id of the request, without characters that could end a header or a log line; else ""."""
+    return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
 
 
 def originating_identity(headers: Headers) -> JsonObject | None:
-    """Give ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent."""
+    """Give ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent.
+
+    Of the value only what names the user is given (profile.md, "Originating Identity Header"): a user of a directory
+    may be in hundreds of groups, and none of them is the broker's business.
+    """
     given = headers.get(ORIGINATING_IDENTITY)
     if not given:
         return None
     platform, _, encoded = given.strip().partition(" ")
     try:
-        return {"platform": platform, "value": json_object(base64.b64decode(encoded.strip(), validate=True))}
+        value = json_object(base64.b64decode(encoded.strip(), validate=True))
     except (ValueError, BadRequest):
         log.warning("originating identity cannot be read")
         return None
+    names = {name: value[name] for name in _USER_FIELDS if isinstance(value.get(name), str)}
+    return {"platform": _bounded(platform), "value": {name: _bounded(text) for name, text in names.items()}}
 
 
 def user_of(identity: JsonObject | None) -> JsonObject:
-    """Give what a log line tells of an originating identity (profile.md, "Originating Identity Header")."""
+    """Give what a log line tells of an originating identity."""
     if identity is None:
         return {}
     value = identity["value"]
-    user = value.get("user_id") or value.get("username")
-    return {"platform": identity["platform"], **({"user": user} if isinstance(user, str) else {})}
+    user = value.get("user_id") or value.get("username") or value.get("uid")
+    return {"platform": identity["platform"], **({"user": user} if user else {})}
+
+
+def _bounded(text: str) -> str:
+    return _CONTROL.sub("", text)[:MAX_ID_LENGTH].encode(errors="replace").decode()

@@ -1,5 +1,7 @@
 """The routes of instances."""
 
+from dataclasses import replace
+
 from flask import Response
 from flask.views import MethodView
 
@@ -8,6 +10,7 @@ from broker_api.osb import queries
 from broker_api.osb.answers import answer, outcome, report
 from broker_api.osb.bodies import body_as
 from broker_api.osb.interface import Service
+from broker_api.osb.versions import INSTANCE, RETRY_AFTER, UPDATE, known, minor
 
 
 class Instance(MethodView):
@@ -24,7 +27,8 @@ class Instance(MethodView):
 
     def patch(self, instance_id: str) -> Response:
         """Update."""
-        return outcome(self._service.update(instance_id, body_as(UpdateRequest), queries.caller()))
+        result = self._service.update(instance_id, body_as(UpdateRequest), queries.caller())
+        return outcome(replace(result, body=known(result.body, UPDATE)))
 
     def delete(self, instance_id: str) -> Response:
         """Deprovision."""
@@ -33,7 +37,7 @@ class Instance(MethodView):
 
     def get(self, instance_id: str) -> Response:
         """Fetch."""
-        return answer(200, self._service.instance(instance_id))
+        return answer(200, known(self._service.instance(instance_id), INSTANCE))
 
 
 class InstanceOperation(MethodView):
@@ -48,6 +52,6 @@ class InstanceOperation(MethodView):
         """Poll. service_id and plan_id are hints: during a change of plan they are the old ones, so nobody looks."""
         operation = self._service.instance_operation(instance_id, queries.operation())
         response = report(operation)
-        if operation.retry_after is not None:
+        if operation.retry_after is not None and minor() >= RETRY_AFTER:
             response.headers["Retry-After"] = str(operation.retry_after)
         return response

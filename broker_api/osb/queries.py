@@ -6,7 +6,7 @@ The originating identity has been read once, when the request was let in (``g.id
 from flask import g, request
 
 from broker_api.errors import BadRequest
-from broker_api.messages import Caller
+from broker_api.messages import MAX_ID_LENGTH, Caller
 from broker_api.osb.headers import request_identity
 
 
@@ -17,7 +17,7 @@ def accepts_incomplete() -> bool:
 
 def caller() -> Caller:
     """Say who asks, and how."""
-    return Caller(accepts_incomplete(), g.identity, request_identity(request.headers))
+    return Caller(accepts_incomplete(), g.identity, request_identity(request.headers)[:MAX_ID_LENGTH] or None)
 
 
 def service_and_plan() -> tuple[str, str]:

@@ -92,7 +92,8 @@ class Operation(Record):
     ``open`` says that there is work left. It outlives ``state`` in one case: an operation that reached its deadline
     is failed, and what it made is still being removed. ``undo`` says that the work left is that removal, ``refused``
     that what was asked can never be done as it is. ``error`` is the trouble that is being retried, ``failure`` the
-    sentence that the operation will end with once the removal is done.
+    sentence that the operation will end with once the removal is done. ``untold`` says that a request has waited for
+    its outcome in vain; a failure is then what the same request is answered with when it comes again.
     """
 
     id: str
@@ -122,6 +123,7 @@ class Operation(Record):
     waits_on: str | None = None
     changed: datetime | None = None
     overlapped: bool = False
+    untold: bool = False
 
 
 class Resource(Record):
@@ -169,12 +171,14 @@ class Instance(Resource):
 
     ``owned`` says whether the database holds only what instances of the same owner have put there; None in documents
     of releases that did not ask.
+    ``plan`` is what its plan says, kept for the time when the catalog does not have that plan any more.
     """
 
     organization_guid: str = ""
     space_guid: str = ""
     maintenance_version: str | None = None
     connection: JsonText = Field(default_factory=dict)
+    plan: JsonText = Field(default_factory=dict)
     sealed_dropper: str | None = None
     owned: bool | None = None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker_api.server import GRACE_SECONDS
 from broker_api.settings import Part, load
 from tests.deploy.files import ATLAS_SETTINGS, COMPOSE, DOCKER, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.test_dockerfile import stages
@@ -165,3 +166,29 @@ def test_the_workers_health_check_asks_for_the_port_of_redis() -> None:
     (pattern,) = (part for part in services()["worker"]["healthcheck"]["test"] if part.startswith(":"))
     port = int(pattern[1:5], 16)
     assert f":{port}/" in environment("worker")["BROKER_REDIS_URL"]
+
+
+@pytest.mark.parametrize(("family", "table"), [("tcp", "IPv4"), ("tcp6", "IPv6")], ids=["IPv4", "IPv6"])
+def test_the_workers_health_check_finds_a_connection_of_each_family(family: str, table: str, tmp_path: Path) -> None:
+    """It runs on copies of the kernel's tables; on a machine without IPv6 there is only the first."""
+    address = "0100007F" if family == "tcp" else "00000000000000000000000001000000"
+    (tmp_path / "tcp").write_text("  sl  local_address rem_address   st\n")
+    (tmp_path / family).write_text(f"   0: {address}:C350 {address}:18EB 01 00000000:00000000 {table}\n")
+    check = [part.replace("/proc/net", str(tmp_path)) for part in services()["worker"]["healthcheck"]["test"][1:]]
+    assert subprocess.run(check, check=False, timeout=10).returncode == 0
+    (tmp_path / family).unlink()
+    assert subprocess.run(check, check=False, timeout=10).returncode != 0
+
+
+def test_the_processes_of_the_broker_listen_on_addresses_of_both_families() -> None:
+    for name in ("api", "worker", "flower"):
+        assert not [part for part in services()[name].get("command", []) if "0.0.0.0" in part]
+        assert not [part for part in services()[name]["healthcheck"]["test"] if "127.0.0.1" in part]
+
+
+def test_a_request_that_waits_for_its_job_outlives_the_order_to_stop() -> None:
+    variable = VARIABLE.fullmatch(environment("api")["BROKER_SYNC_WAIT_SECONDS"])
+    assert variable is not None
+    assert float(variable.group(3)) == load(WORKING, "api").sync_wait
+    seconds = int(services()["api"]["stop_grace_period"].removesuffix("s"))
+    assert seconds >= load(WORKING, "api").sync_wait + GRACE_SECONDS

@@ -146,3 +146,8 @@ def test_no_secret_is_baked_in() -> None:
 
 def test_health_checks_are_left_to_whoever_runs_the_image() -> None:
     assert not any(step.cmd == "HEALTHCHECK" for stage in stages().values() for step in stage.steps)
+
+
+def test_the_api_listens_on_every_address_of_both_families() -> None:
+    (command,) = (step.value for step in stages()["api"].steps if step.cmd == "CMD")
+    assert command[command.index("--host") + 1] == "::"

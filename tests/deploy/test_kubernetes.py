@@ -8,6 +8,7 @@ import pytest
 
 from broker_api.config import Config
 from broker_api.errors import SettingError
+from broker_api.server import GRACE_SECONDS
 from broker_api.settings import Part, load
 from tests.deploy.files import ATLAS_SETTINGS, KUBERNETES, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.service_catalog import SCHEMAS
@@ -218,10 +219,21 @@ def test_the_api_is_asked_whether_it_lives_and_whether_it_is_ready() -> None:
 
 def test_a_request_that_waits_for_its_job_outlives_the_order_to_stop() -> None:
     (shared,) = of_kind("ConfigMap").values()
-    longest = int(shared["data"]["BROKER_SYNC_WAIT_SECONDS"]) + int(
-        container("api")["lifecycle"]["preStop"]["exec"]["command"][1]
-    )
-    assert pod("api")["terminationGracePeriodSeconds"] > longest
+    assert float(shared["data"]["BROKER_SYNC_WAIT_SECONDS"]) == load(WORKING, "api").sync_wait
+    before = int(container("api")["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert before > 0
+    assert pod("api")["terminationGracePeriodSeconds"] >= before + load(WORKING, "api").sync_wait + GRACE_SECONDS
+
+
+@pytest.mark.parametrize("name", of_kind("Service"))
+def test_a_service_has_addresses_of_every_family_that_the_cluster_has(name: str) -> None:
+    assert of_kind("Service")[name]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+
+
+@pytest.mark.parametrize("name", of_kind("Deployment"))
+def test_no_process_is_told_to_listen_on_addresses_of_one_family(name: str) -> None:
+    told = [*container(name).get("command", []), *container(name).get("args", [])]
+    assert not [part for part in told if "0.0.0.0" in part or "127.0.0.1" in part]
 
 
 @pytest.mark.parametrize("kind", ["Service", "PodDisruptionBudget", "NetworkPolicy"])

@@ -1,22 +1,26 @@
-"""The API's process: killed without a word, and among clients that never finish what they began."""
+"""The API's process: where it listens, how it stops, killed without a word, and among clients that never finish."""
 
+import http.client
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import pytest
 import requests
 
 from broker_api.server import READ_SECONDS, THREADS
 from tests.dev.broker import Api
-from tests.dev.processes import HOST
+from tests.dev.processes import HOST, clean_environment, script
 from tests.dev.stack import Stack
-from tests.osb_client import OsbClient
-from tests.tenant import CLUSTER
+from tests.osb_client import Answer, OsbClient
+from tests.tenant import CLUSTER, eventually
 
 HALF_A_REQUEST = b"GET /v2/catalog HTTP/1.1\r\nHost: broker\r\n"
 
@@ -53,3 +57,157 @@ def test_clients_that_stop_in_the_middle_of_a_request_hold_up_nobody_for_long(ap
         time.sleep(0.5)
         assert requests.get(f"{api.uri}/live", timeout=2 * READ_SECONDS).status_code == 200
     assert "Traceback" not in api.log_text()
+
+
+# --- where it listens ---------------------------------------------------------------------------------------------
+
+
+class ApiOn(Api):
+    """An API that is told to listen on another address."""
+
+    def __init__(self, stack: Stack, host: str, answering: str) -> None:
+        super().__init__(stack.api_settings, "api-elsewhere")
+        self.host, self.answering = host, answering
+
+    @property
+    def uri(self) -> str:
+        return f"http://{self.answering}:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        return [script("atlas-broker"), "api", "--host", self.host, "--port", str(self.port)]
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        return requests.get(f"http://{host}:{port}/live", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    ("host", "answering", "silent"),
+    [
+        ("::", ["[::1]", HOST], []),
+        ("[::]", ["[::1]", HOST], []),
+        ("::1", ["[::1]"], [HOST]),
+        ("[::1]", ["[::1]"], [HOST]),
+        ("0.0.0.0", [HOST], ["[::1]"]),
+        ("localhost", [HOST], []),
+    ],
+)
+def test_it_listens_on_the_address_that_it_is_given(
+    stack: Stack, host: str, answering: list[str], silent: list[str]
+) -> None:
+    with ApiOn(stack, host, answering[0]) as api:
+        assert all(_answers(each, api.port) for each in answering)
+        assert not any(_answers(each, api.port) for each in silent)
+
+
+BY_PYTHON = "import sys; from broker_api.broker import Broker; Broker().run(host=sys.argv[1], port=int(sys.argv[2]))"
+
+
+@pytest.mark.parametrize("how", ["command", "Python"])
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        (HOST, "Address already in use"),
+        ("::", "Address already in use"),
+        ("192.0.2.99", "Cannot assign requested address"),
+        ("no-such-name.invalid", "not known"),
+        ("127.0.0.1:80", "not known"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_one_line_and_the_end(stack: Stack, how: str, host: str, reason: str) -> None:
+    port = str(stack.api.port)
+    command: list[str | Path] = [script("atlas-broker"), "api", "--host", host, "--port", port]
+    if how == "Python":
+        command = [sys.executable, "-c", BY_PYTHON, host, port]
+    environment = clean_environment(stack.worker_settings)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"atlas-broker: Cannot listen on {host!r} port {port}: ")
+    assert reason in line
+
+
+# --- how it stops -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _request_under_way(api: Api, stack: Stack) -> Iterator[Future[Answer]]:
+    """A provision that waits for a job that no worker does, to an API that is told to stop meanwhile."""
+    client = OsbClient(api.uri, stack.user, stack.password)
+    with client, client.expecting(504), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.provision, "i", {"cluster": CLUSTER}, accepts_incomplete=None)
+        eventually(lambda: client.last_operation("i").status == 200, "the request waits")
+        yield waiting
+        waiting.exception()
+
+
+def _stopping_api(stack: Stack, seconds: int) -> Api:
+    settings = {"BROKER_MONGO_DB": f"{stack.database}-serving", "BROKER_SYNC_WAIT_SECONDS": str(seconds)}
+    return Api({**stack.api_settings, **settings}, "api-stopping")
+
+
+@pytest.fixture
+def clean(stack: Stack) -> Iterator[None]:
+    yield
+    with stack.state.client() as client:
+        client.drop_database(f"{stack.database}-serving")
+
+
+@pytest.mark.usefixtures("clean")
+def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: Stack) -> None:
+    with _stopping_api(stack, 8) as api, _request_under_way(api, stack) as waiting, ExitStack() as open_connections:
+        connections = [http.client.HTTPConnection(HOST, api.port, timeout=10) for _ in range(2)]
+        for each in connections:
+            open_connections.enter_context(closing(each)).request("GET", "/ready")
+            assert each.getresponse().read()
+        kept, idle = connections
+        told = time.monotonic()
+        api.ask_to_stop(signal.SIGTERM)
+        eventually(lambda: not _answers(HOST, api.port), "the port is closed")
+        assert time.monotonic() - told < 1
+        kept.request("GET", "/ready")
+        ready = kept.getresponse()
+        assert (ready.status, b"stopping" in ready.read()) == (503, True)
+        assert ready.headers["Connection"] == "close"
+        assert idle.sock.recv(1) == b""
+        assert not waiting.done()
+        assert waiting.result(10).status == 504
+        assert waiting.result().json["description"]
+        assert api.wait_for_end(10) == 0
+
+
+@pytest.mark.usefixtures("clean")
+def test_no_connection_is_reset_when_an_api_stops(stack: Stack) -> None:
+    """What was connected when the port closed is answered; what came later was refused, and may go elsewhere."""
+    outcomes: list[str] = []
+
+    def ask(port: int) -> None:
+        while True:
+            try:
+                requests.get(f"http://{HOST}:{port}/live", timeout=5)
+            except requests.ConnectionError as error:
+                outcomes.append(str(error))
+                return
+
+    with _stopping_api(stack, 4) as api, ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, api.port) for _ in range(8)]
+        time.sleep(0.3)
+        api.ask_to_stop(signal.SIGTERM)
+        for each in asking:
+            each.result(20)
+    assert len(outcomes) == 8
+    assert all("Connection refused" in outcome for outcome in outcomes), outcomes
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_wait_of_more_than_half_a_minute_is_answered_in_full(stack: Stack, *, long_form: bool) -> None:
+    if not long_form:
+        pytest.skip("takes 35 s; --long")
+    with _stopping_api(stack, 34) as api, _request_under_way(api, stack) as waiting:
+        api.ask_to_stop(signal.SIGTERM)
+        assert waiting.result(60).status == 504
+        assert api.wait_for_end(10) == 0

@@ -152,7 +152,6 @@ BODIES: list[tuple[object, str]] = [
     ({"space_guid": {}}, "space_guid"),
     ({"parameters": []}, "parameters"),
     ({"context": "x"}, "context"),
-    ({"maintenance_info": {}}, "maintenance_info.version"),
     ({"maintenance_info": {"version": 1}}, "maintenance_info.version"),
     ({"parameters": {"cluster": "a\x00b"}}, "parameters.cluster"),
     ({"parameters": {"a": {"b": 2**63}}}, "parameters.a.b"),
@@ -174,7 +173,7 @@ def test_a_wrong_body_is_400_and_its_field_is_named(client: OsbClient, changes: 
 @pytest.mark.rule("1.4.1", "1.7.9")
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff\xfe", b'{"a":NaN}', b'{"a":1e999}', b'{"a":"\\ud800"}'],
+    [b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff\xfe", b'{"a":NaN}', b'{"a":-Infinity}'],
     ids=str,
 )
 def test_a_body_that_is_no_json_object_is_400(client: OsbClient, instance: str, raw: bytes) -> None:
@@ -210,13 +209,15 @@ def test_what_is_absent_is_left_out_and_never_null(client: OsbClient, instance: 
 
 @pytest.mark.rule("1.5.1")
 @pytest.mark.parametrize("flag", ["false", "False", "True", "TRUE", "1", "yes", "", "true ", "null"])
-def test_only_the_word_true_means_that_the_platform_can_poll(async_only: OsbClient, instance: str, flag: str) -> None:
+def test_only_the_word_true_means_that_the_platform_can_poll(
+    async_only: OsbClient, instance: str, binding: str, flag: str
+) -> None:
     asked: Options = {"query": {"accepts_incomplete": flag}}
     answers = [
         async_only.provision(new_id(), ON_CLUSTER, accepts_incomplete=None, **asked),
         async_only.update(instance, {"policy-on-delete": "drop"}, accepts_incomplete=None, **asked),
         async_only.bind(instance, new_id(), accepts_incomplete=None, **asked),
-        async_only.unbind(instance, new_id(), accepts_incomplete=None, **asked),
+        async_only.unbind(instance, binding, accepts_incomplete=None, **asked),
         async_only.deprovision(instance, accepts_incomplete=None, **asked),
     ]
     assert [answer.json.get("error") for answer in answers] == ["AsyncRequired"] * 5

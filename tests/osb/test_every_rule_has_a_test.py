@@ -28,6 +28,9 @@ RULES = {
     "0.16": "Retry-After is not sent where the news is near",
     "0.17": "too many waiting requests are told to poll",
     "0.18": "everything can be fetched, contexts updated, bindings rotated",
+    "0.19": "no instance comes to a plan that decides something else than what it is",
+    "0.20": "what exists goes on when its plan is taken out of the catalog",
+    "0.21": "fields newer than the version that the request names are left out",
     "1.0": "the order of checks",
     # headers
     "1.1.1": "the version is required",

@@ -6,7 +6,7 @@ import pytest
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import ON_CLUSTER, UNKNOWN, failed_provision, held_bind, held_update, new_id, provisioned
+from tests.osb.steps import ON_CLUSTER, UNKNOWN, bound, failed_provision, held_bind, held_update, new_id, provisioned
 from tests.osb_client import PLAN_ID, SERVICE_ID, Json, OsbClient
 
 pytestmark = pytest.mark.rule("0.2", "1.0")
@@ -61,10 +61,23 @@ def test_the_need_to_poll_comes_before_existence(async_only: OsbClient) -> None:
     answers = [
         async_only.bind(unknown, other, accepts_incomplete=None),
         async_only.update(unknown, accepts_incomplete=None),
-        async_only.deprovision(unknown, accepts_incomplete=None),
-        async_only.unbind(unknown, other, accepts_incomplete=None),
     ]
-    assert [(answer.status, answer.json["error"]) for answer in answers] == [(422, "AsyncRequired")] * 4
+    assert [(answer.status, answer.json["error"]) for answer in answers] == [(422, "AsyncRequired")] * 2
+
+
+def test_existence_comes_before_the_need_to_poll_where_something_is_deleted(
+    async_only: OsbClient, client: OsbClient, instance: str
+) -> None:
+    """A platform that cannot poll repeats a delete until it is told that nothing is there."""
+    gone, unbound = provisioned(client), bound(client, instance)
+    client.unbind(instance, unbound)
+    client.deprovision(gone)
+    client.wait(instance, unbound)
+    client.wait(gone)
+    answers = [async_only.deprovision(each, accepts_incomplete=None) for each in (new_id(), gone)]
+    pairs = ((new_id(), new_id()), (instance, new_id()), (instance, unbound), (gone, unbound))
+    answers += [async_only.unbind(*pair, accepts_incomplete=None) for pair in pairs]
+    assert [answer.status for answer in answers] == [410] * 6
 
 
 def test_existence_comes_before_a_conflict_of_maintenance(client: OsbClient) -> None:

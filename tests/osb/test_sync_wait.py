@@ -23,7 +23,7 @@ from tests.osb.steps import (
     statuses,
     users,
 )
-from tests.osb_client import Answer, Flag, OsbClient
+from tests.osb_client import Answer, Flag, Json, OsbClient
 
 PLACES = 64
 Documents = Collection[dict[str, Any]]
@@ -43,7 +43,8 @@ def _live(client: OsbClient, incomplete: Flag) -> None:
     bind = client.bind(instance_id, binding_id, accepts_incomplete=incomplete)
     assert bind.status == 201
     assert bind.json["credentials"] == client.binding(instance_id, binding_id).json["credentials"]
-    assert client.update(instance_id, {"policy-on-delete": "drop"}, accepts_incomplete=incomplete).json == {}
+    updated = client.update(instance_id, {"policy-on-delete": "drop"}, accepts_incomplete=incomplete)
+    assert (updated.status, updated.json) == (200, created.json)
     unbind = client.unbind(instance_id, binding_id, accepts_incomplete=incomplete)
     assert (unbind.status, unbind.json) == (200, {})
     deprovision = client.deprovision(instance_id, accepts_incomplete=incomplete)
@@ -79,7 +80,8 @@ def test_what_takes_too_long_is_504_and_a_delete_stops_it(
     with hasty.expecting(504):
         answer = hasty.bind(instance, binding_id, accepts_incomplete=None)
     assert answer.status == 504
-    assert "accepts_incomplete" in answer.description
+    assert "Try again" in answer.description
+    assert "BROKER_" not in answer.description
     assert 2 <= answer.seconds < 20
     assert client.last_operation(instance, binding_id).state == "in progress"
     assert client.unbind(instance, binding_id).status == 202
@@ -145,12 +147,17 @@ def test_64_wait_at_once_while_others_are_answered_and_the_65th_is_told_to_poll(
             client.provision(one_too_many, ON_CLUSTER, accepts_incomplete=None),
             client.bind(instance, one_too_many, accepts_incomplete=None),
         ]
+        gone = [
+            client.deprovision(one_too_many, accepts_incomplete=None),
+            client.unbind(instance, one_too_many, accepts_incomplete=None),
+        ]
         taken = client.provision(new_id(), ON_CLUSTER)
         assert not [each for each in waiting if each.done()]
     assert {poll.state for poll in polls} == {"succeeded"}
     assert sorted(poll.seconds for poll in polls)[25] < 0.5
     assert [(answer.status, answer.json["error"]) for answer in refused] == [(422, "AsyncRequired")] * 2
     assert max(answer.seconds for answer in refused) < 2
+    assert [answer.status for answer in gone] == [410] * 2
     assert state.count_documents({"$or": [{"instance_id": one_too_many}, {"binding_id": one_too_many}]}) == 0
     assert taken.status == 202
     assert statuses(each.result(60) for each in waiting) == [201] * PLACES
@@ -194,3 +201,111 @@ def test_a_deprovision_that_waits_is_done_when_its_bindings_are_gone(client: Osb
     bound(client, instance_id)
     assert client.deprovision(instance_id, accepts_incomplete=None).status == 200
     assert not users(atlas, "instance_id", instance_id)
+
+
+# --- Service Catalog, which repeats what was refused and undoes what has timed out -----------------------------------
+
+KUBERNETES: Json = {"context": {"platform": "kubernetes", "namespace": "default"}}
+CONCURRENT = "The Service Broker does not support concurrent requests that mutate the same resource."
+
+
+def _is_told_to_repeat(answer: Answer) -> bool:
+    return (answer.status, answer.json.get("error"), answer.description) == (422, "ConcurrencyError", CONCURRENT)
+
+
+@pytest.mark.rule("0.15", "1.10.2")
+def test_a_bind_that_takes_longer_than_the_wait_succeeds_when_it_is_repeated(
+    hasty: OsbClient, client: OsbClient, atlas: Emulator, instance: str
+) -> None:
+    atlas.apply_by_hand()
+    binding_id = new_id()
+    tries = [hasty.bind(instance, binding_id, fields=KUBERNETES, accepts_incomplete=None) for _ in range(2)]
+    assert all(_is_told_to_repeat(each) and each.seconds >= 2 for each in tries)
+    (user,) = users(atlas, "binding_id", binding_id)
+    with ThreadPoolExecutor() as threads:
+        third = threads.submit(hasty.bind, instance, binding_id, fields=KUBERNETES, accepts_incomplete=None)
+        release(atlas)
+    assert third.result().status == 201
+    assert third.result().json["credentials"]["username"] == user["username"]
+    assert hasty.bind(instance, binding_id, fields=KUBERNETES, accepts_incomplete=None).status == 200
+    assert client.unbind(instance, binding_id).status == 202
+
+
+@pytest.mark.rule("0.15")
+def test_every_verb_of_service_catalog_is_told_to_repeat(hasty: OsbClient, client: OsbClient, atlas: Emulator) -> None:
+    atlas.put_cluster("being-created", state="CREATING")
+    held, changed = new_id(), new_id()
+    create = partial(hasty.provision, held, {"cluster": "being-created"}, accepts_incomplete=None)
+    assert _is_told_to_repeat(create(fields=KUBERNETES))
+    client.provision(changed, ON_CLUSTER, fields=KUBERNETES)
+    client.wait(changed)
+    binding_id, _ = held_bind(client, atlas, changed)
+    update = partial(hasty.update, changed, {"policy-on-delete": "drop"}, accepts_incomplete=None)
+    assert _is_told_to_repeat(update(fields=KUBERNETES))
+    assert _is_told_to_repeat(update())  # by the context of the instance
+    release(atlas)
+    client.wait(changed)
+    client.wait(changed, binding_id)
+    assert update().status == 200
+    atlas.apply_by_hand()
+    assert _is_told_to_repeat(hasty.unbind(changed, binding_id, accepts_incomplete=None))  # by that, too
+    assert _is_told_to_repeat(hasty.deprovision(changed, accepts_incomplete=None))
+    release(atlas)
+    client.wait(changed)
+    assert hasty.deprovision(changed, accepts_incomplete=None).status == 410
+
+
+@pytest.mark.rule("0.15", "1.1.3")
+@pytest.mark.parametrize(("identity", "status"), [("kubernetes e30=", 422), ("cloudfoundry e30=", 504), (None, 504)])
+def test_the_originating_identity_tells_the_platform_of_an_unbind(
+    hasty: OsbClient, atlas: Emulator, instance: str, identity: str | None, status: int
+) -> None:
+    binding_id = bound(hasty, instance)
+    atlas.apply_by_hand()
+    headers = {"X-Broker-API-Originating-Identity": identity}
+    with hasty.expecting(504):
+        answer = hasty.unbind(instance, binding_id, accepts_incomplete=None, headers=headers)
+    release(atlas)
+    assert answer.status == status
+    assert status == 504 or _is_told_to_repeat(answer)
+
+
+@pytest.mark.rule("0.15", "1.7.8")
+def test_what_failed_between_two_tries_is_told_once_and_then_tried_anew(
+    hasty: OsbClient, atlas: Emulator, state: Documents
+) -> None:
+    """Without it what fails more slowly than a request waits would begin again for ever, and never say why."""
+    atlas.put_cluster("being-created", state="CREATING")
+    instance_id, parameters = new_id(), {"cluster": "being-created"}
+    create = partial(hasty.provision, instance_id, parameters, fields=KUBERNETES, accepts_incomplete=None)
+    assert _is_told_to_repeat(create())
+    atlas.delete_cluster("being-created")
+    state.update_one({"instance_id": instance_id}, {"$currentDate": {"operation.due": True}})
+    eventually(lambda: state.find_one({"instance_id": instance_id, "phase": "failed", "operation.open": False}))
+    told = create()
+    assert (told.status, "being-created" in told.description) == (400, True)
+    atlas.put_cluster("being-created")
+    assert create().status == 201
+
+
+@pytest.mark.rule("0.15", "1.9.2")
+def test_an_update_that_failed_between_two_tries_is_told_once(
+    hasty: OsbClient, client: OsbClient, atlas: Emulator, state: Documents
+) -> None:
+    instance_id = provisioned(client)
+    binding_id, _ = held_bind(client, atlas, instance_id)
+    change = partial(hasty.update, instance_id, {"connection": "private"}, fields=KUBERNETES, accepts_incomplete=None)
+    assert _is_told_to_repeat(change())
+    release(atlas)
+    client.wait(instance_id, binding_id)
+    eventually(
+        lambda: state.find_one({"instance_id": instance_id, "operation.kind": "update", "operation.open": False})
+    )
+    failed = client.last_operation(instance_id)
+    assert failed.state == "failed"
+    with hasty.expecting(500):
+        told = change()
+    assert told.description == failed.description
+    with hasty.expecting(500):
+        again = change()
+    assert client.last_operation(instance_id).description == again.description

@@ -47,7 +47,20 @@ def test_the_same_again_while_it_runs_is_202_with_the_same_operation(client: Osb
 @pytest.mark.parametrize("parameters", [None, {}, ON_CLUSTER])
 def test_nothing_to_change_is_200(client: OsbClient, instance: str, parameters: Json | None) -> None:
     answer = client.update(instance, parameters)
-    assert (answer.status, answer.json) == (200, {})
+    assert (answer.status, answer.json) == (200, {"dashboard_url": client.instance(instance).json["dashboard_url"]})
+
+
+@pytest.mark.rule("1.9.1", "1.9.2", "1.9.3", "1.9.11")
+def test_every_answer_repeats_the_dashboard(client: OsbClient, atlas: Emulator) -> None:
+    """Service Catalog's controller takes it from the answer without looking whether it is there."""
+    instance_id = provisioned(client)
+    dashboard = client.instance(instance_id).json["dashboard_url"]
+    answers = [client.update(instance_id, fields={"context": {"platform": "kubernetes"}})]
+    answers += [client.update(instance_id, {"policy-on-delete": "retain"}, accepts_incomplete=None)]
+    answers += [held_update(client, atlas, instance_id), client.update(instance_id, DROP)]
+    release(atlas)
+    assert [answer.status for answer in answers] == [200, 200, 202, 202]
+    assert [answer.json["dashboard_url"] for answer in answers] == [dashboard] * 4
 
 
 @pytest.mark.rule("1.9.3")

@@ -194,20 +194,23 @@ def _answers(world: World, call: Call, said: Said) -> Iterator[tuple[Said, World
             yield right, after.having(call.binding, ended)
 
 
+_ABOUT = frozenset({"dashboard_url"})
+"""What every answer about an instance tells."""
+
+
 def _waited(call: Call, ended: Thing, said: Said) -> Reaction:
     """The answer to a request that waited until its job had ended. What was asked of a failed one cannot be done."""
     if ended.phase is Phase.FAILED:
         return BAD, ended
     if call.verb in (Verb.BIND, Verb.ROTATE):
         return _with_credentials(ended, said, 201)
-    if call.verb is Verb.PROVISION:
-        return Said(201, frozenset({"dashboard_url"})), ended
+    if call.verb in (Verb.PROVISION, Verb.UPDATE):
+        return Said(201 if call.verb is Verb.PROVISION else 200, _ABOUT), ended
     return Said(200), ended
 
 
 def _provision(world: World, call: Call, said: Said) -> Reaction:
-    about = frozenset({"dashboard_url"})
-    return _create(world.instance, call.attributes, said, about) or (Said(200, about), world.instance)
+    return _create(world.instance, call.attributes, said, _ABOUT) or (Said(200, _ABOUT), world.instance)
 
 
 def _create(thing: Thing, attributes: str, said: Said, about: frozenset[str] = frozenset()) -> Reaction | None:
@@ -240,11 +243,11 @@ def _update(world: World, call: Call, said: Said) -> Reaction:
         return BAD, found
     wanted = canonical({**found.known, "parameters": {**current, **asked}})
     if found.phase is Phase.UPDATING:
-        same = Said(202, frozenset({"operation"}), operation=found.operation or said.operation)
+        same = Said(202, _ABOUT | {"operation"}, operation=found.operation or said.operation)
         return (same if wanted == found.update else CONCURRENT), found
     if wanted == found.attributes:
-        return Said(200), found
-    return _begin(found, replace(found, phase=Phase.UPDATING, update=wanted), said)
+        return Said(200, _ABOUT), found
+    return _begin(found, replace(found, phase=Phase.UPDATING, update=wanted), said, _ABOUT)
 
 
 def _delete(world: World, call: Call, said: Said) -> Reaction:

@@ -31,11 +31,12 @@ def a_catalog() -> Catalog:
 
 @dataclass
 class InMemoryService:
-    """``trouble`` is raised by every verb, to see how the HTTP layer answers it."""
+    """``trouble`` is raised by every verb, to see how the HTTP layer answers it; ``more`` is in every answer."""
 
     catalog: Catalog = field(default_factory=a_catalog)
     trouble: BaseException | None = None
     works: bool = True
+    more: JsonObject = field(default_factory=dict)
     last: LastOperation = field(default_factory=lambda: LastOperation("succeeded"))
     instances: dict[str, JsonObject] = field(default_factory=dict)
     bindings: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class InMemoryService:
         self._note(caller, request)
         if instance_id not in self.instances:
             raise NotFound(f"There is no instance {instance_id}.")
-        return Accepted("o-update") if caller.accepts_incomplete else Complete()
+        return Accepted("o-update", self.more) if caller.accepts_incomplete else Complete(self.more)
 
     def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
         self._note(caller, None, service_id, plan_id)
@@ -66,7 +67,7 @@ class InMemoryService:
         self._note(caller, request)
         if instance_id not in self.instances:
             raise NotFound(f"There is no instance {instance_id}.")
-        body = {"credentials": CREDENTIALS}
+        body = {"credentials": CREDENTIALS, **self.more}
         if caller.accepts_incomplete:
             self._made(self.bindings, (instance_id, binding_id), _kept(request), caller, {})
             return Accepted("o-create")
@@ -82,13 +83,13 @@ class InMemoryService:
         self._note(None, None)
         if instance_id not in self.instances:
             raise NotFound(f"There is no instance {instance_id}, or not yet.")
-        return {"service_id": SERVICE_ID, "plan_id": PLAN_ID, "dashboard_url": None}
+        return {"service_id": SERVICE_ID, "plan_id": PLAN_ID, "dashboard_url": None, **self.more}
 
     def binding(self, instance_id: str, binding_id: str) -> JsonObject:
         self._note(None, None)
         if (instance_id, binding_id) not in self.bindings:
             raise NotFound(f"There is no binding {binding_id}, or not yet.")
-        return {"credentials": CREDENTIALS}
+        return {"credentials": CREDENTIALS, **self.more}
 
     def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
         self._note(None, None)

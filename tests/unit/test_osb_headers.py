@@ -78,11 +78,36 @@ def test_a_request_identity_cannot_split_headers() -> None:
 
 def test_identities_reach_the_service() -> None:
     service = InMemoryService()
-    headers = {IDENTITY: f"cloudfoundry {encoded({'user_id': 'u-1', 'more': 1})}", REQUEST: "r-1"}
+    headers = {IDENTITY: f"cloudfoundry {encoded({'user_id': 'u-1'})}", REQUEST: "r-1"}
     send(a_client(service), "PUT", f"{INSTANCE}?accepts_incomplete=true", json=PROVISION, headers=headers)
     (caller,) = service.callers
-    assert caller.identity == {"platform": "cloudfoundry", "value": {"user_id": "u-1", "more": 1}}
+    assert caller.identity == {"platform": "cloudfoundry", "value": {"user_id": "u-1"}}
     assert caller.request_id == "r-1"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"username": "jo", "uid": "7", "groups": ["g"] * 2000, "extra": {"a": ["b"]}}, {"username": "jo", "uid": "7"}),
+        ({"user_id": "u", "x": 2**64, "y": chr(0), "z": "\ud800"}, {"user_id": "u"}),
+        ({"user_id": 1, "username": None, "uid": ["u"]}, {}),
+        ({"username": "x" * 40_000}, {"username": "x" * 255}),
+        ({"username": "a\x00\r\nb\ud800"}, {"username": "ab?"}),
+        ({"anything": {"$where": "1"}}, {}),
+    ],
+    ids=range(6),
+)
+def test_of_an_originating_identity_only_what_names_the_user_is_kept(given: object, kept: object) -> None:
+    service = InMemoryService()
+    send(a_client(service), "PUT", INSTANCE, json=PROVISION, headers={IDENTITY: f"kubernetes {encoded(given)}"})
+    assert service.callers[0].identity == {"platform": "kubernetes", "value": kept}
+
+
+def test_a_long_request_identity_is_echoed_whole_and_kept_in_part() -> None:
+    service = InMemoryService()
+    response = send(a_client(service), "PUT", INSTANCE, json=PROVISION, headers={REQUEST: "r" * 5000})
+    assert response.headers[REQUEST] == "r" * 5000
+    assert service.callers[0].request_id == "r" * 255
 
 
 @pytest.mark.parametrize(
@@ -91,7 +116,7 @@ def test_identities_reach_the_service() -> None:
         "cloudfoundry",
         "cloudfoundry !!!",
         f"cloudfoundry {encoded([1])}",
-        f"cloudfoundry {encoded({'a': chr(0)})}",
+        "cloudfoundry " + base64.b64encode(b'{"user_id": NaN}').decode(),
         "cloudfoundry " + base64.b64encode(b"[" * 5000).decode(),
         "cloudfoundry " + base64.b64encode(b"\xff").decode(),
         "\xe4\xf6\xfc \xe4",

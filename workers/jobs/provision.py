@@ -49,7 +49,7 @@ def claim(job: Job[Instance]) -> Outcome:
 
 
 def _cluster(job: Job[Instance]) -> tuple[AtlasClient, Cluster]:
-    name = (job.plan and job.plan.cluster) or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
+    name = job.plan_of(job.record).cluster or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
     found, troubles = _search(_candidates(job), name)
     if not found and troubles:
         raise troubles[0]
@@ -64,7 +64,7 @@ def _cluster(job: Job[Instance]) -> tuple[AtlasClient, Cluster]:
 
 
 def _candidates(job: Job[Instance]) -> list[AtlasClient]:
-    wanted = (job.plan and job.plan.project) or job.record.parameters.get("project")
+    wanted = job.plan_of(job.record).project or job.record.parameters.get("project")
     clients = job.parts.projects
     if wanted and wanted not in clients:
         raise FailedError(f"The broker has no credentials for the Atlas project {wanted}.", refused=True)

@@ -44,7 +44,8 @@ def _asked(job: Job[Instance]) -> dict[str, Any]:
 
 def _updated(job: Job[Instance]) -> Instance:
     asked = _asked(job)
-    return job.record.model_copy(update={"parameters": asked["parameters"], "plan_id": asked["plan_id"]})
+    changes: dict[str, Any] = {name: asked[name] for name in ("parameters", "plan_id", "plan") if name in asked}
+    return job.record.model_copy(update=changes)
 
 
 Change = tuple[Binding, list[dict[str, str]]]
