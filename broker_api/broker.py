@@ -56,7 +56,7 @@ def front_end(made: Settings) -> Flask:
     """Compose the WSGI app: HTTP on the service, the service on store and queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
     threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
-    service = Service(made, Catalog(made.config), store, Queue(made.redis_url))
+    service = Service(made, Catalog(made.config), store, Queue(made.redis))
     return create_app(service, made.users)
 
 

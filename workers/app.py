@@ -5,7 +5,7 @@ Importing it does nothing. ``celery -A workers worker`` and ``… flower`` stop 
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 from celery import Celery, signals
@@ -14,16 +14,16 @@ from tornado.web import authenticated
 
 from broker_api import logs
 from broker_api.errors import SettingError
-from broker_api.queue import address, transport_options
+from broker_api.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import Part, Settings, load
-from workers import transport
 from workers.parts import Parts, compose
 from workers.sweep import Sweep
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
 
-app = Celery("workers", include=["workers.tasks"])
+app = RedisCelery("workers", include=["workers.tasks"])
+app.events_cls = "workers.transport:Events"
 app.config_from_object("celeryconfig")
 
 
@@ -58,17 +58,6 @@ def _stop(error: SettingError) -> NoReturn:
     sys.exit(f"atlas-broker: {error}")
 
 
-def _from_environment() -> dict[str, Any]:
-    """Give what celeryconfig.py cannot know; Celery asks when a command first needs its configuration."""
-    context = click.get_current_context(silent=True)
-    command = context.info_name if context else ""
-    part: Part = "worker" if command == "worker" else "flower" if command == "flower" else "client"
-    settings = _settings(part)
-    if part == "flower":
-        _set_up_flower(settings)
-    return {"broker_url": address(settings.redis_url), "broker_connection_timeout": 3}
-
-
 def _set_up_flower(settings: Settings) -> None:
     """Guard Flower by the broker's users, and let nobody stop workers or send jobs from it."""
     flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
@@ -79,15 +68,17 @@ def _set_up_flower(settings: Settings) -> None:
     Metrics.get = authenticated(Metrics.get)  # Flower leaves its metrics open, which name workers and jobs
 
 
-app.add_defaults(_from_environment)
-
-
 @app.on_after_configure.connect  # type: ignore[untyped-decorator]
-def _name_the_sentinels_master(sender: Celery, **_: object) -> None:
-    """Tell the transport what a ``sentinel://`` URL says."""
-    url = _settings("client").redis_url
-    sender.conf.broker_transport_options = transport_options(url, dict(sender.conf.broker_transport_options))
-    transport.guard()
+def _configure(sender: Celery, **_: object) -> None:
+    """Add what celeryconfig.py cannot know, when a command first needs its configuration."""
+    context = click.get_current_context(silent=True)
+    command = context.info_name if context else ""
+    part: Part = "worker" if command == "worker" else "flower" if command == "flower" else "client"
+    settings = _settings(part)
+    if part == "flower":
+        _set_up_flower(settings)
+    options = dict(sender.conf.broker_transport_options)
+    sender.conf.update(celery_settings(settings.redis, "workers.transport:Transport", options))
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

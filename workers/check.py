@@ -182,11 +182,11 @@ def _opens(keys: tuple[str, ...], secret: str) -> bool:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    problem = Queue(settings.redis_url).trouble()
+    problem = Queue(settings.redis).trouble()
     if problem:
         yield BAD, f"{problem}; look at BROKER_REDIS_URL and the network"
     else:
-        yield GOOD, "Redis: answers"
+        yield GOOD, "Redis: answers, can be written to"
 
 
 # --- Atlas ----------------------------------------------------------------------------------------------------
