@@ -36,7 +36,7 @@ class Queue:
 
     def __init__(self, redis: RedisSettings) -> None:
         self._app = RedisCelery("broker_api", set_as_current=False)
-        self._app.conf.update(_bounded(redis))
+        self._app.config_from_object(_bounded(redis))
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._silent_until = 0.0
         self._trouble = Trouble("sending jobs")

@@ -26,6 +26,7 @@ from redis.sentinel import (
 )
 
 from broker_api.errors import SettingError
+from broker_api.redis_trouble import NO_SENTINEL
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _DEFAULT_MASTER = "mymaster"
@@ -102,7 +103,7 @@ class _Sentinels(Sentinel):
             if answer:
                 errors.append(answer)
         if len(errors) == len(self.sentinels):
-            raise RedisConnectionError("no sentinel answers") from errors[0]
+            raise RedisConnectionError(NO_SENTINEL) from errors[0]
         raise MasterNotFoundError("the sentinels that answer know no such master")
 
 

@@ -68,9 +68,10 @@ class RedisCelery(Celery):  # type: ignore[misc]
     """A Celery application with one broker: no variable of the environment, and no option, leads it to another."""
 
     amqp_cls = _Amqp
+    backend_cls = "disabled"
 
     def __init__(self, name: str, **options: Any) -> None:  # noqa: ANN401 - Celery's
-        super().__init__(name, loader="celery.loaders.app:AppLoader", backend="disabled://", **options)
+        super().__init__(name, loader="celery.loaders.app:AppLoader", **options)
 
     def _connection(self, _url: str, **options: Any) -> Any:  # noqa: ANN401 - Celery's
         return super()._connection(self.conf["broker_url"], **options)

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 
 import structlog
+from kombu.exceptions import OperationalError
 from redis import exceptions
 
+NO_SENTINEL = "no sentinel answers"
 REPEAT_SECONDS = 60.0
 CHANGE_SECONDS = 5.0
 
@@ -42,7 +44,6 @@ _BY_TEXT = (
     ("busy", "a script keeps it busy (BUSY)"),
     ("max number of clients", "it has too many clients"),
     ("db index is out of range", "it has no such database"),
-    ("no sentinel answers", "no sentinel answers"),
     ("know no such master", "the sentinels know no master of this name"),
     ("unexpectedeof", "the TLS handshake failed"),
     ("connection closed by server", "it closed the connection"),
@@ -61,6 +62,10 @@ log = structlog.get_logger(__name__)
 
 def reason(error: BaseException) -> str:
     """Say in words why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
+    if error.__cause__ and isinstance(error, OperationalError):  # kombu's, around the driver's
+        return reason(error.__cause__)
+    if error.__cause__ and str(error) == NO_SENTINEL:
+        return f"{NO_SENTINEL} ({reason(error.__cause__)})"
     for each in _chain(error):
         for kind, words in _BY_CLASS:
             if isinstance(each, kind):

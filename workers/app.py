@@ -1,6 +1,7 @@
 """The Celery application: reads its settings when a command starts, composes the parts, carries the sweep.
 
-Importing it does nothing. ``celery -A workers worker`` and ``… flower`` stop with one line when a setting is wrong.
+Importing it reads and connects nothing. ``celery -A workers worker`` and ``… flower`` stop with one line when a setting
+is wrong.
 """
 
 import os
@@ -12,16 +13,18 @@ from celery import Celery, signals
 from tornado.options import options as flower_options
 from tornado.web import authenticated
 
-from broker_api import logs
+from broker_api import foreign_variables, logs
 from broker_api.errors import SettingError
 from broker_api.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import Part, Settings, load
+from workers import environment
 from workers.parts import Parts, compose
 from workers.sweep import Sweep
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
 
+environment.ignore()
 app = RedisCelery("workers", include=["workers.tasks"])
 app.events_cls = "workers.transport:Events"
 app.config_from_object("celeryconfig")
@@ -62,6 +65,8 @@ def _set_up_flower(settings: Settings) -> None:
     """Guard Flower by the broker's users, and let nobody stop workers or send jobs from it."""
     flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
     flower_options.read_only = True
+    flower_options.auth = ""
+    flower_options.broker_api = None
     flower_options.max_tasks = FLOWER_TASKS
     from flower.views.monitor import Metrics  # noqa: PLC0415 - no other process needs Flower in its memory
 
@@ -77,6 +82,9 @@ def _configure(sender: Celery, **_: object) -> None:
     settings = _settings(part)
     if part == "flower":
         _set_up_flower(settings)
+    if command not in ("worker", "beat"):  # these two set up logs, in which they tell it
+        for name in environment.told():
+            click.echo(f"atlas-broker: {name} is ignored, the broker's own settings hold", err=True)
     options = dict(sender.conf.broker_transport_options)
     sender.conf.update(celery_settings(settings.redis, "workers.transport:Transport", options))
 
@@ -84,6 +92,7 @@ def _configure(sender: Celery, **_: object) -> None:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logging(loglevel: int, **_: object) -> None:
     logs.configure(loglevel)
+    foreign_variables.warn(environment.told())
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 from pymongo.errors import PyMongoError
 
-from broker_api import logs
+from broker_api import foreign_variables, logs
 from broker_api.catalog import Catalog, Plan
 from broker_api.errors import SettingError, UndecryptableError
 from broker_api.queue import Queue
@@ -25,6 +25,7 @@ from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
+from workers import environment
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, MemoryTokens, Refused, TokenStore
 from workers.connections import trouble
 from workers.parts import credentials
@@ -57,6 +58,10 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield BAD, settings
         return
     yield GOOD, "settings: all there"
+    for name in environment.all_ignored(environ):
+        yield WARN, f"settings: {name} is ignored; unset it"
+    for name in foreign_variables.ignored(environ, environment.HARMFUL):
+        yield WARN, f"settings: {name} is an option for Celery's commands, also for workers; unset it"
     yield from _guarded("catalog", lambda: _catalog(settings))
     with _state(settings) as store:
         yield from _parts(settings, store)

@@ -90,8 +90,8 @@ def with_a_password(server: Redis) -> Iterator[None]:
 
 
 def _end_all_others(client: redis.Redis) -> None:
-    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
+    client.client_kill_filter(_type="normal", skipme=True)
+    client.client_kill_filter(_type="pubsub", skipme=True)
 
 
 def forbidding(*rules: str) -> Callable[[Redis], AbstractContextManager[None]]:
