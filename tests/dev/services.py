@@ -84,9 +84,9 @@ class Redis(Server):
     farewell = signal.SIGKILL
 
     def __init__(self, name: str = "redis", options: Sequence[str] = (), url: str = "") -> None:
-        """``url`` opens it where ``options`` ask for a password or TLS; ``{port}`` in it is its port."""
+        """``url`` opens it where ``options`` ask for a password or TLS; ``{port}`` in both is its port."""
         super().__init__(name)
-        self._options = options
+        self._options = [option.format(port=self.port) for option in options]
         self._url = (url or f"redis://{HOST}:{{port}}/0").format(port=self.port)
 
     @property
