@@ -24,15 +24,17 @@ from celery.worker import consumer, state
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from kombu.transport import redis, virtual
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from broker_api import redis_transport
-from broker_api.redis_trouble import Trouble
+from broker_api.redis_trouble import Trouble, is_answer
 
 LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """What Redis or the network raises; anything else that happens to a message is the message's fault."""
 LONGEST_PAUSE_SECONDS = 3.0
 MOST_EVENTS = 1000
+HEARTBEAT = "worker.heartbeat"
 
 TROUBLE = Trouble("receiving jobs")
 
@@ -172,15 +174,20 @@ class Transport(redis_transport.Transport):
 
 
 class Dispatcher(EventDispatcher):  # type: ignore[misc]
-    """Sends each event once; what cannot be sent is kept, up to a limit."""
+    """Sends each event once. One that cannot be sent is kept, up to a limit; a heartbeat tells that Redis is lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's own arguments
-        super().__init__(*args, **kwargs)
-        self._outbound_buffer: deque[Any] = deque(self._outbound_buffer, maxlen=MOST_EVENTS)
+        super().__init__(*args, **kwargs, buffer_while_offline=False)
+        self._outbound_buffer: deque[Any] = deque(maxlen=MOST_EVENTS)
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Celery's own arguments
-        """Send an event, without retries."""
-        return super().send(*args, **{**kwargs, "retry": False})
+    def _publish(self, event: Any, producer: Any, routing_key: str, **_: Any) -> None:  # noqa: ANN401 - Celery's own
+        try:
+            super()._publish(event, producer, routing_key)
+        except (RedisError, OSError, KombuError) as error:
+            if routing_key != HEARTBEAT:
+                self._outbound_buffer.append((event, routing_key))
+            elif not is_answer(error):
+                raise RedisConnectionError("a heartbeat was not sent") from error
 
 
 class Events(CeleryEvents):  # type: ignore[misc]

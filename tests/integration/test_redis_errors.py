@@ -7,12 +7,16 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import redis
 
+from broker_api.redis_trouble import CHANGE_SECONDS
+from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.tenant import Tenant, eventually
 
 ILL_SECONDS = 4
+LOST_SECONDS = 10
+STOP_SECONDS = 20
 HEALED_SECONDS = 15
 """The worker's pause, then the sweep."""
 
@@ -205,6 +209,42 @@ def survives(fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]
         assert time.monotonic() - healed < HEALED_SECONDS
     assert not fragile.ended()
     eventually(lambda: ready(fragile) == "ok", "Redis is said to be well")
+
+
+@contextmanager
+def stopped(server: Redis) -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def hanging(server: Redis) -> Iterator[None]:
+    """It takes connections and never answers."""
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+@pytest.mark.parametrize("ill", [stopped, hanging, a_replica], ids=lambda ill: ill.__name__)
+def test_a_worker_that_has_lost_redis_says_so_once_and_ends_in_time(
+    fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]]
+) -> None:
+    with Worker(fragile.worker_settings, f"worker-{ill.__name__}") as worker:
+        with ill(fragile.redis):
+            eventually(lambda: "redis_lost" in worker.log_text(), "it tells that Redis is lost")
+            time.sleep(LOST_SECONDS)
+            began = time.monotonic()
+            assert worker.stop(STOP_SECONDS) == 0, worker.log_tail()
+            assert time.monotonic() - began < STOP_SECONDS
+        told = worker.log_text()
+    assert told.count('"redis_lost"') <= 2 * LOST_SECONDS / CHANGE_SECONDS, told
+    assert told.count("Traceback") == 0, told
+    assert told.count("\n") < 60, told
 
 
 def ready(stack: Stack) -> str:

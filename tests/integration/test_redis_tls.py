@@ -15,7 +15,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from structlog.testing import capture_logs
 
 from broker_api.queue import Queue
 from broker_api.redis_settings import RedisSettings
@@ -23,10 +22,8 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
+from tests.integration.rates import share_the_rate_limit
 from tests.tenant import Tenant, works
-from workers.atlas.client import Answer
-from workers.outcome import HeldBackError
-from workers.politeness import Politeness
 
 PASSWORD = "hidden-secret"
 
@@ -205,23 +202,4 @@ def test_the_broker_works_over_tls_with_certificates_of_clients(over_tls: Stack)
 )
 def test_the_rate_limit_is_shared_over_tls(secure: TlsFront, trusted: Authority, options: str) -> None:
     url = f"rediss://{HOST}:{free_port()};{secure.uri}?{query(trusted)}{options}"
-    shares(RedisSettings.parse(url), f"project{options}")
-
-
-def shares(redis: RedisSettings, project: str) -> None:
-    """One worker makes all calls of the window; another is held back."""
-    mine, anothers = Politeness(project, redis), Politeness(project, redis)
-    near = Answer("GET", "/api/atlas/v2/groups", 200, None, limit=120, remaining=1, seconds=0.1, requests=1)
-    with capture_logs() as logs:
-        for each in (mine, anothers):
-            each.observe(near)
-        held = 0
-        for _ in range(40):
-            try:
-                mine.check()
-            except HeldBackError:
-                held += 1
-        assert held > 0
-        with pytest.raises(HeldBackError):
-            anothers.check()
-    assert not [line for line in logs if line["event"] == "redis_lost"]
+    share_the_rate_limit(RedisSettings.parse(url), f"project{options}")

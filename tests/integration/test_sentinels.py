@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from broker_api.redis_settings import RedisSettings
 from tests.dev.broker import Api, Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import HOST, close_all, start_all
 from tests.dev.services import Mongod, Redis, Sentinel
 from tests.dev.stack import Stack
+from tests.integration.rates import share_the_rate_limit
 from tests.osb_client import OsbClient
 from tests.tenant import Tenant, eventually, works
 
@@ -124,6 +126,10 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
     for process in (settled.api, *settled.workers):
         assert PASSWORD not in process.log_text()
         assert SENTINELS_PASSWORD not in process.log_text()
+
+
+def test_the_rate_limit_is_shared(topology: Topology) -> None:
+    share_the_rate_limit(RedisSettings.parse(topology.url), "behind-sentinels")
 
 
 @pytest.mark.parametrize("lost", [dead, hanging])
