@@ -12,6 +12,7 @@ All work-arounds for Celery's consumer stand here:
 
 import logging
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from queue import Empty
@@ -20,6 +21,7 @@ from typing import Any
 import structlog
 from celery.app.events import Events as CeleryEvents
 from celery.events.dispatcher import EventDispatcher
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer, state
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
@@ -33,6 +35,8 @@ from broker_api.redis_trouble import Trouble, is_answer
 LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """What Redis or the network raises; anything else that happens to a message is the message's fault."""
 LONGEST_PAUSE_SECONDS = 3.0
+ANSWER_SECONDS = 2.0
+"""A waiting BRPOP is answered within a second."""
 MOST_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
@@ -91,7 +95,10 @@ class QoS(redis.QoS):
     """kombu's bookkeeping of unacknowledged messages."""
 
     def restore_unacked(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's own arguments
-        """Put unacknowledged messages back, unless there is no connection to do it through."""
+        """Put unacknowledged messages back, unless there is no connection to do it through; the sweep delivers."""
+        if TROUBLE.present:
+            self._delivered.clear()
+            return
         self._unless_closed(super().restore_unacked, *args, **kwargs)
 
     def ack(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's own arguments
@@ -121,6 +128,16 @@ class Channel(redis_transport.Channel):
 
     QoS = QoS
     Message = _Message
+
+    def close(self) -> None:
+        """Close the connections; one to a Redis that is lost is not asked for what it owes."""
+        waiting: Any = self._in_poll
+        if waiting and not TROUBLE.present and not waiting.can_read(timeout=ANSWER_SECONDS):
+            TROUBLE.lost(TimeoutError())
+        if TROUBLE.present:
+            self._in_poll = False
+            self.auto_delete_queues.clear()
+        super().close()  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's own
         try:
@@ -181,13 +198,20 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]
         self._outbound_buffer: deque[Any] = deque(maxlen=MOST_EVENTS)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, **_: Any) -> None:  # noqa: ANN401 - Celery's own
-        try:
-            super()._publish(event, producer, routing_key)
-        except (RedisError, OSError, KombuError) as error:
-            if routing_key != HEARTBEAT:
-                self._outbound_buffer.append((event, routing_key))
-            elif not is_answer(error):
-                raise RedisConnectionError("a heartbeat was not sent") from error
+        lost = None
+        if not TROUBLE.present:
+            try:
+                super()._publish(event, producer, routing_key)
+            except (RedisError, OSError, KombuError) as error:
+                lost = error
+            else:
+                return
+        if routing_key != HEARTBEAT:
+            self._outbound_buffer.append((event, routing_key))
+        if lost and not is_answer(lost):
+            TROUBLE.lost(lost)
+            if routing_key == HEARTBEAT:
+                raise RedisConnectionError("a heartbeat was not sent") from lost
 
 
 class Events(CeleryEvents):  # type: ignore[misc]
@@ -206,6 +230,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.connection_errors = (Exception,)
         self._failures = 0
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # of a choice that celeryconfig.py makes
         for name in ("consumer", "connection", "mingle"):
             # Celery tells of each attempt; TROUBLE tells of changes.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not TROUBLE.present)
