@@ -79,10 +79,10 @@ class RedisCelery(Celery):  # type: ignore[misc]
 
 def celery_settings(settings: RedisSettings, transport: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return Celery's settings for this Redis; ``options`` are the transport's."""
+    shown = {"master_name": settings.master_name, "sentinel_kwargs": settings.sentinel}  # to Flower's page of queues
     return {
         "broker_url": settings.celery_url,
         "broker_use_ssl": settings.tls or False,
         "broker_transport": transport,
-        # Flower reads master_name and sentinel_kwargs to show the length of queues.
-        "broker_transport_options": {**options, "redis_settings": settings, "master_name": settings.master_name},
+        "broker_transport_options": {**options, "redis_settings": settings, **shown},
     }

@@ -75,6 +75,8 @@ ODD = [
     DEEP,
     b'{"properties": ' + DEEP,
     body(b"not json"),
+    body(b"not json", expires="2001-01-01T00:00:00"),
+    body(b"[[],{},{}]", expires="no date", eta="no date"),
     body(DEEP),
     body(b"\xff\xfe"),
     body(b"{}"),
