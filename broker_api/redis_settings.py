@@ -187,7 +187,12 @@ class RedisSettings:
     def _make_credential_provider(self) -> CredentialProvider | None:
         if not self.credential_provider:
             return None
-        made: CredentialProvider = symbol_by_name(self.credential_provider)()  # type: ignore[no-untyped-call]
+        try:
+            made = symbol_by_name(self.credential_provider)()  # type: ignore[no-untyped-call]
+        except (ImportError, AttributeError, ValueError):
+            made = None
+        if not isinstance(made, CredentialProvider):
+            raise SettingError("BROKER_REDIS_URL: must name a class of credential providers in credential_provider")
         return made
 
     def client(self, seconds: float) -> Redis:

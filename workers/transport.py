@@ -3,7 +3,8 @@
 All work-arounds for Celery's consumer stand here:
 
 - An error answer (READONLY, OOM, NOPERM, WRONGTYPE, …) is for kombu an error of a channel, on which Celery ends the
-  worker (github.com/celery/celery/issues/7946 and 5716). Here every error is a lost connection: pause, reconnect, forever.
+  worker (github.com/celery/celery/issues/7946 and 5716). Here every error is a lost connection: pause, reconnect,
+  forever.
 - Celery sends heartbeats with retries that never end and that SIGTERM does not interrupt. Here an event is sent once.
 - kombu trusts what it reads from Redis (github.com/celery/celery/issues/7975 and 4308). Here a malformed message is
   logged and thrown away, and never comes back.

@@ -1,5 +1,7 @@
 """Redis behind sentinels, with passwords everywhere: nothing waits for a sentinel that is dead or hangs."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ import redis
 from broker_api.redis_settings import RedisSettings
 from tests.dev.broker import Api, Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import HOST, close_all, start_all
+from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, start_all
 from tests.dev.services import Mongod, Redis, Sentinel
 from tests.dev.stack import Stack
 from tests.integration.rates import share_the_rate_limit
@@ -126,6 +128,21 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
     for process in (settled.api, *settled.workers):
         assert PASSWORD not in process.log_text()
         assert SENTINELS_PASSWORD not in process.log_text()
+
+
+def test_celery_shows_no_password_of_redis(settled: Stack) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "stats"],
+        cwd=CHECKOUT,
+        env=clean_environment(settled.shared_settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"transport": "sentinel"' in run.stdout
+    assert not [secret for secret in (PASSWORD, "p%40ss", SENTINELS_PASSWORD) if secret in run.stdout + run.stderr]
 
 
 def test_the_rate_limit_is_shared(topology: Topology) -> None:
