@@ -27,7 +27,6 @@ QUEUES: dict[str, str] = {
 
 PAUSE_SECONDS = 2.0
 SOCKET_SECONDS = 0.5
-PROBE_SECONDS = 1.0
 CONNECTIONS = 10
 
 
@@ -65,9 +64,10 @@ class Queue:
         return True
 
     def trouble(self) -> str | None:
-        """Return a sentence when Redis cannot be used now. The answer may be a second old; takes about that long."""
+        """Return a sentence when Redis cannot be used. Takes about a second at the most; calls in parallel share it."""
+        asked_at = time.monotonic()
         with self._probing:
-            if not self._probed_at or time.monotonic() - self._probed_at > PROBE_SECONDS:
+            if self._probed_at < asked_at:
                 self._answer = self._ask()
                 self._probed_at = time.monotonic()
             return self._answer
