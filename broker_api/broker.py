@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from flask import Flask
 
-from broker_api import foreign_variables, logs, parent, server, settings
+from broker_api import logs, parent, server, settings
 from broker_api.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
@@ -43,7 +43,6 @@ class Broker:
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
         logs.configure()
-        foreign_variables.warn(foreign_variables.ignored(self._environ))
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
         worker = _Worker(worker_settings)
         worker.start()
