@@ -43,6 +43,8 @@ worker_prefetch_multiplier = 1
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 worker_cancel_long_running_tasks_on_connection_loss = False
+broker_connection_timeout = 3
+worker_consumer = "workers.transport:Consumer"
 
 broker_transport_options = {
     # Longer than any step; no countdown or retry is ever longer, since waiting is a date in MongoDB.
@@ -53,6 +55,11 @@ broker_transport_options = {
     "socket_keepalive": True,
     "health_check_interval": 10,
     "unacked_restore_interval": 10,
+    # No retry at this level, which SIGTERM does not interrupt: the consumer reconnects.
+    "max_retries": 0,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
 }
 
 # Flower lives on events; the root logger is ours.

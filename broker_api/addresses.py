@@ -1,4 +1,4 @@
-"""What addresses and names of MongoDB, Redis and Atlas must look like; nothing is resolved or connected here.
+"""What addresses and names of MongoDB and Atlas must look like; nothing is resolved or connected here.
 
 No message repeats any part of a value, nor what a parser says of it: a URI holds a password, and one with an
 unescaped character ends up in any of its parts. For the same reason no exception here has a cause.
@@ -8,7 +8,6 @@ import warnings
 from typing import Any
 from urllib.parse import SplitResult, unquote_plus, urlsplit
 
-from kombu.utils.url import parse_url
 from pymongo import MongoClient
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
@@ -21,8 +20,6 @@ MAX_PORT = 65_535
 _MAX_LABEL = 63  # of a host name (RFC 1035)
 
 _SRV = "mongodb+srv://"
-_REDIS_SCHEMES = ("redis://", "rediss://", "sentinel://")
-_REDIS_PARTS = {"transport", "hostname", "port", "userid", "password", "virtual_host", "ssl", "credential_provider"}
 
 _MONGO_OPTIONS = frozenset(
     {
@@ -61,12 +58,6 @@ _MONGO_FORM = (
     "BROKER_MONGO_URI: must be mongodb://[name:password@]host[:port][,host…][/database][?options] or "
     "mongodb+srv://[name:password@]host.domain[/database][?options], with options that fit together; "
     "user name and password must be percent-encoded"
-)
-_REDIS_FORM = (
-    "BROKER_REDIS_URL: must be redis://[name:password@]host[:port][/database], the same with rediss:// and "
-    "?ssl_cert_reqs=required, optional or none, or sentinel://host[:port];sentinel://host[:port][/database]"
-    "?master_name=…; the port is from 1 to 65535, the database a number from 0, and user name and password must be "
-    "percent-encoded"
 )
 
 
@@ -141,30 +132,6 @@ def check_mongo_names(database: str, collection: str) -> None:
             f"BROKER_MONGO_COLLECTION: must have 1 to {most} bytes with this BROKER_MONGO_DB, no $, no dot at an end "
             "or beside another, and must not begin with system."
         )
-
-
-def check_redis_url(url: str) -> None:
-    """Raise SettingError unless Celery's transport can use this URL; several are separated by semicolons."""
-    try:
-        fits = _is_plain(url) and "#" not in url and all(_is_redis(each) for each in url.split(";"))
-    except (ValueError, KeyError, TypeError):  # what kombu raises for a port, an ssl_cert_reqs and a part given twice
-        fits = False
-    if not fits:
-        raise SettingError(_REDIS_FORM)
-
-
-def _is_redis(url: str) -> bool:
-    parts = parse_url(url)
-    others = {"master_name"} if url.startswith("sentinel://") else set()
-    number = (parts["virtual_host"] or "").strip("/")
-    return (
-        url.startswith(_REDIS_SCHEMES)
-        and "@" not in url.partition("?")[2]
-        and bool(parts["hostname"])
-        and parts["port"] != 0
-        and (not number or (number.isascii() and number.isdigit()))
-        and set(parts) <= _REDIS_PARTS | others
-    )
 
 
 def check_base_url(url: str) -> None:

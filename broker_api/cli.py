@@ -1,12 +1,13 @@
 """The command ``atlas-broker``. Commands of parts that are not installed (no workers in the API image) are left out."""
 
+import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
 import click
 
-from broker_api import logs, server
+from broker_api import foreign_variables, logs, server
 from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
 
@@ -55,6 +56,7 @@ def cli() -> None:
 def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()
+    foreign_variables.warn(foreign_variables.ignored(os.environ))
     broker = Broker()
     broker.check_encryption_keys()
     made = broker.settings

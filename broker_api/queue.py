@@ -7,11 +7,10 @@ a while; the sweep sends what was left out.
 import threading
 import time
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import structlog
-from celery import Celery
-
+from broker_api.redis_settings import RedisSettings
+from broker_api.redis_transport import RedisCelery, celery_settings
+from broker_api.redis_trouble import Trouble, sentence
 from broker_api.state.records import Kind
 
 JOBS: dict[str, str] = {kind: f"atlas.{kind}" for kind in Kind}
@@ -30,34 +29,20 @@ PAUSE_SECONDS = 2.0
 SOCKET_SECONDS = 0.5
 CONNECTIONS = 10
 
-log = structlog.get_logger(__name__)
-
-
-def address(redis_url: str) -> str:
-    """Give the URL as Celery is to have it: it checks no certificate of ``rediss://`` that it is not told to check."""
-    if redis_url.startswith("sentinel://"):
-        return redis_url.partition("?")[0]  # what is behind it is for ``transport_options``
-    if not redis_url.startswith("rediss://") or "ssl_cert_reqs=" in redis_url:
-        return redis_url
-    return f"{redis_url}{'&' if '?' in redis_url else '?'}ssl_cert_reqs=required"
-
-
-def transport_options(redis_url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Add what a ``sentinel://`` URL says of its master: ``?master_name=mymaster``."""
-    if not redis_url.startswith("sentinel://"):
-        return options
-    master = parse_qs(urlsplit(redis_url.rpartition(";")[2]).query).get("master_name", ["mymaster"])
-    return {**options, "master_name": master[0]}
-
 
 class Queue:
     """A sender of jobs that knows their names and nothing of their code."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._app = Celery("broker_api", set_as_current=False)
-        self._app.conf.update(_bounded(redis_url))
+    def __init__(self, redis: RedisSettings) -> None:
+        self._app = RedisCelery("broker_api", set_as_current=False)
+        self._app.config_from_object(_bounded(redis))
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._silent_until = 0.0
+        self._trouble = Trouble("sending jobs")
+        self._probe = redis.client(SOCKET_SECONDS)
+        self._probing = threading.Lock()
+        self._probed_at = 0.0
+        self._answer: str | None = None
 
     def send(self, job: str, arguments: list[str | None]) -> bool:
         """Send a job within about a second; say whether Redis took it."""
@@ -73,21 +58,30 @@ class Queue:
             self._app.send_task(job, args=arguments, queue=QUEUES[job], ignore_result=True)
         except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweep sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
-            log.warning("job not sent, the sweep will", job=job, error=type(error).__name__)
+            self._trouble.lost(error)
             return False
+        self._trouble.back()
         return True
 
     def trouble(self) -> str | None:
-        """Ask Redis whether it is there; a sentence when it is not. Takes about a second at the most."""
+        """Return a sentence when Redis cannot be used. Takes about a second at the most; calls in parallel share it."""
+        asked_at = time.monotonic()
+        with self._probing:
+            if self._probed_at < asked_at:
+                self._answer = self._ask()
+                self._probed_at = time.monotonic()
+            return self._answer
+
+    def _ask(self) -> str | None:
+        """Write what each worker writes when it starts: a full Redis and a replica answer to everything else."""
         try:
-            with self._app.connection_for_write() as connection:
-                connection.default_channel.client.ping()
-        except Exception as error:  # noqa: BLE001 - whatever the transport raises
-            return f"Redis does not answer ({type(error).__name__}); accepted operations wait, and are sent later"
+            self._probe.sadd("_kombu.binding.maintenance", "maintenance\x06\x16\x06\x16maintenance")
+        except Exception as error:  # noqa: BLE001 - whatever redis-py raises
+            return f"{sentence(error)}; accepted operations wait, and are sent later"
         return None
 
 
-def _bounded(redis_url: str) -> dict[str, Any]:
+def _bounded(redis: RedisSettings) -> dict[str, Any]:
     """Give settings with which a send ends within ``SOCKET_SECONDS`` or so, whatever Redis does."""
     options = {
         "socket_timeout": SOCKET_SECONDS,
@@ -101,8 +95,7 @@ def _bounded(redis_url: str) -> dict[str, Any]:
         "interval_max": 0,
     }
     return {
-        "broker_url": address(redis_url),
-        "broker_transport_options": transport_options(redis_url, options),
+        **celery_settings(redis, "broker_api.redis_transport:Transport", options),
         "broker_connection_timeout": 1,
         "broker_pool_limit": CONNECTIONS,
         "task_publish_retry": False,

@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet
 from broker_api import addresses
 from broker_api.config import Config
 from broker_api.errors import SettingError
+from broker_api.redis_settings import RedisSettings
 
 Part = Literal["api", "worker", "flower", "client"]
 """Which process asks: each needs other settings; ``client`` is any other command of Celery, which needs Redis only."""
@@ -43,7 +44,7 @@ class Settings:
     """Everything that is set from outside; times in seconds unless the name says otherwise."""
 
     mongo_uri: str = field(repr=False)
-    redis_url: str = field(repr=False)
+    redis: RedisSettings
     mongo_db: str
     mongo_collection: str
     mongo_timeout_ms: int
@@ -70,7 +71,7 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
     database, collection = _mongo_names(source)
     settings = Settings(
         mongo_uri=_mongo_uri(source, part),
-        redis_url=_redis_url(source),
+        redis=_redis(source),
         mongo_db=database,
         mongo_collection=collection,
         mongo_timeout_ms=int(source.number("BROKER_MONGO_TIMEOUT_MS", "timeoutms", 5000, (100, 600_000))),
@@ -218,10 +219,8 @@ def _mongo_names(source: _Source) -> tuple[str, str]:
     return database, collection
 
 
-def _redis_url(source: _Source) -> str:
-    url = source.text("BROKER_REDIS_URL", "redis", "url") or DEFAULT_REDIS_URL
-    addresses.check_redis_url(url)
-    return url
+def _redis(source: _Source) -> RedisSettings:
+    return RedisSettings.parse(source.text("BROKER_REDIS_URL", "redis", "url") or DEFAULT_REDIS_URL)
 
 
 def _base_url(source: _Source) -> str:

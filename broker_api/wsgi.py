@@ -1,8 +1,9 @@
 """For any WSGI server: ``broker_api.wsgi:app``. The one module that reads the environment when imported."""
 
+import os
 import sys
 
-from broker_api import logs
+from broker_api import foreign_variables, logs
 from broker_api.broker import Broker
 from broker_api.errors import SettingError
 
@@ -10,6 +11,7 @@ _BOOT_ERROR = 3
 """gunicorn ends with such a worker; one that ends with another code is started again, for ever."""
 
 logs.configure()
+foreign_variables.warn(foreign_variables.ignored(os.environ))
 try:
     broker = Broker()
     broker.check_encryption_keys()

@@ -1,30 +1,33 @@
 """The Celery application: reads its settings when a command starts, composes the parts, carries the sweep.
 
-Importing it does nothing. ``celery -A workers worker`` and ``… flower`` stop with one line when a setting is wrong.
+Importing it reads and connects nothing. ``celery -A workers worker`` and ``… flower`` stop with one line when a setting
+is wrong.
 """
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 from celery import Celery, signals
 from tornado.options import options as flower_options
 from tornado.web import authenticated
 
-from broker_api import logs
+from broker_api import foreign_variables, logs
 from broker_api.errors import SettingError
-from broker_api.queue import address, transport_options
+from broker_api.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import Part, Settings, load
 from broker_api.state.keys import check_at_start
-from workers import transport
+from workers import environment
 from workers.parts import Parts, compose
 from workers.sweep import Sweep
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
 
-app = Celery("workers", include=["workers.tasks"])
+environment.ignore()
+app = RedisCelery("workers", include=["workers.tasks"])
+app.events_cls = "workers.transport:Events"
 app.config_from_object("celeryconfig")
 
 
@@ -67,8 +70,21 @@ def _stop(error: SettingError) -> NoReturn:
     sys.exit(f"atlas-broker: {error}")
 
 
-def _from_environment() -> dict[str, Any]:
-    """Give what celeryconfig.py cannot know; Celery asks when a command first needs its configuration."""
+def _set_up_flower(settings: Settings) -> None:
+    """Guard Flower by the broker's users, and let nobody stop workers or send jobs from it."""
+    flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
+    flower_options.read_only = True
+    flower_options.auth = ""
+    flower_options.broker_api = None
+    flower_options.max_tasks = FLOWER_TASKS
+    from flower.views.monitor import Metrics  # noqa: PLC0415 - no other process needs Flower in its memory
+
+    Metrics.get = authenticated(Metrics.get)  # Flower leaves its metrics open, which name workers and jobs
+
+
+@app.on_after_configure.connect  # type: ignore[untyped-decorator]
+def _configure(sender: Celery, **_: object) -> None:
+    """Add what celeryconfig.py cannot know, when a command first needs its configuration."""
     context = click.get_current_context(silent=True)
     command = context.info_name if context else ""
     part: Part = "worker" if command == "worker" else "flower" if command == "flower" else "client"
@@ -77,33 +93,17 @@ def _from_environment() -> dict[str, Any]:
         _check_keys(settings)
     if part == "flower":
         _set_up_flower(settings)
-    return {"broker_url": address(settings.redis_url), "broker_connection_timeout": 3}
-
-
-def _set_up_flower(settings: Settings) -> None:
-    """Guard Flower by the broker's users, and let nobody stop workers or send jobs from it."""
-    flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
-    flower_options.read_only = True
-    flower_options.max_tasks = FLOWER_TASKS
-    from flower.views.monitor import Metrics  # noqa: PLC0415 - no other process needs Flower in its memory
-
-    Metrics.get = authenticated(Metrics.get)  # Flower leaves its metrics open, which name workers and jobs
-
-
-app.add_defaults(_from_environment)
-
-
-@app.on_after_configure.connect  # type: ignore[untyped-decorator]
-def _name_the_sentinels_master(sender: Celery, **_: object) -> None:
-    """Tell the transport what a ``sentinel://`` URL says."""
-    url = _settings("client").redis_url
-    sender.conf.broker_transport_options = transport_options(url, dict(sender.conf.broker_transport_options))
-    transport.guard()
+    if command not in ("worker", "beat"):  # these two set up logs, in which they tell it
+        for name in environment.told():
+            click.echo(f"atlas-broker: {name} is ignored, the broker's own settings hold", err=True)
+    options = dict(sender.conf.broker_transport_options)
+    sender.conf.update(celery_settings(settings.redis, "workers.transport:Transport", options))
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logging(loglevel: int, **_: object) -> None:
     logs.configure(loglevel)
+    foreign_variables.warn(environment.told())
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]

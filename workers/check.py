@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 from pymongo.errors import PyMongoError
 
-from broker_api import logs
+from broker_api import foreign_variables, logs
 from broker_api.addresses import usable_mongo_uri
 from broker_api.catalog import Catalog, Plan
 from broker_api.errors import SettingError, UndecryptableError
@@ -30,6 +30,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.records import record
 from broker_api.state.store import Store
 from broker_api.state.trouble import reason
+from workers import environment
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, MemoryTokens, Refused, TokenStore
 from workers.connections import trouble
 from workers.parts import credentials
@@ -64,6 +65,10 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield GOOD, "settings: all there"
     if overridden := usable_mongo_uri(settings.mongo_uri)[1]:
         yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
+    for name in environment.all_ignored(environ):
+        yield WARN, f"settings: {name} is ignored; unset it"
+    for name in foreign_variables.ignored(environ, environment.HARMFUL):
+        yield WARN, f"settings: {name} is an option for Celery's commands, also for workers; unset it"
     yield from _guarded("catalog", lambda: _catalog(settings))
     with _state(settings) as store:
         yield from _parts(settings, store)
@@ -210,11 +215,11 @@ def _opens(keys: tuple[str, ...], secret: str) -> bool:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    problem = Queue(settings.redis_url).trouble()
+    problem = Queue(settings.redis).trouble()
     if problem:
         yield BAD, f"{problem}; look at BROKER_REDIS_URL and the network"
     else:
-        yield GOOD, "Redis: answers"
+        yield GOOD, "Redis: answers, can be written to"
 
 
 # --- Atlas ----------------------------------------------------------------------------------------------------

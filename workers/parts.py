@@ -56,7 +56,7 @@ def compose(settings: Settings) -> Parts:
         SettingError: the catalog in the ``Config`` is wrong.
     """
     store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
-    claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis_url)
+    claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis)
     vault = Vault(settings.encryption_keys)
     circuits = {each.project_id: Circuit(each.project_id, housekeeping, claims) for each in settings.projects}
     return Parts(
@@ -84,7 +84,7 @@ def _client(
     settings: Settings, project: Project, circuit: Circuit, housekeeping: Housekeeping, vault: Vault
 ) -> AtlasClient:
     """Make a project's client, which asks lease, circuit and rate limit before each request."""
-    politeness = Politeness(project.project_id, settings.redis_url)
+    politeness = Politeness(project.project_id, settings.redis)
 
     def before() -> None:
         check_current()

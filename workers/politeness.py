@@ -5,20 +5,23 @@ A 429 should not happen then. When it does, nothing more is asked of the project
 """
 
 import random
-import threading
 import time
+from functools import cached_property
 
 import structlog
 from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 
+from broker_api.redis_settings import RedisSettings
+from broker_api.redis_trouble import Trouble
 from workers.atlas.client import Answer
 from workers.outcome import HeldBackError
 
 LOW_SHARE = 0.1
 SLOW_SECONDS = 60.0
 WINDOW_SECONDS = 10
+REDIS_SECONDS = 0.5
 _REFILL_SECONDS = 120
 """A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
 
@@ -31,11 +34,10 @@ log = structlog.get_logger(__name__)
 class Politeness:
     """Watches ``RateLimit-Remaining`` and 429 of one project; minting OAuth tokens has limits and pauses of its own."""
 
-    def __init__(self, project: str, redis_url: str) -> None:
+    def __init__(self, project: str, redis: RedisSettings) -> None:
         self._project = project
-        self._redis_url = redis_url
-        self._lock = threading.Lock()
-        self._limiter: FixedWindowRateLimiter | None = None
+        self._redis = redis
+        self._trouble = Trouble("sharing the rate limit")
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._slow_until = 0.0
         self._silent_until = 0.0
@@ -70,21 +72,14 @@ class Politeness:
     def _hit(self) -> bool:
         key = f"atlas-broker-{self._project}"
         try:
-            return self._shared().hit(self._most, key)
+            hit = self._shared.hit(self._most, key)
         except Exception as error:  # noqa: BLE001 - whatever Redis raises: counting alone is better than not at all
-            log.warning("rate limit not shared, Redis does not answer", error=type(error).__name__)
+            self._trouble.lost(error)
             return self._alone.hit(self._most, key)
+        self._trouble.back()
+        return hit
 
+    @cached_property
     def _shared(self) -> FixedWindowRateLimiter:
-        with self._lock:
-            if self._limiter is None:
-                self._limiter = FixedWindowRateLimiter(_storage(self._redis_url))
-            return self._limiter
-
-
-def _storage(redis_url: str) -> Storage:
-    url = redis_url.replace("sentinel://", "redis+sentinel://", 1) if redis_url.startswith("sentinel") else redis_url
-    storage = storage_from_string(url, socket_timeout=1, socket_connect_timeout=1)
-    if not isinstance(storage, Storage):
-        raise TypeError("the rate limits' storage must be a blocking one")
-    return storage
+        pool = self._redis.pool(REDIS_SECONDS, health_check_interval=10)
+        return FixedWindowRateLimiter(RedisStorage("redis://", connection_pool=pool))

@@ -104,7 +104,7 @@ def test_the_environment_names_only_settings_of_the_broker(name: str) -> None:
 @pytest.mark.parametrize("part", ["api", "worker", "flower"])
 def test_a_process_starts_with_what_it_is_given_here(part: Part) -> None:
     filled = {name: VARIABLE.sub(filled_in, value) for name, value in environment(part).items()}
-    assert load(filled, part).redis_url == "redis://redis:6379/0"
+    assert load(filled, part).redis.celery_url == "redis://redis:6379/0"
 
 
 @pytest.mark.parametrize("name", ["api", "flower"])

@@ -2,6 +2,7 @@
 
 import secrets
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,19 +83,24 @@ class Redis(Server):
 
     farewell = signal.SIGKILL
 
-    def __init__(self, name: str = "redis") -> None:
+    def __init__(self, name: str = "redis", options: Sequence[str] = (), url: str = "") -> None:
+        """``url`` opens it where ``options`` ask for a password or TLS; ``{port}`` in both is its port."""
         super().__init__(name)
+        self._options = [option.format(port=self.port) for option in options]
+        self._url = (url or f"redis://{HOST}:{{port}}/0").format(port=self.port)
 
     @property
     def uri(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+        return self._url
 
     def client(self) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=1, socket_connect_timeout=1)
+        options = {"socket_timeout": 1, "socket_connect_timeout": 1}
+        client: redis.Redis = redis.Redis.from_url(self.uri, **options)
+        return client
 
     def command(self) -> Sequence[str | Path]:
         files = ("--save", "", "--appendonly", "no", "--dir", self.home)
-        return [binaries.redis_server(), "--port", str(self.port), "--bind", HOST, *files]
+        return [binaries.redis_server(), "--port", str(self.port), "--bind", HOST, *files, *self._options]
 
     def answers(self) -> bool:
         with self.client() as client:
@@ -104,3 +110,35 @@ class Redis(Server):
         """Every message and every lease of Celery's is gone."""
         with self.client() as client:
             client.flushall()
+
+
+class Sentinel(Server):
+    """Watches the master ``m`` for the clients that ask; one alone is enough to fail over."""
+
+    farewell = signal.SIGKILL
+
+    def __init__(self, master: Redis, name: str = "sentinel", options: Sequence[str] = ()) -> None:
+        super().__init__(name)
+        self._lines = (
+            f"port {self.port}",
+            f"bind {HOST}",
+            f"dir {self.home}",
+            f"sentinel monitor m {HOST} {master.port} 1",
+            "sentinel down-after-milliseconds m 1000",
+            "sentinel failover-timeout m 3000",
+            *options,
+        )
+
+    @property
+    def uri(self) -> str:
+        return f"sentinel://{HOST}:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        file = self.home / "sentinel.conf"
+        if not file.exists():
+            file.write_text("\n".join(self._lines) + "\n")
+        return [binaries.redis_server(), file, "--sentinel"]
+
+    def answers(self) -> bool:
+        with socket.create_connection((HOST, self.port), timeout=1):
+            return True

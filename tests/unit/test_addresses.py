@@ -4,7 +4,7 @@ import sys
 import pytest
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
-from broker_api.addresses import check_base_url, check_mongo_names, check_mongo_uri, check_redis_url, usable_mongo_uri
+from broker_api.addresses import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
 from broker_api.errors import SettingError
 from tests.dev.processes import CHECKOUT, clean_environment
 
@@ -147,65 +147,6 @@ def test_the_second_collection_beside_it_fits_into_mongodbs_limit_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "redis://127.0.0.1:6379",
-        "redis://127.0.0.1:6379/",
-        "redis://h/15",
-        "redis://[::1]:6379/0",
-        "redis://:password@host/0",
-        "redis://user:p%40ss@host/0",
-        "rediss://h",
-        "rediss://h/0?ssl_cert_reqs=required&ssl_ca_certs=/ca.pem",
-        "rediss://h/0?ssl_cert_reqs=CERT_NONE",
-        "sentinel://h",
-        "sentinel://h:26379/0?master_name=x",
-        "sentinel://h1:26379;sentinel://h2:26379/0?master_name=x",
-        "sentinel://:password@h1:26379;sentinel://:password@h2:26379",
-    ],
-)
-def test_a_redis_url_that_celery_takes_is_taken(url: str) -> None:
-    check_redis_url(url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "redis://",
-        "redis://:S3crPw@",
-        "redis:///0",
-        "rediss://",
-        "sentinel://",
-        "sentinel://h1;",
-        "sentinel://h1;h2",
-        "sentinel://h1:26379,h2:26379",
-        "amqp://h",
-        "redis://h:wr0ng/0",
-        "redis://h:99999/0",
-        "redis://h:0/0",
-        "redis://h/wr0ng",
-        "redis://h/-1",
-        "redis://h/1/2",
-        "redis://[::1",
-        "redis://h/0?ssl_cert_reqs=wr0ng",
-        "redis://h/0?wr0ng=1",
-        "redis://h/0?master_name=x",
-        "redis://h/0?virtual_host=7",
-        "redis://u:S3cr/Pw@h/0",
-        "redis://u:12#S3crPw@h/0",
-        "redis://u:12?S3crPw@h/0",
-        "redis://u:12?S3crPw=x@h/0",
-        "redis://u:S3cr Pw@h/0",
-    ],
-)
-def test_a_redis_url_that_celery_cannot_use_is_refused_with_the_form_and_no_part_of_it(url: str) -> None:
-    with pytest.raises(SettingError) as error:
-        check_redis_url(url)
-    is_told_well(error.value, "BROKER_REDIS_URL")
-
-
-@pytest.mark.parametrize(
     "url", ["https://cloud.mongodb.com", "http://127.0.0.1:8080/", "http://[::1]:80", "http://h/p"]
 )
 def test_an_address_of_atlas_may_have_a_port_and_a_path(url: str) -> None:
@@ -247,9 +188,10 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 from broker_api import addresses
+from broker_api.redis_settings import RedisSettings
 addresses.check_mongo_uri("mongodb+srv://user:secret@cluster.example.net/?srvMaxHosts=2")
 addresses.check_mongo_uri("mongodb://mongo.example.net,localhost")
-addresses.check_redis_url("sentinel://a.example.net;sentinel://b.example.net")
+RedisSettings.parse("sentinel://a.example.net;sentinel://b.example.net")
 addresses.check_base_url("https://atlas.example.net")
 """
 

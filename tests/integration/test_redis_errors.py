@@ -1,0 +1,253 @@
+"""Redis answers with errors: its workers stay, and go on by themselves when it is well again."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import redis
+
+from broker_api.redis_trouble import CHANGE_SECONDS
+from tests.dev.broker import Worker
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.tenant import Tenant, eventually
+
+ILL_SECONDS = 4
+LOST_SECONDS = 10
+STOP_SECONDS = 20
+HEALED_SECONDS = 15
+"""The worker's pause, then the sweep."""
+
+
+@pytest.fixture(scope="module")
+def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
+    """A stack with a Redis of its own, whose settings may be changed."""
+    with Stack(flower=False, workers=1, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
+        yield running
+
+
+@contextmanager
+def full(server: Redis) -> Iterator[None]:
+    """Its memory is used up, and nothing may be evicted: OOM."""
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        yield
+        client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def a_replica(server: Redis) -> Iterator[None]:
+    """As after a failover of a managed Redis: UNBLOCKED, then READONLY."""
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        yield
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def a_stale_replica(server: Redis) -> Iterator[None]:
+    """MASTERDOWN."""
+    with server.client() as client:
+        client.config_set("replica-serve-stale-data", "no")
+        with a_replica(server):
+            yield
+        client.config_set("replica-serve-stale-data", "yes")
+
+
+@contextmanager
+def without_disk(server: Redis) -> Iterator[None]:
+    """MISCONF."""
+    with server.client() as client:
+        client.config_set("save", "3600 1")
+        (server.home / "dump.rdb").mkdir()
+        with pytest.raises(redis.ResponseError):
+            client.save()
+        client.bgsave()
+        eventually(lambda: client.info()["rdb_last_bgsave_status"] == "err", "the snapshot failed")
+        yield
+        (server.home / "dump.rdb").rmdir()
+        client.config_set("save", "")
+
+
+@contextmanager
+def with_too_few_replicas(server: Redis) -> Iterator[None]:
+    """NOREPLICAS."""
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 3)
+        yield
+        client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def with_a_password(server: Redis) -> Iterator[None]:
+    """NOAUTH, for new connections and for those that there are."""
+    with server.client() as client, server.client() as other:
+        other.ping()
+        client.config_set("requirepass", "another")
+        other.execute_command("AUTH", "another")
+        _end_all_others(other)
+        yield
+        other.config_set("requirepass", "")
+
+
+def _end_all_others(client: redis.Redis) -> None:
+    client.client_kill_filter(_type="normal", skipme=True)
+    client.client_kill_filter(_type="pubsub", skipme=True)
+
+
+def forbidding(*rules: str) -> Callable[[Redis], AbstractContextManager[None]]:
+    """NOPERM for some commands or keys."""
+
+    @contextmanager
+    def forbidden(server: Redis) -> Iterator[None]:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", *rules)
+            yield
+            client.execute_command("ACL", "SETUSER", "default", "reset", "on", "nopass", "+@all", "~*", "&*")
+
+    forbidden.__name__ = "forbidding " + " ".join(rules)
+    return forbidden
+
+
+def with_a_text_at(key: str) -> Callable[[Redis], AbstractContextManager[None]]:
+    """WRONGTYPE."""
+
+    @contextmanager
+    def wrong(server: Redis) -> Iterator[None]:
+        with server.client() as client:
+            client.delete(key)
+            client.set(key, "a text")
+            yield
+            client.delete(key)
+
+    wrong.__name__ = f"a text at {key}"
+    return wrong
+
+
+@contextmanager
+def busy(server: Redis) -> Iterator[None]:
+    """BUSY: a script runs that nobody awaits."""
+    with server.client() as client:
+        client.config_set("busy-reply-threshold", 50)
+        with pytest.raises(redis.RedisError):
+            client.eval("while true do end", 0)
+        yield
+        with server.client() as other:
+            other.execute_command("SCRIPT", "KILL")
+
+
+@contextmanager
+def pausing(server: Redis) -> Iterator[None]:
+    """It takes commands and answers none."""
+    with server.client() as client:
+        client.execute_command("CLIENT", "PAUSE", 8000, "ALL")
+    yield
+
+
+@pytest.mark.parametrize(
+    "ill",
+    [
+        full,
+        a_replica,
+        without_disk,
+        with_a_password,
+        forbidding("-@all", "+acl", "+auth", "+hello", "+client"),
+        with_a_text_at("bindings"),
+        with_a_text_at("unacked"),
+        busy,
+        pausing,
+    ],
+    ids=lambda ill: ill.__name__,
+)
+def test_workers_stay_whatever_redis_answers_and_go_on_when_it_is_well(
+    fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]]
+) -> None:
+    survives(fragile, ill)
+
+
+@pytest.mark.parametrize(
+    "ill",
+    [
+        a_stale_replica,
+        with_too_few_replicas,
+        forbidding("-brpop"),
+        forbidding("-publish"),
+        forbidding("resetchannels"),
+        forbidding("resetkeys"),
+        with_a_text_at("unacked_index"),
+        with_a_text_at("_kombu.binding.bindings"),
+        with_a_text_at("_kombu.binding.celery.pidbox"),
+    ],
+    ids=lambda ill: ill.__name__,
+)
+def test_more_answers_that_workers_survive(
+    fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]], *, long_form: bool
+) -> None:
+    if not long_form:
+        pytest.skip("only with --long")
+    survives(fragile, ill)
+
+
+def survives(fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]]) -> None:
+    with fragile.client() as client:
+        tenant = Tenant(client).provision()
+        with ill(fragile.redis):
+            began = time.monotonic()
+            accepted = client.bind(tenant.instance_id, "b-1")
+            assert accepted.status == 202
+            assert accepted.seconds < 2
+            while time.monotonic() < began + ILL_SECONDS:
+                assert not fragile.ended(), fragile.workers[0].log_tail()
+                assert client.request("GET", "/ready").seconds < 2
+                time.sleep(0.5)
+        healed = time.monotonic()
+        tenant.succeed(accepted, "b-1")
+        tenant.unbind("b-1")
+        assert time.monotonic() - healed < HEALED_SECONDS
+    assert not fragile.ended()
+    eventually(lambda: ready(fragile) == "ok", "Redis is said to be well")
+
+
+@contextmanager
+def stopped(server: Redis) -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def hanging(server: Redis) -> Iterator[None]:
+    """It takes connections and never answers."""
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+@pytest.mark.parametrize("ill", [stopped, hanging, a_replica], ids=lambda ill: ill.__name__)
+def test_a_worker_that_has_lost_redis_says_so_once_and_ends_in_time(
+    fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]]
+) -> None:
+    with Worker(fragile.worker_settings, f"worker-{ill.__name__}") as worker:
+        with ill(fragile.redis):
+            eventually(lambda: "redis_lost" in worker.log_text(), "it tells that Redis is lost")
+            time.sleep(LOST_SECONDS)
+            began = time.monotonic()
+            assert worker.stop(STOP_SECONDS) == 0, worker.log_tail()
+            assert time.monotonic() - began < STOP_SECONDS
+        told = worker.log_text()
+    assert told.count('"redis_lost"') <= 2 * LOST_SECONDS / CHANGE_SECONDS, told
+    assert told.count("Traceback") == 0, told
+    assert told.count("\n") < 60, told
+
+
+def ready(stack: Stack) -> str:
+    with stack.client() as client:
+        told: str = client.request("GET", "/ready").json["redis"]
+        return told

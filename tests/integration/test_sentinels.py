@@ -1,0 +1,197 @@
+"""Redis behind sentinels, with passwords everywhere: nothing waits for a sentinel that is dead or hangs."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from broker_api.redis_settings import RedisSettings
+from tests.dev.broker import Api, Worker
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, start_all
+from tests.dev.services import Mongod, Redis, Sentinel
+from tests.dev.stack import Stack
+from tests.integration.rates import share_the_rate_limit
+from tests.osb_client import OsbClient
+from tests.tenant import Tenant, eventually, works
+
+PASSWORD, SENTINELS_PASSWORD = "p@ss", "s3ntinel"
+STOP_SECONDS = 15.0
+"""Far below the grace of any deployment."""
+
+
+class Topology:
+    """A master, a replica and three sentinels."""
+
+    def __init__(self) -> None:
+        auth = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
+        url = f"redis://:p%40ss@{HOST}:{{port}}/0"
+        self.master = Redis("master", auth, url)
+        self.replica = Redis("replica", (*auth, "--replicaof", f"{HOST} {self.master.port}"), url)
+        options = (
+            f"sentinel auth-pass m {PASSWORD}",
+            f"requirepass {SENTINELS_PASSWORD}",
+            f"sentinel sentinel-pass {SENTINELS_PASSWORD}",
+        )
+        self.sentinels = [Sentinel(self.master, f"sentinel-{number}", options) for number in range(3)]
+
+    def __enter__(self) -> Self:
+        start_all([self.master, self.replica, *self.sentinels])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_all([*self.sentinels, self.replica, self.master])
+
+    @property
+    def url(self) -> str:
+        """What holds for all stands on one or another."""
+        first, second, third = (urlsplit(each.uri).netloc for each in self.sentinels)
+        return (
+            f"sentinel://{first}?sentinel_password={SENTINELS_PASSWORD};sentinel://:p%40ss@{second};"
+            f"sentinel://{third}/1?master_name=m"
+        )
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[Topology]:
+    with Topology() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def settled(
+    topology: Topology, state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator
+) -> Iterator[Stack]:
+    with Stack(
+        flower=False,
+        workers=1,
+        settings={"BROKER_REDIS_URL": topology.url},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        emulator=emulator,
+        redis=topology.master,
+    ) as running:
+        yield running
+
+
+@contextmanager
+def dead(*sentinels: Sentinel) -> Iterator[None]:
+    for each in sentinels:
+        each.kill()
+    try:
+        yield
+    finally:
+        start_all(sentinels)
+
+
+@contextmanager
+def hanging(*sentinels: Sentinel) -> Iterator[None]:
+    """They take connections and never answer."""
+    for each in sentinels:
+        each.pause()
+    try:
+        yield
+    finally:
+        for each in sentinels:
+            each.resume()
+
+
+Loss = Callable[..., object]
+
+
+def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: Topology, settled: Stack) -> None:
+    """The first test: sentinels that were stopped decide nothing for half a minute."""
+
+    def replicates() -> bool:
+        with topology.master.client() as client:
+            return bool(client.info("replication")["connected_slaves"] == 1)
+
+    eventually(replicates, "the replica is there")
+    time.sleep(3)  # for the sentinels to find each other and the replica
+    with settled.client() as client:
+        tenant = Tenant(client).provision()
+        topology.master.kill()
+        accepted = client.bind(tenant.instance_id, "b-1")
+        assert accepted.seconds < 2
+        tenant.succeed(accepted, "b-1")
+        eventually(lambda: client.request("GET", "/ready").json["redis"] == "ok", "the new master is found")
+        assert works(tenant.bind())
+    with redis.Redis(host=HOST, port=topology.replica.port, password=PASSWORD) as client:
+        assert client.info("keyspace").keys() == {"db1"}
+    assert not settled.ended()
+    for process in (settled.api, *settled.workers):
+        assert PASSWORD not in process.log_text()
+        assert SENTINELS_PASSWORD not in process.log_text()
+
+
+def test_celery_shows_no_password_of_redis(settled: Stack) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "stats"],
+        cwd=CHECKOUT,
+        env=clean_environment(settled.shared_settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"transport": "sentinel"' in run.stdout
+    assert not [secret for secret in (PASSWORD, "p%40ss", SENTINELS_PASSWORD) if secret in run.stdout + run.stderr]
+
+
+def test_the_rate_limit_is_shared(topology: Topology) -> None:
+    share_the_rate_limit(RedisSettings.parse(topology.url), "behind-sentinels")
+
+
+@pytest.mark.parametrize("lost", [dead, hanging])
+def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
+    topology: Topology, settled: Stack, lost: Loss
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(lost(topology.sentinels[0]))  # type: ignore[arg-type]
+        api = stack.enter_context(Api(settled.api_settings, "api-of-three-sentinels"))
+        worker = stack.enter_context(Worker(settled.worker_settings, "worker-of-three-sentinels"))
+        client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
+        for _ in range(3):
+            ready = client.request("GET", "/ready")
+            assert (ready.json["redis"], ready.seconds < 1) == ("ok", True)
+        tenant = Tenant(client)
+        accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
+        assert accepted.seconds < 1
+        tenant.succeed(accepted)
+        assert works(tenant.bind())
+        began = time.monotonic()
+        assert worker.stop(STOP_SECONDS) == 0
+        assert time.monotonic() - began < STOP_SECONDS
+
+
+@pytest.mark.parametrize("lost", [dead, hanging])
+def test_without_any_sentinel_requests_are_accepted_and_workers_end(
+    topology: Topology, settled: Stack, lost: Loss
+) -> None:
+    with ExitStack() as stack:
+        with lost(*topology.sentinels):  # type: ignore[attr-defined]
+            api = stack.enter_context(Api(settled.api_settings, "api-without-sentinels"))
+            worker = Worker(settled.worker_settings, "worker-without-sentinels")
+            worker.launch()
+            stack.callback(worker.close)
+            client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
+            tenant = Tenant(client)
+            accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
+            assert accepted.seconds < 2
+            for _ in range(3):
+                ready = client.request("GET", "/ready")
+                assert ready.json["redis"].startswith("Redis does not answer: no sentinel answers"), ready.text
+                assert ready.seconds < 2
+            eventually(lambda: "redis_lost" in worker.log_text(), "the worker tells that it has no Redis")
+            began = time.monotonic()
+            assert worker.stop(STOP_SECONDS) == 0
+            assert time.monotonic() - began < STOP_SECONDS
+        tenant.succeed(accepted)
+    assert not settled.ended()
