@@ -6,6 +6,7 @@ is wrong.
 
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
 import click
@@ -19,8 +20,11 @@ from broker_api.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import Part, Settings, load
 from broker_api.state.keys import check_at_start
 from workers import environment
-from workers.parts import Parts, compose
-from workers.sweep import Sweep
+from workers.context import Context, compose
+from workers.engine.runner import Runner
+from workers.engine.sweeper import Sweeper
+from workers.operations import DEFINITIONS
+from workers.operations.job import AtlasJob
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
@@ -32,22 +36,34 @@ app.config_from_object("celeryconfig")
 
 
 class _Process:
-    """What this process holds: its settings, its parts and its sweep, once it is known to be a worker."""
+    """What this process holds: its settings, its context and its runner, once it is known to be a worker."""
 
     settings: Settings | None = None
     given = False  # by Broker.run(), which has tried the keys
-    parts: Parts | None = None
-    sweep: Sweep | None = None
+    context: Context | None = None
 
 
-def parts() -> Parts:
-    """Give the parts of this worker process."""
-    if _Process.parts is None:
+def context() -> Context:
+    """Return the parts of this worker process."""
+    if _Process.context is None:
         try:
-            _Process.parts = compose(_settings("worker"))
+            _Process.context = compose(_settings("worker"))
         except SettingError as error:
             _stop(error)
-    return _Process.parts
+    return _Process.context
+
+
+def runner() -> Runner:
+    """Return a runner of this process's operations."""
+    parts = context()
+    return Runner(
+        parts.claims,
+        parts.leases,
+        parts.keys,
+        definitions=DEFINITIONS,
+        new_job=partial(AtlasJob, parts),
+        stopping=parts.stopping,
+    )
 
 
 def _settings(part: Part) -> Settings:
@@ -109,19 +125,27 @@ def _set_up_logging(loglevel: int, **_: object) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _after_fork(**_: object) -> None:
     """Compose anew in a child of a pool of processes: connections do not survive a fork."""
-    _Process.parts = None
+    _Process.context = None
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _begin_sweeping(**_: object) -> None:
-    _Process.sweep = Sweep(parts())
-    _Process.sweep.start()
+    parts = context()
+    sweeper = Sweeper(
+        store=parts.store,
+        claims=parts.claims,
+        housekeeping=parts.housekeeping,
+        keys=parts.keys,
+        queue=parts.queue,
+        stopping=parts.stopping,
+    )
+    sweeper.start()
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _hand_back(**_: object) -> None:
     """Let running steps end and give their operations back, instead of going on with the next step."""
-    parts().stopping.set()
+    context().stopping.set()
 
 
 def run_worker(settings: Settings) -> None:

@@ -6,13 +6,14 @@ replaced, it matches nothing and ``LeaseLostError`` ends the worker's part in it
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, cast
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 from pymongo import ReturnDocument
 
 from broker_api.state import seed
-from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
+from broker_api.state.mongo import NOW, Document, In, assignments, reaching
 from broker_api.state.records import EPOCH, Binding, Instance, Kind, Phase, State, record
 from broker_api.state.store import Store
 
@@ -25,7 +26,7 @@ REMEMBERED_SECONDS = 48 * 3600
 FAILED_CREATE_SECONDS = 7 * 24 * 3600
 """A failed create that no platform ever deletes is forgotten after this; nothing of it is left in Atlas."""
 
-AnyResource = TypeVar("AnyResource", Instance, Binding)
+AnyResource = TypeVar("AnyResource", bound=Instance | Binding)
 
 
 class LeaseLostError(Exception):
@@ -58,8 +59,16 @@ class Due:
     waits_on: str | None = None
 
 
+class Waiting(NamedTuple):
+    """An operation that waits for a change, the moment of that change, and whether another was under way then."""
+
+    due: Due
+    changed: datetime
+    overlapped: bool
+
+
 class Claims:
-    """Claiming, advancing, putting off and finishing operations."""
+    """Claiming, advancing, rescheduling and finishing operations."""
 
     def __init__(self, store: Store) -> None:
         self._collection = store.collection
@@ -104,8 +113,8 @@ class Claims:
         fields = {"step": step, "attempts": 0, "error": None, "waits_on": None, "lease_until": In(LEASE_SECONDS)}
         return self._write(claim, {**fields, **operation}, changes)
 
-    @reaching("put off")
-    def put_off(
+    @reaching("reschedule")
+    def reschedule(
         self, claim: Claim[Any], seconds: float, changes: Mapping[str, Any], operation: Mapping[str, Any]
     ) -> None:
         """Give the claim back until a later time; no worker is held while waiting.
@@ -149,8 +158,8 @@ class Claims:
             raise LeaseLostError
         return replace(claim, record=cast("AnyResource", record(document)))
 
-    @reaching("let go")
-    def let_go(self, claim: Claim[Any], *, sure: bool) -> None:
+    @reaching("release")
+    def release(self, claim: Claim[Any], *, sure: bool) -> None:
         """Say that a step which the lease was lost in is over, so that the operation after it need not wait.
 
         The lease's own token is the filter: an operation that replaced ours waits for that lease. ``sure``: no request
@@ -207,23 +216,36 @@ class Claims:
         return self._collection.update_many(late, [{"$set": _EXPIRED}]).modified_count
 
     @reaching("wake")
-    def wake(self, cluster: str, applied: Mapping[str, Any], settle: float) -> list[Due]:
-        """Make due all that waits on a cluster and that its status answers; give them, to be sent at once."""
-        waiting = {"operation.open": True, "operation.waits_on": cluster, **_UNDERSTOOD}
-        free = {"$lte": ["$operation.lease_until", NOW]}  # whoever is held looks for itself
-        answered = {"$expr": {"$and": [free, believed(applied, settle)]}}
-        found = self._collection.find(waiting | answered, _DUE_FIELDS)
-        ready = [due for document in found if (due := _due(document))]
-        query = {"_id": {"$in": [each.key for each in ready]}} | waiting | answered
-        woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
-        self._collection.update_many(query, [{"$set": woken}])
-        return ready
+    def waiting_on(self, name: str) -> list[Waiting]:
+        """Return the operations that wait on ``name`` and are held by no worker."""
+        found = [
+            (due, document["operation"])
+            for document in self._collection.find(_waits_unheld(name), _DUE_FIELDS)
+            if (due := _due(document))
+        ]
+        return [
+            Waiting(due, operation["changed"], bool(operation.get("overlapped")))
+            for due, operation in found
+            if isinstance(operation.get("changed"), datetime)
+        ]
 
     @reaching("wake")
-    def wake_held_back(self, project: str) -> None:
-        """Make due what waits for an Atlas project to be well again."""
-        query = {"operation.open": True, "operation.waits_on": f"project:{project}"}
+    def make_due(self, waiting: Iterable[Due], name: str) -> None:
+        """Make operations due that still wait on ``name``; the caller sends them."""
+        query = {"_id": {"$in": [each.key for each in waiting]}} | _waits_unheld(name)
+        woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
+        self._collection.update_many(query, [{"$set": woken}])
+
+    @reaching("wake")
+    def make_all_due(self, name: str) -> None:
+        """Make everything due that waits on ``name``; the sweeper sends it."""
+        query = {"operation.open": True, "operation.waits_on": name}
         self._collection.update_many(query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}])
+
+
+def _waits_unheld(name: str) -> Document:
+    unheld = {"$lte": ["$operation.lease_until", NOW]}  # a worker that holds one looks for itself
+    return {"operation.open": True, "operation.waits_on": name, "$expr": unheld, **_UNDERSTOOD}
 
 
 def _of_type(bson_type: str, field: str, otherwise: Any) -> Document:  # noqa: ANN401 - a value or an expression
@@ -232,22 +254,6 @@ def _of_type(bson_type: str, field: str, otherwise: Any) -> Document:  # noqa: A
 
 
 _SENDS: Document = {"$cond": [{"$isNumber": "$operation.sends"}, "$operation.sends", 0]}
-
-
-def believed(applied: Mapping[str, Any], settle: float) -> Document:
-    """Give the condition under which an ``APPLIED`` answers for an operation's change.
-
-    The poll must have begun after the change. Then it is believed at once when a PENDING was read between the two
-    (and no other change was under way, whose PENDING that may have been), else only ``settle`` seconds after the
-    change: the status may go on reading an old APPLIED for a while.
-    """
-    changed = _of_type("date", "$operation.changed", None)
-    read = expression(applied.get("applied_at") or EPOCH)
-    pending = expression(applied.get("pending_at") or EPOCH)
-    own_pending = {"$and": [{"$not": ["$operation.overlapped"]}, {"$gt": [pending, changed]}, {"$gt": [read, pending]}]}
-    settled = {"$gte": [{"$subtract": [read, changed]}, int(settle * 1000)]}
-    return {"$and": [{"$gt": [read, changed]}, {"$or": [own_pending, settled]}]}
-
 
 _UNDERSTOOD: Document = {
     "phase": {"$in": [phase.value for phase in Phase]},
@@ -258,7 +264,15 @@ _UNDERSTOOD: Document = {
 }
 """What this release can work on; the rest is left to the release that knows it."""
 
-_DUE_FIELDS = {"instance_id": 1, "binding_id": 1, "operation.id": 1, "operation.kind": 1, "operation.waits_on": 1}
+
+_DUE_FIELDS = dict.fromkeys(
+    [
+        "instance_id",
+        "binding_id",
+        *(f"operation.{name}" for name in ("id", "kind", "waits_on", "changed", "overlapped")),
+    ],
+    1,
+)
 
 
 def _due(document: Mapping[str, Any]) -> Due | None:

@@ -43,6 +43,17 @@ class Housekeeping:
         """Give a lease back early."""
         self.collection.update_one({"_id": name, "owner": owner}, [{"$set": assignments({"until": In(0)})}])
 
+    @reaching("turn")
+    def take_turn(self, name: str, field: str, seconds: float) -> bool:
+        """Take the one turn of these ``seconds``, for all processes.
+
+        ``field`` of the document holds the moment of the next turn. Returns False when the turn has been taken, or when
+        there is no such document.
+        """
+        due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", expression(EPOCH)]}, NOW]}}
+        taken = [{"$set": assignments({field: In(seconds)})}]
+        return self.collection.update_one(due, taken).modified_count == 1
+
     @reaching("housekeeping")
     def read(self, name: str) -> Mapping[str, Any]:
         """Give a document by name; empty when there is none."""

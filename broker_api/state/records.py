@@ -91,9 +91,10 @@ class Operation(Record):
 
     ``open`` says that there is work left. It outlives ``state`` in one case: an operation that reached its deadline
     is failed, and what it made is still being removed. ``undo`` says that the work left is that removal, ``refused``
-    that what was asked can never be done as it is. ``error`` is the trouble that is being retried, ``failure`` the
-    sentence that the operation will end with once the removal is done. ``untold`` says that a request has waited for
-    its outcome in vain; a failure is then what the same request is answered with when it comes again.
+    that what was asked can never be done as it is. ``in_flight`` says that the step sends a request to Atlas that may
+    take effect after its answer was lost. ``error`` is the trouble that is being retried, ``failure`` the sentence that
+    the operation will end with once the removal is done. ``untold`` says that a request has waited for its outcome in
+    vain; a failure is then what the same request is answered with when it comes again.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Operation(Record):
     changed: datetime | None = None
     overlapped: bool = False
     untold: bool = False
+    in_flight: bool = False
 
 
 class Resource(Record):

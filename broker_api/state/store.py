@@ -110,7 +110,7 @@ _PAST: Document = {
 # A request to make the user may be under way while a delete takes over from a worker that holds the lease.
 _UNSURE_UNTIL: Document = {
     "$cond": [
-        {"$and": [{"$eq": ["$operation.step", "create"]}, {"$gt": ["$operation.lease_until", NOW]}]},
+        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]},
         {"$add": ["$operation.lease_until", 15_000]},
         {"$ifNull": ["$unsure_until", None]},
     ]

@@ -15,7 +15,7 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import clean_environment, free_port, script
 from tests.dev.services import Mongod, Redis
 from tests.emulator.client import Emulator
-from workers.check import findings
+from workers.maintenance.check import findings
 
 PROJECT = Emulator.project_id
 Settings = dict[str, str]

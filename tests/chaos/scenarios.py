@@ -146,7 +146,7 @@ def a_worker_that_lost_its_lease_writes_nothing(chaos: Chaos) -> None:
             sleeper.pause()
         succeeds(platform, answer, instance_id, binding_id)
         sleeper.resume()
-        until("the sleeper notices", lambda: "lease lost" in sleeper.log_text())
+        until("the sleeper notices", lambda: "lease_lost" in sleeper.log_text())
         time.sleep(3)
         assert logs_in(credentials(platform, instance_id, binding_id)), "the sleeper has removed the user"
 

@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
+from tests.unit.atlas_stand_in import Recorder
 from workers.atlas.client import (
     Answer,
     ApiKey,
@@ -19,12 +20,13 @@ from workers.atlas.client import (
     DatabaseUser,
     MemoryTokens,
     NoAnswer,
-    Nonsense,
     Process,
     Refused,
     Role,
     ServiceAccount,
+    UnreadableAnswer,
 )
+from workers.atlas.errors import ClusterNotFound, Unauthorized, UserAlreadyExists, UserLimitReached, UserNotFound
 
 USERS = "/groups/{groupId}/databaseUsers"
 ONE_USER = USERS + "/{databaseName}/{username}"
@@ -69,8 +71,8 @@ def client(
     project: str | None = None,
     timeout: tuple[float, float] = (1.0, 5.0),
 ) -> AtlasClient:
-    observe = None if observed is None else observed.append
-    return AtlasClient(emulator.base_url, project or emulator.project_id, auth, timeout=timeout, observe=observe)
+    guard = None if observed is None else Recorder(observed)
+    return AtlasClient(emulator.base_url, project or emulator.project_id, auth, timeout=timeout, guard=guard)
 
 
 def new_user(**more: object) -> DatabaseUser:
@@ -127,7 +129,7 @@ def test_a_deleted_user_is_gone_for_get_patch_and_delete_alike(atlas: AtlasClien
             refusal(lambda: atlas.update_user(user.username, password=PASSWORD)),
             refusal(lambda: atlas.delete_user(user.username)),
         )
-        if error.gone
+        if isinstance(error, UserNotFound)
     }
     assert codes == {"USERNAME_NOT_FOUND", "USER_NOT_FOUND"}
 
@@ -136,7 +138,7 @@ def test_a_user_made_twice_exists(atlas: AtlasClient) -> None:
     user = new_user()
     atlas.create_user(user)
     error = refusal(lambda: atlas.create_user(user))
-    assert error.exists
+    assert isinstance(error, UserAlreadyExists)
     assert not error.retryable
 
 
@@ -149,7 +151,7 @@ def test_a_post_that_timed_out_after_it_acted_is_found_again_by_its_label(
     with pytest.raises(NoAnswer) as caught:
         atlas.create_user(user)
     assert caught.value.sent
-    assert refusal(lambda: atlas.create_user(user)).exists
+    assert isinstance(refusal(lambda: atlas.create_user(user)), UserAlreadyExists)
     assert atlas.user(user.username).labels == {"operation": "op-1"}
     atlas.update_user(user.username, password="another-password-1")
 
@@ -161,15 +163,15 @@ def test_names_that_need_encoding_are_the_same_user_in_every_call(atlas: AtlasCl
     assert atlas.user(user.username).username == user.username
     atlas.update_user(user.username, roles=(Role("read", "shop"),))
     atlas.delete_user(user.username)
-    assert refusal(lambda: atlas.user(user.username)).gone
+    assert isinstance(refusal(lambda: atlas.user(user.username)), UserNotFound)
 
 
 def test_a_full_project_is_told_by_its_name(emulator: Emulator, atlas: AtlasClient) -> None:
     emulator.user_limit(1)
     atlas.create_user(new_user())
     error = refusal(lambda: atlas.create_user(new_user()))
-    assert error.users_full
-    assert not error.unauthorized
+    assert isinstance(error, UserLimitReached)
+    assert not isinstance(error, Unauthorized)
     assert not error.retryable
 
 
@@ -256,8 +258,8 @@ def test_processes_and_their_databases_are_listed_page_by_page(
 def test_a_missing_cluster_is_missing_and_no_user_is_gone_for_it(atlas: AtlasClient) -> None:
     for ask in (atlas.cluster, atlas.cluster_status):
         error = refusal(lambda ask=ask: ask("no-such-cluster"))  # type: ignore[misc]
-        assert error.cluster_missing
-        assert not error.gone
+        assert isinstance(error, ClusterNotFound)
+        assert not isinstance(error, UserNotFound)
         assert "no-such-cluster" in str(error)
 
 
@@ -266,8 +268,8 @@ def test_a_missing_project_is_neither_gone_nor_a_missing_cluster(emulator: Emula
     atlas = client(emulator, ApiKey("other", "other-private"), project="000000000000000000000000")
     error = refusal(lambda: atlas.delete_user("user-1"))
     assert error.code == "GROUP_NOT_FOUND"
-    assert not error.gone
-    assert not error.cluster_missing
+    assert not isinstance(error, UserNotFound)
+    assert not isinstance(error, ClusterNotFound)
 
 
 def test_project_and_access_list_are_read(emulator: Emulator, atlas: AtlasClient) -> None:
@@ -296,29 +298,29 @@ def test_expired_nonces_are_not_noticed(emulator: Emulator, atlas: AtlasClient, 
 
 def test_a_bad_key_is_unauthorized(emulator: Emulator) -> None:
     error = refusal(lambda: client(emulator, ApiKey(emulator.public_key, "wrong")).delete_user("user-1"))
-    assert error.unauthorized
+    assert isinstance(error, Unauthorized)
     assert error.retryable
-    assert not error.gone
+    assert not isinstance(error, UserNotFound)
 
 
 def test_a_key_that_may_only_read_cannot_make_users(emulator: Emulator) -> None:
     emulator.put_key("reader", "reader-private", [emulator.project_id], read_only=True)
     atlas = client(emulator, ApiKey("reader", "reader-private"))
     atlas.project()
-    assert refusal(lambda: atlas.create_user(new_user())).unauthorized
+    assert isinstance(refusal(lambda: atlas.create_user(new_user())), Unauthorized)
 
 
 def test_a_key_of_another_project_is_unauthorized(emulator: Emulator) -> None:
     emulator.put_key("other", "other-private", [])
     error = refusal(lambda: client(emulator, ApiKey("other", "other-private")).delete_user("user-1"))
-    assert error.unauthorized
-    assert not error.gone
+    assert isinstance(error, Unauthorized)
+    assert not isinstance(error, UserNotFound)
 
 
 def test_an_address_outside_the_access_list_is_named(emulator: Emulator, atlas: AtlasClient) -> None:
     emulator.allow_addresses(["10.0.0.1"])
     error = refusal(lambda: atlas.user("user-1"))
-    assert error.unauthorized
+    assert isinstance(error, Unauthorized)
     assert "127.0.0.1" in str(error)
 
 
@@ -396,7 +398,7 @@ def test_a_closed_connection_is_no_answer_and_the_next_call_works(
 
 def test_html_of_a_503_is_nonsense(emulator: Emulator, atlas: AtlasClient) -> None:
     emulator.fail("GET", "/status", status=503, html=True, headers={"Retry-After": "3"})
-    with pytest.raises(Nonsense) as caught:
+    with pytest.raises(UnreadableAnswer) as caught:
         atlas.cluster_status("cluster-dev")
     assert (caught.value.status, caught.value.retry_after) == (503, 3)
     assert atlas.cluster_status("cluster-dev") == "APPLIED"

@@ -34,7 +34,7 @@ def test_a_lease_can_be_renewed_while_it_is_held(store: Store, claim: Claim[Inst
 
 def test_a_renewal_after_a_put_off_does_not_hold_the_operation(store: Store, claim: Claim[Instance]) -> None:
     claims = Claims(store)
-    claims.put_off(claim, 0, {}, {})
+    claims.reschedule(claim, 0, {}, {})
     with pytest.raises(LeaseLostError):
         claims.renew(claim)
     assert claims.claim(claim.record.key, claim.operation_id) is not None

@@ -63,6 +63,21 @@ def html(status: int) -> Reply:
 HANG_UP = Reply(close=True)
 
 
+class Recorder:
+    """A guard that notes the answers; ``before`` is called ahead of each request."""
+
+    def __init__(self, answers: list[Answer], before: Callable[[], None] | None = None) -> None:
+        self._answers = answers
+        self._before = before
+
+    def before(self) -> None:
+        if self._before:
+            self._before()
+
+    def after(self, answer: Answer) -> None:
+        self._answers.append(answer)
+
+
 class StandIn:
     """Answers every request with `script(request)`; `script` may be exchanged at any time."""
 
@@ -105,7 +120,7 @@ class StandIn:
     ) -> AtlasClient:
         """By default with a key of its own, which has not been challenged yet."""
         auth = auth or ApiKey("publickey", "private-key-value")
-        return AtlasClient(self.url, PROJECT, auth, timeout=timeout, before=before, observe=self.observed.append)
+        return AtlasClient(self.url, PROJECT, auth, timeout=timeout, guard=Recorder(self.observed, before))
 
     def _one(self, handler: socketserver.StreamRequestHandler) -> bool:
         """Whether the connection stays open."""

@@ -15,11 +15,12 @@ from workers.atlas.client import (
     DatabaseUser,
     MemoryTokens,
     NoAnswer,
-    Nonsense,
     Refused,
     ServiceAccount,
     Token,
+    UnreadableAnswer,
 )
+from workers.atlas.errors import Unauthorized, UserNotFound
 
 # --- digest ---
 
@@ -92,15 +93,15 @@ def test_a_bad_key_is_unauthorized_and_not_gone(key: ApiKey) -> None:
             with pytest.raises(Refused) as caught:
                 client.user("b-1")
             assert (caught.value.status, caught.value.code) == (401, "UNEXPECTED_ERROR")
-            assert caught.value.unauthorized
-            assert not caught.value.gone
+            assert isinstance(caught.value, Unauthorized)
+            assert not isinstance(caught.value, UserNotFound)
         assert len(atlas.heard) == 6
 
 
 def test_an_expired_keys_401_is_not_read_as_a_deleted_user() -> None:
     with StandIn(lambda _: say(401, BAD_KEY)) as atlas, pytest.raises(Refused) as caught:
         atlas.client().delete_user("b-1")
-    assert not caught.value.gone
+    assert not isinstance(caught.value, UserNotFound)
     assert caught.value.retryable
 
 
@@ -332,7 +333,7 @@ def test_a_second_401_is_raised_and_no_more_tokens_are_minted() -> None:
         for _ in range(5):
             with pytest.raises(Refused) as caught:
                 client.user("b-1")
-            assert caught.value.unauthorized
+            assert isinstance(caught.value, Unauthorized)
     assert oauth.mints == 2
 
 
@@ -369,13 +370,13 @@ def test_a_403_for_the_access_list_is_met_when_a_token_is_used_and_mints_nothing
     oauth = OAuth(then=lambda _: refuse(403, "IP_ADDRESS_NOT_ON_ACCESS_LIST", "IP address 1.2.3.4 is not allowed."))
     with StandIn(oauth) as atlas, pytest.raises(Refused, match=r"1\.2\.3\.4") as caught:
         atlas.client(account()).user("b-1")
-    assert caught.value.unauthorized
+    assert isinstance(caught.value, Unauthorized)
     assert oauth.mints == 1
 
 
 def mint_failure(instead: Reply) -> AtlasError:
     oauth = OAuth(instead=instead)
-    with StandIn(oauth) as atlas, pytest.raises((Refused, Nonsense)) as caught:
+    with StandIn(oauth) as atlas, pytest.raises((Refused, UnreadableAnswer)) as caught:
         atlas.client(account()).user("b-1")
     assert atlas.observed[-1].path == "/api/oauth/token"
     assert atlas.observed[-1].error is caught.value
@@ -387,13 +388,13 @@ def mint_failure(instead: Reply) -> AtlasError:
 def test_an_unknown_service_account_is_unauthorized() -> None:
     refusal = {"error": "invalid_client", "error_description": "Invalid credentials provided."}
     error = mint_failure(say(401, refusal))
-    assert error.unauthorized
+    assert isinstance(error, Unauthorized)
     assert "Invalid credentials provided" in str(error)
 
 
 def test_a_hundred_live_tokens_are_told_in_atlass_words() -> None:
     error = mint_failure(say(403, {"error": "access_denied", "error_description": "Access Token limit reached."}))
-    assert error.unauthorized
+    assert isinstance(error, Unauthorized)
     assert "Access Token limit reached" in str(error)
 
 
@@ -423,14 +424,14 @@ def test_a_refused_grant_is_not_worth_repeating(grant: str) -> None:
 )
 def test_a_token_answer_that_makes_no_sense_is_nonsense(answer: Reply) -> None:
     error = mint_failure(answer)
-    assert isinstance(error, Nonsense)
+    assert isinstance(error, UnreadableAnswer)
     assert error.retryable
 
 
 def test_a_failed_mint_is_not_tried_by_every_worker() -> None:
     oauth, tokens = OAuth(instead=html(503)), MemoryTokens()
     with StandIn(oauth) as atlas:
-        with pytest.raises(Nonsense):
+        with pytest.raises(UnreadableAnswer):
             atlas.client(account(tokens, patience=0.1)).user("b-1")
         for _ in range(5):
             with pytest.raises(NoAnswer, match="another worker") as caught:

@@ -14,11 +14,12 @@ from workers.atlas.client import (
     Cluster,
     ConnectionStrings,
     DatabaseUser,
-    Nonsense,
     PrivateEndpoint,
     Refused,
     Role,
+    UnreadableAnswer,
 )
+from workers.atlas.errors import ClusterNotFound, UserNotFound
 
 T = TypeVar("T")
 
@@ -176,7 +177,7 @@ def test_a_name_that_no_path_can_carry_is_never_sent(name: str) -> None:
                 ask(name)
             assert not caught.value.sent
             assert not caught.value.retryable
-            assert not caught.value.gone
+            assert not isinstance(caught.value, UserNotFound)
         assert atlas.heard == []
 
 
@@ -266,7 +267,7 @@ def test_a_cluster_missing_in_either_api_is_missing() -> None:
         for name in ("c1", "f1"):
             with pytest.raises(Refused) as caught:
                 atlas.client().cluster(name)
-            assert caught.value.cluster_missing
+            assert isinstance(caught.value, ClusterNotFound)
 
 
 def test_all_kinds_of_clusters_are_listed() -> None:
@@ -281,7 +282,7 @@ def test_all_kinds_of_clusters_are_listed() -> None:
 @pytest.mark.parametrize("missing", ["name", "stateName"])
 def test_a_cluster_without_what_is_needed_makes_no_sense(missing: str) -> None:
     body = {key: value for key, value in cluster_body().items() if key != missing}
-    with pytest.raises(Nonsense, match=missing):
+    with pytest.raises(UnreadableAnswer, match=missing):
         told(body, lambda c: c.cluster("c1"))
 
 
@@ -296,7 +297,7 @@ def test_a_cluster_without_what_is_needed_makes_no_sense(missing: str) -> None:
     ],
 )
 def test_a_cluster_with_parts_of_another_shape_makes_no_sense(more: dict[str, Any]) -> None:
-    with pytest.raises(Nonsense):
+    with pytest.raises(UnreadableAnswer):
         told(cluster_body(**more), lambda c: c.cluster("c1"))
 
 
@@ -332,7 +333,7 @@ def test_a_user_of_another_authentication_database_is_told_apart() -> None:
     [{"labels": [{"key": "instance"}]}, {"roles": [{"roleName": "read"}]}, {"deleteAfterDate": "soon"}, {"scopes": 7}],
 )
 def test_a_user_with_parts_of_another_shape_makes_no_sense(more: dict[str, Any]) -> None:
-    with pytest.raises(Nonsense):
+    with pytest.raises(UnreadableAnswer):
         told(user_body(**more), lambda c: c.user("b-1"))
 
 
@@ -399,7 +400,7 @@ def test_a_count_that_is_too_high_ends_with_an_empty_page() -> None:
 
 def test_a_list_without_an_end_is_given_up() -> None:
     same = say(200, {"results": [{"cidrBlock": "0.0.0.0/0"}], "links": [{"rel": "next", "href": "http://atlas/next"}]})
-    with StandIn(lambda _: same) as atlas, pytest.raises(Nonsense, match="does not end"):
+    with StandIn(lambda _: same) as atlas, pytest.raises(UnreadableAnswer, match="does not end"):
         atlas.client().access_list()
 
 

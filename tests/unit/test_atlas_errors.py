@@ -6,7 +6,17 @@ import pytest
 
 from tests.unit.atlas_stand_in import StandIn, refuse
 from workers.atlas.client import DatabaseUser, Role
-from workers.atlas.errors import AtlasError, NoAnswer, Nonsense, Refused
+from workers.atlas.errors import (
+    AtlasError,
+    ClusterNotFound,
+    NoAnswer,
+    Refused,
+    Unauthorized,
+    UnreadableAnswer,
+    UserAlreadyExists,
+    UserLimitReached,
+    UserNotFound,
+)
 
 PERMANENT = {
     "a user that already exists": (409, "USER_ALREADY_EXISTS"),
@@ -88,50 +98,50 @@ def test_repeating_does_not_help_against(case: tuple[int, str]) -> None:
     error = refused(case)
     assert (error.status, error.code) == case
     assert not error.retryable
-    assert not error.unauthorized
+    assert not isinstance(error, Unauthorized)
 
 
 @pytest.mark.parametrize("case", TRANSIENT.values(), ids=TRANSIENT)
 def test_repeating_may_help_against(case: tuple[int, str]) -> None:
     error = refused(case)
     assert error.retryable
-    assert not error.unauthorized
+    assert not isinstance(error, Unauthorized)
 
 
 @pytest.mark.parametrize("case", UNAUTHORIZED.values(), ids=UNAUTHORIZED)
 def test_an_operator_can_repair(case: tuple[int, str]) -> None:
     error = refused(case)
-    assert error.unauthorized
+    assert isinstance(error, Unauthorized)
     assert error.retryable
     assert "Check the API key" in str(error)
 
 
 @pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 def test_a_user_is_not_gone_because_of(case: tuple[int, str]) -> None:
-    assert not refused(case).gone
+    assert not isinstance(refused(case), UserNotFound)
 
 
 @pytest.mark.parametrize("code", ["USER_NOT_FOUND", "USERNAME_NOT_FOUND"])
 def test_a_user_is_gone_by_both_codes_that_get_and_delete_use(code: str) -> None:
     error = refused((404, code))
-    assert error.gone
+    assert isinstance(error, UserNotFound)
     assert not error.retryable
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 409, 500])
 def test_the_code_of_a_missing_user_means_nothing_without_404(status: int) -> None:
-    assert not refused((status, "USER_NOT_FOUND")).gone
+    assert not isinstance(refused((status, "USER_NOT_FOUND")), UserNotFound)
 
 
 def test_a_missing_cluster_is_told_apart_from_a_missing_user() -> None:
-    assert refused((404, "CLUSTER_NOT_FOUND")).cluster_missing
-    assert not refused((404, "USER_NOT_FOUND")).cluster_missing
-    assert not refused((404, "GROUP_NOT_FOUND")).cluster_missing
+    assert isinstance(refused((404, "CLUSTER_NOT_FOUND")), ClusterNotFound)
+    assert not isinstance(refused((404, "USER_NOT_FOUND")), ClusterNotFound)
+    assert not isinstance(refused((404, "GROUP_NOT_FOUND")), ClusterNotFound)
 
 
 def test_a_taken_name_and_a_full_project_have_names_of_their_own() -> None:
-    assert refused((409, "USER_ALREADY_EXISTS")).exists
-    assert refused((403, "GROUP_USERS_LIMIT_EXCEEDED")).users_full
+    assert isinstance(refused((409, "USER_ALREADY_EXISTS")), UserAlreadyExists)
+    assert isinstance(refused((403, "GROUP_USERS_LIMIT_EXCEEDED")), UserLimitReached)
 
 
 def test_the_sentence_names_the_user_the_project_and_atlass_own_words() -> None:
@@ -182,7 +192,7 @@ def test_a_name_or_a_detail_cannot_break_a_log_line() -> None:
     [
         NoAnswer("Nothing.", sent=False, retry_after=3),
         Refused("No.", status=403, code="NOT_IN_GROUP", detail="d", parameters=("p",), retry_after=0),
-        Nonsense("What?", status=503),
+        UnreadableAnswer("What?", status=503),
     ],
 )
 def test_an_error_survives_the_way_between_processes(error: AtlasError) -> None:

@@ -25,7 +25,8 @@ from tests.unit.atlas_stand_in import (
     say,
     user_body,
 )
-from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, NoAnswer, Nonsense, Refused, Role
+from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, NoAnswer, Refused, Role, UnreadableAnswer
+from workers.atlas.errors import ClusterNotFound, UserNotFound
 
 USER = DatabaseUser("b-1", (Role("readWrite", "shop"),), password="open-sesame-1")
 
@@ -78,7 +79,7 @@ def test_a_connection_closed_before_any_answer_leaves_open_whether_atlas_acted()
 
 def test_an_answer_that_breaks_off_in_its_headers_is_no_answer() -> None:
     error = failure(Reply((b"HTTP/1.1 200 OK\r\nContent-Ty",), close=True))
-    assert isinstance(error, NoAnswer | Nonsense)
+    assert isinstance(error, NoAnswer | UnreadableAnswer)
     assert error.retryable
 
 
@@ -132,27 +133,27 @@ def test_a_connection_that_atlas_closed_while_idle_is_replaced() -> None:
 @pytest.mark.parametrize("status", [200, 201, 400, 403, 404, 500, 502, 503, 504])
 def test_html_is_nonsense_with_its_status_and_worth_a_retry(status: int) -> None:
     error = failure(html(status))
-    assert isinstance(error, Nonsense)
+    assert isinstance(error, UnreadableAnswer)
     assert error.status == status
     assert error.retryable
-    assert not error.gone
-    assert not error.cluster_missing
+    assert not isinstance(error, UserNotFound)
+    assert not isinstance(error, ClusterNotFound)
     assert "text/html" in str(error)
 
 
 def test_html_is_never_taken_for_a_deleted_user() -> None:
-    assert isinstance(failure(html(200), lambda client: client.delete_user("b-1")), Nonsense)
-    assert isinstance(failure(html(404), lambda client: client.delete_user("b-1")), Nonsense)
+    assert isinstance(failure(html(200), lambda client: client.delete_user("b-1")), UnreadableAnswer)
+    assert isinstance(failure(html(404), lambda client: client.delete_user("b-1")), UnreadableAnswer)
 
 
 def test_html_is_never_taken_for_a_created_user() -> None:
-    assert isinstance(failure(html(201), lambda client: client.create_user(USER)), Nonsense)
+    assert isinstance(failure(html(201), lambda client: client.create_user(USER)), UnreadableAnswer)
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_an_empty_answer_where_json_is_needed_is_nonsense(status: int) -> None:
     error = failure(say(status))
-    assert isinstance(error, Nonsense)
+    assert isinstance(error, UnreadableAnswer)
     assert error.status == status
 
 
@@ -160,7 +161,7 @@ def test_an_empty_204_is_success_only_where_nothing_is_expected() -> None:
     empty = say(204, Content_Type="application/vnd.atlas.2023-01-01+json;charset=utf-8")
     with StandIn(lambda _: empty) as atlas:
         atlas.client().delete_user("b-1")
-    assert isinstance(failure(empty), Nonsense)
+    assert isinstance(failure(empty), UnreadableAnswer)
 
 
 @pytest.mark.parametrize(
@@ -169,33 +170,33 @@ def test_an_empty_204_is_success_only_where_nothing_is_expected() -> None:
 )
 def test_json_of_another_shape_is_nonsense(body: bytes) -> None:
     error = failure(say(200, body))
-    assert isinstance(error, Nonsense)
+    assert isinstance(error, UnreadableAnswer)
     assert error.retryable
 
 
 def test_an_unknown_status_of_a_cluster_is_nonsense() -> None:
     error = failure(say(200, {"changeStatus": "ROLLED_BACK"}), lambda client: client.cluster_status("c1"))
-    assert isinstance(error, Nonsense)
+    assert isinstance(error, UnreadableAnswer)
 
 
 def test_an_error_in_json_that_is_not_atlass_is_nonsense() -> None:
-    assert isinstance(failure(say(404, {"message": "no route"})), Nonsense)
+    assert isinstance(failure(say(404, {"message": "no route"})), UnreadableAnswer)
 
 
 def test_a_list_without_results_is_nonsense_and_not_empty() -> None:
-    assert isinstance(failure(say(200, {}), lambda client: list(client.users())), Nonsense)
+    assert isinstance(failure(say(200, {}), lambda client: list(client.users())), UnreadableAnswer)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     with StandIn(lambda _: say(200, user_body())) as elsewhere:
         error = failure(say(status, Location=f"{elsewhere.url}/login"))
-        assert isinstance(error, Nonsense)
+        assert isinstance(error, UnreadableAnswer)
         assert elsewhere.heard == []
 
 
 def test_a_redirect_to_garbage_is_nonsense_too() -> None:
-    assert isinstance(failure(say(302, Location="http://[:::\u00ff".encode().decode("latin-1"))), Nonsense)
+    assert isinstance(failure(say(302, Location="http://[:::\u00ff".encode().decode("latin-1"))), UnreadableAnswer)
 
 
 # --- waiting as Atlas asks ---

@@ -1,4 +1,4 @@
-"""How a worker proves to Atlas who it is: an API key (HTTP digest) or a service account (OAuth bearer token).
+"""Authentication towards Atlas: an API key (HTTP digest) or a service account (OAuth bearer token).
 
 Both become a `requests` auth object, one for each thread's session. A service account's token is shared by all
 workers through a `TokenStore`: Atlas allows 100 live tokens an account and limits how often one may be minted.
@@ -45,11 +45,11 @@ class Token:
     expires_at: datetime
 
     def valid(self, now: datetime) -> bool:
-        """Atlas still takes it, unless it was revoked."""
+        """Return whether Atlas still accepts it, unless it was revoked."""
         return now < self.expires_at
 
     def fresh(self, now: datetime) -> bool:
-        """Not yet due for renewal: ten minutes before its end, or a fifth of its life when that is shorter."""
+        """Return whether it is not yet due for renewal: ten minutes before its end, or a fifth of a shorter life."""
         return now < self.expires_at - min(REFRESH_BEFORE, (self.expires_at - self.issued_at) / 5)
 
 
@@ -57,20 +57,20 @@ class TokenStore(Protocol):
     """One service account's token, and the right to mint the next one; shared by every worker.
 
     Every method is one atomic step. An implementation in a database needs one document:
-    the token (encrypted), and a time until which nobody may mint.
+    the token (encrypted), and a time until which no worker may mint.
     """
 
     def current(self) -> Token | None:
-        """The token that was saved last, expired or not."""
+        """Return the token that was saved last, expired or not."""
 
     def take(self, seconds: float) -> bool:
-        """Takes the right to mint for at most `seconds`; False, at once, when it is taken or paused."""
+        """Take the right to mint for at most `seconds`; return False at once when it is taken or paused."""
 
     def save(self, token: Token) -> None:
-        """Makes `token` the current one and gives the right to mint back."""
+        """Make `token` the current one and give the right to mint back."""
 
     def release(self, pause: float = 0.0) -> None:
-        """Gives the right back without a token; nobody can take it within `pause` seconds."""
+        """Give the right back without a token; no worker can take it within `pause` seconds."""
 
 
 class MemoryTokens:
@@ -102,7 +102,7 @@ class MemoryTokens:
 
 
 def _clean(secret: str, name: str) -> str:
-    """A line break that a file or a shell added would make every call fail with a riddle."""
+    """Return the secret without a line break that a file or a shell added; raise ValueError for a malformed one."""
     stripped = secret.strip()
     if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
         raise ValueError(f"{name} must be non-empty ASCII without blanks or line breaks")
@@ -113,7 +113,7 @@ class _Challenge:
     """The digest challenge that all threads answer, each use with its own count.
 
     When it is not known to be good, one thread finds out and the others wait for it, since a burst of jobs would be
-    challenged once for each thread. Nobody waits longer than `FIRST_PATIENCE_SECONDS`.
+    challenged once for each thread. No thread waits longer than `FIRST_PATIENCE_SECONDS`.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class _Challenge:
         self._good_until = self._asking_until = 0.0
 
     def take(self) -> tuple[dict[str, str], int]:
-        """The challenge's values, empty when there is none, and the count of this use."""
+        """Return the challenge's values, empty when there is none, and the count of this use."""
         with self._changed:
             now = time.monotonic()
             if now > self._good_until and now < self._asking_until:
@@ -134,13 +134,13 @@ class _Challenge:
             return self._values, self._uses
 
     def put(self, values: dict[str, str]) -> None:
-        """A new challenge, whose first use was taken: a server may want the counts in order."""
+        """Store a new challenge, whose first use was taken: a server may want the counts in order."""
         with self._changed:
             self._values, self._uses = values, 1
         self.confirm()
 
     def confirm(self) -> None:
-        """Atlas has just taken it."""
+        """Record that Atlas has just accepted the challenge."""
         with self._changed:
             self._good_until, self._asking_until = time.monotonic() + NONCE_TRUSTED_SECONDS, 0.0
             self._changed.notify_all()
@@ -189,12 +189,12 @@ class ApiKey:
         return f"ApiKey({self.public!r})"
 
     def attach(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:  # noqa: ARG002  no token here
-        """A new auth object for one session."""
+        """Return a new auth object for one session."""
         return _Digest(self.public, self._private, self._challenge)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no error text may repeat."""
+        """Return what no error text may repeat."""
         return (self._private,)
 
 
@@ -230,11 +230,11 @@ class ServiceAccount:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no error text may repeat."""
+        """Return what no error text may repeat."""
         return (self._secret, *(token.value for token in [self._known] if token))
 
     def token(self, mint: Callable[[], Token]) -> Token:
-        """A token to call with. While it is only due for renewal, whoever cannot renew it goes on using it."""
+        """Return a token to call with. While it is only due for renewal, a call that cannot renew it uses it."""
         now = self._clock()
         token = self._known
         if token is None or not token.fresh(now):
@@ -245,7 +245,7 @@ class ServiceAccount:
         return token
 
     def replace(self, refused: Token, mint: Callable[[], Token]) -> tuple[Token | None, bool]:
-        """Another token than the one that Atlas refused, None when there is none to be had now; and if it is new.
+        """Return another token than the refused one (None when there is none now), and whether it is new.
 
         One that is not new was fetched by another worker, earlier than Atlas may have revoked it.
         """
@@ -260,14 +260,14 @@ class ServiceAccount:
         return replacement, bool(minted)
 
     def refused(self) -> None:
-        """Atlas refuses a new token, too: it is the account that it refuses. Nobody mints for a while."""
+        """Pause minting: Atlas refuses a new token, too, so that it is the account that it refuses."""
         pause = min(REFUSED_PAUSE_SECONDS, FIRST_REFUSED_PAUSE_SECONDS * 2 ** min(self._refusals, 3))
         self._refusals += 1
         if self._tokens.take(pause):
             self._tokens.release(pause=pause)
 
     def accepted(self) -> None:
-        """Atlas takes the account, or does so again."""
+        """Record that Atlas accepts the account; end a pause."""
         if self._refusals:
             self._refusals = 0
             self._tokens.release()
@@ -285,7 +285,7 @@ class ServiceAccount:
         return token
 
     def _try_mint(self, old: Token, mint: Callable[[], Token]) -> Token:
-        """A renewal that fails does no harm before the old token ends."""
+        """Return a new token, or the old one when the renewal fails."""
         try:
             return self._mint(old, mint)
         except AtlasError:
@@ -309,7 +309,7 @@ class ServiceAccount:
         return token
 
     def _mint(self, old: Token | None, mint: Callable[[], Token]) -> Token:
-        """Only with the right to mint. Looks once more: another may have minted between our look and our taking."""
+        """Mint, holding the right to do so. Looks once more: another worker may have minted just before."""
         try:
             token = self._other(old) or mint()
         except AtlasError as error:
@@ -368,5 +368,5 @@ class _Bearer(AuthBase):
 
 
 def _is_refused(response: Response) -> bool:
-    """The token is; where the account's roles are, another token would change nothing. Reads the body to its end."""
+    """Return whether Atlas refuses the token. Where it refuses the account's roles, another token changes nothing."""
     return response.status_code == UNAUTHORIZED and not any(code in response.content for code in _ABOUT_ROLES)

@@ -6,11 +6,24 @@ connections, digest nonces and tokens are reused through it. Every method raises
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+import copy
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from workers.atlas.auth import ApiKey, MemoryTokens, ServiceAccount, Token, TokenStore
 from workers.atlas.call import Call, Operation
-from workers.atlas.errors import AtlasError, NoAnswer, Nonsense, Refused
+from workers.atlas.errors import (
+    AtlasError,
+    ClusterNotFound,
+    NoAnswer,
+    Refused,
+    Unauthorized,
+    UnreadableAnswer,
+    UserAlreadyExists,
+    UserExpired,
+    UserLimitReached,
+    UserNotFound,
+    WrongClusterApi,
+)
 from workers.atlas.models import (
     Cluster,
     ConnectionStrings,
@@ -30,7 +43,7 @@ from workers.atlas.models import (
     user_body,
     user_changes,
 )
-from workers.atlas.wire import Answer, Wire
+from workers.atlas.wire import Answer, CallGuard, Unguarded, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,12 +54,13 @@ __all__ = [
     "ApiKey",
     "AtlasClient",
     "AtlasError",
+    "CallGuard",
     "Cluster",
+    "ClusterNotFound",
     "ConnectionStrings",
     "DatabaseUser",
     "MemoryTokens",
     "NoAnswer",
-    "Nonsense",
     "PrivateEndpoint",
     "Process",
     "Refused",
@@ -54,6 +68,12 @@ __all__ = [
     "ServiceAccount",
     "Token",
     "TokenStore",
+    "Unauthorized",
+    "UnreadableAnswer",
+    "UserAlreadyExists",
+    "UserExpired",
+    "UserLimitReached",
+    "UserNotFound",
 ]
 
 T = TypeVar("T")
@@ -97,7 +117,7 @@ DELETE_USER = Operation("DELETE", _USER, "2023-01-01", f"delete database user {{
 
 
 class AtlasClient:
-    """`before` is called ahead of every HTTP request and what it raises passes through; `observe` after every call.
+    """`guard` is asked before each HTTP request and told of each answer.
 
     `timeout` is (seconds to connect, seconds between two bytes of the answer).
     """
@@ -109,11 +129,16 @@ class AtlasClient:
         auth: ApiKey | ServiceAccount,
         *,
         timeout: tuple[float, float] = (3.05, 8.0),
-        observe: Callable[[Answer], None] | None = None,
-        before: Callable[[], None] | None = None,
+        guard: CallGuard | None = None,
     ) -> None:
         self.project_id = project_id
-        self._wire = Wire(base_url, auth, timeout=timeout, observe=observe, before=before)
+        self._wire = Wire(base_url, auth, timeout=timeout, guard=guard or Unguarded())
+
+    def guarded(self, guard: CallGuard) -> Self:
+        """Return the same client, with the same connections and tokens, under another guard."""
+        guarded = copy.copy(self)
+        guarded._wire = self._wire.guarded(guard)  # noqa: SLF001 - of the same class
+        return guarded
 
     def project(self) -> Json:
         """The project as Atlas describes it (`name`, `orgId`, …)."""
@@ -127,9 +152,8 @@ class AtlasClient:
         """Asks the clusters API, and the flex API when Atlas says that it belongs there."""
         try:
             return self._wire.ask(self._call(GET_CLUSTER, cluster=name), parse_cluster)
-        except Refused as error:
-            if error.code != "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API":
-                raise
+        except WrongClusterApi:
+            pass
         return self._wire.ask(self._call(GET_FLEX, cluster=name), parse_flex)
 
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
@@ -146,9 +170,9 @@ class AtlasClient:
         return list(self._pages(LIST_DATABASES, lambda database: text(database, "databaseName"), **named))
 
     def create_user(self, user: DatabaseUser) -> None:
-        """Raises Refused with `exists` when the name is taken, `users_full` when the project is full."""
+        """Raises UserAlreadyExists when the name is taken, UserLimitReached when the project is full."""
         call = self._call(CREATE_USER, body=user_body(user, self.project_id), username=user.username)
-        self._wire.ask(call, parse_user)
+        self._wire.ask(call, _ignore)
 
     def update_user(
         self,
@@ -161,7 +185,7 @@ class AtlasClient:
         delete_after: datetime | None = None,
         description: str | None = None,
     ) -> None:
-        """Changes what is not None and nothing else; raises Refused with `gone` when there is no such user."""
+        """Changes what is not None and nothing else; raises UserNotFound when there is no such user."""
         changes = user_changes(
             password=password,
             roles=roles,
@@ -170,14 +194,14 @@ class AtlasClient:
             delete_after=delete_after,
             description=description,
         )
-        self._wire.ask(self._call(UPDATE_USER, body=changes, username=username), parse_user)
+        self._wire.ask(self._call(UPDATE_USER, body=changes, username=username), _ignore)
 
     def delete_user(self, username: str) -> None:
-        """Raises Refused with `gone` when there is no such user."""
-        self._wire.ask(self._call(DELETE_USER, username=username), lambda _: None)
+        """Raises UserNotFound when there is no such user."""
+        self._wire.ask(self._call(DELETE_USER, username=username), _ignore)
 
     def user(self, username: str) -> DatabaseUser:
-        """Raises Refused with `gone` when there is no such user. The password is not in it."""
+        """Raises UserNotFound when there is no such user. The password is not in it."""
         return self._wire.ask(self._call(GET_USER, username=username), parse_user)
 
     def users(self) -> Iterator[DatabaseUser]:
@@ -185,7 +209,7 @@ class AtlasClient:
         return self._pages(LIST_USERS, parse_user)
 
     def access_list(self) -> list[Json]:
-        """The project's IP access list (who may reach its clusters), entries as Atlas gives them."""
+        """Return the project's IP access list (the addresses that reach its clusters), as Atlas gives it."""
         return list(self._pages(LIST_ACCESS, lambda entry: entry))
 
     def user_limit(self) -> int | None:
@@ -222,7 +246,11 @@ class AtlasClient:
             seen += len(results)
             if not results or not _has_more(body, seen):
                 return
-        raise Nonsense(f"Atlas's list when asked to {call.does} does not end.", status=200)
+        raise UnreadableAnswer(f"Atlas's list when asked to {call.does} does not end.", status=200)
+
+
+def _ignore(_: Json) -> None:
+    """Ignore what Atlas says about a user that it has created, changed or deleted."""
 
 
 def _parse_results(body: Json, parse: Callable[[Json], T]) -> list[T]:

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 class Malformed(Exception):
-    """The answer is JSON, but not of the shape that this call needs; the client turns it into `Nonsense`."""
+    """The answer is JSON, but not of the shape that this call needs; the client turns it into `UnreadableAnswer`."""
 
 
 @dataclass(frozen=True, slots=True)

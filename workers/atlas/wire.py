@@ -1,15 +1,16 @@
-"""One HTTP exchange with Atlas: sends a call, waits within bounds, and tells whoever observes what came of it.
+"""One HTTP exchange with Atlas: sends a call, waits within bounds, and tells the guard what came of it.
 
 Knows sessions and time-outs; knows nothing of clusters or users.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -18,8 +19,8 @@ from urllib3.exceptions import HTTPError
 
 from workers.atlas.call import Call, Operation
 from workers.atlas.errors import AtlasError, Refused
-from workers.atlas.judge import judge, no_answer
 from workers.atlas.models import Json, Malformed, text
+from workers.atlas.responses import interpret, no_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ MINT = Operation("POST", "/api/oauth/token", None, "give the service account a t
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one call came to, for whoever watches Atlas's health and the rate limits.
+    """The outcome of one call, for the guard that watches Atlas's health and the rate limits.
 
     `path` is the template. `limit` and `remaining` are of the call's token bucket, None when Atlas did not tell.
     `requests` counts HTTP requests: more than one when a digest challenge or a refused token came between.
@@ -52,19 +53,46 @@ class Answer:
     requests: int
 
 
-class _Adapter(HTTPAdapter):
-    """Calls `before` ahead of every single request, repeated ones included, and never lets a redirect be followed."""
+class CallGuard(Protocol):
+    """What is asked before each HTTP request (what it raises passes through) and told of each call's answer."""
 
-    def __init__(self, before: Callable[[], None] | None) -> None:
+    def before(self) -> None:
+        """Raise to prevent the request."""
+
+    def after(self, answer: Answer) -> None:
+        """Take note of an answer."""
+
+
+class Unguarded:
+    """A guard that lets everything pass."""
+
+    def before(self) -> None:
+        """Let the request be sent."""
+
+    def after(self, answer: Answer) -> None:
+        """Ignore the answer."""
+
+
+class _Adapter(HTTPAdapter):
+    """Asks the guard ahead of every single request, repeated ones included, and lets no redirect be followed."""
+
+    def __init__(self, local: _PerThread) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1)  # one thread, one host
-        self._before = before
+        self._local = local
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
-        if self._before is not None:
-            self._before()
+        self._local.guard.before()
         response = super().send(request, *args, **kwargs)
         response.headers.pop("Location", None)
         return response
+
+
+class _PerThread(threading.local):
+    """The session of a thread, the process that made it, and the guard of the call under way."""
+
+    session: requests.Session | None = None
+    pid = 0
+    guard: CallGuard = Unguarded()
 
 
 class Wire:
@@ -76,8 +104,7 @@ class Wire:
         auth: ApiKey | ServiceAccount,
         *,
         timeout: tuple[float, float],
-        observe: Callable[[Answer], None] | None,
-        before: Callable[[], None] | None,
+        guard: CallGuard,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -85,27 +112,43 @@ class Wire:
         self._base = base_url.rstrip("/")
         self._auth = auth
         self._timeout = timeout
-        self._observe = observe
-        self._before = before
-        self._local = threading.local()
+        self._guard = guard
+        self._local = _PerThread()
+
+    def guarded(self, guard: CallGuard) -> Self:
+        """Return the same wire, with the same sessions, under another guard."""
+        guarded = copy.copy(self)
+        guarded._guard = guard  # noqa: SLF001 - of the same class
+        return guarded
 
     def ask(self, call: Call, parse: Callable[[Json], T]) -> T:
         """What `parse` makes of Atlas's JSON object, which is empty for 204.
 
-        `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever `before` raises.
+        `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever the guard raises.
         """
-        url = self._url(call)
+        self._local.guard = self._guard
+        url, version = self._url(call), call.operation.version
         started = time.monotonic()
         response: requests.Response | None = None
         result: T | AtlasError
         try:
-            response = self._exchange(call, url)
+            response = self._session().request(
+                call.operation.method,
+                url,
+                params=dict(call.query),
+                json=call.body,
+                data=call.form,
+                headers={"Accept": f"application/vnd.atlas.{version}+json" if version else "application/json"},
+                auth=call.auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
         except (requests.RequestException, HTTPError) as error:
             result = no_answer(call, error)
         else:
-            result = judge(call, response, parse, self._secrets(call))
+            result = interpret(call, response, parse, self._secrets(call))
         failed = result if isinstance(result, AtlasError) else None
-        self._tell(call, response, failed, time.monotonic() - started)
+        self._guard.after(_answer(call, response, failed, time.monotonic() - started))
         if isinstance(result, AtlasError):
             raise result  # outside the handler: the library's error holds the request with its Authorization
         return result
@@ -118,26 +161,12 @@ class Wire:
         sentence = f"Cannot {call.does}: no path of Atlas can carry that name."
         raise Refused(sentence, status=400, code="INVALID_PATH_PARAMETER", sent=False)
 
-    def _exchange(self, call: Call, url: str) -> requests.Response:
-        version = call.operation.version
-        return self._session().request(
-            call.operation.method,
-            url,
-            params=dict(call.query),
-            json=call.body,
-            data=call.form,
-            headers={"Accept": f"application/vnd.atlas.{version}+json" if version else "application/json"},
-            auth=call.auth,
-            timeout=self._timeout,
-            allow_redirects=False,
-        )
-
     def _session(self) -> requests.Session:
-        """A forked process must not use its parent's sockets."""
-        if getattr(self._local, "pid", None) != os.getpid():
-            self._local.session = self._new_session()
+        """Return this thread's session; a forked process must not use its parent's sockets."""
+        session = self._local.session
+        if session is None or self._local.pid != os.getpid():
+            session = self._local.session = self._new_session()
             self._local.pid = os.getpid()
-        session: requests.Session = self._local.session
         return session
 
     def _new_session(self) -> requests.Session:
@@ -146,38 +175,37 @@ class Wire:
         session.trust_env = bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))
         session.headers["User-Agent"] = "atlas-broker"
         session.auth = self._auth.attach(self._ask_token)
-        adapter = _Adapter(self._before)
+        adapter = _Adapter(self._local)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session
 
     def _ask_token(self, basic: HTTPBasicAuth) -> Json:
-        return self.ask(Call(MINT, form={"grant_type": "client_credentials"}, auth=basic), _parse_token)
+        """Ask for a token in the middle of a call, under the same guard."""
+        wire = self.guarded(self._local.guard)
+        return wire.ask(Call(MINT, form={"grant_type": "client_credentials"}, auth=basic), _parse_token)
 
     def _secrets(self, call: Call) -> tuple[str, ...]:
         password = (call.body or {}).get("password")
         return (*self._auth.secrets, *([password] if password else []))
 
-    def _tell(self, call: Call, response: requests.Response | None, error: AtlasError | None, seconds: float) -> None:
-        if self._observe is None:
-            return
-        headers: Mapping[str, str] = {} if response is None else response.headers
-        self._observe(
-            Answer(
-                method=call.operation.method,
-                path=call.operation.path,
-                status=None if response is None else response.status_code,
-                error=error,
-                limit=_number(headers.get("RateLimit-Limit")),
-                remaining=_number(headers.get("RateLimit-Remaining")),
-                seconds=seconds,
-                requests=1 if response is None else 1 + len(response.history),
-            )
-        )
+
+def _answer(call: Call, response: requests.Response | None, error: AtlasError | None, seconds: float) -> Answer:
+    headers: Mapping[str, str] = {} if response is None else response.headers
+    return Answer(
+        method=call.operation.method,
+        path=call.operation.path,
+        status=None if response is None else response.status_code,
+        error=error,
+        limit=_number(headers.get("RateLimit-Limit")),
+        remaining=_number(headers.get("RateLimit-Remaining")),
+        seconds=seconds,
+        requests=1 if response is None else 1 + len(response.history),
+    )
 
 
 def _parse_token(body: Json) -> Json:
-    """Checked, so that the token fits into a header and its life can be counted; other fields do not matter."""
+    """Check that the token fits into a header and its life can be counted; other fields do not matter."""
     token, life = text(body, "access_token"), body.get("expires_in")
     if not token.isascii() or not token.isprintable():
         raise Malformed("access_token is no token")

@@ -1,0 +1,81 @@
+"""The fields that a write may set, typed: a misspelt or mistyped field is an error of mypy.
+
+Each ``TypedDict`` mirrors a record of ``broker_api.state.records``; a test compares the two. A moment may be given as
+``In`` (seconds from now by MongoDB's clock). What is absent stays as it is.
+"""
+
+from datetime import datetime
+from typing import Any, TypedDict, TypeVar
+
+from broker_api.state.mongo import In
+from broker_api.state.records import Phase, State
+
+Moment = datetime | In
+
+
+class OperationFields(TypedDict, total=False):
+    """Fields of ``records.Operation`` that change during its life."""
+
+    state: State
+    step: str
+    undo: bool
+    refused: bool
+    open: bool
+    description: str | None
+    error: str | None
+    failure: str | None
+    due: Moment
+    finished: Moment | None
+    lease_until: Moment
+    lease_token: str | None
+    attempts: int
+    waits_on: str | None
+    changed: Moment | None
+    overlapped: bool
+    in_flight: bool
+    untold: bool
+
+
+class ResourceFields(TypedDict, total=False):
+    """Fields that instances and bindings share."""
+
+    service_id: str
+    plan_id: str
+    context: dict[str, Any]
+    parameters: dict[str, Any]
+    phase: Phase
+    project: str | None
+    cluster: str | None
+    database: str | None
+    unsure_until: Moment | None
+    expire_at: Moment | None
+
+
+class InstanceFields(ResourceFields, total=False):
+    """Fields of ``records.Instance``."""
+
+    organization_guid: str
+    space_guid: str
+    maintenance_version: str | None
+    connection: dict[str, str]
+    plan: dict[str, Any]
+    owned: bool
+    sealed_dropper: str | None
+
+
+class BindingFields(ResourceFields, total=False):
+    """Fields of ``records.Binding``."""
+
+    app_guid: str | None
+    bind_resource: dict[str, Any] | None
+    predecessor: str | None
+    username: str | None
+    roles: list[dict[str, str]]
+    sealed_credentials: str | None
+    made: bool
+    expires: Moment | None
+    renew_before: Moment | None
+    endpoints: list[dict[str, object]]
+
+
+AnyFields = TypeVar("AnyFields", InstanceFields, BindingFields)

@@ -1,0 +1,195 @@
+"""Print figures about the shape of the code: ``python -m tests.dev.code_metrics``.
+
+The first part reads the sources only. The second part runs one bind in this process, on a real MongoDB and the emulated
+Atlas, and counts the calls of the project's own functions.
+"""
+
+import ast
+import logging
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import requests
+import structlog
+
+from broker_api.broker import front_end
+from broker_api.config import Config
+from broker_api.settings import load
+from broker_api.state.records import binding_key, instance_key
+from tests.dev.processes import CHECKOUT
+from tests.dev.stack import Stack
+from tests.osb_client import PLAN_ID, SERVICE_ID
+from workers.clusters.status import POLL_SECONDS
+from workers.context import compose
+from workers.engine.runner import Runner
+from workers.operations import DEFINITIONS
+from workers.operations.job import AtlasJob
+
+PRODUCT = ("broker_api", "workers")
+RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)
+DIALECT = re.compile(r"^(Give|Say|Tell)\b")
+EXEMPTION = re.compile(r"#\s*(noqa|type: ignore)")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass
+class Sources:
+    """Every Python file of some folders, parsed."""
+
+    lines: int = 0
+    exemptions: int = 0
+    functions: list[Function] = field(default_factory=list)
+    docstrings: list[str] = field(default_factory=list)
+    names: Counter[str] = field(default_factory=Counter)
+
+
+def read(paths: Iterator[Path]) -> Sources:
+    """Parse the files and collect what the figures need."""
+    found = Sources()
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        found.lines += len(text.splitlines())
+        found.exemptions += len(EXEMPTION.findall(text))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, Function):
+                found.functions.append(node)
+            if isinstance(node, Function | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node) or ""):
+                found.docstrings.append(text)
+            if isinstance(node, ast.Name):
+                found.names[node.id] += 1
+            if isinstance(node, ast.Attribute):
+                found.names[node.attr] += 1
+    return found
+
+
+def body_lines(function: Function) -> int:
+    """Return the lines of a function without decorators and docstring."""
+    statements = function.body
+    if isinstance(first := statements[0], ast.Expr) and isinstance(first.value, ast.Constant) and statements[1:]:
+        statements = statements[1:]
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 2
+
+
+def static_figures() -> dict[str, str]:
+    """Return the figures that the sources tell."""
+    product = read(path for folder in PRODUCT for path in (CHECKOUT / folder).rglob("*.py"))
+    lengths = sorted(body_lines(function) for function in product.functions)
+    private = [f.name for f in product.functions if f.name.startswith("_") and not f.name.startswith("__")]
+    once = [name for name in private if product.names[name] == 1]
+    tests = list((CHECKOUT / "tests").rglob("*.py"))
+    tested = read(path for path in tests if path.name.startswith("test_")).lines
+    return {
+        "lines of the product": f"{product.lines}",
+        "function length, median / p90": f"{statistics.median(lengths):g} / {lengths[len(lengths) * 9 // 10]}",
+        "functions per 100 lines": f"{100 * len(lengths) / product.lines:.1f}",
+        "private functions that are called once": f"{100 * len(once) / len(private):.0f} %",
+        "noqa and type: ignore per 1,000 lines": f"{1000 * product.exemptions / product.lines:.1f}",
+        "share of test code that is machinery": f"{100 * (1 - tested / read(iter(tests)).lines):.0f} %",
+        "who, whom, nobody, somebody in docstrings": f"{sum(len(RIDDLES.findall(d)) for d in product.docstrings)}",
+        "docstrings that begin with Give, Say or Tell": f"{sum(bool(DIALECT.match(d)) for d in product.docstrings)}",
+    }
+
+
+@dataclass
+class Calls:
+    """Calls of the project's own functions, counted while ``watch`` runs."""
+
+    count: int = 0
+    functions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    deepest: int = 0
+
+    @property
+    def figures(self) -> str:
+        files = {file for file, _ in self.functions}
+        return (
+            f"{self.count} calls of {len(self.functions)} functions in {len(files)} files, {self.deepest} frames deep"
+        )
+
+    def watch(self, act: Callable[[], Any], until: str | None = None) -> None:
+        """Run ``act`` and count; stop counting when a function named ``until`` is entered."""
+        roots = tuple(str(CHECKOUT / folder) for folder in PRODUCT)
+
+        def profile(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event != "call" or not code.co_filename.startswith(roots) or code.co_name.startswith("<"):
+                return
+            self.count += 1
+            self.functions[code.co_filename, code.co_qualname] += 1
+            self.deepest = max(self.deepest, _depth(frame, roots))
+            if code.co_name == until:
+                sys.setprofile(None)
+
+        sys.setprofile(profile)
+        try:
+            act()
+        finally:
+            sys.setprofile(None)
+
+
+def _depth(frame: FrameType | None, roots: tuple[str, ...]) -> int:
+    depth = 0
+    while frame is not None:
+        depth += frame.f_code.co_filename.startswith(roots)
+        frame = frame.f_back
+    return depth
+
+
+def dynamic_figures() -> dict[str, str]:
+    """Return what one bind costs in calls of own functions: the request to its 202, the job to its first poll."""
+    request, job = Calls(), Calls()
+    with Stack(workers=0, flower=False) as stack, stack.client() as client:
+        config = Config(None, None)
+        app = front_end(load({**stack.api_settings}, "api", config))
+        context = compose(load({**stack.worker_settings}, "worker", config))
+        runner = Runner(
+            context.claims,
+            context.leases,
+            context.keys,
+            definitions=DEFINITIONS,
+            new_job=partial(AtlasJob, context),
+            stopping=context.stopping,
+        )
+        web = app.test_client()
+        headers = {"X-Broker-API-Version": "2.17"}
+        plan = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
+
+        def put(path: str, body: dict[str, Any]) -> str:
+            answer = web.put(f"{path}?accepts_incomplete=true", json=body, headers=headers, auth=client.auth)
+            assert answer.status_code == requests.codes.accepted, answer.text
+            return str(answer.get_json()["operation"])
+
+        instance = {**plan, "organization_guid": "o", "space_guid": "s", "parameters": {"cluster": "cluster-dev"}}
+        runner.work(instance_key("i"), put("/v2/service_instances/i", instance))
+        for binding in ("warm", "counted"):  # the first one fills caches
+            time.sleep(POLL_SECONDS + 0.1)  # else the other bind's poll of the cluster serves this one too
+            path = f"/v2/service_instances/i/service_bindings/{binding}"
+            begun: list[str] = []
+            request, job = Calls(), Calls()
+            request.watch(lambda path=path, begun=begun: begun.append(put(path, plan)))  # type: ignore[misc]
+            key = binding_key("i", binding)
+            job.watch(lambda key=key, begun=begun: runner.work(key, begun[0]), until="cluster_status")  # type: ignore[misc]
+    return {"a bind request to its 202": request.figures, "a bind job to its first status poll": job.figures}
+
+
+def main() -> None:
+    """Print all figures, one a line."""
+    began = time.monotonic()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    for name, value in {**static_figures(), **dynamic_figures()}.items():
+        click.echo(f"{name:<48} {value}")
+    click.echo(f"{'seconds':<48} {time.monotonic() - began:.1f}")
+
+
+if __name__ == "__main__":
+    main()

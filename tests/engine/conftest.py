@@ -1,0 +1,130 @@
+"""A store of its own in the real MongoDB, and an operation that tests declare the steps of."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from broker_api.state.claims import Claims
+from broker_api.state.crypto import Vault
+from broker_api.state.keys import KeyCheck
+from broker_api.state.mongo import connect
+from broker_api.state.records import Instance, Kind, Phase, instance_key
+from broker_api.state.store import Start, Store
+from tests.dev.services import Mongod
+from workers.engine.definition import Definition, nothing_left
+from workers.engine.job import Job
+from workers.engine.leases import LeaseKeeper
+from workers.engine.results import Done, Result, Trouble
+from workers.engine.runner import Runner
+
+
+class Step(StrEnum):
+    """Steps of the operation under test."""
+
+    FIRST = "first"
+    SECOND = "second"
+    CLEAN_UP = "clean up"
+
+
+class ServiceDown(Exception):
+    """What a step's call to the outside raises: may be tried again, and may have had an effect."""
+
+
+class Hopeless(Exception):
+    """What a step's call to the outside raises when no retry can help."""
+
+
+class TestedJob(Job[Instance]):
+    """Knows two errors."""
+
+    def trouble(self, error: Exception) -> Trouble | None:
+        if isinstance(error, ServiceDown):
+            return Trouble("The service is down.", unanswered=True)
+        return Trouble("Impossible.", retry=False) if isinstance(error, Hopeless) else None
+
+
+Behaviour = Callable[[Job[Instance]], Result[Any]]
+
+
+@dataclass
+class Bench:
+    """Runs one provision by steps that a test gives. ``ran`` holds the names of the steps that have run."""
+
+    store: Store
+    ran: list[str] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    abandoned: Callable[[Any], None] = nothing_left
+
+    def __post_init__(self) -> None:
+        self.key = instance_key("i")
+        self.claims = Claims(self.store)
+        self.keys = KeyCheck(self.store, Vault((Fernet.generate_key().decode(),)))
+        begun = self.store.create({"instance_id": "i", "plan_id": "p"}, Start(Kind.PROVISION), None)
+        assert begun is not None
+        self.operation_id = begun.id
+
+    def work(
+        self,
+        steps: Mapping[Step, Behaviour],
+        undo: Behaviour | None = None,
+        *,
+        unanswered: frozenset[Step] = frozenset(),
+    ) -> Instance:
+        """Deliver the operation's message once, and return the record afterwards."""
+        clean_up = undo or (lambda _: Done(Phase.FAILED, ""))
+        definition = Definition[Instance](
+            steps={name: self._noted(name, behaviour) for name, behaviour in steps.items()},
+            undo={Step.CLEAN_UP: self._noted(Step.CLEAN_UP, clean_up)},
+            abandoned=self.abandoned,
+            unanswered=frozenset[StrEnum](unanswered),
+        )
+        runner = Runner(
+            self.claims,
+            LeaseKeeper(self.claims),
+            self.keys,
+            definitions={Kind.PROVISION: definition},
+            new_job=TestedJob,
+            stopping=self.stopping,
+        )
+        runner.work(self.key, self.operation_id)
+        return self.record
+
+    def _noted(self, name: Step, behaviour: Behaviour) -> Behaviour:
+        def step(job: Job[Instance]) -> Result[Any]:
+            self.ran.append(name.value)
+            return behaviour(job)
+
+        return step
+
+    @property
+    def record(self) -> Instance:
+        """The record as it is in MongoDB now."""
+        found = self.store.get(self.key)
+        assert isinstance(found, Instance)
+        return found
+
+    def change(self, **fields: object) -> None:
+        """Write fields of the operation behind the broker's back."""
+        changes = {f"operation.{name}": value for name, value in fields.items()}
+        self.store.collection.update_one({"_id": self.key}, {"$set": changes})
+
+
+@pytest.fixture
+def store(state_mongod: Mongod) -> Iterator[Store]:
+    with connect(state_mongod.uri, 5000) as client:
+        name = f"engine-{uuid.uuid4().hex[:8]}"
+        store = Store(client, name, "instances")
+        store.prepare()
+        yield store
+        client.drop_database(name)
+
+
+@pytest.fixture
+def bench(store: Store) -> Bench:
+    return Bench(store)

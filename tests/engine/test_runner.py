@@ -1,0 +1,209 @@
+"""How one operation is run, in this process, on the real MongoDB."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker_api.state.claims import LeaseLostError
+from broker_api.state.records import Instance, Phase, State
+from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
+from workers.engine.job import Job
+from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
+
+AnyJob = Job[Instance]
+
+
+def done(_: AnyJob) -> Result[Any]:
+    return Done(Phase.READY, "It is ready.")
+
+
+def raising(error: Exception) -> Any:  # noqa: ANN401 - a step
+    def step(_: AnyJob) -> Result[Any]:
+        raise error
+
+    return step
+
+
+def test_steps_run_in_order_and_the_record_keeps_their_changes(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: lambda _: Next(Step.SECOND, {"database": "shop"}), Step.SECOND: done})
+    assert bench.ran == ["first", "second"]
+    assert (found.phase, found.database) == (Phase.READY, "shop")
+    assert (found.operation.state, found.operation.description) == (State.SUCCEEDED, "It is ready.")
+    assert not found.operation.open
+
+
+def test_a_step_sees_what_the_one_before_it_has_written(bench: Bench) -> None:
+    seen = []
+
+    def second(job: AnyJob) -> Result[Any]:
+        seen.append(job.record.database)
+        return done(job)
+
+    bench.work({Step.FIRST: lambda _: Next(Step.SECOND, {"database": "shop"}), Step.SECOND: second})
+    assert seen == ["shop"]
+
+
+def test_a_message_that_comes_twice_finds_nothing_to_do(bench: Bench) -> None:
+    bench.work({Step.FIRST: done})
+    bench.work({Step.FIRST: done})
+    assert bench.ran == ["first"]
+
+
+def test_a_message_of_another_operation_finds_nothing_to_do(bench: Bench) -> None:
+    bench.operation_id = "provision-of-before"
+    bench.work({Step.FIRST: done})
+    assert bench.ran == []
+
+
+def test_waiting_gives_the_claim_back_and_tells_the_platform_why(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: lambda _: Later(60, "Waiting for a reason.", operation={"waits_on": "p/c"})})
+    operation = found.operation
+    assert (operation.state, operation.description) == (State.IN_PROGRESS, "Waiting for a reason.")
+    assert (operation.waits_on, operation.lease_token) == ("p/c", None)
+    assert operation.due > bench.store.now() + timedelta(seconds=50)
+    assert operation.lease_until <= bench.store.now()
+
+
+def test_what_waits_is_not_run_before_its_time(bench: Bench) -> None:
+    for _ in range(2):
+        bench.work({Step.FIRST: lambda _: Later(60, "Not yet.")})
+    assert bench.ran == ["first"]
+
+
+def test_what_waits_goes_on_with_the_same_step_or_with_the_one_it_names(bench: Bench) -> None:
+    bench.work({Step.FIRST: lambda _: Later(0, "Not yet.")})
+    bench.work({Step.FIRST: lambda _: Later(0, "Not yet.", step=Step.SECOND), Step.SECOND: done})
+    bench.work({Step.FIRST: done, Step.SECOND: done})
+    assert bench.ran == ["first", "first", "second"]
+
+
+def test_a_failure_removes_what_was_made_before_the_operation_ends(bench: Bench) -> None:
+    seen = []
+
+    def clean_up(job: AnyJob) -> Result[Any]:
+        seen.append((job.operation.state, job.operation.undo))
+        return Done(Phase.FAILED, "")
+
+    found = bench.work({Step.FIRST: raising(FailedError("There is no such cluster.", refused=True))}, clean_up)
+    assert seen == [(State.IN_PROGRESS, True)]
+    assert (found.operation.state, found.operation.description) == (State.FAILED, "There is no such cluster.")
+    assert (found.phase, found.operation.refused) == (Phase.FAILED, True)
+
+
+def test_a_removal_that_fails_is_tried_again(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(FailedError("No."))}, raising(FailedError("Cannot remove it.")))
+    assert (found.operation.state, found.operation.open) == (State.IN_PROGRESS, True)
+    assert found.operation.error == "Cannot remove it."
+    bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
+    assert bench.work({}, None).operation.state is State.FAILED
+
+
+def test_known_trouble_is_tried_again_after_a_pause(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(ServiceDown())})
+    operation = found.operation
+    assert (operation.state, operation.attempts) == (State.IN_PROGRESS, 1)
+    assert operation.description == "The service is down. It is tried again."
+    assert operation.due > bench.store.now()
+
+
+def test_attempts_are_counted_and_a_step_that_succeeds_begins_anew(bench: Bench) -> None:
+    for expected in (1, 2, 3):
+        assert bench.work({Step.FIRST: raising(ServiceDown())}).operation.attempts == expected
+        bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
+    later = Later[Any](0, "Not yet.")
+    assert bench.work({Step.FIRST: lambda _: Next(Step.SECOND), Step.SECOND: lambda _: later}).operation.attempts == 0
+
+
+def test_trouble_that_no_retry_can_help_fails_the_operation(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(Hopeless())})
+    assert (found.operation.state, found.operation.description) == (State.FAILED, "Impossible.")
+
+
+def test_an_unknown_error_is_tried_again_and_its_text_stays_in_the_log(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(ZeroDivisionError("secret"))})
+    assert found.operation.state is State.IN_PROGRESS
+    assert "Internal error" in (found.operation.description or "")
+    assert "secret" not in found.model_dump_json()
+
+
+def test_being_held_back_costs_no_attempt(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(HeldBackError(10, "The circuit breaker is open.", "project:p"))})
+    assert (found.operation.attempts, found.operation.waits_on) == (0, "project:p")
+    assert found.operation.description == "The circuit breaker is open."
+
+
+def test_a_lost_answer_is_remembered_where_the_step_may_have_had_an_effect(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(ServiceDown())}, unanswered=frozenset({Step.FIRST}))
+    assert found.unsure_until is not None
+    assert found.unsure_until > bench.store.now()
+
+
+def test_a_lost_answer_of_another_step_means_nothing(bench: Bench) -> None:
+    found = bench.work({Step.FIRST: raising(ServiceDown())}, unanswered=frozenset({Step.SECOND}))
+    assert found.unsure_until is None
+
+
+def test_the_operation_says_when_a_request_may_be_in_flight(bench: Bench) -> None:
+    seen = []
+
+    def second(job: AnyJob) -> Result[Any]:
+        seen.append(job.operation.in_flight)
+        return Next(Step.FIRST)
+
+    def first(job: AnyJob) -> Result[Any]:
+        seen.append(job.operation.in_flight)
+        return Next(Step.SECOND) if len(seen) == 1 else done(job)
+
+    bench.work({Step.FIRST: first, Step.SECOND: second}, unanswered=frozenset({Step.SECOND}))
+    assert seen == [False, True, False]
+
+
+def test_a_worker_that_is_stopping_hands_the_operation_over(bench: Bench) -> None:
+    bench.stopping.set()
+    found = bench.work({Step.FIRST: done})
+    assert bench.ran == []
+    assert found.operation.open
+    assert found.operation.due <= bench.store.now()
+
+
+@pytest.mark.parametrize("fields", [{"step": "polish"}, {"kind": "migrate"}])
+def test_what_only_another_release_knows_is_left_to_it(bench: Bench, fields: dict[str, str]) -> None:
+    bench.change(**fields)
+    found = bench.work({Step.FIRST: done})
+    assert bench.ran == []
+    assert "another release" in (found.operation.description or "")
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_and_cleans_up(bench: Bench) -> None:
+    cleaned = []
+    bench.abandoned = lambda job: cleaned.append(job.operation.id)
+
+    def taken_over(_: AnyJob) -> Result[Any]:
+        bench.change(fence=99)
+        return Next(Step.SECOND, {"database": "must not be written"})
+
+    found = bench.work({Step.FIRST: taken_over, Step.SECOND: done})
+    assert bench.ran == ["first"]
+    assert found.database is None
+    assert cleaned == [bench.operation_id]
+
+
+def test_a_step_may_not_begin_a_call_that_could_end_after_the_lease(bench: Bench) -> None:
+    def late(job: AnyJob) -> Result[Any]:
+        job.lease.extend(time.monotonic() - 60)
+        with pytest.raises(LeaseLostError):
+            job.lease.check()
+        return done(job)
+
+    assert bench.work({Step.FIRST: late}).operation.state is State.SUCCEEDED
+
+
+def test_an_operation_past_its_deadline_stays_failed_while_its_leftovers_are_removed(bench: Bench) -> None:
+    bench.change(deadline=datetime.now(UTC) - timedelta(seconds=1))
+    assert bench.claims.expire() == 1
+    found = bench.work({Step.FIRST: done})
+    assert bench.ran == ["clean up"]
+    assert (found.operation.state, found.operation.open, found.phase) == (State.FAILED, False, Phase.FAILED)
+    assert "deadline" in (found.operation.description or "")

@@ -1,0 +1,146 @@
+"""What the sweeper sends, ends and starts, in this process, on the real MongoDB and Redis."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.fernet import Fernet
+from redis import Redis as Client
+
+from broker_api.queue import Queue
+from broker_api.redis_settings import RedisSettings
+from broker_api.state.claims import Claims
+from broker_api.state.crypto import Vault
+from broker_api.state.housekeeping import SWEEP, Housekeeping
+from broker_api.state.keys import KeyCheck
+from broker_api.state.records import Kind, Phase, State, instance_key
+from broker_api.state.store import Start, Store
+from tests.dev.services import Redis
+from workers.engine.sweeper import Sweeper
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[Redis]:
+    """A Redis that no worker consumes from."""
+    with Redis("redis-engine") as server:
+        yield server
+
+
+@pytest.fixture
+def messages(own_redis: Redis) -> Client:
+    """The Redis that jobs are sent to, emptied; its queues are lists."""
+    own_redis.flush()
+    return own_redis.client()
+
+
+@pytest.fixture
+def sweeper(store: Store, own_redis: Redis) -> Sweeper:
+    queue = Queue(RedisSettings.parse(own_redis.uri))
+    return made(store, queue)
+
+
+def made(store: Store, queue: Queue) -> Sweeper:
+    return Sweeper(
+        store=store,
+        claims=Claims(store),
+        housekeeping=Housekeeping(store),
+        keys=KeyCheck(store, Vault((Fernet.generate_key().decode(),))),
+        queue=queue,
+        stopping=threading.Event(),
+    )
+
+
+def accepted(store: Store, name: str, **fields: object) -> str:
+    """A provision that was written and not sent; ``fields`` of its operation."""
+    begun = store.create({"instance_id": name}, Start(Kind.PROVISION), None)
+    assert begun is not None
+    changes = {"due": datetime.now(UTC) - SECOND, "dispatched": datetime.now(UTC) - timedelta(hours=1), **fields}
+    store.collection.update_one(
+        {"_id": instance_key(name)}, {"$set": {f"operation.{key}": value for key, value in changes.items()}}
+    )
+    return begun.id
+
+
+def test_what_is_due_and_held_by_no_worker_is_sent(store: Store, sweeper: Sweeper, messages: Client) -> None:
+    accepted(store, "due")
+    accepted(store, "later", due=datetime.now(UTC) + timedelta(minutes=1))
+    accepted(store, "held", lease_until=datetime.now(UTC) + timedelta(minutes=1))
+    accepted(store, "ended", open=False, state=State.SUCCEEDED.value)
+    assert sweeper.sweep() == 1
+    assert messages.llen("instances") == 1
+
+
+def test_what_was_just_sent_is_not_sent_again(store: Store, sweeper: Sweeper, messages: Client) -> None:
+    accepted(store, "due")
+    assert [sweeper.sweep() for _ in range(3)] == [1, 0, 0]
+    assert messages.llen("instances") == 1
+
+
+def test_a_message_that_was_lost_is_sent_again_after_a_while(store: Store, sweeper: Sweeper) -> None:
+    accepted(store, "due")
+    sweeper.sweep()
+    lost = {"operation.dispatched": datetime.now(UTC) - timedelta(minutes=1)}
+    store.collection.update_one({"_id": instance_key("due")}, {"$set": lost})
+    assert sweeper.sweep() == 1
+
+
+def test_of_those_that_wait_on_one_cluster_one_is_sent(store: Store, sweeper: Sweeper) -> None:
+    for number in range(5):
+        accepted(store, f"waits-{number}", waits_on="project/cluster")
+    accepted(store, "other", waits_on="project/other")
+    assert sweeper.sweep() == 2
+
+
+def test_an_operation_of_a_kind_that_is_not_known_is_left_alone(store: Store, sweeper: Sweeper) -> None:
+    accepted(store, "newer", kind="migrate")
+    assert sweeper.sweep() == 0
+
+
+def test_without_redis_everything_stays_due(store: Store) -> None:
+    accepted(store, "due")
+    nowhere = Queue(RedisSettings.parse("redis://127.0.0.1:1/0"))
+    sweeper = made(store, nowhere)
+    assert sweeper.sweep() == 0
+    assert len(Claims(store).due(10)) == 1
+
+
+def test_what_is_past_its_deadline_fails_with_its_last_trouble(store: Store, sweeper: Sweeper) -> None:
+    accepted(store, "late", deadline=datetime.now(UTC) - SECOND, error="Atlas does not answer.")
+    sweeper.sweep()
+    found = store.instance("late")
+    assert found is not None
+    assert (found.phase, found.operation.state) == (Phase.FAILED, State.FAILED)
+    assert "Atlas does not answer." in (found.operation.description or "")
+    assert found.operation.open  # what it made is still to be removed
+
+
+def test_the_reconciliation_starts_once_an_hour_and_not_with_a_new_broker(
+    store: Store, sweeper: Sweeper, messages: Client
+) -> None:
+    accepted(store, "due")
+    sweeper.sweep()
+    assert messages.llen("maintenance") == 0
+    hour_ago = {"until": datetime.now(UTC) - SECOND}
+    Housekeeping(store).collection.update_one({"_id": "maintenance.reconcile"}, {"$set": hour_ago})
+    for name in ("one", "two"):
+        accepted(store, name)
+        sweeper.sweep()
+    assert messages.llen("maintenance") == 1
+
+
+def test_one_of_several_workers_sweeps(store: Store) -> None:
+    housekeeping = Housekeeping(store)
+    assert housekeeping.acquire(SWEEP, "one", 5)
+    assert not housekeeping.acquire(SWEEP, "two", 5)
+    housekeeping.release(SWEEP, "one")
+    assert housekeeping.acquire(SWEEP, "two", 5)
+
+
+def test_a_turn_is_taken_by_one_process_in_its_period(store: Store) -> None:
+    housekeeping = Housekeeping(store)
+    assert not housekeeping.take_turn("turn", "next", 60)  # no such document
+    housekeeping.write("turn", {"made": True})
+    assert [housekeeping.take_turn("turn", "next", 60) for _ in range(3)] == [True, False, False]

@@ -1,0 +1,188 @@
+"""How to connect to each cluster: read from Atlas when an instance is provisioned, and again when that is long ago."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.uri_parser import parse_uri
+
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import In
+from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
+from workers.engine.results import FailedError
+
+REFRESH_SECONDS = 60
+"""What is known of a cluster is read again after this, by one bind for all."""
+
+STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
+DEFAULT_PORT = 27017
+
+Strings = dict[str, str]
+"""``standard`` and ``srv``, as far as the cluster has them."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Which of a cluster's connection strings are wanted; ``endpoint`` is a private endpoint's id, or its region."""
+
+    kind: str = STANDARD
+    endpoint: str | None = None
+
+
+class ClusterGoneError(FailedError):
+    """The record's cluster does not exist any more."""
+
+    def __init__(self, cluster: str) -> None:
+        super().__init__(f"The cluster {cluster} does not exist any more.")
+
+
+class ConnectionStringCache:
+    """The documents ``connection/<project>/<cluster>`` beside the instances, shared by all workers."""
+
+    def __init__(self, housekeeping: Housekeeping) -> None:
+        self._housekeeping = housekeeping
+
+    def store(self, project: str, cluster: Cluster) -> None:
+        """Store how to connect to a cluster, in all ways that it has."""
+        ways = _ways(cluster)
+        # A cluster that cannot be used now is read again at each bind: it may have been resumed.
+        read_again = In(0 if trouble(cluster) else REFRESH_SECONDS)
+        known = {
+            "ways": ways,
+            "endpoints": _endpoints(cluster),
+            "trouble": trouble(cluster),
+            "read_again": read_again,
+        }
+        self._housekeeping.write(_name(project, cluster.name), known)
+
+    def strings(self, client: AtlasClient, cluster: str, way: Way) -> Strings:
+        """Return a cluster's strings, after reading them again where they are old and Atlas answers.
+
+        Raises:
+            FailedError: the cluster has none of this kind, no such private endpoint, or cannot be used now.
+            ClusterGoneError: it is gone.
+        """
+        name = _name(client.project_id, cluster)
+        held = self._housekeeping.read(name)
+        missing = "ways" not in held or (way.endpoint is not None and "endpoints" not in held)
+        if missing or self._housekeeping.take_turn(name, "read_again", REFRESH_SECONDS):
+            self._refresh(client, cluster, needed=missing)
+            held = self._housekeeping.read(name)
+        if problem := held.get("trouble"):
+            raise FailedError(problem)
+        ways, endpoints = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")
+        return _chosen(ways, endpoints, cluster, way)
+
+    def _refresh(self, client: AtlasClient, cluster: str, *, needed: bool) -> None:
+        """Read a cluster again. What is stored already serves while Atlas cannot be asked."""
+        try:
+            self.store(client.project_id, client.cluster(cluster))
+        except ClusterNotFound:
+            self._housekeeping.write(_name(client.project_id, cluster), {"read_again": In(0)})
+            raise ClusterGoneError(cluster) from None
+        except AtlasError:
+            if needed:
+                raise
+
+
+def trouble(cluster: Cluster) -> str | None:
+    """Return a sentence that says why a cluster cannot be used; None when it can, or soon will."""
+    if cluster.state == "DELETING":
+        return f"The cluster {cluster.name} is being deleted."
+    return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
+
+
+def strings(cluster: Cluster, way: Way) -> Strings:
+    """Return a cluster's strings for one way to connect.
+
+    Raises:
+        FailedError: the cluster has none of this kind, or no such private endpoint.
+    """
+    return _chosen(_ways(cluster), _endpoints(cluster), cluster.name, way)
+
+
+Endpoint = Mapping[str, Any]
+"""A private endpoint's ``ids`` and ``regions`` in the cloud, and its ``strings``."""
+
+
+def _chosen(ways: Mapping[str, Strings], private: Sequence[Endpoint], cluster: str, way: Way) -> Strings:
+    found = ways.get(way.kind) or {}
+    if way.kind == PRIVATE_ENDPOINT and private:
+        if way.endpoint is not None:
+            found = _endpoint(private, cluster, way.endpoint)["strings"]
+        elif len(private) > 1:
+            log.warning("private_endpoint_not_chosen", cluster=cluster, used=private[0]["ids"], all=_listed(private))
+    if not found:
+        raise FailedError(f"The cluster {cluster} has no {way.kind} connection string.", refused=True)
+    return found
+
+
+def _endpoint(private: Sequence[Endpoint], cluster: str, wanted: str) -> Endpoint:
+    """Find a private endpoint by its id or region; AWS and Atlas spell regions differently."""
+    by_id = [each for each in private if wanted.lower() in (one.lower() for one in each["ids"])]
+    by_region = [each for each in private if _region(wanted) in map(_region, each["regions"])]
+    found = by_id or by_region
+    if not found:
+        raise FailedError(
+            f"The cluster {cluster} has no private endpoint {wanted}; it has {_listed(private)}.", refused=True
+        )
+    if len(found) > 1:
+        raise FailedError(
+            f"The cluster {cluster} has several private endpoints in {wanted}: {_listed(found)}. "
+            "Name one by its id as endpoint.",
+            refused=True,
+        )
+    return found[0]
+
+
+def _region(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _listed(private: Sequence[Endpoint]) -> str:
+    """Name private endpoints as one may choose them, and the region of each."""
+    shown = (each["ids"] + [f"({region})" for region in each["regions"]] for each in private)
+    return ", ".join(" ".join(words) or "one without an id" for words in shown)
+
+
+def _ways(cluster: Cluster) -> dict[str, Strings]:
+    held = cluster.connection_strings
+    first = held.private_endpoints[0] if held.private_endpoints else None
+    return {
+        STANDARD: _pair(held.standard, held.srv),
+        PRIVATE: _pair(held.private, held.private_srv),
+        PRIVATE_ENDPOINT: _pair(first.standard, first.srv) if first else {},
+    }
+
+
+def _endpoints(cluster: Cluster) -> list[Endpoint]:
+    return [
+        {"ids": list(each.endpoint_ids), "regions": list(each.regions), "strings": _pair(each.standard, each.srv)}
+        for each in cluster.connection_strings.private_endpoints
+    ]
+
+
+def _pair(standard: str | None, srv: str | None) -> Strings:
+    return {name: value for name, value in (("standard", standard), ("srv", srv)) if value}
+
+
+def endpoints(known: Strings) -> list[dict[str, object]]:
+    """Return the hosts of a connection string as OSB endpoints; ports are strings (spec: Endpoint Object)."""
+    if "standard" not in known:
+        host = urlsplit(known["srv"]).hostname or ""
+        return [{"host": host, "ports": [str(DEFAULT_PORT)], "protocol": "tcp"}]
+    try:
+        nodes = parse_uri(known["standard"], validate=False, warn=False)["nodelist"]
+    except (InvalidURI, ConfigurationError, ValueError):
+        return []
+    return [{"host": host, "ports": [str(port or DEFAULT_PORT)], "protocol": "tcp"} for host, port in nodes]
+
+
+def _name(project: str, cluster: str) -> str:
+    return f"connection/{project}/{cluster}"

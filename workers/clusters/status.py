@@ -1,0 +1,123 @@
+"""When the users of each cluster changed and what its status said since, shared by all workers.
+
+One poll of a cluster's status serves every operation that waits on it: the right to poll is taken in MongoDB at most
+once a second, and the worker that polled makes all operations due that the answer confirms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import ReturnDocument
+
+from broker_api.errors import ErrStorageStore
+from broker_api.queue import JOBS, Queue
+from broker_api.state.claims import Claims
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import NOW, Document, In, as_datetime, expression, reaching
+from broker_api.state.records import EPOCH
+from workers.atlas.client import AtlasClient
+
+POLL_SECONDS = 1.0
+SLOWEST_POLL_SECONDS = 5.0
+APPLIED = "APPLIED"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a cluster's users: when, and whether another change was still under way then."""
+
+    at: datetime
+    overlapped: bool
+
+
+def cluster_key(project: str, cluster: str) -> str:
+    """Return the name of a cluster across projects; operations that wait on it carry this name."""
+    return f"{project}/{cluster}"
+
+
+def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: float) -> bool:
+    """Return whether the status that was read confirms that a change has reached the cluster.
+
+    The read must have begun after the change. An APPLIED is then believed at once when a PENDING was read between the
+    two and no other change was under way, whose PENDING that may have been; else only ``settle_seconds`` after the
+    change, since the status may go on reading an old APPLIED for a while.
+    """
+    applied, pending = status.get("applied_at") or EPOCH, status.get("pending_at") or EPOCH
+    saw_pending = not change.overlapped and change.at < pending < applied
+    return applied > change.at and (saw_pending or applied - change.at >= timedelta(seconds=settle_seconds))
+
+
+class ClusterStatus:
+    """The documents ``cluster/<project>/<name>`` beside the instances."""
+
+    def __init__(self, housekeeping: Housekeeping, claims: Claims, queue: Queue, settle_seconds: float) -> None:
+        self._housekeeping = housekeeping
+        self._documents = housekeeping.collection
+        self._claims = claims
+        self._queue = queue
+        self._settle_seconds = settle_seconds
+
+    @reaching("note a change")
+    def note_change(self, project: str, cluster: str) -> Change:
+        """Record that Atlas has just accepted a change of users; the returned time is after the answer."""
+        settled = {"$ifNull": ["$settled", expression(EPOCH)]}
+        values: Document = {"overlapped": {"$gt": ["$changed_at", settled]}, "changed_at": NOW, "next_poll": NOW}
+        document = self._documents.find_one_and_update(
+            {"_id": _name(project, cluster)}, [{"$set": values}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        if document is None:
+            raise ErrStorageStore
+        return Change(as_datetime(document["changed_at"]), bool(document["overlapped"]))
+
+    def is_applied(self, client: AtlasClient, cluster: str, change: Change) -> bool:
+        """Return whether a change has reached the cluster, after at most one poll, which may be another worker's."""
+        turn = self._take_poll(client.project_id, cluster)
+        if turn:
+            status = self._poll(client, cluster, turn)
+        else:
+            status = self._housekeeping.read(_name(client.project_id, cluster))
+        return is_confirmed(change, status, self._settle_seconds)
+
+    @reaching("poll a cluster")
+    def _take_poll(self, project: str, cluster: str) -> Mapping[str, Any] | None:
+        """Take the right to poll now; the longer a change takes, the rarer the polls."""
+        age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}
+        pause = {"$min": [SLOWEST_POLL_SECONDS * 1000, {"$max": [POLL_SECONDS * 1000, age]}]}
+        second = int(POLL_SECONDS * 1000)
+        earliest = ["$next_poll", {"$add": ["$polled_at", second]}, {"$add": ["$answered_at", second]}]
+        allowed = {"$lte": [{"$max": earliest}, NOW]}
+        return self._documents.find_one_and_update(
+            {"_id": _name(project, cluster), "$expr": allowed},
+            [{"$set": {"polled_at": NOW, "next_poll": {"$add": [NOW, pause]}}}],
+            return_document=ReturnDocument.AFTER,
+        )
+
+    def _poll(self, client: AtlasClient, cluster: str, turn: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask Atlas, store when the question was asked, and send the operations that the answer confirms."""
+        answer = client.cluster_status(cluster)
+        asked_at = as_datetime(turn["polled_at"])
+        values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
+        status = {**turn, **values}
+        latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
+        if answer == APPLIED and is_confirmed(latest, status, self._settle_seconds):
+            values["settled"] = asked_at
+        self._housekeeping.write(_name(client.project_id, cluster), values | {"answered_at": In(0)})
+        if answer == APPLIED:
+            self._wake(cluster_key(client.project_id, cluster), status)
+        return status
+
+    def _wake(self, waits_on: str, status: Mapping[str, Any]) -> None:
+        confirmed = [
+            due
+            for due, changed, overlapped in self._claims.waiting_on(waits_on)
+            if is_confirmed(Change(changed, overlapped), status, self._settle_seconds)
+        ]
+        self._claims.make_due(confirmed, waits_on)
+        for due in confirmed:
+            self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+
+
+def _name(project: str, cluster: str) -> str:
+    return f"cluster/{cluster_key(project, cluster)}"

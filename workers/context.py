@@ -1,0 +1,99 @@
+"""Everything that a worker process works with, composed once from its settings."""
+
+import threading
+from dataclasses import dataclass, field
+
+from broker_api.catalog import Catalog
+from broker_api.queue import Queue
+from broker_api.settings import Project, Settings
+from broker_api.state.claims import Claims
+from broker_api.state.crypto import Vault
+from broker_api.state.databases import Databases
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.keys import KeyCheck
+from broker_api.state.mongo import connect
+from broker_api.state.store import Store
+from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
+from workers.clusters.connection_strings import ConnectionStringCache
+from workers.clusters.status import ClusterStatus
+from workers.engine.leases import Lease, LeaseKeeper
+from workers.guard.circuit_breaker import CircuitBreaker
+from workers.guard.guard import Guard
+from workers.guard.rate_limiter import RateLimiter
+from workers.guard.token_store import SharedTokens
+
+
+@dataclass(frozen=True)
+class AtlasProject:
+    """An Atlas project that the worker has credentials for. ``client`` is used through ``guarded`` only."""
+
+    client: AtlasClient
+    breaker: CircuitBreaker
+    limiter: RateLimiter
+
+    def guarded(self, lease: Lease | None = None) -> tuple[AtlasClient, Guard]:
+        """Return a client for the calls of one operation, or without a lease for maintenance, and its guard."""
+        guard = Guard(self.breaker, self.limiter, lease)
+        return self.client.guarded(guard), guard
+
+
+@dataclass
+class Context:
+    """The parts of a worker. Nothing connects before it is used; threads and forks share what is here safely."""
+
+    settings: Settings
+    catalog: Catalog
+    store: Store
+    claims: Claims
+    housekeeping: Housekeeping
+    databases: Databases
+    vault: Vault
+    keys: KeyCheck
+    queue: Queue
+    leases: LeaseKeeper
+    status: ClusterStatus
+    connection_strings: ConnectionStringCache
+    projects: dict[str, AtlasProject]
+    """By project id, in the order of the settings."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def compose(settings: Settings) -> Context:
+    """Put a worker together.
+
+    Raises:
+        SettingError: the catalog in the ``Config`` is wrong.
+    """
+    store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
+    claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis)
+    vault = Vault(settings.encryption_keys)
+    projects = {}
+    for project in settings.projects:
+        auth = credentials(project, SharedTokens(housekeeping, vault, project.client_id))
+        projects[project.project_id] = AtlasProject(
+            AtlasClient(settings.base_url, project.project_id, auth),
+            CircuitBreaker(project.project_id, housekeeping, claims),
+            RateLimiter(project.project_id, settings.redis),
+        )
+    return Context(
+        settings=settings,
+        catalog=Catalog(settings.config),
+        store=store,
+        claims=claims,
+        housekeeping=housekeeping,
+        databases=Databases(housekeeping),
+        vault=vault,
+        keys=KeyCheck(store, vault),
+        queue=queue,
+        leases=LeaseKeeper(claims),
+        status=ClusterStatus(housekeeping, claims, queue, settings.settle),
+        connection_strings=ConnectionStringCache(housekeeping),
+        projects=projects,
+    )
+
+
+def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount:
+    """Return what opens a project; a service account goes first, as MongoDB recommends."""
+    if project.client_id and project.client_secret:
+        return ServiceAccount(project.client_id, project.client_secret, tokens)
+    return ApiKey(project.public_key, project.private_key)

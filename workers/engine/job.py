@@ -1,0 +1,36 @@
+"""What a step is given: the claimed record, its lease, and the parts of the worker."""
+
+from typing import Generic
+
+from broker_api.state.claims import AnyResource, Claim
+from broker_api.state.records import Operation
+from workers.engine.leases import Lease
+from workers.engine.results import Trouble
+
+
+class Job(Generic[AnyResource]):
+    """One operation under way in this worker. Subclasses add what the steps of their operations need."""
+
+    claim: Claim[AnyResource]
+    record: AnyResource
+    """The instance or binding as it was when the claim was taken or last written."""
+    operation: Operation
+    """The operation of the record."""
+
+    def __init__(self, claim: Claim[AnyResource], lease: Lease) -> None:
+        self.lease = lease
+        self.unanswered = False
+        """Whether a call of the last step may still take effect, since its answer was lost."""
+        self.update(claim)
+
+    def update(self, claim: Claim[AnyResource]) -> None:
+        """Go on with the record as it was written last."""
+        self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
+
+    def begin_step(self) -> None:
+        """Prepare for the next step."""
+
+    def trouble(self, error: Exception) -> Trouble | None:
+        """Return what an exception of a step means; None for one that nothing is known about, which is a defect."""
+        del error
+        return None

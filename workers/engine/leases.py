@@ -1,0 +1,85 @@
+"""Leases of running steps: renewed in the background, and checked before each call to the outside."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from broker_api.errors import ErrStorageMongoConnection
+from broker_api.state.claims import LEASE_SECONDS, Claim, Claims, LeaseLostError
+
+RENEW_SECONDS = 4.0
+CALL_SECONDS = 11.5
+"""The longest that one call to Atlas takes: the sum of its time-outs. A call must end before the lease does."""
+
+log = structlog.get_logger(__name__)
+
+
+class Lease:
+    """The time for which this process holds a claim.
+
+    Measured by the monotonic clock, which goes on while the process is stopped, and from the moment at which the claim
+    or renewal was asked for, so that the lease never seems longer than it is in MongoDB.
+    """
+
+    def __init__(self, claim: Claim[Any], asked_at: float) -> None:
+        self.claim = claim
+        self._until = asked_at + LEASE_SECONDS
+        self._lost = False
+
+    def extend(self, asked_at: float) -> None:
+        """Count a renewal that was asked for at ``asked_at`` (monotonic seconds)."""
+        self._until = asked_at + LEASE_SECONDS
+
+    def lose(self) -> None:
+        """Record that another worker has taken the operation over."""
+        self._lost = True
+
+    def check(self) -> None:
+        """Raise ``LeaseLostError`` unless a call that begins now ends within the lease."""
+        if self._lost or time.monotonic() > self._until - CALL_SECONDS:
+            raise LeaseLostError
+
+
+class LeaseKeeper:
+    """Renews all leases of this process, in one background thread."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._held: set[Lease] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def holding(self, claim: Claim[Any], asked_at: float) -> Iterator[Lease]:
+        """Renew the claim's lease while the block runs. ``asked_at``: monotonic seconds when it was asked for."""
+        lease = Lease(claim, asked_at)
+        with self._lock:
+            self._held.add(lease)
+            # Started by the first claim and not earlier: a pool of processes forks before it.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+                self._thread.start()
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                self._held.discard(lease)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(RENEW_SECONDS)
+            with self._lock:
+                held = list(self._held)
+            for lease in held:
+                asked_at = time.monotonic()
+                try:
+                    self._claims.renew(lease.claim)
+                    lease.extend(asked_at)
+                except LeaseLostError:
+                    lease.lose()
+                except ErrStorageMongoConnection as error:
+                    log.warning("lease_not_renewed", operation=lease.claim.operation_id, reason=error.reason)

@@ -1,0 +1,124 @@
+"""Background sweeper. Runs in every worker; a MongoDB lease elects the active one.
+
+It sends what is due and held by no worker, ends what is past its deadline, and starts the hourly reconciliation. Two
+active sweepers at once do no harm, since operations are claimed.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Iterable
+from uuid import uuid4
+
+import structlog
+
+from broker_api.errors import ErrStorageMongoConnection
+from broker_api.queue import JOBS, RECONCILE, Queue
+from broker_api.state.claims import Claims, Due
+from broker_api.state.housekeeping import SWEEP, Housekeeping
+from broker_api.state.keys import KeyCheck
+from broker_api.state.store import Store
+
+TICK_SECONDS = 0.5
+RENEW_SECONDS = 1.0
+LEASE_SECONDS = 4.0
+EXPIRE_SECONDS = 5.0
+RECONCILE_SECONDS = 3600.0
+BATCH = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """The sweeper of one worker process."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        claims: Claims,
+        housekeeping: Housekeeping,
+        keys: KeyCheck,
+        queue: Queue,
+        stopping: threading.Event,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._claims = claims
+        self._housekeeping = housekeeping
+        self._queue = queue
+        self._stopping = stopping
+        self._owner = uuid4().hex
+        self._elected_at = 0.0
+        self._expired_at = 0.0
+
+    def start(self) -> None:
+        """Sweep in a background thread until the process stops."""
+        threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+
+    def _run(self) -> None:
+        prepared = False
+        while not self._stopping.wait(TICK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
+            try:
+                if not prepared:
+                    self._store.prepare()
+                    self._keys.fit()  # MongoDB may have been away when the process started
+                    prepared = True
+                if self._is_active():
+                    self.sweep()
+            except ErrStorageMongoConnection as error:
+                log.warning("sweep_skipped", reason=error.reason)
+            except Exception:  # the loop must outlive whatever one round meets
+                log.exception("sweep_failed")
+        try:
+            self._housekeeping.release(SWEEP, self._owner)
+        except ErrStorageMongoConnection as error:
+            log.info("sweep_lease_left_to_expire", reason=error.reason)
+
+    def _is_active(self) -> bool:
+        """Hold or take the lease; asked for once a second at most, so that being passive costs little."""
+        now = time.monotonic()
+        if now - self._elected_at >= RENEW_SECONDS:
+            elected = self._housekeeping.acquire(SWEEP, self._owner, LEASE_SECONDS)
+            self._elected_at = now if elected else 0.0
+        return self._elected_at > 0
+
+    def sweep(self) -> int:
+        """Sweep once; return the number of jobs sent."""
+        due = self._claims.due(BATCH)
+        if due or time.monotonic() - self._expired_at > EXPIRE_SECONDS:
+            self._expired_at = time.monotonic()
+            if ended := self._claims.expire():
+                log.error("operations_expired", operations=ended)
+            self._start_reconciliation()
+        sent = self._send(due)
+        if sent:
+            self._claims.mark_sent(sent)
+        return len(sent)
+
+    def _send(self, due: Iterable[Due]) -> list[Due]:
+        """Send until Redis fails; the rest is due again in the next round.
+
+        Of the operations that wait on the same cluster one is sent: its look at the cluster answers for all. An
+        operation of a kind that this release does not know is left to workers of the release that does.
+        """
+        sent: list[Due] = []
+        waits: set[str] = set()
+        for each in due:
+            if each.kind not in JOBS or each.waits_on in waits:
+                continue
+            if not self._queue.send(JOBS[each.kind], [each.instance_id, each.binding_id, each.operation_id]):
+                break
+            sent.append(each)
+            if each.waits_on:
+                waits.add(each.waits_on)
+        return sent
+
+    def _start_reconciliation(self) -> None:
+        """Start it once an hour for all workers; a new broker has nothing to compare yet."""
+        owner = uuid4().hex
+        first = not self._housekeeping.read(RECONCILE)
+        if not self._housekeeping.acquire(RECONCILE, owner, RECONCILE_SECONDS) or first:
+            return
+        if not self._queue.send(RECONCILE, []):
+            self._housekeeping.release(RECONCILE, owner)

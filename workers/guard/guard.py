@@ -1,0 +1,64 @@
+"""The one object that each call to Atlas passes: ``before`` it is sent, and ``after`` its answer."""
+
+import random
+
+import structlog
+
+from workers.atlas.client import Answer, Refused, Unauthorized
+from workers.engine.leases import Lease
+from workers.engine.results import HeldBackError
+from workers.guard.circuit_breaker import PROBE_SECONDS, CircuitBreaker, waits_on_project
+from workers.guard.rate_limiter import RateLimiter
+
+SERVER_ERROR = 500
+
+log = structlog.get_logger(__name__)
+
+
+class Guard:
+    """Guards the calls of one operation, or, without a lease, of one run of maintenance."""
+
+    def __init__(self, breaker: CircuitBreaker, limiter: RateLimiter, lease: Lease | None = None) -> None:
+        self._breaker = breaker
+        self._limiter = limiter
+        self._lease = lease
+        self._probing = False
+
+    def begin_step(self) -> None:
+        """Forget that the last step was a probe; all calls of a probing step pass an open circuit breaker."""
+        self._probing = False
+
+    def before(self) -> None:
+        """Let a call be sent now.
+
+        Raises:
+            LeaseLostError: the call might end after the lease.
+            HeldBackError: the circuit breaker is open, or the project is near its rate limit.
+        """
+        if self._lease:
+            self._lease.check()
+        if self._breaker.is_open and not self._probing:
+            self._probing = self._breaker.take_probe()
+            if not self._probing:
+                sentence = f"{self._breaker.reason} It is tried again every {PROBE_SECONDS:.0f} s."
+                raise HeldBackError(PROBE_SECONDS, sentence, waits_on_project(self._breaker.project))
+        if pause := self._limiter.pause():
+            raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
+
+    def after(self, answer: Answer) -> None:
+        """Learn from an answer. A refusal of one request, and 429, are healthy answers."""
+        log.debug("atlas_call", method=answer.method, path=answer.path, status=answer.status, seconds=answer.seconds)
+        # Atlas counts calls about processes in a small bucket of their own, and not every tier answers them: a limit or
+        # a refusal there says nothing of the other calls.
+        about_processes = "/processes" in answer.path
+        if not about_processes:
+            self._limiter.observe(answer)
+        elif answer.status in range(400, SERVER_ERROR):
+            return
+        error = answer.error
+        unauthorized = isinstance(error, Unauthorized)
+        if error is None or (isinstance(error, Refused) and error.status < SERVER_ERROR and not unauthorized):
+            self._breaker.record_success()
+        else:
+            operation_id = self._lease.claim.operation_id if self._lease else ""
+            self._breaker.record_failure(str(error), operation_id, unauthorized=unauthorized)

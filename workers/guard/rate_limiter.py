@@ -1,0 +1,92 @@
+"""Slows the workers of an Atlas project down together when the project's rate bucket runs low.
+
+A 429 should not happen then. When it does, nothing more is asked of the project until the time that Atlas names.
+``limits`` (well kept, MIT) counts in the Redis that all workers share; where Redis is away each process counts alone.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import structlog
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from broker_api.redis_settings import RedisSettings
+from broker_api.redis_trouble import Trouble
+from workers.atlas.client import Answer
+
+LOW_SHARE = 0.1
+SLOW_SECONDS = 60.0
+WINDOW_SECONDS = 10
+REDIS_SECONDS = 0.5
+_REFILL_SECONDS = 120
+"""A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
+
+_API = "/api/atlas/"
+_TOO_MANY_REQUESTS = 429
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """For how long no call may be sent, and why."""
+
+    seconds: float
+    reason: str
+
+
+class RateLimiter:
+    """Watches ``RateLimit-Remaining`` and 429 of one project; minting OAuth tokens has limits and pauses of its own."""
+
+    def __init__(self, project: str, redis: RedisSettings) -> None:
+        self._project = project
+        self._redis = redis
+        self._trouble = Trouble("sharing the rate limit")
+        self._alone = FixedWindowRateLimiter(MemoryStorage())
+        self._slow_until = 0.0
+        self._silent_until = 0.0
+        self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
+
+    def observe(self, answer: Answer) -> None:
+        """Look at what is left of the bucket."""
+        now = time.monotonic()
+        if answer.status == _TOO_MANY_REQUESTS and answer.path.startswith(_API):
+            seconds = (answer.error and answer.error.retry_after) or 1.0
+            log.warning("rate_limited", project=self._project, seconds=seconds)
+            self._silent_until = max(self._silent_until, now + min(seconds, SLOW_SECONDS))
+        if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
+            return
+        if now > self._slow_until:
+            log.warning("rate_limit_near", project=self._project, remaining=answer.remaining)
+        # Half of what is refilled: the other half lets the bucket recover.
+        calls = max(1, answer.limit * WINDOW_SECONDS // (2 * _REFILL_SECONDS))
+        self._most = RateLimitItemPerSecond(calls, WINDOW_SECONDS)
+        self._slow_until = now + SLOW_SECONDS
+
+    def pause(self) -> Pause | None:
+        """Return how long to wait before the next call; None when it may be sent, which is then counted."""
+        now = time.monotonic()
+        if now < self._silent_until:
+            return Pause(self._silent_until - now, "Atlas asks the broker to wait; it goes on soon.")
+        if now < self._slow_until and not self._count():
+            return Pause(WINDOW_SECONDS / 2, "The Atlas project is near its rate limit; the broker slows down.")
+        return None
+
+    def _count(self) -> bool:
+        """Count a call; return False when the workers together have made those of this window."""
+        key = f"atlas-broker-{self._project}"
+        try:
+            hit = self._shared.hit(self._most, key)
+        except Exception as error:  # noqa: BLE001 - whatever Redis raises: counting alone is better than not at all
+            self._trouble.lost(error)
+            return self._alone.hit(self._most, key)
+        self._trouble.back()
+        return hit
+
+    @cached_property
+    def _shared(self) -> FixedWindowRateLimiter:
+        pool = self._redis.pool(REDIS_SECONDS, health_check_interval=10)
+        return FixedWindowRateLimiter(RedisStorage("redis://", connection_pool=pool))

@@ -1,0 +1,51 @@
+"""The OAuth token of a service account, shared by all workers: encrypted in MongoDB, minted by one at a time."""
+
+from datetime import datetime
+from uuid import uuid4
+
+from broker_api.errors import UndecryptableError
+from broker_api.state.crypto import Vault
+from broker_api.state.housekeeping import Housekeeping
+from workers.atlas.client import Token
+
+
+class SharedTokens:
+    """The ``TokenStore`` of the Atlas client, for one service account."""
+
+    def __init__(self, housekeeping: Housekeeping, vault: Vault, client_id: str) -> None:
+        self._housekeeping = housekeeping
+        self._vault = vault
+        self._name = f"token/{client_id}"
+        self._lease = f"minting/{client_id}"
+        self._owner = uuid4().hex
+
+    def current(self) -> Token | None:
+        """Return the token that was saved last; None also when its encryption key was taken away."""
+        sealed = self._housekeeping.read(self._name).get("sealed")
+        if sealed is None:
+            return None
+        try:
+            value, issued_at, expires_at = self._vault.open(sealed)
+        except UndecryptableError:
+            return None
+        return Token(value, datetime.fromisoformat(issued_at), datetime.fromisoformat(expires_at))
+
+    def take(self, seconds: float) -> bool:
+        """Take the right to mint; every attempt is another owner, so that two threads cannot both have it."""
+        owner = uuid4().hex
+        taken = self._housekeeping.acquire(self._lease, owner, seconds)
+        self._owner = owner if taken else self._owner
+        return taken
+
+    def save(self, token: Token) -> None:
+        """Keep a new token and give the right to mint back."""
+        value = [token.value, token.issued_at.isoformat(), token.expires_at.isoformat()]
+        self._housekeeping.write(self._name, {"sealed": self._vault.seal(value)})
+        self.release()
+
+    def release(self, pause: float = 0.0) -> None:
+        """Return the right to mint; no worker can take it within ``pause`` seconds."""
+        if pause:
+            self._housekeeping.acquire(self._lease, self._owner, pause)
+        else:
+            self._housekeeping.release(self._lease, self._owner)

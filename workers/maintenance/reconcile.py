@@ -1,0 +1,116 @@
+"""``maintenance.reconcile``: compares Atlas's users that carry this broker's labels with the bindings in MongoDB."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from broker_api.errors import ErrStorageUnreadable, UndecryptableError
+from broker_api.state.housekeeping import RECONCILED
+from broker_api.state.mongo import In
+from broker_api.state.records import Binding, Phase
+from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
+from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full, store_limit
+from workers.context import Context
+from workers.engine.results import HeldBackError
+from workers.operations.job import LABEL_BINDING, LABEL_BROKER, LABEL_INSTANCE, LABEL_OPERATION, binding_user
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Drift:
+    """What differs in one project: users without a binding, and bindings without a user."""
+
+    orphans: list[DatabaseUser]
+    missing: list[Binding]
+
+
+def reconcile(context: Context, *, repair: bool) -> None:
+    """Compare every project; report in the log and for /ready, and repair when told to."""
+    if not context.keys.fit():
+        return
+    orphans, missing = 0, 0
+    for project, known in context.projects.items():
+        client, _ = known.guarded()
+        try:
+            drift = compare(context, client)
+        except (AtlasError, HeldBackError) as error:
+            log.warning("reconcile_failed", project=project, reason=str(error))
+            continue
+        orphans, missing = orphans + len(drift.orphans), missing + len(drift.missing)
+        if repair:
+            _repair(context, client, drift)
+    context.housekeeping.write(RECONCILED, {"at": In(0), "orphans": orphans, "missing": missing, "repaired": repair})
+
+
+def compare(context: Context, client: AtlasClient) -> Drift:
+    """Return what differs between a project's users and the bindings on it."""
+    ready = context.store.ready_bindings(client.project_id)  # before the users: what is bound meanwhile is not missing
+    users = list(client.users())
+    _warn_when_nearly_full(context, client, len(users))
+    mine = context.housekeeping.broker_id()
+    labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
+    drift = Drift(
+        orphans=[user for user in labelled if _is_orphan(context, user)],
+        missing=_missing(context, ready, {user.username for user in users}),
+    )
+    for user in drift.orphans:
+        log.warning("user_without_binding", project=client.project_id, username=user.username, labels=user.labels)
+    for binding in drift.missing:
+        log.warning("binding_without_user", project=client.project_id, binding_id=binding.binding_id)
+    return drift
+
+
+def _is_orphan(context: Context, user: DatabaseUser) -> bool:
+    """Return whether nothing in MongoDB wants the user; one that is being made or removed is wanted."""
+    try:
+        return _is_unwanted(context, user)
+    except ErrStorageUnreadable:  # a record that cannot be read, or only by another release, may well want it
+        return False
+
+
+def _is_unwanted(context: Context, user: DatabaseUser) -> bool:
+    instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
+    if binding_id is None:
+        instance = context.store.instance(instance_id)
+        under_way = instance and instance.operation.open
+        return not (under_way and instance and instance.operation.id == user.labels.get(LABEL_OPERATION))
+    binding = context.store.binding(instance_id, binding_id)
+    return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
+
+
+def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[Binding]:
+    """Return the bindings that should have a user and have none, also at a second look."""
+    now = context.store.now()
+    lacking = [binding for binding in ready if binding.made and binding.username not in present]
+    living = [binding for binding in lacking if binding.expires is None or binding.expires > now]
+    return [binding for binding in living if context.store.get(binding.key) == binding]
+
+
+def _repair(context: Context, client: AtlasClient, drift: Drift) -> None:
+    for user in drift.orphans:
+        if _is_orphan(context, user):
+            _attempt("orphan_removed", user.username, partial(client.delete_user, user.username))
+    for binding in drift.missing:
+        _attempt("user_restored", binding.username or "", partial(_restore, context, client, binding))
+
+
+def _restore(context: Context, client: AtlasClient, binding: Binding) -> None:
+    client.create_user(binding_user(context, binding))
+
+
+def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
+    try:
+        act()
+        log.warning(event, username=username)
+    except (AtlasError, HeldBackError, UndecryptableError) as error:
+        log.warning("repair_failed", username=username, reason=str(error))
+
+
+def _warn_when_nearly_full(context: Context, client: AtlasClient, users: int) -> None:
+    limit = client.user_limit() or DEFAULT_LIMIT
+    store_limit(context.housekeeping, client.project_id, limit)
+    if is_nearly_full(users, limit):
+        log.warning("project_nearly_full_of_users", project=client.project_id, users=users, limit=limit)

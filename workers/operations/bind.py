@@ -1,0 +1,179 @@
+"""``atlas.bind``: makes the binding's database user, and ends only once the user can log in.
+
+Name, password and roles are settled and stored before Atlas is asked, so that the worker that goes on after a crash
+asks for the same user with the same password.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
+from broker_api.state.fields import BindingFields
+from broker_api.state.records import Binding, Instance, Kind, Phase, State
+from workers.atlas.client import AtlasError, UserExpired, UserLimitReached
+from workers.clusters import data_access
+from workers.clusters.connection_strings import endpoints
+from workers.clusters.user_quota import warn_when_nearly_full
+from workers.engine.definition import Definition
+from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
+from workers.operations.hooks import called
+from workers.operations.job import LABEL_OPERATION, AtlasJob, binding_user, binding_view, hook_roles
+from workers.operations.unbind import remove_user
+
+log = structlog.get_logger(__name__)
+
+RENEW_SHARE = 0.2
+"""A binding should be renewed when a fifth of its life is left."""
+
+
+class Step(StrEnum):
+    """settle credentials → create user → wait applied → (verify login); undo: remove user."""
+
+    SETTLE_CREDENTIALS = "settle"
+    CREATE_USER = "create"
+    WAIT_APPLIED = "apply"
+    VERIFY_LOGIN = "log in"
+    REMOVE_USER = "remove"
+
+
+def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Settle user, password and roles, unless the instance is going away.
+
+    The claim was a write of a majority, so this read sees every deprovision that was accepted before it. One that is
+    accepted later finds this binding, and stops it.
+    """
+    instance = _ready_instance(job)
+    if _is_being_updated(instance):
+        return Later(1.0, "Waiting until the instance has been updated.")
+    strings = job.connection_strings(instance)
+    view = binding_view(job.config, job.record, instance, strings)
+    if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
+        credentials = job.context.vault.open(job.record.sealed_credentials)
+    else:
+        credentials = called("generate_binding_credentials", lambda: job.config.generate_binding_credentials(view))
+    username, password = credentials.get("username"), credentials.get("password")
+    if not isinstance(username, str) or not isinstance(password, str) or not username or not password:
+        raise FailedError("generate_binding_credentials of this broker must give a username and a password.")
+    changes: BindingFields = {
+        "project": instance.project or job.project,
+        "cluster": instance.cluster,
+        "database": instance.database,
+        "username": username,
+        "sealed_credentials": job.context.vault.seal(credentials),
+        "roles": called("generate_binding_permissions", lambda: hook_roles(job.config, view)),
+        "endpoints": endpoints(strings),
+    }
+    if seconds := job.record.parameters.get("expires_in"):
+        changes["expires"] = expires = job.operation.accepted + timedelta(seconds=seconds)
+        changes["renew_before"] = expires - timedelta(seconds=seconds * RENEW_SHARE)
+    return Next(Step.CREATE_USER, changes)
+
+
+def _ready_instance(job: AtlasJob[Binding]) -> Instance:
+    instance = job.context.store.instance(job.record.instance_id)
+    if instance is None or instance.phase is not Phase.READY:
+        raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
+    return instance
+
+
+def _is_being_updated(instance: Instance) -> bool:
+    return instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS
+
+
+def _check_life(job: AtlasJob[Binding]) -> None:
+    """Raise FailedError when the user's life, settled at the start, is over or nearly so.
+
+    After ``renew_before`` the credentials would have to be renewed as soon as they are handed out.
+    """
+    binding = job.record
+    if binding.expires and (binding.renew_before or binding.expires) <= job.context.store.now():
+        raise _out_of_life(job)
+
+
+def _out_of_life(job: AtlasJob[Binding]) -> FailedError:
+    return FailedError(
+        f"The binding's life of {job.record.parameters.get('expires_in')} seconds, counted from the request, was over "
+        f"or nearly over before its user could log in to the cluster {job.cluster}. Bind anew with a longer expires_in."
+    )
+
+
+def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Create the user, or take over the one that an earlier attempt has made.
+
+    An update of the instance that began meanwhile either sees that the roles are settled, and waits for this binding,
+    or is seen here.
+    """
+    if _is_being_updated(_ready_instance(job)):
+        return Next(Step.SETTLE_CREDENTIALS)
+    _check_life(job)
+    try:
+        job.create_or_take_over(binding_user(job.context, job.record))
+    except UserLimitReached:
+        raise FailedError(
+            f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "
+            "allows (100 by default). Remove bindings that are not needed, use a cluster of another project, or ask "
+            "MongoDB's support for a higher limit."
+        ) from None
+    except UserExpired:
+        if job.record.expires is None:
+            raise
+        raise _out_of_life(job) from None
+    warn_when_nearly_full(job.context.store, job.context.housekeeping, job.project)
+    return job.wait_applied(Step.WAIT_APPLIED, BindingFields(made=True))
+
+
+def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Wait until Atlas says that the user can log in."""
+    _check_life(job)
+    if wait := job.not_applied(cluster_needed=True):
+        return wait
+    return Next(Step.VERIFY_LOGIN) if job.context.settings.verify_login else _done(job)
+
+
+def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Log in to the cluster itself with the new credentials."""
+    _check_life(job)
+    credentials = job.context.vault.open(job.record.sealed_credentials or "")
+    trouble = data_access.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
+    if trouble:
+        return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
+    return _done(job)
+
+
+def _done(job: AtlasJob[Binding]) -> Done[BindingFields]:
+    return Done(Phase.READY, f"The credentials work on the cluster {job.cluster}.")
+
+
+def take_back(job: AtlasJob[Binding]) -> None:
+    """Remove the user that this worker made after it had lost its lease, when no operation wants it any more.
+
+    The user's label says that no other operation has made it or taken it over.
+    """
+    if job.operation.step != Step.CREATE_USER:
+        return
+    try:
+        now = job.context.store.binding(job.record.instance_id, job.record.binding_id)
+        if now and now.phase in (Phase.CREATING, Phase.READY) and not now.operation.undo:
+            return
+        atlas, _ = job.context.projects[job.project].guarded()  # without the lease, which is lost
+        user = atlas.user(job.record.username or "")
+        if user.labels.get(LABEL_OPERATION) == job.operation.id:
+            atlas.delete_user(user.username)
+            log.warning("late_user_removed", username=user.username)
+    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable) as error:
+        log.info("late_user_not_removed", reason=type(error).__name__)
+
+
+BIND = Definition[Binding](
+    steps={
+        Step.SETTLE_CREDENTIALS: settle_credentials,
+        Step.CREATE_USER: create_user,
+        Step.WAIT_APPLIED: wait_applied,
+        Step.VERIFY_LOGIN: verify_login,
+    },
+    undo={Step.REMOVE_USER: remove_user},
+    unanswered=frozenset({Step.CREATE_USER}),
+    abandoned=take_back,
+)

@@ -1,0 +1,201 @@
+"""``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database.
+
+The Admin API cannot drop a database. A temporary user does it that may do nothing else, and that Atlas removes by
+itself should the broker never come back.
+"""
+
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from broker_api.config import with_credentials
+from broker_api.queue import JOBS
+from broker_api.state.fields import InstanceFields
+from broker_api.state.records import Binding, Instance, Kind, Phase, State
+from broker_api.state.store import Start
+from workers.atlas.client import DatabaseUser, Role, UserNotFound
+from workers.clusters import data_access
+from workers.clusters.connection_strings import ClusterGoneError
+from workers.engine.definition import Definition
+from workers.engine.results import Done, FailedError, Later, Next, Result
+from workers.operations import databases
+from workers.operations.job import AtlasJob, labels
+
+LOOK_SECONDS = 0.5
+DROP_AGAIN_SECONDS = 2.0
+DROP_USER_HOURS = 4
+_NO_DROP_USER = InstanceFields(sealed_dropper=None, unsure_until=None)
+
+
+class Step(StrEnum):
+    """check → unbind → (create drop user → wait applied → drop database →) remove drop user; undo: give up."""
+
+    CHECK = "check"
+    UNBIND = "unbind"
+    CREATE_DROP_USER = "make dropper"
+    WAIT_APPLIED = "await dropper"
+    DROP_DATABASE = "drop"
+    REMOVE_DROP_USER = "remove dropper"
+    GIVE_UP = "give up"
+
+
+def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Refuse to drop what another instance uses, before anything is removed."""
+    if job.record.was_ready:
+        databases.remember(job)
+    if _drops(job):
+        if not databases.begin_drop(job):
+            return _wait_for_other_drop(job)
+        with suppress(ClusterGoneError):
+            job.connection_strings(job.record)
+    return Next(Step.UNBIND)
+
+
+def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Begin an unbind for each binding that is left, stopping binds that are under way; wait until all are gone."""
+    left = job.context.store.bindings(job.record.instance_id)
+    for binding in left:
+        if not binding.readable:
+            sentence = f"The broker's record of a binding cannot be read: {binding.key}. Its operator must repair it."
+            raise FailedError(sentence)
+        if binding.operation.kind != Kind.UNBIND or not binding.operation.open:
+            _begin_unbind(job, binding)
+    if left:
+        return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
+    if _drops(job):
+        return Next(Step.CREATE_DROP_USER)
+    return Next(Step.REMOVE_DROP_USER)  # of an attempt that failed when the database was still to be dropped
+
+
+def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
+    """Begin an unbind. Raises FailedError with the reason when one that this operation has begun failed for good."""
+    last = binding.operation
+    if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
+        raise FailedError(last.description or f"The binding {binding.binding_id} cannot be removed.")
+    start = Start(Kind.UNBIND, identity=job.operation.identity, request_id=job.operation.request_id)
+    begun = job.context.store.start(binding.key, last, start, Phase.DELETING)
+    if begun:
+        job.context.queue.send(JOBS[Kind.UNBIND], [binding.instance_id, binding.binding_id, begun.id])
+
+
+def create_drop_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Create the temporary user; its name and password are stored first, so that a second attempt asks for the same."""
+    _check_in_time(job)
+    if job.record.sealed_dropper is None:
+        secret = {"username": f"atlas-broker-{job.operation.id}", "password": secrets.token_hex(16)}
+        return Next(Step.CREATE_DROP_USER, {"sealed_dropper": job.context.vault.seal(secret)})
+    job.create_or_take_over(_drop_user(job))
+    return job.wait_applied(Step.WAIT_APPLIED)
+
+
+def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Wait until the temporary user can log in."""
+    _check_in_time(job)
+    return job.not_applied() or Next(Step.DROP_DATABASE)
+
+
+def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Drop the database, if it still is this instance's alone. Trouble on the way to the cluster is tried again."""
+    _check_in_time(job)
+    if not _drops(job):
+        return Next(Step.REMOVE_DROP_USER)
+    databases.remember(job)
+    if not databases.begin_drop(job):
+        return _wait_for_other_drop(job)
+    name, user = job.record.database or "", _drop_user(job)
+    try:
+        strings = job.connection_strings(job.record)
+    except ClusterGoneError:  # and the database with it
+        return Next(Step.REMOVE_DROP_USER)
+    uri = with_credentials(strings.get("standard") or strings["srv"], user.username, user.password or "", name)
+    trouble = data_access.drop_database(uri, name)
+    if trouble is None:
+        return Next(Step.REMOVE_DROP_USER)
+    # A log-in that is refused may mean that the temporary user was removed: then it is created again.
+    again = Step.CREATE_DROP_USER if trouble == data_access.LOG_IN_REFUSED else None
+    sentence = f"The database {name} cannot be dropped yet: {trouble}"
+    return Later(DROP_AGAIN_SECONDS, sentence, operation={"error": trouble}, step=again)
+
+
+def remove_drop_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Remove the temporary user, if there is one, give up the claim of the database, and be done."""
+    _delete_drop_user(job)
+    if wait := job.unanswered_create():
+        return wait
+    instance = databases.located(job)
+    if _drops(job):
+        job.context.databases.dropped(instance)
+    elif instance.was_ready:
+        job.context.databases.leave(instance)
+    elif instance.database:
+        job.context.databases.withdraw(instance)
+    sentence = "The instance is gone."
+    if _is_to_drop(job) and not _drops(job):
+        sentence += (
+            f" The database {instance.database} on {job.cluster} was kept, since it may hold data that was not this "
+            "instance's. If it is not needed, ask the cluster's administrators to drop it."
+        )
+    return Done(Phase.GONE, sentence, {**_NO_DROP_USER, "owned": instance.owns_database})
+
+
+def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Leave the instance as it was, without the bindings that are gone already; no temporary user stays."""
+    _delete_drop_user(job)
+    job.context.databases.end_drop(databases.located(job), job.record.instance_id)
+    phase = Phase.READY if job.record.was_ready else Phase.FAILED
+    return job.unanswered_create() or Done(phase, "", _NO_DROP_USER)
+
+
+def _drops(job: AtlasJob[Instance]) -> bool:
+    """Return whether the database goes too: one that was never ready, or is not owned, is not dropped."""
+    return _is_to_drop(job) and job.record.owns_database
+
+
+def _is_to_drop(job: AtlasJob[Instance]) -> bool:
+    return job.record.was_ready and job.record.parameters.get("policy-on-delete") == "drop"
+
+
+def _wait_for_other_drop(job: AtlasJob[Instance]) -> Later[InstanceFields]:
+    database = job.record.database
+    sentence = f"Waiting for another instance that is being deleted and drops the database {database} too."
+    return Later(LOOK_SECONDS, sentence)
+
+
+def _check_in_time(job: AtlasJob[Instance]) -> None:
+    """Users are removed after the deadline, too; a database is not dropped once that has been said to have failed."""
+    if job.operation.state is not State.IN_PROGRESS:
+        raise FailedError("The deadline has passed: the database is not dropped any more.")
+
+
+def _drop_user(job: AtlasJob[Instance]) -> DatabaseUser:
+    secret = job.context.vault.open(job.record.sealed_dropper or "")
+    return DatabaseUser(
+        username=secret["username"],
+        password=secret["password"],
+        roles=(Role("dbAdmin", job.record.database or ""),),
+        scopes=(job.cluster,),
+        labels=labels(job.context, job.record),
+        description="Made by Atlas Broker to drop a database",
+        delete_after=datetime.now(UTC) + timedelta(hours=DROP_USER_HOURS),
+    )
+
+
+def _delete_drop_user(job: AtlasJob[Instance]) -> None:
+    if job.record.sealed_dropper:
+        with suppress(UserNotFound):
+            job.atlas.delete_user(_drop_user(job).username)
+
+
+DEPROVISION = Definition[Instance](
+    steps={
+        Step.CHECK: check,
+        Step.UNBIND: unbind,
+        Step.CREATE_DROP_USER: create_drop_user,
+        Step.WAIT_APPLIED: wait_applied,
+        Step.DROP_DATABASE: drop_database,
+        Step.REMOVE_DROP_USER: remove_drop_user,
+    },
+    undo={Step.GIVE_UP: give_up},
+    unanswered=frozenset({Step.CREATE_DROP_USER}),
+)

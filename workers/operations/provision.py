@@ -1,0 +1,131 @@
+"""``atlas.provision``: finds the cluster, settles and claims the database, stores the connection strings."""
+
+from dataclasses import replace
+from enum import StrEnum
+
+from broker_api.errors import ErrClusterNotFound
+from broker_api.naming import MAX_DATABASE_BYTES, MAX_SHARED_TIER_DATABASE_BYTES, database_problem
+from broker_api.state.fields import InstanceFields
+from broker_api.state.records import Instance, Phase
+from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
+from workers.clusters.connection_strings import strings, trouble
+from workers.engine.definition import Definition
+from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
+from workers.operations import databases
+from workers.operations.hooks import called
+from workers.operations.job import AtlasJob, instance_view
+
+CREATING_SECONDS = 15.0
+SHARED_SECONDS = 2.0
+
+
+class Step(StrEnum):
+    """find cluster → claim database; undo: withdraw the claim."""
+
+    FIND_CLUSTER = "find cluster"
+    CLAIM_DATABASE = "claim"
+    WITHDRAW_CLAIM = "withdraw"
+
+
+def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Find the cluster in the projects that may hold it, and settle which database on it is meant.
+
+    The name is stored with the instance before it is claimed, so that the end of the operation finds the claim to undo.
+    """
+    client, cluster = _cluster(job)
+    if problem := trouble(cluster):
+        raise FailedError(problem, refused=True)
+    if cluster.state == "CREATING":
+        return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
+    strings(cluster, job.connection_way(job.record))
+    job.context.connection_strings.store(client.project_id, cluster)
+    database = _database(job, cluster)
+    settled = InstanceFields(project=client.project_id, cluster=cluster.name, database=database)
+    instance = job.record.model_copy(update=settled)
+    settled["owned"] = databases.examine(job, client, cluster, instance)
+    if _is_being_dropped(job, instance):
+        return _wait_for_drop(instance)
+    return Next(Step.CLAIM_DATABASE, settled)
+
+
+def claim_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Claim the database, and be done. What other instances did meanwhile is seen here, and examined again."""
+    instance = job.record
+    known = job.connection_strings(instance)
+    claimed = job.context.databases.claim(databases.wanted(job))
+    if databases.is_dropping(job, claimed):
+        return _wait_for_drop(instance)
+    if instance.instance_id not in claimed.users:
+        return Next(Step.FIND_CLUSTER)
+    owned = claimed.owned and claimed.owner == instance.owner
+    sentence = f"The database {instance.database} is ready on {instance.cluster}."
+    return Done(Phase.READY, sentence, {"connection": known, "owned": owned})
+
+
+def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
+    """Return the cluster and the client of its project. A project whose key is wrong hides no cluster of another."""
+    name = job.plan_of(job.record).cluster or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
+    wanted = job.plan_of(job.record).project or job.record.parameters.get("project")
+    if wanted and wanted not in job.context.projects:
+        raise FailedError(f"The broker has no credentials for the Atlas project {wanted}.", refused=True)
+    found: list[tuple[AtlasClient, Cluster]] = []
+    troubles: list[AtlasError | HeldBackError] = []
+    for client in map(job.client, [wanted] if wanted else job.context.projects):
+        try:
+            found.append((client, client.cluster(name)))
+        except ClusterNotFound:
+            continue
+        except (AtlasError, HeldBackError) as error:
+            troubles.append(error)
+    if not found and troubles:
+        raise troubles[0]
+    if not found:
+        raise FailedError(str(ErrClusterNotFound(name)), refused=True)
+    if len(found) > 1:
+        several = ", ".join(client.project_id for client, _ in found)
+        sentence = f"Several Atlas projects have a cluster {name}: {several}. Name one as project."
+        raise FailedError(sentence, refused=True)
+    return found[0]
+
+
+def _database(job: AtlasJob[Instance], cluster: Cluster) -> str:
+    """Return the name that the hook gives, which sees the parameters and how long a name may be."""
+    limit = MAX_DATABASE_BYTES if cluster.kind == "dedicated" else MAX_SHARED_TIER_DATABASE_BYTES
+    instance = job.record.model_copy(update={"cluster": cluster.name, "database": None})
+    view = replace(instance_view(job.config, instance), database_limit=limit)
+    name = called("generate_instance_dbname", job.config.generate_instance_dbname, view)
+    if problem := database_problem(name):
+        raise FailedError(problem, refused=True)
+    if len(name.encode()) > limit:
+        raise FailedError(
+            f"The database name {name} is too long for the {cluster.kind} cluster {cluster.name}: Atlas allows {limit} "
+            "bytes there. Choose a shorter name.",
+            refused=True,
+        )
+    return name
+
+
+def _is_being_dropped(job: AtlasJob[Instance], instance: Instance) -> bool:
+    """Return whether another instance is about to drop the very database: what is written now would be lost."""
+    return any(
+        other.phase is Phase.DELETING and other.parameters.get("policy-on-delete") == "drop" and other.owns_database
+        for other in job.context.store.sharing(instance)
+    )
+
+
+def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
+    sentence = f"Waiting until the database {instance.database} has been dropped."
+    return Later(SHARED_SECONDS, sentence, step=Step.FIND_CLUSTER)
+
+
+def withdraw_claim(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Give the name of the database back; nothing was made in Atlas."""
+    if job.record.database:
+        job.context.databases.withdraw(job.record)
+    return Done(Phase.FAILED, "")
+
+
+PROVISION = Definition[Instance](
+    steps={Step.FIND_CLUSTER: find_cluster, Step.CLAIM_DATABASE: claim_database},
+    undo={Step.WITHDRAW_CLAIM: withdraw_claim},
+)

@@ -1,0 +1,135 @@
+"""``atlas.update``: changes parameters, and the roles of existing bindings where those follow from them."""
+
+import json
+from contextlib import suppress
+from enum import StrEnum
+from typing import TypedDict
+
+from broker_api.state.fields import InstanceFields
+from broker_api.state.records import Binding, Instance, Phase
+from workers.atlas.client import UserExpired, UserNotFound
+from workers.engine.definition import Definition
+from workers.engine.results import Done, FailedError, Later, Next, Result
+from workers.operations.bind import Step as BindStep
+from workers.operations.hooks import called
+from workers.operations.job import AtlasJob, atlas_roles, binding_view, hook_roles
+
+LOOK_SECONDS = 1.0
+
+
+class Step(StrEnum):
+    """check → change roles → wait applied; undo: restore roles."""
+
+    CHECK = "check"
+    CHANGE_ROLES = "roles"
+    WAIT_APPLIED = "apply"
+    RESTORE_ROLES = "restore"
+
+
+class Requested(TypedDict, total=False):
+    """What the operation's ``request`` holds: the values after the update."""
+
+    plan_id: str
+    plan: dict[str, object]
+    parameters: dict[str, object]
+    maintenance_version: str | None
+    context: dict[str, object] | None
+
+
+def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Find out what the new parameters mean for the connection strings and for the roles of existing bindings."""
+    bindings = job.context.store.bindings(job.record.instance_id)
+    if any(_has_settled_roles(binding) for binding in bindings):
+        return Later(LOOK_SECONDS, "Waiting until bindings that are being made are done.")
+    updated = _updated(job)
+    if job.connection_way(updated) != job.connection_way(job.record):
+        job.connection_strings(updated)
+    return Next(Step.CHANGE_ROLES) if _role_changes(job, updated) else _done(job)
+
+
+def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Set the roles of all bindings that follow from the new parameters.
+
+    A step of its own: the worker that goes on after a crash waits too, though it finds no role left to change.
+    """
+    _set_roles(job, _updated(job))
+    return job.wait_applied(Step.WAIT_APPLIED)
+
+
+def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Wait until the roles hold on the cluster."""
+    return job.not_applied() or _done(job)
+
+
+def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Set the roles that the users had: a failed update changes nothing (spec: Updating a Service Instance)."""
+    try:
+        _set_roles(job, job.record)
+    except FailedError as error:
+        return Later(LOOK_SECONDS, str(error))
+    return Done(Phase.READY, "")
+
+
+def _has_settled_roles(binding: Binding) -> bool:
+    """Return whether a binding in the making has settled its roles; one that has not waits for the update."""
+    settling = binding.operation.undo or binding.operation.step in ("", BindStep.SETTLE_CREDENTIALS)
+    return binding.phase is Phase.CREATING and binding.operation.open and not settling
+
+
+def _requested(job: AtlasJob[Instance]) -> Requested:
+    requested: Requested = json.loads(job.operation.request)
+    return requested
+
+
+def _updated(job: AtlasJob[Instance]) -> Instance:
+    requested = _requested(job)
+    changes = {"parameters": requested["parameters"], "plan_id": requested["plan_id"]}
+    if "plan" in requested:
+        changes["plan"] = requested["plan"]
+    return job.record.model_copy(update=changes)
+
+
+def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
+    """Return the bindings whose user has other roles than follow from ``instance``, with those roles."""
+    now = job.context.store.now()
+    changes = []
+    for binding in job.context.store.bindings(instance.instance_id):
+        expired = binding.expires is not None and binding.expires <= now
+        if binding.phase is not Phase.READY or binding.username is None or expired:
+            continue
+        view = binding_view(job.config, binding, instance)
+        roles = called("generate_binding_permissions", hook_roles, job.config, view)
+        if roles != binding.roles:
+            changes.append((binding, roles))
+    return changes
+
+
+def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
+    """Set each user's roles. All are computed first, so that a hook that fails leaves nothing half done.
+
+    Atlas is changed before the record: when this is interrupted, the next attempt does both again.
+    """
+    for binding, roles in _role_changes(job, instance):
+        with suppress(UserNotFound, UserExpired):
+            job.atlas.update_user(binding.username or "", roles=atlas_roles(roles))
+        job.context.store.change(binding.key, binding.operation, {"roles": roles})
+
+
+def _done(job: AtlasJob[Instance]) -> Done[InstanceFields]:
+    requested = _requested(job)
+    changes: InstanceFields = {
+        "plan_id": requested["plan_id"],
+        "parameters": requested["parameters"],
+        "maintenance_version": requested["maintenance_version"],
+    }
+    if "plan" in requested:
+        changes["plan"] = requested["plan"]
+    if (context := requested.get("context")) is not None:
+        changes["context"] = context
+    return Done(Phase.READY, "The instance has been updated.", changes)
+
+
+UPDATE = Definition[Instance](
+    steps={Step.CHECK: check, Step.CHANGE_ROLES: change_roles, Step.WAIT_APPLIED: wait_applied},
+    undo={Step.RESTORE_ROLES: restore_roles},
+)
