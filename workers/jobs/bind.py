@@ -118,7 +118,7 @@ def create(job: Job[Binding]) -> Outcome:
     except Refused as error:
         if error.users_full:
             raise FailedError(_full(job)) from None
-        if error.expired:
+        if error.expired and job.record.expires:
             raise FailedError(_out_of_life(job)) from None
         raise
     warn_when_nearly_full(job.parts, job.project)
