@@ -168,10 +168,10 @@ FAULTS = [
         slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
     ),
     Planted(
-        "no guard against kombu's second close",
+        "a lost connection ends the worker",
         "workers/transport.py",
-        "    QoS = GuardedQoS",
-        "    QoS = redis.QoS",
+        "        self.connection_errors = (Exception,)",
+        "        self.connection_errors = ()",
         slow.a_worker_outlives_redis_with_messages_unacknowledged,
     ),
 ]
