@@ -101,6 +101,11 @@ if ! made=$(stamp 2>/dev/null) || [ "$(cat .venv/set-up 2>/dev/null)" != "$made"
         pip install $locked --no-compile $files
     pip install --no-deps --no-index --no-build-isolation --editable .
     pip check
+    # Compile what each of the broker's processes imports: where PYTHONDONTWRITEBYTECODE is set, each would do so anew.
+    .venv/bin/python -c "$(printf 'import %s\n' \
+        celery.apps.worker celery.bin.celery celery.concurrency.thread celery.worker.strategy flower.command \
+        gunicorn.workers.gthread tests.dev.command tests.dev.demo tests.emulator.app workers.maintenance.check workers.tasks)" \
+        >/dev/null 2>&1 || true
     stamp >.venv/set-up || fail "The disk is full."
 fi
 
