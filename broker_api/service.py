@@ -42,6 +42,7 @@ from broker_api.parameters import check_databases_of_roles, check_size, same
 from broker_api.queue import JOBS, Queue
 from broker_api.settings import Settings
 from broker_api.state.crypto import Vault
+from broker_api.state.fields import BindingFields, InstanceFields
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.keys import KeyCheck
 from broker_api.state.records import (
@@ -187,10 +188,11 @@ class Service:
             raise UpdateNotSupported(f"The plan {plan.name} does not take the instance as it is: {error}") from None
 
     def _change_context(self, found: Instance, context: JsonObject | None) -> Decision:
-        unchanged = context is None or same(context, found.context)
-        if unchanged or self._store.change(found.key, found.operation, {"context": context}):
-            return Complete(self._about(found))
-        return None
+        if context is not None and not same(context, found.context):
+            changes: InstanceFields = {"context": context}
+            if not self._store.change(found.key, found.operation, changes):
+                return None
+        return Complete(self._about(found))
 
     def _changed(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
         """Give the parameters after an update; naming the cluster or database that it has changes nothing.
@@ -333,20 +335,25 @@ class Service:
 
     def _binding_fields(
         self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
-    ) -> dict[str, Any]:
-        common = {"instance_id": instance.instance_id, "binding_id": binding_id, "context": request.context or {}}
+    ) -> BindingFields:
+        common: BindingFields = {
+            "instance_id": instance.instance_id,
+            "binding_id": binding_id,
+            "context": request.context or {},
+        }
         if isinstance(request, RotateRequest):
-            return common | self._rotated_fields(instance, request, found)
+            return {**common, **self._rotated_fields(instance, request, found)}
         resource = request.bind_resource
-        return common | {
+        return {
+            **common,
             "service_id": request.service_id,
             "plan_id": request.plan_id,
             "parameters": request.parameters or {},
             "app_guid": request.app_guid,
-            "bind_resource": resource and resource.model_dump(exclude_none=True),
+            "bind_resource": resource.model_dump(exclude_none=True) if resource else None,
         }
 
-    def _rotated_fields(self, instance: Instance, request: RotateRequest, found: Binding | None) -> dict[str, Any]:
+    def _rotated_fields(self, instance: Instance, request: RotateRequest, found: Binding | None) -> BindingFields:
         """Take over what the predecessor was made with (spec: Rotating a Service Binding).
 
         A repeated request may come when the predecessor is gone already; then the binding itself tells.
@@ -478,7 +485,7 @@ class Service:
         while found := self._store.get(key):
             ended = found.known_operation(operation_id)
             runs = ended is found.operation and ended.state == State.IN_PROGRESS
-            if not runs or self._store.change(key, found.operation, {"operation.untold": True}):
+            if not runs or self._store.change(key, found.operation, operation={"untold": True}):
                 return found, ended
         return None, None
 
@@ -490,7 +497,7 @@ class Service:
         operation = found.operation
         untold = operation.untold and operation.kind == kind and operation.state == State.FAILED
         if untold and not caller.accepts_incomplete:
-            self._store.change(found.key, operation, {"operation.untold": False})
+            self._store.change(found.key, operation, operation={"untold": False})
             raise _failure(operation)
 
     def _accepted(
@@ -544,7 +551,7 @@ def _start(kind: Kind, caller: Caller, request: str = "{}") -> Start:
     return Start(kind=kind, request=request, identity=caller.identity, request_id=caller.request_id)
 
 
-def _instance_fields(instance_id: str, request: ProvisionRequest) -> dict[str, Any]:
+def _instance_fields(instance_id: str, request: ProvisionRequest) -> InstanceFields:
     version = (request.maintenance_info and request.maintenance_info.version) or None
     return {
         "instance_id": instance_id,

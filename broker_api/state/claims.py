@@ -13,6 +13,7 @@ from uuid import uuid4
 from pymongo import ReturnDocument
 
 from broker_api.state import seed
+from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments, reaching
 from broker_api.state.records import EPOCH, Binding, Instance, Kind, Phase, State, record
 from broker_api.state.store import Store
@@ -30,7 +31,7 @@ AnyResource = TypeVar("AnyResource", bound=Instance | Binding)
 
 
 class LeaseLostError(Exception):
-    """Somebody else holds the operation now, or it was replaced: this worker must stop and write nothing more."""
+    """The lease was lost or the operation superseded; stop without writing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Claim(Generic[AnyResource]):
 
 @dataclass(frozen=True)
 class Due:
-    """An operation that somebody should look at: what a job is sent with."""
+    """An operation that a worker should look at: what a job is sent with."""
 
     key: str
     kind: str
@@ -75,7 +76,7 @@ class Claims:
 
     @reaching("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
-        """Take an operation that is due and held by nobody; None otherwise, which is no error."""
+        """Take an operation that is due and held by no worker; None otherwise, which is no error."""
         token = uuid4().hex
         free = {
             **_UNDERSTOOD,
@@ -97,54 +98,56 @@ class Claims:
         """Lengthen the lease.
 
         Raises:
-            LeaseLostError: it is somebody else's.
+            LeaseLostError: another worker holds it.
         """
-        self._write(claim, {"lease_until": In(LEASE_SECONDS)}, {})
+        self._write(claim, {"lease_until": In(LEASE_SECONDS)})
 
     @reaching("advance")
     def advance(
-        self, claim: Claim[AnyResource], step: str, changes: Mapping[str, Any], operation: Mapping[str, Any]
+        self, claim: Claim[AnyResource], step: str, changes: Fields | None, operation: OperationFields
     ) -> Claim[AnyResource]:
         """Record a step's results and go on with the next one, under the same claim.
 
         Raises:
-            LeaseLostError: it is somebody else's.
+            LeaseLostError: another worker holds it.
         """
-        fields = {"step": step, "attempts": 0, "error": None, "waits_on": None, "lease_until": In(LEASE_SECONDS)}
+        fields: OperationFields = {
+            "step": step,
+            "attempts": 0,
+            "error": None,
+            "waits_on": None,
+            "lease_until": In(LEASE_SECONDS),
+        }
         return self._write(claim, {**fields, **operation}, changes)
 
     @reaching("reschedule")
-    def reschedule(
-        self, claim: Claim[Any], seconds: float, changes: Mapping[str, Any], operation: Mapping[str, Any]
-    ) -> None:
+    def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
         """Give the claim back until a later time; no worker is held while waiting.
 
         Raises:
-            LeaseLostError: it is somebody else's.
+            LeaseLostError: another worker holds it.
         """
         self._write(claim, {"due": In(seconds), **_GIVEN_BACK, **operation}, changes)
 
     @reaching("finish")
-    def finish(
-        self, claim: Claim[Any], state: State, phase: Phase, changes: Mapping[str, Any], description: str
-    ) -> None:
+    def finish(self, claim: Claim[Any], state: State, phase: Phase, changes: Fields | None, description: str) -> None:
         """End the operation. What the platform gets is written in the same update as the state it polls for.
 
         An operation whose deadline has passed stays failed; its left-overs being removed does not change that.
 
         Raises:
-            LeaseLostError: it is somebody else's.
+            LeaseLostError: another worker holds it.
         """
         if phase is Phase.GONE and claim.record.legacy:
             seed.forget(self._collection, claim.record)
         ended = claim.record.operation.state is not State.IN_PROGRESS
-        operation: Document = {"open": False, "step": "", "error": None, "waits_on": None, **_GIVEN_BACK}
+        operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_GIVEN_BACK}
         if not ended:
             operation |= {"state": state, "description": description, "finished": In(0)}
-        self._write(claim, operation, {**changes, "phase": phase, "expire_at": _forgotten(phase)})
+        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=_forgotten(phase)))
 
     def _write(
-        self, claim: Claim[AnyResource], operation: Mapping[str, Any], changes: Mapping[str, Any]
+        self, claim: Claim[AnyResource], operation: OperationFields, *changes: Fields | ResourceFields | None
     ) -> Claim[AnyResource]:
         held = {
             "_id": claim.record.key,
@@ -152,7 +155,9 @@ class Claims:
             "operation.fence": claim.fence,
             "operation.lease_token": claim.token,
         }
-        values = assignments(operation, "operation.") | assignments(changes)
+        values = assignments(operation, "operation.")
+        for fields in changes:
+            values |= assignments(fields or {})
         document = self._collection.find_one_and_update(held, [{"$set": values}], return_document=ReturnDocument.AFTER)
         if document is None:
             raise LeaseLostError
@@ -298,7 +303,7 @@ def _forgotten(phase: Phase) -> In | None:
 
 
 # Without its token, so that a renewal that was under way at that moment does not take the lease again.
-_GIVEN_BACK: Document = {"lease_until": In(0), "lease_token": None}
+_GIVEN_BACK: OperationFields = {"lease_until": In(0), "lease_token": None}
 _DELETING = {"$in": ["$operation.kind", [Kind.DEPROVISION.value, Kind.UNBIND.value]]}
 _CREATING = {"$in": ["$operation.kind", [Kind.PROVISION.value, Kind.BIND.value]]}
 _EXPIRED: Document = {

@@ -39,6 +39,7 @@ class OperationFields(TypedDict, total=False):
 class ResourceFields(TypedDict, total=False):
     """Fields that instances and bindings share."""
 
+    instance_id: str
     service_id: str
     plan_id: str
     context: dict[str, Any]
@@ -66,6 +67,7 @@ class InstanceFields(ResourceFields, total=False):
 class BindingFields(ResourceFields, total=False):
     """Fields of ``records.Binding``."""
 
+    binding_id: str
     app_guid: str | None
     bind_resource: dict[str, Any] | None
     predecessor: str | None
@@ -79,3 +81,4 @@ class BindingFields(ResourceFields, total=False):
 
 
 AnyFields = TypeVar("AnyFields", InstanceFields, BindingFields)
+Fields = InstanceFields | BindingFields

@@ -44,7 +44,7 @@ def expression(value: Any) -> Any:  # noqa: ANN401 - any value of a field
     return {"$literal": str(value) if isinstance(value, str) else value}
 
 
-def assignments(changes: Mapping[str, Any], prefix: str = "") -> Document:
+def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
     """Give the ``$set`` of an update pipeline for some fields."""
     return {prefix + name: expression(value) for name, value in changes.items()}
 

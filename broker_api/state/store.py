@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import seed
+from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, expression, reaching
 from broker_api.state.records import (
     EPOCH,
@@ -234,11 +235,11 @@ class Store:
     # --- beginning operations ---------------------------------------------------------------------------------
 
     @reaching("create")
-    def create(self, fields: Mapping[str, Any], start: Start, replacing: Operation | None) -> Operation | None:
+    def create(self, fields: Fields, start: Start, replacing: Operation | None) -> Operation | None:
         """Write a new instance or binding with its first operation.
 
         ``fields`` holds ``instance_id``, for a binding also ``binding_id``, and what was asked. ``replacing`` is the
-        last operation of a gone or failed one of the same id. Gives None when somebody else was faster.
+        last operation of a gone or failed one of the same id. Return None when another request was faster.
         """
         key = _key(fields)
         made = {
@@ -251,11 +252,9 @@ class Store:
         return self._begin(key, replacing, [{"$replaceWith": made}])
 
     @reaching("start")
-    def start(
-        self, key: str, current: Operation, start: Start, phase: Phase, changes: Mapping[str, Any] | None = None
-    ) -> Operation | None:
-        """Begin another operation on something that exists. Gives None when it is not at ``current`` any more."""
-        values = assignments({**(changes or {}), "phase": phase, "expire_at": None})
+    def start(self, key: str, current: Operation, start: Start, phase: Phase) -> Operation | None:
+        """Begin another operation on something that exists. Return None when it is not at ``current`` any more."""
+        values = assignments(ResourceFields(phase=phase, expire_at=None))
         values |= {"past": _PAST, "operation": start.fields()}
         if start.kind is Kind.UNBIND:
             values["unsure_until"] = _UNSURE_UNTIL
@@ -274,10 +273,13 @@ class Store:
         return Operation.model_validate(document["operation"]) if document else None
 
     @reaching("store")
-    def change(self, key: str, current: Operation, changes: Mapping[str, Any]) -> bool:
-        """Write fields that need no operation (a context), unless an operation has begun meanwhile."""
+    def change(
+        self, key: str, current: Operation, changes: Fields | None = None, operation: OperationFields | None = None
+    ) -> bool:
+        """Write fields that need no operation of their own (a context), unless an operation has begun meanwhile."""
         unchanged = {"_id": key, "operation.id": current.id, "operation.state": str(current.state)}
-        return self.collection.update_one(unchanged, [{"$set": assignments(changes)}]).matched_count == 1
+        values = assignments(changes or {}) | assignments(operation or {}, "operation.")
+        return self.collection.update_one(unchanged, [{"$set": values}]).matched_count == 1
 
     # --- what the API watches ---------------------------------------------------------------------------------
 

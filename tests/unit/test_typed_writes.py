@@ -23,6 +23,12 @@ TYPOS = {
     "a value of another type": ("workers/operations/bind.py", "BindingFields(made=True)", 'BindingFields(made="yes")'),
     "a step": ("workers/operations/bind.py", "Next(Step.CREATE_USER", "Next(Step.CRAETE_USER"),
     "a step as bare text": ("workers/operations/bind.py", "Next(Step.CREATE_USER", 'Next("create"'),
+    "a field of a new instance": (
+        "broker_api/service.py",
+        '"organization_guid": request',
+        '"organisation_guid": request',
+    ),
+    "a field that a claim writes": ("broker_api/state/claims.py", '"attempts": 0,', '"atempts": 0,'),
     "a field of an operation": ("workers/engine/runner.py", '{"undo": True, "failure"', '{"udno": True, "failure"'),
     "a field that is read": ("workers/operations/unbind.py", "job.record.made", "job.record.maed"),
 }

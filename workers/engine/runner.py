@@ -124,7 +124,7 @@ class Runner:
                 asked_at = time.monotonic()
                 operation = OperationFields(in_flight=bool(definition and result.step in definition.unanswered))
                 operation.update(result.operation or {})
-                job.update(self._claims.advance(job.claim, result.step.value, result.changes or {}, operation))
+                job.update(self._claims.advance(job.claim, result.step.value, result.changes, operation))
                 job.lease.extend(asked_at)
                 return True
             case Later():
@@ -167,11 +167,11 @@ class Runner:
             operation["step"] = later.step.value
         if job.operation.state is not State.IN_PROGRESS:
             operation.pop("description", None)  # the platform has been told already how it ended
-        self._claims.reschedule(job.claim, later.seconds, later.changes or {}, operation)
+        self._claims.reschedule(job.claim, later.seconds, later.changes, operation)
 
     def _finish(self, job: Job[Any], done: Done[Any]) -> None:
         undone = job.operation.undo
         state = State.FAILED if undone else State.SUCCEEDED
         sentence = (job.operation.failure or "The operation failed.") if undone else done.description
-        self._claims.finish(job.claim, state, done.phase, done.changes or {}, sentence)
+        self._claims.finish(job.claim, state, done.phase, done.changes, sentence)
         log.info("operation_finished", state=state.value, description=sentence)
