@@ -158,7 +158,7 @@ def _is_plain(url: str) -> bool:
 
 
 def _is_domain(host: str) -> bool:
-    """Say whether an SRV record can have this name: an IP address cannot, a name without a dot is nobody's."""
+    """Return whether an SRV record can have this name: an IP address cannot, a name without a dot has none."""
     return "." in host and _are_labels(host) and not host.rpartition(".")[2].isdigit()
 
 

@@ -99,7 +99,7 @@ def _prepare(store: Store, key_check: keys.KeyCheck) -> None:
 
 
 class _Worker:
-    """A worker in a process of its own, started again when it dies: nobody else would notice.
+    """A worker in a process of its own, started again when it dies.
 
     A fork inherits the Config, also one that was made in the script that calls ``run()``.
     """

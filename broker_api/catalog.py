@@ -48,7 +48,7 @@ class CatalogSource(ParameterSource, Protocol):
     """What the catalog needs of a ``Config``."""
 
     @property
-    def broker(self) -> Any:  # noqa: ANN401 - whatever somebody wrote into a Config: it is checked here
+    def broker(self) -> Any:  # noqa: ANN401 - whatever an operator wrote into a Config: it is checked here
         """One service, or a list of them, in the form of the catalog."""
 
 
@@ -196,7 +196,7 @@ class Catalog:
         return self._plans.get(plan_id)
 
     def kept(self, plan: Plan) -> JsonObject:
-        """Give what an instance keeps of a plan of the catalog, for ``plan_of``."""
+        """Return what an instance keeps of a plan of the catalog, for ``plan_of``."""
         return self._kept[plan.id]
 
     def plan_of(self, service_id: str, plan_id: str, kept: Mapping[str, Any]) -> Plan:
@@ -306,7 +306,7 @@ def _service(raw: Any) -> _Service:  # noqa: ANN401
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Give JSON values: objects with attributes (openbrokerapi's ``ServicePlan``) as objects, None as absent."""
+    """Return JSON values: objects with attributes (openbrokerapi's ``ServicePlan``) as objects, None as absent."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple | set | frozenset):

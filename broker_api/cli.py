@@ -26,7 +26,7 @@ class _Commands(click.Group):
         return sorted([*super().list_commands(context), *offered])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Give a command, loaded now."""
+        """Return a command, loaded now."""
         for found in entry_points(group=_GROUP, name=name):
             if _is_installed(found):
                 command: click.Command = found.load()
@@ -35,7 +35,7 @@ class _Commands(click.Group):
 
 
 def _is_installed(found: EntryPoint) -> bool:
-    """Say whether the part that offers a command is here."""
+    """Return whether the part that offers a command is here."""
     try:
         return find_spec(found.module) is not None
     except ModuleNotFoundError:

@@ -80,11 +80,11 @@ class InstanceView:
     database_limit: int = MAX_DATABASE_BYTES
 
     def get_dbname(self) -> str | None:
-        """Give the database's name; None while the provision has not settled it."""
+        """Return the database's name; None while the provision has not settled it."""
         return self.database
 
     def get_cluster(self) -> str:
-        """Give the cluster's name."""
+        """Return the cluster's name."""
         return self.cluster
 
 
@@ -217,7 +217,7 @@ class Config:
         return uris
 
     def isGenerateBindingCredentialsPredictible(self) -> bool:  # noqa: N802 - the seed's name
-        """Say whether credentials come out the same each time; kept for the seed's subclasses.
+        """Return whether credentials come out the same each time; kept for the seed's subclasses.
 
         The broker keeps the credentials of each binding, so an identical bind is answered with them either way.
         """
@@ -244,7 +244,7 @@ class Config:
 
 
 def _explicit_role(wanted: str | Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """Give the role's name, and the database and collection that it is asked for on."""
+    """Return the role's name, and the database and collection that it is asked for on."""
     if isinstance(wanted, str):
         return wanted, None, None
     return wanted["roleName"], wanted.get("databaseName"), wanted.get("collectionName")

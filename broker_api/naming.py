@@ -21,7 +21,7 @@ def _digest(text: str) -> str:
 
 
 def _safe(text: str, keep: int) -> str:
-    """Give a readable part of the id and a digest of all of it, so that two ids never share a name."""
+    """Return a readable part of the id and a digest of all of it, so that two ids never share a name."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', text)[:keep]}-{_digest(text)}"
 
 
@@ -37,7 +37,7 @@ def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
 
 
 def is_default_database(name: str, instance_id: str) -> bool:
-    """Say whether the broker makes this database name from the instance's own id."""
+    """Return whether the broker makes this database name from the instance's own id."""
     return name in (database_name(instance_id), database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES))
 
 
@@ -47,7 +47,7 @@ def username(binding_id: str) -> str:
 
 
 def database_problem(name: object, limit: int = MAX_DATABASE_BYTES) -> str | None:
-    """Say in a sentence why ``name`` cannot be an instance's database; None when it can."""
+    """Return a sentence that says why ``name`` cannot be an instance's database; None when it can."""
     if not isinstance(name, str) or not name or len(name.encode()) > limit:
         return f"The database name must have 1 to {limit} bytes."
     if name.lower() in RESERVED_DATABASES:

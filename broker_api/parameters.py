@@ -44,7 +44,7 @@ class ParameterSource(Protocol):
 
 
 def schema_problem(schema: JsonObject) -> str | None:
-    """Say why a platform would refuse this schema in a catalog (spec.md, "Schema Parameters"); None when it is fine."""
+    """Return why a platform would refuse this schema (spec.md, "Schema Parameters"); None when it is fine."""
     if str(schema.get("$schema", "")).rstrip("#") != DRAFT_04.rstrip("#"):
         return f"$schema must be {DRAFT_04}"
     if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
@@ -57,7 +57,7 @@ def schema_problem(schema: JsonObject) -> str | None:
 
 
 def _dangling(schema: JsonObject) -> Iterator[str]:
-    """Give the references that leave the schema, or point at nothing in it."""
+    """Return the references that leave the schema, or point at nothing in it."""
     # A registry that knows nothing else and fetches nothing.
     resolver = Registry[Any]().with_resource("", DRAFT4.create_resource(schema)).resolver()
     for reference in _references(schema):
@@ -90,7 +90,7 @@ def instance_schema(
     connection: str | None,
     endpoint: str | None,
 ) -> JsonObject:
-    """Give the schema of an instance's parameters, without those that the plan has pinned.
+    """Return the schema of an instance's parameters, without those that the plan has pinned.
 
     In an update nothing is required, and what is absent stays as it is.
     """
@@ -151,7 +151,7 @@ def _project() -> JsonObject:
 
 
 def binding_schema(source: ParameterSource) -> JsonObject:
-    """Give the schema of a binding's parameters: ``role`` is a preset, ``roles`` says it in full."""
+    """Return the schema of a binding's parameters: ``role`` is a preset, ``roles`` says it in full."""
     properties: JsonObject = {}
     if source.ROLE_PRESETS:
         properties["role"] = _role(list(source.ROLE_PRESETS))
@@ -170,7 +170,7 @@ def _role(presets: list[str]) -> JsonObject:
 
 
 def _roles(names: list[str], custom: list[str]) -> JsonObject:
-    """Give the schema of ``roles``. Atlas takes a custom role only as a user's single one."""
+    """Return the schema of ``roles``. Atlas takes a custom role only as a user's single one."""
     description = f"The user's roles, instead of role. Each is one of {', '.join(names)}, or an object with roleName."
     item = {"description": f"One of {', '.join(names)}, or an object with roleName.", "anyOf": _role_forms(names)}
     schema: JsonObject = {"type": "array", "description": description, "minItems": 1, "maxItems": 100, "items": item}
@@ -187,7 +187,7 @@ def _named(roles: list[str]) -> list[JsonObject]:
 
 
 def _role_forms(names: list[str]) -> list[JsonObject]:
-    """Give the forms of one role. A misspelt key is refused, since it would widen what the user may do."""
+    """Return the forms of one role. A misspelt key is refused, since it would widen what the user may do."""
     fields = {
         "roleName": {"type": "string", "enum": names},
         "databaseName": {"type": "string", "minLength": 1, "maxLength": 63},

@@ -1,4 +1,4 @@
-"""Children that end with their parent: nobody is left to hold a port, or to work, after a ``kill -9``."""
+"""Children that end with their parent: no process is left that holds a port, or works, after a ``kill -9``."""
 
 import ctypes
 import os

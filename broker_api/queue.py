@@ -45,7 +45,7 @@ class Queue:
         self._answer: str | None = None
 
     def send(self, job: str, arguments: list[str | None]) -> bool:
-        """Send a job within about a second; say whether Redis took it."""
+        """Send a job within about a second; return whether Redis took it."""
         if not self._slots.acquire(timeout=2 * SOCKET_SECONDS):
             return False
         try:
@@ -82,7 +82,7 @@ class Queue:
 
 
 def _bounded(redis: RedisSettings) -> dict[str, Any]:
-    """Give settings with which a send ends within ``SOCKET_SECONDS`` or so, whatever Redis does."""
+    """Return settings with which a send ends within ``SOCKET_SECONDS`` or so, whatever Redis does."""
     options = {
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,

@@ -61,7 +61,7 @@ log = structlog.get_logger(__name__)
 
 
 def reason(error: BaseException) -> str:
-    """Say in words why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
+    """Return in words why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
     if error.__cause__ and isinstance(error, OperationalError):  # kombu's, around the driver's
         return reason(error.__cause__)
     if error.__cause__ and str(error) == NO_SENTINEL:
@@ -81,7 +81,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Say whether Redis answered, with an error, or not at all."""
+    """Return whether Redis answered, with an error, or not at all."""
     kinds = (exceptions.ResponseError, exceptions.AuthenticationError, exceptions.BusyLoadingError)
     return any(isinstance(each, kinds) for each in _chain(error))
 
@@ -98,7 +98,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class Trouble:
-    """Tells the log when Redis is lost and when it is back, and reminds of it now and then in between."""
+    """Logs when Redis is lost and when it is back, and once a minute in between."""
 
     def __init__(self, used_for: str) -> None:
         self._used_for = used_for

@@ -41,7 +41,7 @@ BACKLOG = 2048
 HEADER_BYTES = 65_536
 """Of a header's value: an originating identity names all groups of its user."""
 HEADERS_BYTES = 2 * HEADER_BYTES
-"""Of all headers of a request together: they are read before the client has said who it is."""
+"""Of all headers of a request together: they are read before the client is authenticated."""
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
 stopping = threading.Event()
@@ -70,7 +70,7 @@ class _Request(Request):  # type: ignore[misc]
 
     @property
     def max_buffer_headers(self) -> int:
-        """Give the limit."""
+        """Return the limit."""
         return HEADERS_BYTES
 
     @max_buffer_headers.setter
@@ -85,7 +85,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's threads, with errors that platforms can read, and a port that is closed once it is not served."""
 
     def init_process(self) -> None:
-        """Begin to serve. An orphan would hold the port for as long as its requests last, and answer nobody new."""
+        """Begin to serve. An orphan would hold the port for as long as its requests last, and answer no new one."""
         parent.end_with(self.ppid, signal.SIGKILL)
         logging.getLogger("gunicorn.error").addFilter(_is_no_pause)
         super().init_process()

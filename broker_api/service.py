@@ -195,7 +195,7 @@ class Service:
         return Complete(self._about(found))
 
     def _changed(self, found: Instance, parameters: Mapping[str, Any]) -> JsonObject:
-        """Give the parameters after an update; naming the cluster or database that it has changes nothing.
+        """Return the parameters after an update; naming the cluster or database that it has changes nothing.
 
         Raises:
             BadRequest: another cluster or database is named: data does not move with a parameter; or they are too many.
@@ -241,7 +241,7 @@ class Service:
         return views.instance(found, self._about(found))
 
     def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
-        """Say how an instance's operation stands; the latest one when the asked one is not known."""
+        """Report how an instance's operation stands; the latest one when the asked one is not known."""
         found = self._store.instance(instance_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no instance {instance_id}.")
@@ -300,7 +300,7 @@ class Service:
         return self._carry_out(decide, caller, made, binding_key(instance_id, binding_id), request.context)
 
     def _standing_instance(self, instance_id: str) -> Instance:
-        """Give an instance that may be bound to and changed; not one that is being made or deleted."""
+        """Return an instance that may be bound to and changed; not one that is being made or deleted."""
         found = self._store.instance(instance_id)
         if found is None or found.phase in (Phase.GONE, Phase.FAILED):
             raise ErrStorageFindInstance(instance_id)
@@ -393,7 +393,7 @@ class Service:
         return {**self._credentials(found), "parameters": found.parameters}
 
     def binding_operation(self, instance_id: str, binding_id: str, operation: str | None) -> LastOperation:
-        """Say how a binding's operation stands; the latest one when the asked one is not known."""
+        """Report how a binding's operation stands; the latest one when the asked one is not known."""
         found = self._store.binding(instance_id, binding_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no binding {binding_id} of the instance {instance_id}.")
@@ -512,7 +512,7 @@ class Service:
     # --- how the broker is ------------------------------------------------------------------------------------
 
     def readiness(self) -> tuple[bool, JsonObject]:
-        """Say whether MongoDB answers, and what is wrong beside it."""
+        """Return whether MongoDB answers, and what is wrong beside it."""
         try:
             about = Housekeeping(self._store).report()
             about["encryption_keys"] = self._keys.report()
@@ -525,7 +525,7 @@ class Service:
         return self._store.counts()
 
     def oldest_due_seconds(self) -> float:
-        """Say for how long the oldest operation that nobody works on has been due."""
+        """Return for how long the oldest unheld operation has been due."""
         return self._store.oldest_due_seconds()
 
 
@@ -566,13 +566,13 @@ def _instance_fields(instance_id: str, request: ProvisionRequest) -> InstanceFie
 
 
 def _instance_identity(found: Instance) -> dict[str, Any]:
-    """Give what makes two provisions identical; contexts and maintenance information may differ."""
+    """Return what makes two provisions identical; contexts and maintenance information may differ."""
     owner = {} if found.legacy else {"organization_guid": found.organization_guid, "space_guid": found.space_guid}
     return {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters, **owner}
 
 
 def _binding_identity(found: Binding) -> dict[str, Any]:
-    """Give what makes two binds identical; contexts may differ."""
+    """Return what makes two binds identical; contexts may differ."""
     same = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
     resource = {"app_guid": found.app_guid, "bind_resource": found.bind_resource, "predecessor": found.predecessor}
     return same if found.legacy else same | resource
@@ -611,6 +611,6 @@ def _binding_id(found: Instance | Binding) -> str | None:
 
 
 def _forgotten(operation: str | None, description: str) -> Exception:
-    """Give 410 when the operation's own id tells that it was a delete, else 404."""
+    """Return 410 when the operation's own id tells that it was a delete, else 404."""
     deleted = operation is not None and operation.startswith(tuple(f"{kind}-" for kind in DELETES))
     return Gone() if deleted else NotFound(description)

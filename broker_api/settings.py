@@ -89,7 +89,7 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
 
 
 def _config(environ: Mapping[str, str]) -> Config:
-    """Give the ``Config`` that BROKER_CONFIG names, else the default one on BROKER_SECRETS."""
+    """Return the ``Config`` that BROKER_CONFIG names, else the default one on BROKER_SECRETS."""
     if reference := environ.get("BROKER_CONFIG"):
         return _named_config(reference)
     secrets = _secrets(environ)
@@ -191,7 +191,7 @@ class _Source:
 
 
 def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
-    """Give what was set as text; a file may hold a number without quotes."""
+    """Return what was set as text; a file may hold a number without quotes."""
     if value is None:
         return ""
     text = str(value).strip()
@@ -201,7 +201,7 @@ def _text(value: Any, name: str) -> str:  # noqa: ANN401 - any JSON value
 
 
 def _is_unicode(text: str) -> bool:
-    """Say no to halves of surrogates, which bytes that are no UTF-8 become in the environment."""
+    """Return False for halves of surrogates, which bytes that are no UTF-8 become in the environment."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -230,7 +230,7 @@ def _base_url(source: _Source) -> str:
 
 
 def _users(source: _Source) -> Mapping[str, str]:
-    """Give the password of each name; HTTP basic authentication can carry no colon in a name (RFC 7617)."""
+    """Return the password of each name; HTTP basic authentication can carry no colon in a name (RFC 7617)."""
     text = source.text("BROKER_USERS")
     pairs = [_user(pair) for pair in text.split(",")] if text else list((source.secrets.get("users") or {}).items())
     for name, password in pairs:
@@ -277,7 +277,7 @@ _CREDENTIALS = {
 
 
 def _projects(source: _Source) -> tuple[Project, ...]:
-    """Give the file's projects; the environment fills in the only one, or adds one in front of several."""
+    """Return the file's projects; the environment fills in the only one, or adds one in front of several."""
     atlas = source.secrets.get("atlas")
     listed = [_filed(entry) for entry in (atlas if isinstance(atlas, list) else [atlas] if atlas else [])]
     given = {name: source.text(variable) for name, (variable, _) in _CREDENTIALS.items()}

@@ -17,7 +17,7 @@ _DONE: dict[str, str] = {Kind.PROVISION: "The instance is ready.", Kind.BIND: "T
 
 
 def dashboard(base_url: str, project: str | None, cluster: str | None) -> JsonObject:
-    """Give the cluster's page in the Atlas UI; nothing where project or cluster are not known."""
+    """Return the cluster's page in the Atlas UI; nothing where project or cluster are not known."""
     if not project or not cluster:
         return {}
     return {"dashboard_url": f"{base_url}/v2/{quote(project)}#/clusters/detail/{quote(cluster)}"}
@@ -42,12 +42,12 @@ def binding(found: Binding, credentials: JsonObject) -> JsonObject:
 
 
 def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
-    """Give ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
+    """Return ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
     return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 100000}Z"
 
 
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
-    """Say how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
+    """Report how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
     operation = found.known_operation(operation_id)
     # A state that only another release knows is not the end yet: that release, or a later poll, tells how it ends.
     state = operation.state if operation.state in (*State,) else State.IN_PROGRESS

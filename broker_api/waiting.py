@@ -1,6 +1,6 @@
 """Requests that wait for their job: how many may, and how they learn that it is done.
 
-One thread asks MongoDB one question for all who wait, and only while somebody waits.
+One thread asks MongoDB one question for all waiting requests, and only while there are any.
 """
 
 import threading

@@ -87,7 +87,7 @@ def _stop(error: SettingError) -> NoReturn:
 
 
 def _set_up_flower(settings: Settings) -> None:
-    """Guard Flower by the broker's users, and let nobody stop workers or send jobs from it."""
+    """Guard Flower by the broker's users, and make it read-only: workers cannot be stopped, nor jobs sent, from it."""
     flower_options.basic_auth = [f"{name}:{password}" for name, password in settings.users.items()]
     flower_options.read_only = True
     flower_options.auth = ""

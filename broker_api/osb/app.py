@@ -89,7 +89,7 @@ def _admit(app: Flask, users: Users) -> None:
 
 
 def _bind_log() -> None:
-    """Tell every log line of this request what it is about."""
+    """Bind the request id and the ids in the path to every log line of this request."""
     g.started = time.perf_counter()
     g.request_id = request_identity(request.headers)[:MAX_ID_LENGTH] or uuid.uuid4().hex
     clear_contextvars()

@@ -22,7 +22,7 @@ class Users:
         """Let a known user pass.
 
         Raises:
-            Unauthorized: anybody else.
+            Unauthorized: the user is unknown or the password wrong.
         """
         given = authorization if authorization is not None and authorization.type == "basic" else None
         name, password = ((given.username or ""), (given.password or "")) if given else ("", "")

@@ -59,7 +59,7 @@ def _typed(model: type[_Request], given: JsonObject) -> _Request:
 
 
 def _data() -> bytes:
-    """Give the body. Without a Content-Length Flask cuts it at its limit, which is one byte more than ours."""
+    """Return the body. Without a Content-Length Flask cuts it at its limit, which is one byte more than ours."""
     try:
         data = request.get_data()
     except RequestEntityTooLarge:
@@ -74,7 +74,7 @@ def _data() -> bytes:
 
 
 def discard_body() -> None:
-    """Read what nobody has read (of a request that was refused before): it would cost the next one its connection.
+    """Read the rest of a body (of a request that was refused before): it would cost the next one its connection.
 
     An application cannot have the connection closed instead: ``Connection`` is the server's own header (PEP 3333).
     """
@@ -182,7 +182,7 @@ def _name(path: _Path) -> str:
 
 
 def _readable(name: str) -> str:
-    """Give a field's name as text that can be answered: half a surrogate pair becomes a question mark."""
+    """Return a field's name as text that can be answered: half a surrogate pair becomes a question mark."""
     return name.encode(errors="replace").decode()
 
 

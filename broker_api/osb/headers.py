@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 def require_version(headers: Headers) -> int:
-    """Give the minor version of the API that the request names; every one only adds to the one before.
+    """Return the minor version of the API that the request names; every one only adds to the one before.
 
     Raises:
         PreconditionFailed: the version is missing, no version, too old, or of another major number.
@@ -40,12 +40,12 @@ def require_version(headers: Headers) -> int:
 
 
 def request_identity(headers: Headers) -> str:
-    """Give the platform's id of the request, without characters that could end a header or a log line; else ""."""
+    """Return the platform's id of the request, without characters that could end a header or a log line; else ""."""
     return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
 
 
 def originating_identity(headers: Headers) -> JsonObject | None:
-    """Give ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent.
+    """Return ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent.
 
     Of the value only what names the user is given (profile.md, "Originating Identity Header"): a user of a directory
     may be in hundreds of groups, and none of them is the broker's business.
@@ -64,7 +64,7 @@ def originating_identity(headers: Headers) -> JsonObject | None:
 
 
 def user_of(identity: JsonObject | None) -> JsonObject:
-    """Give what a log line tells of an originating identity."""
+    """Return what a log line tells of an originating identity."""
     if identity is None:
         return {}
     value = identity["value"]

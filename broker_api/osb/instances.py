@@ -49,7 +49,7 @@ class InstanceOperation(MethodView):
         self._service = service
 
     def get(self, instance_id: str) -> Response:
-        """Poll. service_id and plan_id are hints: during a change of plan they are the old ones, so nobody looks."""
+        """Poll. service_id and plan_id are hints and not looked at: during a change of plan they are the old ones."""
         operation = self._service.instance_operation(instance_id, queries.operation())
         response = report(operation)
         if operation.retry_after is not None and minor() >= RETRY_AFTER:

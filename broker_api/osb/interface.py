@@ -52,10 +52,10 @@ class Service(Protocol):
         """Report a binding's operation, or its latest one."""
 
     def readiness(self) -> tuple[bool, JsonObject]:
-        """Say whether MongoDB answers, and how everything else is."""
+        """Return whether MongoDB answers, and how everything else is."""
 
     def operation_counts(self) -> Mapping[tuple[str, str], int]:
         """Count operations by kind and state."""
 
     def oldest_due_seconds(self) -> float:
-        """Say for how long the oldest due operation has waited; 0 when none is due."""
+        """Return for how long the oldest due operation has waited; 0 when none is due."""

@@ -71,7 +71,7 @@ def _tell(route: str, status: int, seconds: float) -> None:
 
 
 class _Operations(Collector):
-    """Operations are counted when somebody asks, since every process of the broker changes them."""
+    """Operations are counted at each scrape, since every process of the broker changes them."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

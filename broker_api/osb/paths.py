@@ -29,7 +29,7 @@ class EncodedPath:
 
 
 def encoded_path(environ: "WSGIEnvironment") -> str:
-    """Give the path from the request line; without one (a server that does not tell it) the decoded path must do."""
+    """Return the path from the request line; without one (a server that does not tell it) the decoded path must do."""
     request_line = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if request_line:
         path = _without_mount(_path_of(request_line), environ.get("SCRIPT_NAME", ""))

@@ -11,17 +11,17 @@ from broker_api.osb.headers import request_identity
 
 
 def accepts_incomplete() -> bool:
-    """Say whether the platform can poll: only the literal ``true`` counts."""
+    """Return whether the platform can poll: only the literal ``true`` counts."""
     return request.args.get("accepts_incomplete") == "true"
 
 
 def caller() -> Caller:
-    """Say who asks, and how."""
+    """Return the platform and user of the request, and whether it can poll."""
     return Caller(accepts_incomplete(), g.identity, request_identity(request.headers)[:MAX_ID_LENGTH] or None)
 
 
 def service_and_plan() -> tuple[str, str]:
-    """Give the two arguments that every DELETE must have.
+    """Return the two arguments that every DELETE must have.
 
     Raises:
         BadRequest: one of them is missing or empty.
@@ -30,7 +30,7 @@ def service_and_plan() -> tuple[str, str]:
 
 
 def operation() -> str | None:
-    """Give the operation that a poll asks for; without one it asks for the latest."""
+    """Return the operation that a poll asks for; without one it asks for the latest."""
     return request.args.get("operation") or None
 
 

@@ -25,7 +25,7 @@ RETRY_AFTER: Final = 15
 
 
 def minor() -> int:
-    """Give the minor version that the request names; the newest where it names none."""
+    """Return the minor version that the request names; the newest where it names none."""
     version: int = g.get("minor", NEWEST)
     return version
 

@@ -1,6 +1,6 @@
 """The worker's side of the state: claims are leases with a fencing token, and waiting is a date on the operation.
 
-Every write of a worker names the fence that its claim drew; once somebody else has claimed, or the operation was
+Every write of a worker names the fence that its claim drew; once another worker has claimed, or the operation was
 replaced, it matches nothing and ``LeaseLostError`` ends the worker's part in it.
 """
 
@@ -20,7 +20,7 @@ from broker_api.state.store import Store
 
 LEASE_SECONDS = 20
 RESEND_SECONDS = 3
-"""A message that nobody has acted on is sent again after this, then after twice as long, up to ``RESEND_MOST``."""
+"""A message that no worker has acted on is sent again after this, then after twice as long, up to ``RESEND_MOST``."""
 RESEND_MOST = 15
 REMEMBERED_SECONDS = 48 * 3600
 """What is gone is remembered this long; section 0 of our reading of the specification asks for 24 hours at least."""
@@ -122,7 +122,7 @@ class Claims:
 
     @reaching("reschedule")
     def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
-        """Give the claim back until a later time; no worker is held while waiting.
+        """Release the claim until a later time; no worker is held while waiting.
 
         Raises:
             LeaseLostError: another worker holds it.
@@ -165,7 +165,7 @@ class Claims:
 
     @reaching("release")
     def release(self, claim: Claim[Any], *, sure: bool) -> None:
-        """Say that a step which the lease was lost in is over, so that the operation after it need not wait.
+        """Record that a step whose lease was lost is over, so that the operation after it need not wait.
 
         The lease's own token is the filter: an operation that replaced ours waits for that lease. ``sure``: no request
         of ours is under way any more.
@@ -178,7 +178,7 @@ class Claims:
 
     @reaching("sweep")
     def due(self, limit: int) -> list[Due]:
-        """Give operations that are due, held by nobody, and not sent just now. One indexed query."""
+        """Return operations that are due, held by no worker, and not sent just now. One indexed query."""
         waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
         sent_before = {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, waited]}]}
         news = {"$max": ["$operation.due", "$operation.lease_until"]}
@@ -211,7 +211,7 @@ class Claims:
 
     @reaching("sweep")
     def expire(self) -> int:
-        """Fail what is past its deadline, whoever holds it; what it made in Atlas is removed all the same."""
+        """Fail what is past its deadline, whether held or not; what it made in Atlas is removed all the same."""
         late = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # always so; without it the index of open operations is not used

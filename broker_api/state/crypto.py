@@ -31,7 +31,7 @@ class Vault:
             raise UndecryptableError from error
 
     def opens_with_first_key(self, sealed: str) -> bool:
-        """Say whether the key that encrypts also opens this."""
+        """Return whether the key that encrypts also opens this."""
         try:
             Vault(self._keys[:1]).open(sealed)
         except UndecryptableError:

@@ -62,7 +62,7 @@ class Databases:
 
     @reaching("find a database")
     def find(self, instance: Instance) -> DatabaseClaim | None:
-        """Give what is known of an instance's database."""
+        """Return what is known of an instance's database."""
         document = self._documents.find_one({"_id": _key(instance)})
         return DatabaseClaim.model_validate(document) if document else None
 

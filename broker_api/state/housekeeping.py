@@ -26,7 +26,7 @@ class Housekeeping:
 
     @reaching("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
-        """Take or renew a lease by name; False while somebody else holds it."""
+        """Take or renew a lease by name; return False while another owner holds it."""
         until = {"$ifNull": ["$until", expression(EPOCH)]}
         free = {"$or": [{"$eq": ["$owner", expression(owner)]}, {"$lte": [until, NOW]}]}
         taken = {
@@ -40,7 +40,7 @@ class Housekeeping:
 
     @reaching("lease")
     def release(self, name: str, owner: str) -> None:
-        """Give a lease back early."""
+        """Release a lease early."""
         self.collection.update_one({"_id": name, "owner": owner}, [{"$set": assignments({"until": In(0)})}])
 
     @reaching("turn")
@@ -56,7 +56,7 @@ class Housekeeping:
 
     @reaching("housekeeping")
     def read(self, name: str) -> Mapping[str, Any]:
-        """Give a document by name; empty when there is none."""
+        """Return a document by name; empty when there is none."""
         return self.collection.find_one({"_id": name}) or {}
 
     @reaching("housekeeping")
@@ -66,7 +66,7 @@ class Housekeeping:
 
     @reaching("housekeeping")
     def broker_id(self) -> str:
-        """Give this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
+        """Return this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
         made: Document = {"$ifNull": ["$value", uuid4().hex]}
         document = self.collection.find_one_and_update(
             {"_id": "broker"}, [{"$set": {"value": made}}], upsert=True, return_document=ReturnDocument.AFTER
@@ -74,7 +74,7 @@ class Housekeeping:
         return str(document["value"]) if document else ""
 
     def report(self) -> dict[str, Any]:
-        """Say how workers and Atlas are, for /ready."""
+        """Report how workers and Atlas are, for /ready."""
         with pymongo.timeout(PROBE_SECONDS):
             return {"workers": self._workers(self._store.now()), "atlas": self._atlas()}
 

@@ -48,7 +48,7 @@ class KeyCheck:
 
     @reaching("try the encryption keys")
     def trouble(self, *, renew: bool = False) -> str | None:
-        """Say what is wrong with the keys; None when they open the canary, which is created if there is none.
+        """Return what is wrong with the keys; None when they open the canary, which is created if there is none.
 
         ``renew``: seal it again with the first key if only a later one opens it.
         """
@@ -81,7 +81,7 @@ class KeyCheck:
         return str(document["sealed"]) if document else ""
 
     def _opens_stored(self) -> bool:
-        """Say whether the keys open one of the secrets that were stored last; true when there is none."""
+        """Return whether the keys open one of the secrets that were stored last; true when there is none."""
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         found = self._store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
@@ -95,7 +95,7 @@ class KeyCheck:
         return True
 
     def fit(self) -> bool:
-        """Say whether a worker may work with its keys: a secret that is sealed with a wrong one is lost.
+        """Return whether a worker may work with its keys: a secret that is sealed with a wrong one is lost.
 
         Asked before each operation; MongoDB is asked once a second at most.
         """
@@ -111,7 +111,7 @@ class KeyCheck:
             return self._trouble is None
 
     def report(self) -> str:
-        """Say how the keys are, for /ready."""
+        """Report how the keys are, for /ready."""
         with pymongo.timeout(PROBE_SECONDS):
             return "ok" if self.fit() else WRONG_KEYS
 

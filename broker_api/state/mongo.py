@@ -36,7 +36,7 @@ class In(float):
 
 
 def expression(value: Any) -> Any:  # noqa: ANN401 - any value of a field
-    """Give the update expression for a value; text of users is never read as an operator or a field's name."""
+    """Return the update expression for a value; text of users is never read as an operator or a field's name."""
     if isinstance(value, In):
         return {"$add": [NOW, int(value * 1000)]}
     if isinstance(value, (dict, list, tuple)):
@@ -45,7 +45,7 @@ def expression(value: Any) -> Any:  # noqa: ANN401 - any value of a field
 
 
 def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
-    """Give the ``$set`` of an update pipeline for some fields."""
+    """Return the ``$set`` of an update pipeline for some fields."""
     return {prefix + name: expression(value) for name, value in changes.items()}
 
 
@@ -88,7 +88,7 @@ _TOLERANT: CodecOptions[Document] = CodecOptions(
 
 
 def durable(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
-    """Give a collection whose writes a majority acknowledges and journals, and which is read from the primary."""
+    """Return a collection whose writes a majority acknowledges and journals, and which is read from the primary."""
     return client.get_database(database).get_collection(
         name,
         codec_options=_TOLERANT,
@@ -115,7 +115,7 @@ def reaching(during: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable
 
 
 def _storage_error(error: Exception, during: str) -> Exception:
-    """Tell apart what would fail again, a document that is too large (by the driver or the server), and trouble."""
+    """Return the storage error for what the driver raised: a document that is too large, a bad value, or trouble."""
     if isinstance(error, DocumentTooLarge) or getattr(error, "code", None) == _OBJECT_TOO_LARGE:
         return ErrStorageTooLarge()
     if isinstance(error, BSONError | OverflowError):

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 def canonical(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Give JSON text that is the same for equal values, whatever the order of their keys."""
+    """Return JSON text that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -157,7 +157,7 @@ class Resource(Record):
         return isinstance(self.phase, Phase) and isinstance(self.operation.state, State)
 
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
-        """Give the operation of this id, else (none asked for, or forgotten) the latest."""
+        """Return the operation of this id, else (none asked for, or forgotten) the latest."""
         for past in self.past:
             if past.id == operation_id:
                 return past
@@ -219,12 +219,12 @@ class Binding(Resource):
 
 
 def instance_key(instance_id: str) -> str:
-    """Give the ``_id`` of an instance's document."""
+    """Return the ``_id`` of an instance's document."""
     return f"instance/{quote(instance_id, safe='')}"
 
 
 def binding_key(instance_id: str, binding_id: str) -> str:
-    """Give the ``_id`` of a binding's document; ids count only within their instance."""
+    """Return the ``_id`` of a binding's document; ids count only within their instance."""
     return f"binding/{quote(instance_id, safe='')}/{quote(binding_id, safe='')}"
 
 

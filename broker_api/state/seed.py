@@ -30,13 +30,13 @@ _SEEDS = {"operation": {"$exists": False}}
 
 
 def adopt_instance(collection: Collection[Document], instance_id: str) -> bool:
-    """Turn the old broker's document of an instance into ours; say whether there was one."""
+    """Turn the old broker's document of an instance into ours; return whether there was one."""
     query = {"instance_id": instance_id, "binding_id": {"$exists": False}, **_SEEDS}
     return _adopt(collection, query, instance_key(instance_id), Kind.PROVISION)
 
 
 def adopt_binding(collection: Collection[Document], instance_id: str, binding_id: str) -> bool:
-    """Turn the old broker's document of a binding into ours; say whether there was one."""
+    """Turn the old broker's document of a binding into ours; return whether there was one."""
     query = {"instance_id": instance_id, "binding_id": binding_id, **_SEEDS}
     return _adopt(collection, query, binding_key(instance_id, binding_id), Kind.BIND)
 
@@ -64,7 +64,7 @@ def forget(collection: Collection[Document], found: Instance | Binding) -> None:
 
 
 def sharing(collection: Collection[Document], instance: Instance) -> list[Instance]:
-    """Give the old broker's instances, not touched yet, that use the same database."""
+    """Return the old broker's instances, not touched yet, that use the same database."""
     database = in_any_case(instance.database or "")
     where = {"project": None, "cluster": instance.cluster, "database": database}
     query = {**where, "binding_id": {"$exists": False}, **_SEEDS}
@@ -73,7 +73,7 @@ def sharing(collection: Collection[Document], instance: Instance) -> list[Instan
 
 
 def in_any_case(name: str) -> Document:
-    """Give the query for a name in any spelling that differs only in case."""
+    """Return the query for a name in any spelling that differs only in case."""
     return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
 
 
@@ -90,7 +90,7 @@ def _adopt(collection: Collection[Document], query: Document, key: str, kind: Ki
 
 
 def _ours(found: Document, key: str, kind: Kind) -> Document:
-    """Give our document: ready, under an operation that has long succeeded. The old broker knew one plan."""
+    """Return our document: ready, under an operation that has long succeeded. The old broker knew one plan."""
     done = Operation(id=f"{kind}-seed", kind=kind, state=State.SUCCEEDED, open=False).model_dump(mode="python")
     ours = {
         name: value for name, value in found.items() if name in ("instance_id", "binding_id", "database", "cluster")

@@ -59,7 +59,7 @@ class Start:
     request_id: str | None = None
 
     def fields(self) -> Document:
-        """Give the operation's document as update expressions, every field set, since ``$set`` merges documents."""
+        """Return the operation's document as update expressions, every field set, since ``$set`` merges documents."""
         fresh = Operation(id=f"{self.kind}-{uuid4().hex}", kind=self.kind, request=self.request)
         values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
@@ -156,7 +156,7 @@ class Store:
 
     @reaching("find instance")
     def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
-        """Give an instance, also one that the old broker wrote.
+        """Return an instance, also one that the old broker wrote.
 
         Raises:
             ErrStorageUnreadable: its document cannot be read, or (unless ``any_release``) is in a phase or state that
@@ -170,7 +170,7 @@ class Store:
 
     @reaching("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
-        """Give a binding of an instance, also one that the old broker wrote.
+        """Return a binding of an instance, also one that the old broker wrote.
 
         Raises:
             ErrStorageUnreadable: as for an instance.
@@ -183,14 +183,14 @@ class Store:
 
     @reaching("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
-        """Give all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
+        """Return all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
         seed.adopt_bindings(self.collection, instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
         return [read(Binding, document) for document in self.collection.find(query)]
 
     @reaching("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
-        """Give the bindings of an Atlas project that platforms have credentials of."""
+        """Return the bindings of an Atlas project that platforms have credentials of."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
         return [read(Binding, document) for document in self.collection.find(query)]
 
@@ -202,7 +202,7 @@ class Store:
 
     @reaching("find instances")
     def of_same_database(self, instance: Instance) -> list[Instance]:
-        """Give the other instances that have, or had, the same database of the same cluster.
+        """Return the other instances that have, or had, the same database of the same cluster.
 
         MongoDB takes two names that differ only in case for one.
         """
@@ -220,12 +220,12 @@ class Store:
         return used + seed.sharing(self.collection, instance)
 
     def sharing(self, instance: Instance) -> list[Instance]:
-        """Give the other instances that are not gone and use the same database of the same cluster."""
+        """Return the other instances that are not gone and use the same database of the same cluster."""
         return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
     @reaching("find")
     def get(self, key: str) -> Instance | Binding | None:
-        """Give an instance or binding by its document's key."""
+        """Return an instance or binding by its document's key."""
         return self._find(key)
 
     def _find(self, key: str) -> Instance | Binding | None:
@@ -285,7 +285,7 @@ class Store:
 
     @reaching("wait")
     def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Say which of these operations (document key, operation id) have ended, or are not the latest any more."""
+        """Return which of these operations (document key, operation id) have ended, or are not the latest any more."""
         keys = [key for key, _ in waiting]
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS.value}
         running = self.collection.find(query, {"operation.id": 1})
@@ -304,7 +304,7 @@ class Store:
 
     @reaching("count")
     def oldest_due_seconds(self) -> float:
-        """Say for how long the oldest operation that nobody holds has been due; 0 when none is."""
+        """Return for how long the oldest unheld operation has been due; 0 when none is."""
         query = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # a date

@@ -48,7 +48,7 @@ _BY_TEXT = (
 
 
 def reason(error: Exception) -> str:
-    """Say why MongoDB could not be used, without hosts, options or secrets."""
+    """Return why MongoDB could not be used, without hosts, options or secrets."""
     code = getattr(error, "code", None) if isinstance(error, OperationFailure) else None
     if code in _BY_CODE:
         return _quota(error) or _BY_CODE[code]

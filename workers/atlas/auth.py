@@ -70,7 +70,7 @@ class TokenStore(Protocol):
         """Make `token` the current one and give the right to mint back."""
 
     def release(self, pause: float = 0.0) -> None:
-        """Give the right back without a token; no worker can take it within `pause` seconds."""
+        """Release the right without a token; no worker can take it within `pause` seconds."""
 
 
 class MemoryTokens:

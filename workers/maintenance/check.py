@@ -1,6 +1,6 @@
 """``atlas-broker check``: looks at everything that the broker needs, and says of each thing whether it is good.
 
-One line for each finding: ``good``, ``warn`` or ``bad``, and what to do. It changes nothing that anybody could notice,
+One line for each finding: ``good``, ``warn`` or ``bad``, and what to do. It changes nothing that lasts,
 and tells no secret.
 """
 

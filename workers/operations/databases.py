@@ -51,7 +51,7 @@ class _Known:
 
 
 def _is_past(other: Instance) -> bool:
-    """Say whether an instance that is gone tells nothing any more: its claim does, or the database was dropped.
+    """Return whether an instance that is gone tells nothing any more: its claim does, or the database was dropped.
 
     Releases without claims kept no note of ownership, and dropped whatever they were asked to.
     """
@@ -60,7 +60,7 @@ def _is_past(other: Instance) -> bool:
 
 
 def examine(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluster, instance: Instance) -> bool:
-    """Check that an instance may have the database that it names; say whether it owns it.
+    """Check that an instance may have the database that it names; return whether it owns it.
 
     Raises:
         FailedError: it may not.
@@ -78,14 +78,14 @@ def examine(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluster, inst
 
 
 def wanted(job: AtlasJob[Instance]) -> Wanted:
-    """Give the claim that an instance makes once it has been examined."""
+    """Return the claim that an instance makes once it has been examined."""
     instance, known = job.record, _Known(job, job.record)
     record = known.records[0] if known.records else _Record("", instance.owner, bool(instance.owned))
     return Wanted(instance, record.owner, record.owned, used=known.used, sharing=_may_share(job, instance))
 
 
 def _may_share(job: AtlasJob[Instance], instance: Instance) -> bool:
-    """Say whether an instance may have what another owner has. It never gets that under the name made for itself."""
+    """Return whether an instance may have what another owner has. It never gets that under the name made for itself."""
     return job.config.DATABASES == "any" and not is_default_database(instance.database or "", instance.instance_id)
 
 
@@ -102,7 +102,7 @@ def _check_not_reserved(job: AtlasJob[Instance], instance: Instance) -> None:
 
 
 def _is_new(client: AtlasClient, cluster: Cluster, instance: Instance, *, just_dropped: bool, sharing: bool) -> bool:
-    """Say whether nothing but this instance's data will be in its database; False where Atlas does not tell."""
+    """Return whether nothing but this instance's data will be in its database; False where Atlas does not tell."""
     name = instance.database or ""
     if is_default_database(name, instance.instance_id):
         return True
@@ -139,7 +139,7 @@ def _other_spelling(name: str, cluster: Cluster) -> str:
 
 
 def located(job: AtlasJob[Instance]) -> Instance:
-    """Give the instance with its project; the old broker named none."""
+    """Return the instance with its project; the old broker named none."""
     return job.record.model_copy(update={"project": job.project})
 
 
@@ -175,7 +175,7 @@ def begin_drop(job: AtlasJob[Instance]) -> bool:
 
 
 def _others(job: AtlasJob[Instance], instance: Instance) -> list[Instance]:
-    """Give the other instances that have the database, and forget those that are gone."""
+    """Return the other instances that have the database, and forget those that are gone."""
     others = {other.instance_id: other for other in job.context.store.sharing(instance)}
     claim = job.context.databases.find(instance)
     for user in claim.users if claim else ():
@@ -194,7 +194,7 @@ def _same(one: Instance, other: Instance) -> bool:
 
 
 def is_dropping(job: AtlasJob[Instance], claim: DatabaseClaim) -> bool:
-    """Say whether another instance drops the database now; one that has stopped is noted."""
+    """Return whether another instance drops the database now; one that has stopped is noted."""
     if claim.dropping in (None, job.record.instance_id):
         return False
     dropper = job.context.store.instance(claim.dropping or "")
@@ -208,7 +208,7 @@ def is_dropping(job: AtlasJob[Instance], claim: DatabaseClaim) -> bool:
 
 
 def databases(client: AtlasClient, cluster: Cluster) -> frozenset[str] | None:
-    """Give the databases that Atlas lists on a cluster; None where it does not tell, as on free and Flex clusters."""
+    """Return the databases that Atlas lists on a cluster; None where it does not tell, as on free and Flex clusters."""
     hosts = _hosts(cluster)
     if cluster.kind != "dedicated":
         return None
@@ -256,7 +256,7 @@ def _of_cluster(client: AtlasClient, cluster: Cluster, hosts: list[tuple[str, in
 
 
 def _is_of(process: Process, cluster: Cluster, hosts: list[tuple[str, int]]) -> bool:
-    """Say whether a process is the cluster's. The connection string of a sharded one has the ports of its mongos."""
+    """Return whether a process is the cluster's. The connection string of a sharded one has the ports of its mongos."""
     names = {name for name in (process.host, process.alias) if name}
     if not cluster.sharded:
         return any((name, process.port) in hosts for name in names)
@@ -272,7 +272,7 @@ def _hosts(cluster: Cluster) -> list[tuple[str, int]]:
 
 
 def _is_no(error: AtlasError) -> bool:
-    """Say whether Atlas will never tell what it was asked for, other than in trouble or for a refused key."""
+    """Return whether Atlas will never tell what it was asked for, other than in trouble or for a refused key."""
     if isinstance(error, Refused) and error.retryable:
         return False
     status = error.status if isinstance(error, Refused | UnreadableAnswer) else 0

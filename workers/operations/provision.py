@@ -119,7 +119,7 @@ def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
 
 
 def withdraw_claim(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Give the name of the database back; nothing was made in Atlas."""
+    """Withdraw the claim of the database; nothing was made in Atlas."""
     if job.record.database:
         job.context.databases.withdraw(job.record)
     return Done(Phase.FAILED, "")
