@@ -207,12 +207,11 @@ class Store:
         MongoDB takes two names that differ only in case for one.
         """
         query = {
-            "_id": {"$ne": instance.key},
+            "_id": {"$ne": instance.key, "$type": "string"},  # those that the old broker wrote come below
             "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
             "cluster": instance.cluster,
             "database": seed.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
-            "operation": {"$exists": True},
         }
         found = [read(Instance, document) for document in self.collection.find(query)]
         # What this release does not understand may use the database, and counts.
