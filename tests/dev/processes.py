@@ -110,7 +110,7 @@ def script(name: str) -> Path:
 class Server(ABC):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
-    ready_seconds = 30.0
+    ready_seconds = 60.0
     folder = CHECKOUT
     """Where the process runs, and finds the packages that are there."""
     farewell = signal.SIGTERM
