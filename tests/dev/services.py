@@ -117,8 +117,11 @@ class Sentinel(Server):
 
     farewell = signal.SIGKILL
 
-    def __init__(self, master: Redis, name: str = "sentinel", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, master: Redis, name: str = "sentinel", options: Sequence[str] = (), password: str | None = None
+    ) -> None:
         super().__init__(name)
+        self._password = password
         self._lines = (
             f"port {self.port}",
             f"bind {HOST}",
@@ -142,3 +145,11 @@ class Sentinel(Server):
     def answers(self) -> bool:
         with socket.create_connection((HOST, self.port), timeout=1):
             return True
+
+    def knows(self, *, replicas: int, sentinels: int) -> bool:
+        """Whether it has found that many replicas that answer it, and that many other sentinels."""
+        with redis.Redis(host=HOST, port=self.port, password=self._password, socket_timeout=1) as client:
+            master = client.sentinel_master("m")
+            found = client.sentinel_slaves("m")
+        ready = [each for each in found if each["master-link-status"] == "ok"]
+        return len(ready) == replicas and master["num-other-sentinels"] == sentinels
