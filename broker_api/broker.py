@@ -14,14 +14,15 @@ from importlib.metadata import entry_points
 import structlog
 from flask import Flask
 
-from broker_api import logs, parent, server, settings
-from broker_api.catalog import Catalog
+from broker_api import logs, parent, server
+from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
+from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
-from broker_api.queue import Queue
-from broker_api.service import Service
-from broker_api.settings import Settings
+from broker_api.service.service import Service
+from broker_api.settings import settings
+from broker_api.settings.settings import Settings
 from broker_api.state import keys
 from broker_api.state.crypto import Vault
 from broker_api.state.mongo import connect

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 
 import click
 
-from broker_api import foreign_variables, logs, server
+from broker_api import logs, server
 from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
+from broker_api.settings import foreign_variables
 
 _GROUP = "atlas_broker.commands"
 

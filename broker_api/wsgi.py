@@ -3,9 +3,10 @@
 import os
 import sys
 
-from broker_api import foreign_variables, logs
+from broker_api import logs
 from broker_api.broker import Broker
 from broker_api.errors import SettingError
+from broker_api.settings import foreign_variables
 
 _BOOT_ERROR = 3
 """gunicorn ends with such a worker; one that ends with another code is started again, for ever."""

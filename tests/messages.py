@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from broker_api.queue import QUEUES
+from broker_api.jobs.queue import QUEUES
 from tests.dev.stack import Stack
 from tests.tenant import eventually
 

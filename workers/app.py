@@ -14,10 +14,11 @@ from celery import Celery, signals
 from tornado.options import options as flower_options
 from tornado.web import authenticated
 
-from broker_api import foreign_variables, logs
+from broker_api import logs
 from broker_api.errors import SettingError
-from broker_api.redis_transport import RedisCelery, celery_settings
-from broker_api.settings import Part, Settings, load
+from broker_api.jobs.redis_transport import RedisCelery, celery_settings
+from broker_api.settings import foreign_variables
+from broker_api.settings.settings import Part, Settings, load
 from broker_api.state.keys import check_at_start
 from workers import environment
 from workers.context import Context, compose

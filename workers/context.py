@@ -3,9 +3,9 @@
 import threading
 from dataclasses import dataclass, field
 
-from broker_api.catalog import Catalog
-from broker_api.queue import Queue
-from broker_api.settings import Project, Settings
+from broker_api.catalog.catalog import Catalog
+from broker_api.jobs.queue import Queue
+from broker_api.settings.settings import Project, Settings
 from broker_api.state.claims import Claims
 from broker_api.state.crypto import Vault
 from broker_api.state.databases import Databases

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from broker_api.foreign_variables import CELERY_VARIABLES, ignored
+from broker_api.settings.foreign_variables import CELERY_VARIABLES, ignored
 
 FLOWER_VARIABLES = (
     "FLOWER_AUTH",

@@ -3,7 +3,7 @@
 Further arguments, which a newer release may send, are ignored.
 """
 
-from broker_api.queue import JOBS, RECONCILE
+from broker_api.jobs.queue import JOBS, RECONCILE
 from broker_api.state.records import Kind, binding_key, instance_key
 from workers.app import app, context, runner
 from workers.maintenance.reconcile import reconcile as compare

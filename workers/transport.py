@@ -31,8 +31,8 @@ from kombu.transport import redis, virtual
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from broker_api import redis_transport
-from broker_api.redis_trouble import Trouble, is_answer
+from broker_api.jobs import redis_transport
+from broker_api.jobs.redis_trouble import Trouble, is_answer
 
 LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """What Redis or the network raises; anything else that happens to a message is the message's fault."""

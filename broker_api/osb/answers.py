@@ -4,8 +4,9 @@ from http import HTTPStatus
 
 from flask import Response, jsonify
 
-from broker_api.messages import Accepted, Complete, JsonObject, LastOperation
+from broker_api.json_types import JsonObject
 from broker_api.osb.versions import LAST_OPERATION, known
+from broker_api.service.schemas import Accepted, Complete, LastOperation
 
 
 def answer(status: int, body: JsonObject) -> Response:

@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
-from broker_api.messages import MAX_ID_LENGTH
+from broker_api.catalog.parameters import MAX_BYTES
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
 from broker_api.osb.bindings import Binding, BindingOperation
@@ -31,7 +31,7 @@ from broker_api.osb.interface import Service
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.paths import EncodedPath, IdConverter
 from broker_api.osb.versions import NEWEST, known_catalog, minor
-from broker_api.parameters import MAX_BYTES
+from broker_api.service.schemas import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
     from flask.json.provider import DefaultJSONProvider

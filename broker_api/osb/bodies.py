@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from broker_api.errors import BadRequest
-from broker_api.messages import BindRequest, JsonObject, RotateRequest
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import BindRequest, RotateRequest
 
 MAX_DEPTH = 64
 """Levels of nesting of what is kept, the body itself being the first."""

@@ -11,7 +11,7 @@ from flask import Flask, Response, current_app, g
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from broker_api import errors
-from broker_api.messages import JsonObject
+from broker_api.json_types import JsonObject
 from broker_api.osb.answers import answer
 from broker_api.osb.versions import ERROR, known
 

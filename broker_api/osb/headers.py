@@ -8,8 +8,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import PreconditionFailed
 
 from broker_api.errors import BadRequest
-from broker_api.messages import MAX_ID_LENGTH, JsonObject
+from broker_api.json_types import JsonObject
 from broker_api.osb.bodies import json_object
+from broker_api.service.schemas import MAX_ID_LENGTH
 
 API_VERSION = "X-Broker-API-Version"
 ORIGINATING_IDENTITY = "X-Broker-API-Originating-Identity"

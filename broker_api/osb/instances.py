@@ -5,12 +5,12 @@ from dataclasses import replace
 from flask import Response
 from flask.views import MethodView
 
-from broker_api.messages import ProvisionRequest, UpdateRequest
 from broker_api.osb import queries
 from broker_api.osb.answers import answer, outcome, report
 from broker_api.osb.bodies import body_as
 from broker_api.osb.interface import Service
 from broker_api.osb.versions import INSTANCE, RETRY_AFTER, UPDATE, known, minor
+from broker_api.service.schemas import ProvisionRequest, UpdateRequest
 
 
 class Instance(MethodView):

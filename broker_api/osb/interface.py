@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from broker_api.catalog import Catalog
-from broker_api.messages import (
+from broker_api.catalog.catalog import Catalog
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import (
     Accepted,
     BindRequest,
     Caller,
     Complete,
-    JsonObject,
     LastOperation,
     ProvisionRequest,
     RotateRequest,

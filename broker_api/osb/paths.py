@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 from werkzeug.exceptions import BadRequest
 from werkzeug.routing import BaseConverter
 
-from broker_api.messages import MAX_ID_LENGTH
+from broker_api.service.schemas import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

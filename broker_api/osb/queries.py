@@ -6,8 +6,8 @@ The originating identity has been read once, when the request was let in (``g.id
 from flask import g, request
 
 from broker_api.errors import BadRequest
-from broker_api.messages import MAX_ID_LENGTH, Caller
 from broker_api.osb.headers import request_identity
+from broker_api.service.schemas import MAX_ID_LENGTH, Caller
 
 
 def accepts_incomplete() -> bool:

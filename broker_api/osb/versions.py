@@ -9,7 +9,7 @@ from typing import Final
 
 from flask import g
 
-from broker_api.messages import JsonObject
+from broker_api.json_types import JsonObject
 
 NEWEST: Final = 17
 

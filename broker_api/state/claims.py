@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pymongo import ReturnDocument
 
-from broker_api.state import seed
+from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments, reaching
 from broker_api.state.records import EPOCH, Binding, Instance, Kind, Phase, State, record
@@ -139,7 +139,7 @@ class Claims:
             LeaseLostError: another worker holds it.
         """
         if phase is Phase.GONE and claim.record.legacy:
-            seed.forget(self._collection, claim.record)
+            legacy.forget(self._collection, claim.record)
         ended = claim.record.operation.state is not State.IN_PROGRESS
         operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_GIVEN_BACK}
         if not ended:

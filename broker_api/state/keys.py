@@ -14,7 +14,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.errors import ErrStorageMongoConnection, SettingError, UndecryptableError
-from broker_api.settings import Settings
+from broker_api.settings.settings import Settings
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import PROBE_SECONDS
 from broker_api.state.mongo import connect, expression, reaching

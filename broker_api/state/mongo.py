@@ -13,8 +13,8 @@ from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from broker_api.addresses import usable_mongo_uri
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
+from broker_api.settings.urls import usable_mongo_uri
 from broker_api.state.records import canonical
 from broker_api.state.trouble import reason
 

@@ -16,7 +16,7 @@ from pymongo import IndexModel, MongoClient, ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
-from broker_api.state import seed
+from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, expression, reaching
 from broker_api.state.records import (
@@ -163,7 +163,7 @@ class Store:
                 only another release knows.
         """
         found = self._find(instance_key(instance_id))
-        if found is None and seed.adopt_instance(self.collection, instance_id):
+        if found is None and legacy.adopt_instance(self.collection, instance_id):
             found = self._find(instance_key(instance_id))
         _check_readable(found, f"instance {instance_id}", any_release=any_release)
         return found if isinstance(found, Instance) else None
@@ -176,7 +176,7 @@ class Store:
             ErrStorageUnreadable: as for an instance.
         """
         found = self._find(binding_key(instance_id, binding_id))
-        if found is None and seed.adopt_binding(self.collection, instance_id, binding_id):
+        if found is None and legacy.adopt_binding(self.collection, instance_id, binding_id):
             found = self._find(binding_key(instance_id, binding_id))
         _check_readable(found, f"binding {binding_id}", any_release=any_release)
         return found if isinstance(found, Binding) else None
@@ -184,7 +184,7 @@ class Store:
     @reaching("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
         """Return all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
-        seed.adopt_bindings(self.collection, instance_id)
+        legacy.adopt_bindings(self.collection, instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
         return [read(Binding, document) for document in self.collection.find(query)]
 
@@ -210,13 +210,13 @@ class Store:
             "_id": {"$ne": instance.key, "$type": "string"},  # those that the old broker wrote come below
             "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
             "cluster": instance.cluster,
-            "database": seed.in_any_case(instance.database or ""),
+            "database": legacy.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
         }
         found = [read(Instance, document) for document in self.collection.find(query)]
         # What this release does not understand may use the database, and counts.
         used = [other for other in found if other.was_ready or not other.understood]
-        return used + seed.sharing(self.collection, instance)
+        return used + legacy.sharing(self.collection, instance)
 
     def sharing(self, instance: Instance) -> list[Instance]:
         """Return the other instances that are not gone and use the same database of the same cluster."""

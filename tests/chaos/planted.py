@@ -41,7 +41,7 @@ CLAIMS, JOB, BIND, UNBIND, SERVICE = (
     "workers/operations/job.py",
     "workers/operations/bind.py",
     "workers/operations/unbind.py",
-    "broker_api/service.py",
+    "broker_api/service/service.py",
 )
 
 FAULTS = [
@@ -56,7 +56,7 @@ FAULTS = [
     ),
     Planted(
         "a send without bounds",
-        "broker_api/queue.py",
+        "broker_api/jobs/queue.py",
         '        "socket_timeout": SOCKET_SECONDS,\n',
         "",
         scenarios.what_redis_lost_is_sent_by_the_sweep,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker_api.server import GRACE_SECONDS
-from broker_api.settings import Part, load
+from broker_api.settings.settings import Part, load
 from tests.deploy.files import ATLAS_SETTINGS, COMPOSE, DOCKER, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.test_dockerfile import stages
 

@@ -9,7 +9,7 @@ import pytest
 from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.server import GRACE_SECONDS
-from broker_api.settings import Part, load
+from broker_api.settings.settings import Part, load
 from tests.deploy.files import ATLAS_SETTINGS, KUBERNETES, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.service_catalog import SCHEMAS
 

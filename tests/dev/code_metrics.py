@@ -24,7 +24,7 @@ import structlog
 
 from broker_api.broker import front_end
 from broker_api.config import Config
-from broker_api.settings import load
+from broker_api.settings.settings import load
 from broker_api.state.records import binding_key, instance_key
 from tests.dev.processes import CHECKOUT
 from tests.dev.stack import Stack

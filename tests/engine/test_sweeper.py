@@ -8,8 +8,8 @@ import pytest
 from cryptography.fernet import Fernet
 from redis import Redis as Client
 
-from broker_api.queue import Queue
-from broker_api.redis_settings import RedisSettings
+from broker_api.jobs.queue import Queue
+from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.claims import Claims
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import SWEEP, Housekeeping

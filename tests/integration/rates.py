@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from broker_api.redis_settings import RedisSettings
+from broker_api.settings.redis_settings import RedisSettings
 from workers.atlas.client import Answer
 from workers.guard.rate_limiter import RateLimiter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_api.redis_settings import RedisSettings
+from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from broker_api.queue import JOBS
+from broker_api.jobs.queue import JOBS
 from tests.books import document
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod

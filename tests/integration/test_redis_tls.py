@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker_api.queue import Queue
-from broker_api.redis_settings import RedisSettings
+from broker_api.jobs.queue import Queue
+from broker_api.settings.redis_settings import RedisSettings
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Mongod, Redis

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from broker_api import errors
 from broker_api.broker import Broker
 from broker_api.config import Config
-from broker_api.settings import load
+from broker_api.settings.settings import load
 from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, HOST, Server, free_port, script

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from broker_api.redis_settings import RedisSettings
+from broker_api.settings.redis_settings import RedisSettings
 from tests.dev.broker import Api, Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, start_all

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker_api.catalog import Catalog
+from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import Conflict, Gone, NotFound
-from broker_api.messages import (
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import (
     Accepted,
     BindRequest,
     Caller,
     Complete,
-    JsonObject,
     LastOperation,
     ProvisionRequest,
     RotateRequest,

@@ -4,8 +4,8 @@ import sys
 import pytest
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
-from broker_api.addresses import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
 from broker_api.errors import SettingError
+from broker_api.settings.urls import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
 from tests.dev.processes import CHECKOUT, clean_environment
 
 SECRETS = ("S3cr", "Pw", "wr0ng")
@@ -187,12 +187,12 @@ def refuse(event, arguments):
         sys.exit(f"{event} {arguments}")
 
 sys.addaudithook(refuse)
-from broker_api import addresses
-from broker_api.redis_settings import RedisSettings
-addresses.check_mongo_uri("mongodb+srv://user:secret@cluster.example.net/?srvMaxHosts=2")
-addresses.check_mongo_uri("mongodb://mongo.example.net,localhost")
+from broker_api.settings import urls
+from broker_api.settings.redis_settings import RedisSettings
+urls.check_mongo_uri("mongodb+srv://user:secret@cluster.example.net/?srvMaxHosts=2")
+urls.check_mongo_uri("mongodb://mongo.example.net,localhost")
 RedisSettings.parse("sentinel://a.example.net;sentinel://b.example.net")
-addresses.check_base_url("https://atlas.example.net")
+urls.check_base_url("https://atlas.example.net")
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft4Validator
 
-from broker_api.catalog import Catalog, Plan
+from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.config import Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
 

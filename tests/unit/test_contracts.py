@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 import celeryconfig
-from broker_api.queue import JOBS, QUEUES, RECONCILE
+from broker_api.jobs.queue import JOBS, QUEUES, RECONCILE
 from broker_api.state.records import Kind
 from tests.dev.broker import QUEUES as DEFAULT_QUEUES
 from tests.dev.processes import CHECKOUT

@@ -1,9 +1,10 @@
 import pytest
 
-from broker_api.catalog import Catalog
+from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import UpdateNotSupported
-from broker_api.messages import JsonObject, LastOperation
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import LastOperation
 from tests.unit.in_memory_service import CREDENTIALS, PLAN_ID, SERVICE_ID, InMemoryService
 from tests.unit.osb_requests import BIND, BINDING, IDS, INSTANCE, PROVISION, a_client, send
 

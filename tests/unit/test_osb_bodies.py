@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_api.messages import BindRequest, ProvisionRequest, RotateRequest
+from broker_api.service.schemas import BindRequest, ProvisionRequest, RotateRequest
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import BIND, BINDING, INSTANCE, PROVISION, a_client, description, send
 

@@ -7,8 +7,8 @@ import pytest
 import redis.exceptions as redis_errors
 
 from broker_api.errors import SettingError
-from broker_api.redis_settings import RedisSettings
-from broker_api.redis_trouble import reason, sentence
+from broker_api.jobs.redis_trouble import reason, sentence
+from broker_api.settings.redis_settings import RedisSettings
 
 SECRETS = ("S3cr", "Pw", "wr0ng")
 """Parts of what is refused here: none may be told."""

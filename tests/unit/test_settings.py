@@ -11,8 +11,8 @@ import pytest
 
 from broker_api.config import Config
 from broker_api.errors import SettingError
-from broker_api.redis_settings import RedisSettings
-from broker_api.settings import Part, Settings, load
+from broker_api.settings.redis_settings import RedisSettings
+from broker_api.settings.settings import Part, Settings, load
 from tests.dev.processes import CHECKOUT, clean_environment, script
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()  # the same in each process that collects these tests

@@ -12,7 +12,7 @@ from typing import Any
 from pymongo import ReturnDocument
 
 from broker_api.errors import ErrStorageStore
-from broker_api.queue import JOBS, Queue
+from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, In, as_datetime, expression, reaching

@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.queue import JOBS, RECONCILE, Queue
+from broker_api.jobs.queue import JOBS, RECONCILE, Queue
 from broker_api.state.claims import Claims, Due
 from broker_api.state.housekeeping import SWEEP, Housekeeping
 from broker_api.state.keys import KeyCheck

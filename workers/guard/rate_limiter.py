@@ -13,8 +13,8 @@ from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 
-from broker_api.redis_settings import RedisSettings
-from broker_api.redis_trouble import Trouble
+from broker_api.jobs.redis_trouble import Trouble
+from broker_api.settings.redis_settings import RedisSettings
 from workers.atlas.client import Answer
 
 LOW_SHARE = 0.1

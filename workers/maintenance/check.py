@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 import click
 from pymongo.errors import PyMongoError
 
-from broker_api import foreign_variables, logs
-from broker_api.addresses import usable_mongo_uri
-from broker_api.catalog import Catalog, Plan
+from broker_api import logs
+from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.errors import SettingError, UndecryptableError
-from broker_api.queue import Queue
-from broker_api.settings import Project, Settings, load
+from broker_api.jobs.queue import Queue
+from broker_api.settings import foreign_variables
+from broker_api.settings.settings import Project, Settings, load
+from broker_api.settings.urls import usable_mongo_uri
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.keys import SEALED_FIELDS, KeyCheck

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from broker_api.config import with_credentials
-from broker_api.queue import JOBS
+from broker_api.jobs.queue import JOBS
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start

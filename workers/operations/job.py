@@ -5,7 +5,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from broker_api.catalog import Plan
+from broker_api.catalog.catalog import Plan
 from broker_api.config import BindingView, Config, InstanceView, Permissions
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.claims import AnyResource, Claim

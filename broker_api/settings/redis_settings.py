@@ -26,7 +26,7 @@ from redis.sentinel import (
 )
 
 from broker_api.errors import SettingError
-from broker_api.redis_trouble import NO_SENTINEL
+from broker_api.jobs.redis_trouble import NO_SENTINEL
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _DEFAULT_MASTER = "mymaster"

@@ -5,15 +5,16 @@ own; wrong types and empty ids are refused with the field's name.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from broker_api.json_types import JsonObject
 
 MAX_ID_LENGTH = 255
 """Characters of an instance or binding id: what still fits in an Atlas label, so that labels hold ids as they came."""
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
-JsonObject = dict[str, Any]
 
 
 class _Body(BaseModel):

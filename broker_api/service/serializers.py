@@ -3,7 +3,8 @@
 from typing import Any
 from urllib.parse import quote
 
-from broker_api.messages import JsonObject, LastOperation
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import LastOperation
 from broker_api.state.records import Binding, Instance, Kind, Phase, Resource, State
 
 _WORDS: dict[str, str] = {

@@ -13,7 +13,7 @@ from kombu.transport import redis
 from redis import ConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
-from broker_api.redis_settings import RedisSettings
+from broker_api.settings.redis_settings import RedisSettings
 
 
 class Channel(redis.Channel):

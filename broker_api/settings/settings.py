@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from cryptography.fernet import Fernet
 
-from broker_api import addresses
 from broker_api.config import Config
 from broker_api.errors import SettingError
-from broker_api.redis_settings import RedisSettings
+from broker_api.settings import urls
+from broker_api.settings.redis_settings import RedisSettings
 
 Part = Literal["api", "worker", "flower", "client"]
 """Which process asks: each needs other settings; ``client`` is any other command of Celery, which needs Redis only."""
@@ -208,14 +208,14 @@ def _is_unicode(text: str) -> bool:
 def _mongo_uri(source: _Source, part: Part) -> str:
     uri = source.text("BROKER_MONGO_URI", "mongo", "uri")
     if uri or part not in ("flower", "client"):
-        addresses.check_mongo_uri(uri)
+        urls.check_mongo_uri(uri)
     return uri
 
 
 def _mongo_names(source: _Source) -> tuple[str, str]:
     database = source.text("BROKER_MONGO_DB", "mongo", "db") or "atlas_broker"
     collection = source.text("BROKER_MONGO_COLLECTION", "mongo", "collection") or "instances"
-    addresses.check_mongo_names(database, collection)
+    urls.check_mongo_names(database, collection)
     return database, collection
 
 
@@ -225,7 +225,7 @@ def _redis(source: _Source) -> RedisSettings:
 
 def _base_url(source: _Source) -> str:
     url = source.text("MONGODB_ATLAS_BASE_URL") or DEFAULT_BASE_URL
-    addresses.check_base_url(url)
+    urls.check_base_url(url)
     return url.rstrip("/")
 
 

@@ -11,7 +11,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT4
 
 from broker_api.errors import BadRequest
-from broker_api.messages import JsonObject
+from broker_api.json_types import JsonObject
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 MAX_SCHEMA_CHARACTERS = 65_536

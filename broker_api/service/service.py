@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from broker_api import views
-from broker_api.catalog import Catalog, Plan
+from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.catalog.parameters import check_databases_of_roles, check_size, same
 from broker_api.config import Config
 from broker_api.errors import (
     AsyncRequired,
@@ -26,21 +26,22 @@ from broker_api.errors import (
     OutOfTime,
     UpdateNotSupported,
 )
-from broker_api.messages import (
+from broker_api.jobs.queue import JOBS, Queue
+from broker_api.json_types import JsonObject
+from broker_api.service import serializers
+from broker_api.service.schemas import (
     Accepted,
     BindRequest,
     Caller,
     Complete,
-    JsonObject,
     LastOperation,
     MaintenanceInfo,
     ProvisionRequest,
     RotateRequest,
     UpdateRequest,
 )
-from broker_api.parameters import check_databases_of_roles, check_size, same
-from broker_api.queue import JOBS, Queue
-from broker_api.settings import Settings
+from broker_api.service.sync_wait import Waiting
+from broker_api.settings.settings import Settings
 from broker_api.state.crypto import Vault
 from broker_api.state.fields import BindingFields, InstanceFields
 from broker_api.state.housekeeping import Housekeeping
@@ -60,7 +61,6 @@ from broker_api.state.records import (
     instance_key,
 )
 from broker_api.state.store import Start, Store
-from broker_api.waiting import Waiting
 
 SERVICE_CATALOG = "kubernetes"
 """Its name as a platform (profile.md, "Context Object")."""
@@ -238,14 +238,14 @@ class Service:
         found = self._existing_instance(instance_id)
         if found.operation.kind is Kind.UPDATE and found.operation.state is State.IN_PROGRESS:
             raise ConcurrencyError
-        return views.instance(found, self._about(found))
+        return serializers.instance(found, self._about(found))
 
     def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
         """Report how an instance's operation stands; the latest one when the asked one is not known."""
         found = self._store.instance(instance_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no instance {instance_id}.")
-        return views.last_operation(found, operation)
+        return serializers.last_operation(found, operation)
 
     def _existing_instance(self, instance_id: str) -> Instance:
         found = self._store.instance(instance_id)
@@ -264,7 +264,7 @@ class Service:
     ) -> JsonObject:
         cluster = cluster or (plan and plan.cluster) or parameters.get(self._settings.config.PARAMETER_CLUSTER)
         project = project or (plan and plan.project) or parameters.get("project") or self._only_project()
-        return views.dashboard(self._settings.base_url, project, cluster)
+        return serializers.dashboard(self._settings.base_url, project, cluster)
 
     def _only_project(self) -> str | None:
         projects = self._settings.projects
@@ -397,7 +397,7 @@ class Service:
         found = self._store.binding(instance_id, binding_id, any_release=True)
         if found is None:
             raise _forgotten(operation, f"There is no binding {binding_id} of the instance {instance_id}.")
-        return views.last_operation(found, operation)
+        return serializers.last_operation(found, operation)
 
     def _existing_binding(self, instance_id: str, binding_id: str) -> Binding:
         found = self._store.binding(instance_id, binding_id)
@@ -412,7 +412,7 @@ class Service:
             raise NotFound("The old broker made this binding and did not keep its password. Bind anew, or rotate it.")
         if self._has_expired(found):
             raise NotFound(f"The binding {found.binding_id} has expired. Bind anew.")
-        return views.binding(found, self._vault.open(found.sealed_credentials))
+        return serializers.binding(found, self._vault.open(found.sealed_credentials))
 
     def _has_expired(self, found: Binding) -> bool:
         return found.expires is not None and found.expires <= self._store.now()

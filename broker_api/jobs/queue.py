@@ -8,9 +8,9 @@ import threading
 import time
 from typing import Any
 
-from broker_api.redis_settings import RedisSettings
-from broker_api.redis_transport import RedisCelery, celery_settings
-from broker_api.redis_trouble import Trouble, sentence
+from broker_api.jobs.redis_transport import RedisCelery, celery_settings
+from broker_api.jobs.redis_trouble import Trouble, sentence
+from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.records import Kind
 
 JOBS: dict[str, str] = {kind: f"atlas.{kind}" for kind in Kind}
@@ -95,7 +95,7 @@ def _bounded(redis: RedisSettings) -> dict[str, Any]:
         "interval_max": 0,
     }
     return {
-        **celery_settings(redis, "broker_api.redis_transport:Transport", options),
+        **celery_settings(redis, "broker_api.jobs.redis_transport:Transport", options),
         "broker_connection_timeout": 1,
         "broker_pool_limit": CONNECTIONS,
         "task_publish_retry": False,

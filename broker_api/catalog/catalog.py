@@ -13,10 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
-from broker_api.messages import JsonObject
-from broker_api.naming import database_problem
-from broker_api.parameters import (
+from broker_api.catalog.parameters import (
     CONNECTIONS,
     ParameterSource,
     binding_schema,
@@ -24,6 +21,9 @@ from broker_api.parameters import (
     instance_schema,
     schema_problem,
 )
+from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
+from broker_api.json_types import JsonObject
+from broker_api.naming import database_problem
 
 POLLING_SECONDS = 1800
 

@@ -1,0 +1,1 @@
+"""Services and plans, and what parameters they take."""

@@ -1,0 +1,1 @@
+"""Sending jobs to the workers by name, through Redis."""
