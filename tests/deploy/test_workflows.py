@@ -44,6 +44,22 @@ def test_a_fresh_machine_runs_the_first_command_of_the_readme() -> None:
     assert f"```sh\n{command}\n```" in (CHECKOUT / "README.md").read_text()
 
 
+def test_the_long_forms_run_when_scheduled_only() -> None:
+    job = jobs()["long"]
+    assert job["if"] == "github.event_name == 'schedule'"
+    assert commands("long")[-1].endswith(".venv/bin/nox -s long")
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (command,) = re.findall(
+        r"^sh tests/dev/set-up\.sh && \.venv/bin/nox$", (CHECKOUT / "README.md").read_text(), re.MULTILINE
+    )
+    assert command in (GITHUB / "CONTRIBUTING.md").read_text()
+    script = (CHECKOUT / ".ci" / "run").read_text()
+    (pattern,) = re.findall(r"grep -E '(.*)' README.md", script)
+    assert re.fullmatch(pattern, command)
+
+
 def test_the_tests_run_weekly_too() -> None:
     assert re.search(r"^  schedule:\n    - cron: \"\d+ \d+ \* \* \d\"", WORKFLOW.read_text(), re.MULTILINE)
 

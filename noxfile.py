@@ -1,0 +1,60 @@
+"""The commands of this project, run in the .venv that tests/dev/set-up.sh makes.
+
+``nox`` runs lint, types and tests: all of them, and it fails when one of them fails. ``nox --list`` shows the others.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+
+BIN = Path(sys.executable).parent
+PYTEST = (BIN / "pytest", "-n", "4")  # tests wait more than they compute: twice the two cores of a CI machine
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and which package may import which."""
+    session.run(BIN / "ruff", "check")
+    session.run(BIN / "ruff", "format", "--check")
+    session.run(BIN / "lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check all types with mypy."""
+    session.run(BIN / "mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests and measure the coverage; arguments after ``--`` go to pytest."""
+    session.run(*PYTEST, "--cov", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Run the tests with the long form of those that have one, which takes about an hour."""
+    session.run(*PYTEST, "--long", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Break a running broker in every way; ``-- --chaos-minutes 5`` is a longer run, ``-- --long`` takes 40 minutes."""
+    session.run(BIN / "pytest", "tests/chaos", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure how long binds take."""
+    session.run(sys.executable, "-m", "tests.bench.bench_binds", *session.posargs)
+
+
+@nox.session
+def metrics(session: nox.Session) -> None:
+    """Print figures about the shape of the code."""
+    session.run(sys.executable, "-m", "tests.dev.code_metrics")
