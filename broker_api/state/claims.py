@@ -7,7 +7,7 @@ replaced, it matches nothing and ``LeaseLostError`` ends the worker's part in it
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import uuid4
 
 from pymongo import ReturnDocument
@@ -15,7 +15,7 @@ from pymongo import ReturnDocument
 from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments, reaching
-from broker_api.state.records import EPOCH, Binding, Instance, Kind, Phase, State, record
+from broker_api.state.records import EPOCH, Kind, Phase, Resource, State, record
 from broker_api.state.store import Store
 
 LEASE_SECONDS = 20
@@ -27,7 +27,7 @@ REMEMBERED_SECONDS = 48 * 3600
 FAILED_CREATE_SECONDS = 7 * 24 * 3600
 """A failed create that no platform ever deletes is forgotten after this; nothing of it is left in Atlas."""
 
-AnyResource = TypeVar("AnyResource", bound=Instance | Binding)
+AnyResource = TypeVar("AnyResource", bound=Resource)
 
 
 class LeaseLostError(Exception):
@@ -151,17 +151,17 @@ class Claims:
     ) -> Claim[AnyResource]:
         held = {
             "_id": claim.record.key,
-            "operation.id": claim.operation_id,
+            "operation.id": claim.record.operation.id,
             "operation.fence": claim.fence,
             "operation.lease_token": claim.token,
         }
         values = assignments(operation, "operation.")
-        for fields in changes:
-            values |= assignments(fields or {})
+        for fields in filter(None, changes):
+            values |= assignments(fields)
         document = self._collection.find_one_and_update(held, [{"$set": values}], return_document=ReturnDocument.AFTER)
         if document is None:
             raise LeaseLostError
-        return replace(claim, record=cast("AnyResource", record(document)))
+        return replace(claim, record=type(claim.record).read(document))
 
     @reaching("release")
     def release(self, claim: Claim[Any], *, sure: bool) -> None:

@@ -10,7 +10,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import Document, In, expression, reaching
+from broker_api.state.mongo import NOW, Document, assignments, reaching
 from broker_api.state.records import Instance, Owner, Record
 
 DROPPED_SECONDS = 600
@@ -79,20 +79,23 @@ class Databases:
 
     def _claim(self, wanted: Wanted) -> DatabaseClaim:
         instance, (organization, space) = wanted.instance, wanted.owner
-        me = expression(instance.instance_id)
-        made = {
-            "name": expression(instance.database),
-            "organization_guid": expression(organization),
-            "space_guid": expression(space),
-            "owned": wanted.owned,
-            "first": me,
-            "users": [me],
-            "used": wanted.used,
-            "dropping": None,
-            "dropped": False,
-        }
+        made = assignments(
+            {
+                "_id": _key(instance),
+                "name": instance.database,
+                "organization_guid": organization,
+                "space_guid": space,
+                "owned": wanted.owned,
+                "first": instance.instance_id,
+                "used": wanted.used,
+                "dropping": None,
+                "dropped": False,
+            }
+        )
+        me = made["first"]
+        made["users"] = [me]
         pairs = zip(("$organization_guid", "$space_guid"), instance.owner, strict=True)
-        same_owner = [{"$eq": [held, expression(own)]} for held, own in pairs]
+        same_owner = [{"$eq": [held, {"$literal": own}]} for held, own in pairs]
         may_join: Document = {
             "$and": [
                 {"$eq": ["$name", made["name"]]},
@@ -105,7 +108,7 @@ class Databases:
         kept = {"$cond": [may_join, {"$mergeObjects": ["$$ROOT", joined]}, "$$ROOT"]}
         document = self._documents.find_one_and_update(
             {"_id": _key(instance)},
-            [{"$replaceWith": {"$cond": [exists, kept, {"_id": expression(_key(instance)), **made}]}}],
+            [{"$replaceWith": {"$cond": [exists, kept, made]}}],
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
@@ -155,15 +158,15 @@ class Databases:
 
         Their applications may have written to it once more.
         """
-        me = expression(instance.instance_id)
+        me = {"$literal": instance.instance_id}
         left = {"$setDifference": ["$users", [me]]}
-        gone = {
+        gone: Document = {
             "_id": "$_id",
             "name": "$name",
             "users": [],
             "dropping": None,
             "dropped": True,
-            "expire_at": expression(In(DROPPED_SECONDS)),
+            "expire_at": {"$add": [NOW, DROPPED_SECONDS * 1000]},
         }
         others = {"$mergeObjects": ["$$ROOT", {"users": left, "dropping": None}]}
         self._documents.update_one(

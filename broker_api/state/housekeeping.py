@@ -8,7 +8,7 @@ from uuid import uuid4
 import pymongo
 from pymongo import ReturnDocument
 
-from broker_api.state.mongo import NOW, Document, In, assignments, expression, reaching
+from broker_api.state.mongo import NOW, Document, In, assignments, reaching
 from broker_api.state.records import EPOCH
 from broker_api.state.store import Store
 
@@ -27,12 +27,10 @@ class Housekeeping:
     @reaching("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
         """Take or renew a lease by name; return False while another owner holds it."""
-        until = {"$ifNull": ["$until", expression(EPOCH)]}
-        free = {"$or": [{"$eq": ["$owner", expression(owner)]}, {"$lte": [until, NOW]}]}
-        taken = {
-            "owner": {"$cond": [free, expression(owner), "$owner"]},
-            "until": {"$cond": [free, expression(In(seconds)), "$until"]},
-        }
+        until = {"$ifNull": ["$until", EPOCH]}
+        own = assignments({"owner": owner, "until": In(seconds)})
+        free = {"$or": [{"$eq": ["$owner", own["owner"]]}, {"$lte": [until, NOW]}]}
+        taken = {field: {"$cond": [free, value, f"${field}"]} for field, value in own.items()}
         document = self.collection.find_one_and_update(
             {"_id": name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
         )
@@ -50,7 +48,7 @@ class Housekeeping:
         ``field`` of the document holds the moment of the next turn. Returns False when the turn has been taken, or when
         there is no such document.
         """
-        due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", expression(EPOCH)]}, NOW]}}
+        due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", EPOCH]}, NOW]}}
         taken = [{"$set": assignments({field: In(seconds)})}]
         return self.collection.update_one(due, taken).modified_count == 1
 

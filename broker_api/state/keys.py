@@ -13,11 +13,11 @@ import structlog
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from broker_api.errors import ErrStorageMongoConnection, SettingError, UndecryptableError
+from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
 from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import PROBE_SECONDS
-from broker_api.state.mongo import connect, expression, reaching
+from broker_api.state.mongo import connect, reaching
 from broker_api.state.store import Store
 
 CANARY = "encryption_keys"
@@ -57,9 +57,9 @@ class KeyCheck:
             if not self._opens_stored():
                 return WRONG_KEYS
             sealed = self._create()
-        if not self._opens(sealed):
+        if not self._vault.opens(sealed):
             return WRONG_KEYS
-        if renew and not self._vault.opens_with_first_key(sealed):
+        if renew and not self._vault.opens(sealed, first_key_only=True):
             unchanged = {"_id": CANARY, "sealed": sealed}
             self._store.housekeeping.update_one(unchanged, {"$set": {"sealed": self._vault.seal(CANARY)}})
         return None
@@ -71,7 +71,7 @@ class KeyCheck:
 
     def _create(self) -> str:
         """Return the canary, made by whichever process was first."""
-        made = {"sealed": {"$ifNull": ["$sealed", expression(self._vault.seal(CANARY))]}}
+        made = {"sealed": {"$ifNull": ["$sealed", self._vault.seal(CANARY)]}}
         try:
             document = self._store.housekeeping.find_one_and_update(
                 {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
@@ -85,14 +85,7 @@ class KeyCheck:
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         found = self._store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
-        return not sealed or any(self._opens(each) for each in sealed)
-
-    def _opens(self, sealed: str) -> bool:
-        try:
-            self._vault.open(sealed)
-        except UndecryptableError:
-            return False
-        return True
+        return not sealed or any(self._vault.opens(each) for each in sealed)
 
     def fit(self) -> bool:
         """Return whether a worker may work with its keys: a secret that is sealed with a wrong one is lost.

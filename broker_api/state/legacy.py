@@ -22,21 +22,20 @@ from broker_api.state.records import (
     binding_key,
     canonical,
     instance_key,
-    read,
 )
 
 Document = dict[str, Any]
 _SEEDS = {"operation": {"$exists": False}}
 
 
-def adopt_instance(collection: Collection[Document], instance_id: str) -> bool:
-    """Turn the old broker's document of an instance into ours; return whether there was one."""
+def adopt_instance(collection: Collection[Document], instance_id: str) -> Document | None:
+    """Turn the old broker's document of an instance into ours and return that; None when there is none."""
     query = {"instance_id": instance_id, "binding_id": {"$exists": False}, **_SEEDS}
     return _adopt(collection, query, instance_key(instance_id), Kind.PROVISION)
 
 
-def adopt_binding(collection: Collection[Document], instance_id: str, binding_id: str) -> bool:
-    """Turn the old broker's document of a binding into ours; return whether there was one."""
+def adopt_binding(collection: Collection[Document], instance_id: str, binding_id: str) -> Document | None:
+    """Turn the old broker's document of a binding into ours and return that; None when there is none."""
     query = {"instance_id": instance_id, "binding_id": binding_id, **_SEEDS}
     return _adopt(collection, query, binding_key(instance_id, binding_id), Kind.BIND)
 
@@ -69,7 +68,7 @@ def sharing(collection: Collection[Document], instance: Instance) -> list[Instan
     where = {"project": None, "cluster": instance.cluster, "database": database}
     query = {**where, "binding_id": {"$exists": False}, **_SEEDS}
     others = {"instance_id": {"$ne": instance.instance_id}}
-    return [read(Instance, _ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)]
+    return [Instance.read(_ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)]
 
 
 def in_any_case(name: str) -> Document:
@@ -77,16 +76,17 @@ def in_any_case(name: str) -> Document:
     return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
 
 
-def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> bool:
+def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> Document | None:
     found = collection.find_one(query, sort=[("_id", 1)])
     if found is None:
-        return False
+        return None
     try:
         collection.insert_one(_ours(found, key, kind))
     except DuplicateKeyError:  # another process adopts it at this moment
-        return True
-    collection.delete_many(query)
-    return True
+        pass
+    else:
+        collection.delete_many(query)
+    return collection.find_one({"_id": key})
 
 
 def _ours(found: Document, key: str, kind: Kind) -> Document:

@@ -35,18 +35,18 @@ class In(float):
     """So many seconds from now, by the database's clock."""
 
 
-def expression(value: Any) -> Any:  # noqa: ANN401 - any value of a field
-    """Return the update expression for a value; text of users is never read as an operator or a field's name."""
-    if isinstance(value, In):
-        return {"$add": [NOW, int(value * 1000)]}
-    if isinstance(value, (dict, list, tuple)):
-        return {"$literal": canonical(value)}
-    return {"$literal": str(value) if isinstance(value, str) else value}
-
-
 def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
-    """Return the ``$set`` of an update pipeline for some fields."""
-    return {prefix + name: expression(value) for name, value in changes.items()}
+    """Return the ``$set`` of an update pipeline for some fields.
+
+    ``$literal`` keeps text of users from being read as an operator or a field's name. Objects and lists, whose keys
+    users may have chosen, become JSON text.
+    """
+    return {
+        prefix + name: {"$add": [NOW, int(value * 1000)]}
+        if isinstance(value, In)
+        else {"$literal": canonical(value) if isinstance(value, dict | list | tuple) else value}
+        for name, value in changes.items()
+    }
 
 
 def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:

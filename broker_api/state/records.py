@@ -10,28 +10,20 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 import structlog
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
+from broker_api.json_types import JsonObject
 from broker_api.naming import is_default_database
 
 log = structlog.get_logger(__name__)
 
 
-def canonical(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return JSON text that is the same for equal values, whatever the order of their keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _parsed(value: Any) -> Any:  # noqa: ANN401 - JSON text, or what it was parsed to already
-    return json.loads(value) if isinstance(value, str) else value
-
-
-JsonText = Annotated[dict[str, Any], BeforeValidator(_parsed)]
-JsonList = Annotated[list[Any], BeforeValidator(_parsed)]
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""Return JSON text that is the same for equal values, whatever the order of their keys."""
 
 UNREADABLE = "unreadable"
 """Kind, state and phase of the record that stands for a document which cannot be read."""
@@ -118,7 +110,7 @@ class Operation(Record):
     attempts: int = 0
     dispatched: datetime = EPOCH
     sends: int = 0
-    identity: JsonText | None = None
+    identity: Json[JsonObject] | None = None
     request_id: str | None = None
     request: str = "{}"
     waits_on: str | None = None
@@ -135,8 +127,8 @@ class Resource(Record):
     instance_id: str
     service_id: str = ""
     plan_id: str = ""
-    context: JsonText = Field(default_factory=dict)
-    parameters: JsonText = Field(default_factory=dict)
+    context: Json[JsonObject] = Field(default_factory=dict)
+    parameters: Json[JsonObject] = Field(default_factory=dict)
     phase: Annotated[Phase | str, Field(union_mode="left_to_right")]
     operation: Operation
     past: tuple[PastOperation, ...] = ()
@@ -145,6 +137,24 @@ class Resource(Record):
     database: str | None = None
     unsure_until: datetime | None = None
     legacy: bool = False
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Return the record of a document; where that cannot be read, one that says so and holds the ids that can be.
+
+        One broken document must stop nothing but what is asked of itself, and must not be overlooked either: its
+        database is in use, its user is wanted.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            fields = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
+            log.warning("document_unreadable", document=str(document.get("_id")), fields=fields)
+        ids = ("instance_id", "binding_id", "project", "cluster", "database", "username")
+        legible = {name: value for name in ids if isinstance(value := document.get(name), str)}
+        operation = {"id": "", "kind": UNREADABLE, "state": UNREADABLE}
+        blank = {"_id": str(document.get("_id")), "instance_id": "", "binding_id": "", "operation": operation}
+        return cls.model_validate({**blank, **legible, "phase": UNREADABLE})
 
     @property
     def readable(self) -> bool:
@@ -179,8 +189,8 @@ class Instance(Resource):
     organization_guid: str = ""
     space_guid: str = ""
     maintenance_version: str | None = None
-    connection: JsonText = Field(default_factory=dict)
-    plan: JsonText = Field(default_factory=dict)
+    connection: Json[JsonObject] = Field(default_factory=dict)
+    plan: Json[JsonObject] = Field(default_factory=dict)
     sealed_dropper: str | None = None
     owned: bool | None = None
 
@@ -207,15 +217,15 @@ class Binding(Resource):
 
     binding_id: str
     app_guid: str | None = None
-    bind_resource: JsonText | None = None
+    bind_resource: Json[JsonObject] | None = None
     predecessor: str | None = None
     username: str | None = None
-    roles: JsonList = Field(default_factory=list)
+    roles: Json[list[Any]] = Field(default_factory=list)
     sealed_credentials: str | None = None
     made: bool = False
     expires: datetime | None = None
     renew_before: datetime | None = None
-    endpoints: JsonList = Field(default_factory=list)
+    endpoints: Json[list[Any]] = Field(default_factory=list)
 
 
 def instance_key(instance_id: str) -> str:
@@ -228,27 +238,6 @@ def binding_key(instance_id: str, binding_id: str) -> str:
     return f"binding/{quote(instance_id, safe='')}/{quote(binding_id, safe='')}"
 
 
-AnyRecord = TypeVar("AnyRecord", bound=Resource)
-
-
 def record(document: Mapping[str, Any]) -> Instance | Binding:
     """Read a document of the collection."""
-    return read(Binding, document) if "binding_id" in document else read(Instance, document)
-
-
-def read(kind: type[AnyRecord], document: Mapping[str, Any]) -> AnyRecord:
-    """Return the record; where the document cannot be read, one that says so and holds the ids that can be.
-
-    One broken document must stop nothing but what is asked of itself, and must not be overlooked either: its database
-    is in use, its user is wanted.
-    """
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        fields = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
-        log.warning("document_unreadable", document=str(document.get("_id")), fields=fields)
-    ids = ("_id", "instance_id", "binding_id", "project", "cluster", "database", "username")
-    held = {name: value for name in ids if isinstance(value := document.get(name), str)}
-    operation = {"id": "", "kind": UNREADABLE, "state": UNREADABLE}
-    blank = {"_id": str(document.get("_id")), "instance_id": "", "phase": UNREADABLE, "operation": operation}
-    return kind.model_validate({**blank, **({"binding_id": ""} if kind is Binding else {}), **held})
+    return Binding.read(document) if "binding_id" in document else Instance.read(document)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, expression, reaching
+from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, reaching
 from broker_api.state.records import (
     EPOCH,
     UNREADABLE,
@@ -31,7 +31,6 @@ from broker_api.state.records import (
     binding_key,
     canonical,
     instance_key,
-    read,
     record,
 )
 
@@ -45,6 +44,8 @@ _WITHOUT_USE = [Phase.GONE.value, Phase.FAILED.value]
 """Phases in which neither user nor database is held; any other, also one of another release, counts as use."""
 
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
+
+AnyResource = TypeVar("AnyResource", Instance, Binding)
 
 _STOPPED = "Stopped by a later request to delete it."
 
@@ -65,7 +66,7 @@ class Start:
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
             # Whoever still works on the operation before this one is let finish its step first.
-            "lease_until": {"$ifNull": ["$operation.lease_until", expression(EPOCH)]},
+            "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
             "lease_token": {"$ifNull": ["$operation.lease_token", None]},
             "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
         }
@@ -162,11 +163,9 @@ class Store:
             ErrStorageUnreadable: its document cannot be read, or (unless ``any_release``) is in a phase or state that
                 only another release knows.
         """
-        found = self._find(instance_key(instance_id))
-        if found is None and legacy.adopt_instance(self.collection, instance_id):
-            found = self._find(instance_key(instance_id))
-        _check_readable(found, f"instance {instance_id}", any_release=any_release)
-        return found if isinstance(found, Instance) else None
+        document = self.collection.find_one({"_id": instance_key(instance_id)})
+        document = document or legacy.adopt_instance(self.collection, instance_id)
+        return _understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
     @reaching("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
@@ -175,24 +174,22 @@ class Store:
         Raises:
             ErrStorageUnreadable: as for an instance.
         """
-        found = self._find(binding_key(instance_id, binding_id))
-        if found is None and legacy.adopt_binding(self.collection, instance_id, binding_id):
-            found = self._find(binding_key(instance_id, binding_id))
-        _check_readable(found, f"binding {binding_id}", any_release=any_release)
-        return found if isinstance(found, Binding) else None
+        document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
+        document = document or legacy.adopt_binding(self.collection, instance_id, binding_id)
+        return _understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @reaching("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
         """Return all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
         legacy.adopt_bindings(self.collection, instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
-        return [read(Binding, document) for document in self.collection.find(query)]
+        return [Binding.read(document) for document in self.collection.find(query)]
 
     @reaching("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
         """Return the bindings of an Atlas project that platforms have credentials of."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
-        return [read(Binding, document) for document in self.collection.find(query)]
+        return [Binding.read(document) for document in self.collection.find(query)]
 
     @reaching("count users")
     def count_users(self, project: str) -> int:
@@ -213,7 +210,7 @@ class Store:
             "database": legacy.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
         }
-        found = [read(Instance, document) for document in self.collection.find(query)]
+        found = [Instance.read(document) for document in self.collection.find(query)]
         # What this release does not understand may use the database, and counts.
         used = [other for other in found if other.was_ready or not other.understood]
         return used + legacy.sharing(self.collection, instance)
@@ -225,9 +222,6 @@ class Store:
     @reaching("find")
     def get(self, key: str) -> Instance | Binding | None:
         """Return an instance or binding by its document's key."""
-        return self._find(key)
-
-    def _find(self, key: str) -> Instance | Binding | None:
         document = self.collection.find_one({"_id": key})
         return record(document) if document else None
 
@@ -242,9 +236,7 @@ class Store:
         """
         key = _key(fields)
         made = {
-            "_id": expression(key),
-            **assignments(fields),
-            "phase": Phase.CREATING.value,
+            **assignments({"_id": key, "phase": Phase.CREATING, **fields}),
             "operation": start.fields(),
             "past": _PAST,
         }
@@ -315,9 +307,14 @@ class Store:
         return max(0.0, late.total_seconds())
 
 
-def _check_readable(found: Instance | Binding | None, what: str, *, any_release: bool) -> None:
+def _understood(
+    kind: type[AnyResource], document: Document | None, what: str, *, any_release: bool
+) -> AnyResource | None:
+    """Return the record of a document, unless only another release understands it or it cannot be read at all."""
+    found = kind.read(document) if document else None
     if found and not (found.understood or (any_release and found.readable)):
         raise ErrStorageUnreadable(what, readable=found.readable)
+    return found
 
 
 def _key(fields: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from broker_api.errors import ErrStorageStore
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import NOW, Document, In, as_datetime, expression, reaching
+from broker_api.state.mongo import NOW, Document, In, as_datetime, reaching
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient
 
@@ -62,7 +62,7 @@ class ClusterStatus:
     @reaching("note a change")
     def note_change(self, project: str, cluster: str) -> Change:
         """Record that Atlas has just accepted a change of users; the returned time is after the answer."""
-        settled = {"$ifNull": ["$settled", expression(EPOCH)]}
+        settled = {"$ifNull": ["$settled", EPOCH]}
         values: Document = {"overlapped": {"$gt": ["$changed_at", settled]}, "changed_at": NOW, "next_poll": NOW}
         document = self._documents.find_one_and_update(
             {"_id": _name(project, cluster)}, [{"$set": values}], upsert=True, return_document=ReturnDocument.AFTER

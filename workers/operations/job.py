@@ -10,7 +10,7 @@ from broker_api.config import BindingView, Config, InstanceView, Permissions
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.claims import AnyResource, Claim
 from broker_api.state.fields import AnyFields
-from broker_api.state.records import Binding, Instance
+from broker_api.state.records import Binding, Instance, Resource
 from workers.atlas.client import (
     AtlasClient,
     AtlasError,
@@ -183,7 +183,7 @@ class AtlasJob(Job[AnyResource]):
         return Later(UNANSWERED_LOOK_SECONDS, sentence)
 
 
-def labels(context: Context, record: Instance | Binding) -> dict[str, str]:
+def labels(context: Context, record: Resource) -> dict[str, str]:
     """Return the labels of a user made for a record; ids and operation as the platform knows them."""
     named = {LABEL_BROKER: context.housekeeping.broker_id(), LABEL_INSTANCE: record.instance_id}
     if isinstance(record, Binding):
