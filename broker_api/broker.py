@@ -23,10 +23,10 @@ from broker_api.osb.app import create_app
 from broker_api.service.service import Service
 from broker_api.settings import settings
 from broker_api.settings.settings import Settings
-from broker_api.state import keys
-from broker_api.state.crypto import Vault
+from broker_api.state.key_check import KeyCheck, check_at_start
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
+from broker_api.state.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Broker:
 
     def check_encryption_keys(self) -> None:
         """Raise SettingError when MongoDB answers and what is stored there is sealed with none of the keys."""
-        keys.check_at_start(self.settings)
+        check_at_start(self.settings)
 
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
@@ -80,13 +80,13 @@ class Broker:
 def front_end(made: Settings) -> Flask:
     """Compose the WSGI app: HTTP on the service, the service on store and queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
-    key_check = keys.KeyCheck(store, Vault(made.encryption_keys))
+    key_check = KeyCheck(store, Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
     service = Service(made, Catalog(made.config), store, Queue(made.redis))
     return create_app(service, made.users, is_stopping=server.stopping.is_set)
 
 
-def _prepare(store: Store, key_check: keys.KeyCheck) -> None:
+def _prepare(store: Store, key_check: KeyCheck) -> None:
     """Make the indexes and try the keys as soon as MongoDB answers; requests need not wait for that."""
     while True:
         try:

@@ -19,7 +19,7 @@ from broker_api.errors import SettingError
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import foreign_variables
 from broker_api.settings.settings import Part, Settings, load
-from broker_api.state.keys import check_at_start
+from broker_api.state.key_check import check_at_start
 from workers import environment
 from workers.context import Context, compose
 from workers.engine.runner import Runner

@@ -42,10 +42,9 @@ from broker_api.service.schemas import (
 )
 from broker_api.service.sync_wait import Waiting
 from broker_api.settings.settings import Settings
-from broker_api.state.crypto import Vault
 from broker_api.state.fields import BindingFields, InstanceFields
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.keys import KeyCheck
+from broker_api.state.key_check import KeyCheck
 from broker_api.state.records import (
     CREATES,
     DELETES,
@@ -61,6 +60,7 @@ from broker_api.state.records import (
     instance_key,
 )
 from broker_api.state.store import Start, Store
+from broker_api.state.vault import Vault
 
 SERVICE_CATALOG = "kubernetes"
 """Its name as a platform (profile.md, "Context Object")."""

@@ -10,14 +10,15 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import NOW, Document, assignments, reaching
+from broker_api.state.mongo import NOW, Document, assignments
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import Instance, Owner, Record
 
 DROPPED_SECONDS = 600
 """For so long Atlas may still list a database that was dropped: it tells what its monitoring saw last."""
 
 
-class DatabaseClaim(Record):
+class DatabaseRecord(Record):
     """What is known of a database. ``users`` are the instances that have it now, ``dropping`` the one that drops it.
 
     ``owned``: an instance of this owner made it, so it holds nothing else. ``used``: more than the instance that came
@@ -41,7 +42,7 @@ class DatabaseClaim(Record):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Reservation:
     """A claim that an instance makes: ``owned`` and ``owner`` hold when there is no document yet.
 
     ``used``: others have had the database before there were such documents. ``sharing``: other owners may have it too.
@@ -60,14 +61,14 @@ class Databases:
     def __init__(self, housekeeping: Housekeeping) -> None:
         self._documents = housekeeping.collection
 
-    @reaching("find a database")
-    def find(self, instance: Instance) -> DatabaseClaim | None:
+    @storage_errors("find a database")
+    def find(self, instance: Instance) -> DatabaseRecord | None:
         """Return what is known of an instance's database."""
         document = self._documents.find_one({"_id": _key(instance)})
-        return DatabaseClaim.model_validate(document) if document else None
+        return DatabaseRecord.model_validate(document) if document else None
 
-    @reaching("claim a database")
-    def claim(self, wanted: Wanted) -> DatabaseClaim:
+    @storage_errors("claim a database")
+    def reserve(self, wanted: Reservation) -> DatabaseRecord:
         """Add an instance to the users of its database, unless the name is taken or the database is being dropped.
 
         Gives the document after that; the instance is one of its ``users`` if it may have the database.
@@ -77,7 +78,7 @@ class Databases:
         except DuplicateKeyError:  # another one has inserted it at this moment
             return self._claim(wanted)
 
-    def _claim(self, wanted: Wanted) -> DatabaseClaim:
+    def _claim(self, wanted: Reservation) -> DatabaseRecord:
         instance, (organization, space) = wanted.instance, wanted.owner
         made = assignments(
             {
@@ -112,9 +113,9 @@ class Databases:
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
-        return DatabaseClaim.model_validate(document)
+        return DatabaseRecord.model_validate(document)
 
-    @reaching("withdraw from a database")
+    @storage_errors("withdraw from a database")
     def withdraw(self, instance: Instance) -> None:
         """Take back the claim of an instance that was never ready; nothing of it is remembered."""
         me = instance.instance_id
@@ -122,18 +123,18 @@ class Databases:
         if self._documents.delete_one(alone).deleted_count == 0:
             self._documents.update_one({"_id": _key(instance), "users": me}, {"$pull": {"users": me}})
 
-    @reaching("leave a database")
+    @storage_errors("leave a database")
     def leave(self, instance: Instance) -> None:
         """End an instance's use of its database, which stays and is remembered."""
         mine = {"_id": _key(instance), "users": instance.instance_id}
         self._documents.update_one(mine, {"$pull": {"users": instance.instance_id}, "$set": {"used": True}})
 
-    @reaching("forget users of a database")
+    @storage_errors("forget users of a database")
     def forget(self, instance: Instance, user: str) -> None:
         """Remove a user that does not have the database of ``instance`` any more."""
         self._documents.update_one({"_id": _key(instance)}, {"$pull": {"users": user}})
 
-    @reaching("begin to drop a database")
+    @storage_errors("begin to drop a database")
     def begin_drop(self, instance: Instance, leaving: list[str]) -> bool:
         """Keep provisions off a database that an instance is about to drop.
 
@@ -147,12 +148,12 @@ class Databases:
         }
         return self._documents.update_one(free, {"$set": {"dropping": instance.instance_id}}).matched_count == 1
 
-    @reaching("end dropping a database")
+    @storage_errors("end dropping a database")
     def end_drop(self, instance: Instance, dropping: str) -> None:
         """Let provisions have the database of ``instance`` again, which the instance ``dropping`` does not drop."""
         self._documents.update_one({"_id": _key(instance), "dropping": dropping}, {"$set": {"dropping": None}})
 
-    @reaching("note that a database is dropped")
+    @storage_errors("note that a database is dropped")
     def dropped(self, instance: Instance) -> None:
         """Free the name of a database that is dropped, unless others that are leaving have yet to drop it too.
 

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pymongo
 from pymongo import ReturnDocument
 
-from broker_api.state.mongo import NOW, Document, In, assignments, reaching
+from broker_api.state.mongo import NOW, Document, In, assignments
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
 from broker_api.state.store import Store
 
@@ -24,7 +25,7 @@ class Housekeeping:
         self._store = store
         self.collection = store.housekeeping
 
-    @reaching("lease")
+    @storage_errors("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
         """Take or renew a lease by name; return False while another owner holds it."""
         until = {"$ifNull": ["$until", EPOCH]}
@@ -36,12 +37,12 @@ class Housekeeping:
         )
         return document is not None and document["owner"] == owner
 
-    @reaching("lease")
+    @storage_errors("lease")
     def release(self, name: str, owner: str) -> None:
         """Release a lease early."""
         self.collection.update_one({"_id": name, "owner": owner}, [{"$set": assignments({"until": In(0)})}])
 
-    @reaching("turn")
+    @storage_errors("turn")
     def take_turn(self, name: str, field: str, seconds: float) -> bool:
         """Take the one turn of these ``seconds``, for all processes.
 
@@ -52,17 +53,17 @@ class Housekeeping:
         taken = [{"$set": assignments({field: In(seconds)})}]
         return self.collection.update_one(due, taken).modified_count == 1
 
-    @reaching("housekeeping")
+    @storage_errors("housekeeping")
     def read(self, name: str) -> Mapping[str, Any]:
         """Return a document by name; empty when there is none."""
         return self.collection.find_one({"_id": name}) or {}
 
-    @reaching("housekeeping")
+    @storage_errors("housekeeping")
     def write(self, name: str, changes: Mapping[str, Any]) -> None:
         """Set fields of a document by name."""
         self.collection.update_one({"_id": name}, [{"$set": assignments(changes)}], upsert=True)
 
-    @reaching("housekeeping")
+    @storage_errors("housekeeping")
     def broker_id(self) -> str:
         """Return this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
         made: Document = {"$ifNull": ["$value", uuid4().hex]}
@@ -83,7 +84,7 @@ class Housekeeping:
         silent = (now - until).total_seconds()
         return "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"
 
-    @reaching("housekeeping")
+    @storage_errors("housekeeping")
     def _atlas(self) -> Any:  # noqa: ANN401 - "ok", or a sentence for each project in trouble
         troubled = self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True})
         reasons = {str(found["_id"]).removeprefix(CIRCUIT): found.get("reason") for found in troubled}

@@ -1,34 +1,24 @@
 """The connection to the state's MongoDB, and how values become update expressions that use the database's clock."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any
 
 import structlog
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.errors import BSONError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import DocumentTooLarge, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
 from broker_api.settings.urls import usable_mongo_uri
 from broker_api.state.records import canonical
-from broker_api.state.trouble import reason
 
 Document = dict[str, Any]
 NOW = "$$NOW"
 """The database's clock: clocks of pods may differ, this one is the same for all."""
 
-_OBJECT_TOO_LARGE = 10334  # the server's error BSONObjectTooLarge
-
 log = structlog.get_logger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S")
 
 
 class In(float):
@@ -96,31 +86,6 @@ def durable(client: MongoClient[Document], database: str, name: str) -> Collecti
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("local"),
     )
-
-
-def reaching(during: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """Turn what the driver raises into the seed's storage errors, which say what was being done."""
-
-    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-        @functools.wraps(method)
-        def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except (PyMongoError, BSONError, OverflowError) as error:
-                raise _storage_error(error, during) from error
-
-        return cast("Callable[Concatenate[S, P], R]", wrapped)
-
-    return decorate
-
-
-def _storage_error(error: Exception, during: str) -> Exception:
-    """Return the storage error for what the driver raised: a document that is too large, a bad value, or trouble."""
-    if isinstance(error, DocumentTooLarge) or getattr(error, "code", None) == _OBJECT_TOO_LARGE:
-        return ErrStorageTooLarge()
-    if isinstance(error, BSONError | OverflowError):
-        return ErrStorageStore()
-    return ErrStorageMongoConnection(during, reason(error))
 
 
 def as_datetime(value: Any) -> datetime:  # noqa: ANN401 - a field of a document

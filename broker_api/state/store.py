@@ -18,7 +18,8 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable, reaching
+from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
     EPOCH,
     UNREADABLE,
@@ -127,7 +128,7 @@ class Store:
         self.collection = durable(client, database, collection)
         self.housekeeping = durable(client, database, f"{collection}_housekeeping")
 
-    @reaching("prepare")
+    @storage_errors("prepare")
     def prepare(self) -> None:
         """Make the indexes; those that exist already cost one question. What another release made is left."""
         opened = {"operation.open": True}
@@ -148,14 +149,14 @@ class Store:
                     raise
                 log.warning("index_of_another_release", index=index.document["name"])
 
-    @reaching("ask the time")
+    @storage_errors("ask the time")
     def now(self) -> datetime:
         """Ask MongoDB for its time, which also says that it is there."""
         return as_datetime(self._client.admin.command("hello")["localTime"])
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    @reaching("find instance")
+    @storage_errors("find instance")
     def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
         """Return an instance, also one that the old broker wrote.
 
@@ -167,7 +168,7 @@ class Store:
         document = document or legacy.adopt_instance(self.collection, instance_id)
         return _understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
-    @reaching("find binding")
+    @storage_errors("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
         """Return a binding of an instance, also one that the old broker wrote.
 
@@ -178,26 +179,26 @@ class Store:
         document = document or legacy.adopt_binding(self.collection, instance_id, binding_id)
         return _understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
-    @reaching("find bindings")
+    @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
         """Return all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
         legacy.adopt_bindings(self.collection, instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
         return [Binding.read(document) for document in self.collection.find(query)]
 
-    @reaching("find bindings")
+    @storage_errors("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
         """Return the bindings of an Atlas project that platforms have credentials of."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
         return [Binding.read(document) for document in self.collection.find(query)]
 
-    @reaching("count users")
+    @storage_errors("count users")
     def count_users(self, project: str) -> int:
         """Count the bindings that take up a database user of an Atlas project, or are about to."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": _WITHOUT_USE}}
         return self.collection.count_documents(query)
 
-    @reaching("find instances")
+    @storage_errors("find instances")
     def of_same_database(self, instance: Instance) -> list[Instance]:
         """Return the other instances that have, or had, the same database of the same cluster.
 
@@ -219,7 +220,7 @@ class Store:
         """Return the other instances that are not gone and use the same database of the same cluster."""
         return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
-    @reaching("find")
+    @storage_errors("find")
     def get(self, key: str) -> Instance | Binding | None:
         """Return an instance or binding by its document's key."""
         document = self.collection.find_one({"_id": key})
@@ -227,7 +228,7 @@ class Store:
 
     # --- beginning operations ---------------------------------------------------------------------------------
 
-    @reaching("create")
+    @storage_errors("create")
     def create(self, fields: Fields, start: Start, replacing: Operation | None) -> Operation | None:
         """Write a new instance or binding with its first operation.
 
@@ -242,7 +243,7 @@ class Store:
         }
         return self._begin(key, replacing, [{"$replaceWith": made}])
 
-    @reaching("start")
+    @storage_errors("start")
     def start(self, key: str, current: Operation, start: Start, phase: Phase) -> Operation | None:
         """Begin another operation on something that exists. Return None when it is not at ``current`` any more."""
         values = assignments(ResourceFields(phase=phase, expire_at=None))
@@ -263,7 +264,7 @@ class Store:
             return None
         return Operation.model_validate(document["operation"]) if document else None
 
-    @reaching("store")
+    @storage_errors("store")
     def change(
         self, key: str, current: Operation, changes: Fields | None = None, operation: OperationFields | None = None
     ) -> bool:
@@ -274,7 +275,7 @@ class Store:
 
     # --- what the API watches ---------------------------------------------------------------------------------
 
-    @reaching("wait")
+    @storage_errors("wait")
     def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         """Return which of these operations (document key, operation id) have ended, or are not the latest any more."""
         keys = [key for key, _ in waiting]
@@ -282,7 +283,7 @@ class Store:
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
 
-    @reaching("count")
+    @storage_errors("count")
     def counts(self) -> dict[tuple[str, str], int]:
         """Count operations by kind and state."""
         group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
@@ -293,7 +294,7 @@ class Store:
             counted[kind, state] += row["n"]
         return dict(counted)
 
-    @reaching("count")
+    @storage_errors("count")
     def oldest_due_seconds(self) -> float:
         """Return for how long the oldest unheld operation has been due; 0 when none is."""
         query = {

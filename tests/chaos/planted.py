@@ -37,7 +37,7 @@ class Planted:
 
 
 CLAIMS, JOB, BIND, UNBIND, SERVICE = (
-    "broker_api/state/claims.py",
+    "broker_api/state/operation_claims.py",
     "workers/operations/job.py",
     "workers/operations/bind.py",
     "workers/operations/unbind.py",

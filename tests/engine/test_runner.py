@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker_api.state.claims import LeaseLostError
+from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Phase, State
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
 from workers.engine.job import Job

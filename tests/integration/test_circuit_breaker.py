@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from broker_api.settings.redis_settings import RedisSettings
-from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
+from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
 from tests.dev.services import Mongod
 from workers.engine.results import HeldBackError

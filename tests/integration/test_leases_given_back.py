@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_api.state.claims import Claim, Claims, LeaseLostError
 from broker_api.state.mongo import connect
+from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Mongod

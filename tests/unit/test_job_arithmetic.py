@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from broker_api.state.claims import LEASE_SECONDS
+from broker_api.state.operation_claims import LEASE_SECONDS
 from workers.clusters.connection_strings import endpoints
 from workers.engine import leases, runner
 from workers.engine.runner import backoff

@@ -5,7 +5,7 @@ from bson.errors import InvalidDocument
 from pymongo.errors import AutoReconnect, DocumentTooLarge, OperationFailure
 
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
-from broker_api.state.mongo import reaching
+from broker_api.state.mongo_errors import storage_errors
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import INSTANCE, PROVISION, a_client, description, send
 
@@ -16,7 +16,7 @@ class Refusing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    @reaching("store")
+    @storage_errors("store")
     def store(self) -> None:
         raise self.error
 

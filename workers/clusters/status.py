@@ -13,9 +13,10 @@ from pymongo import ReturnDocument
 
 from broker_api.errors import ErrStorageStore
 from broker_api.jobs.queue import JOBS, Queue
-from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import NOW, Document, In, as_datetime, reaching
+from broker_api.state.mongo import NOW, Document, In, as_datetime
+from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.operation_claims import Claims
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient
 
@@ -59,7 +60,7 @@ class ClusterStatus:
         self._queue = queue
         self._settle_seconds = settle_seconds
 
-    @reaching("note a change")
+    @storage_errors("note a change")
     def note_change(self, project: str, cluster: str) -> Change:
         """Record that Atlas has just accepted a change of users; the returned time is after the answer."""
         settled = {"$ifNull": ["$settled", EPOCH]}
@@ -80,7 +81,7 @@ class ClusterStatus:
             status = self._housekeeping.read(_name(client.project_id, cluster))
         return is_confirmed(change, status, self._settle_seconds)
 
-    @reaching("poll a cluster")
+    @storage_errors("poll a cluster")
     def _take_poll(self, project: str, cluster: str) -> Mapping[str, Any] | None:
         """Take the right to poll now; the longer a change takes, the rarer the polls."""
         age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}

@@ -2,7 +2,7 @@
 
 from typing import Generic
 
-from broker_api.state.claims import AnyResource, Claim
+from broker_api.state.operation_claims import AnyResource, Claim
 from broker_api.state.records import Operation
 from workers.engine.leases import Lease
 from workers.engine.results import Trouble

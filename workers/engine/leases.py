@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.state.claims import LEASE_SECONDS, Claim, Claims, LeaseLostError
+from broker_api.state.operation_claims import LEASE_SECONDS, Claim, Claims, LeaseLostError
 
 RENEW_SECONDS = 4.0
 CALL_SECONDS = 11.5

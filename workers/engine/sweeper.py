@@ -14,9 +14,9 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, RECONCILE, Queue
-from broker_api.state.claims import Claims, Due
 from broker_api.state.housekeeping import SWEEP, Housekeeping
-from broker_api.state.keys import KeyCheck
+from broker_api.state.key_check import KeyCheck
+from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.store import Store
 
 TICK_SECONDS = 0.5

@@ -13,9 +13,9 @@ from datetime import timedelta
 import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.state.claims import Claims
 from broker_api.state.housekeeping import CIRCUIT, Housekeeping
 from broker_api.state.mongo import In
+from broker_api.state.operation_claims import Claims
 
 FAILURES = 3
 DOWN_SECONDS = 2.0

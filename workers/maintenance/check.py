@@ -24,13 +24,13 @@ from broker_api.jobs.queue import Queue
 from broker_api.settings import foreign_variables
 from broker_api.settings.settings import Project, Settings, load
 from broker_api.settings.urls import usable_mongo_uri
-from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.keys import SEALED_FIELDS, KeyCheck
+from broker_api.state.key_check import SEALED_FIELDS, KeyCheck
 from broker_api.state.mongo import connect
+from broker_api.state.mongo_errors import reason
 from broker_api.state.records import record
 from broker_api.state.store import Store
-from broker_api.state.trouble import reason
+from broker_api.state.vault import Vault
 from workers import environment
 from workers.atlas.client import (
     AtlasClient,

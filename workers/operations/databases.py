@@ -13,7 +13,7 @@ from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.uri_parser import parse_uri
 
 from broker_api.naming import DATABASE_PREFIX, is_default_database
-from broker_api.state.databases import DatabaseClaim, Wanted
+from broker_api.state.databases import DatabaseRecord, Reservation
 from broker_api.state.records import Instance, Owner, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, Process, Refused, UnreadableAnswer
 from workers.engine.results import FailedError
@@ -77,11 +77,11 @@ def examine(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluster, inst
     return _is_new(client, cluster, instance, just_dropped=known.just_dropped, sharing=sharing)
 
 
-def wanted(job: AtlasJob[Instance]) -> Wanted:
+def wanted(job: AtlasJob[Instance]) -> Reservation:
     """Return the claim that an instance makes once it has been examined."""
     instance, known = job.record, _Known(job, job.record)
     record = known.records[0] if known.records else _Record("", instance.owner, bool(instance.owned))
-    return Wanted(instance, record.owner, record.owned, used=known.used, sharing=_may_share(job, instance))
+    return Reservation(instance, record.owner, record.owned, used=known.used, sharing=_may_share(job, instance))
 
 
 def _may_share(job: AtlasJob[Instance], instance: Instance) -> bool:
@@ -150,7 +150,7 @@ def remember(job: AtlasJob[Instance]) -> None:
     owner, owned = instance.owner, instance.owns_database
     if records and not owned:
         owner, owned = records[0].owner, records[0].owned
-    job.context.databases.claim(Wanted(instance, owner, owned, used=True, sharing=True))
+    job.context.databases.reserve(Reservation(instance, owner, owned, used=True, sharing=True))
 
 
 def begin_drop(job: AtlasJob[Instance]) -> bool:
@@ -193,7 +193,7 @@ def _same(one: Instance, other: Instance) -> bool:
     return (one.cluster, (one.database or "").lower()) == (other.cluster, (other.database or "").lower())
 
 
-def is_dropping(job: AtlasJob[Instance], claim: DatabaseClaim) -> bool:
+def is_dropping(job: AtlasJob[Instance], claim: DatabaseRecord) -> bool:
     """Return whether another instance drops the database now; one that has stopped is noted."""
     if claim.dropping in (None, job.record.instance_id):
         return False

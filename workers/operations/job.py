@@ -8,8 +8,8 @@ from typing import Any
 from broker_api.catalog.catalog import Plan
 from broker_api.config import BindingView, Config, InstanceView, Permissions
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
-from broker_api.state.claims import AnyResource, Claim
 from broker_api.state.fields import AnyFields
+from broker_api.state.operation_claims import AnyResource, Claim
 from broker_api.state.records import Binding, Instance, Resource
 from workers.atlas.client import (
     AtlasClient,

@@ -52,7 +52,7 @@ def claim_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Claim the database, and be done. What other instances did meanwhile is seen here, and examined again."""
     instance = job.record
     known = job.connection_strings(instance)
-    claimed = job.context.databases.claim(databases.wanted(job))
+    claimed = job.context.databases.reserve(databases.wanted(job))
     if databases.is_dropping(job, claimed):
         return _wait_for_drop(instance)
     if instance.instance_id not in claimed.users:

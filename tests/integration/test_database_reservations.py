@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from pymongo import MongoClient
 
-from broker_api.state.databases import Databases, Wanted
+from broker_api.state.databases import Databases, Reservation
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.records import Instance, Operation, Phase
@@ -47,8 +47,8 @@ def claim(
     databases: Databases, who: Instance, *, owned: bool = True, used: bool = False, sharing: bool = False
 ) -> bool:
     """Claim a database once more than needed; say whether that succeeded."""
-    wanted = Wanted(who, who.owner, owned, used=used, sharing=sharing)
-    first, second = databases.claim(wanted), databases.claim(wanted)
+    wanted = Reservation(who, who.owner, owned, used=used, sharing=sharing)
+    first, second = databases.reserve(wanted), databases.reserve(wanted)
     assert first == second
     return who.instance_id in second.users
 
@@ -68,7 +68,7 @@ def test_a_claim_keeps_the_name_for_its_owner_in_one_spelling(databases: Databas
 def test_an_instance_that_names_the_owner_whom_an_earlier_release_knew_does_not_join_it(databases: Databases) -> None:
     mine, theirs = instance("1"), instance("2", "b")
     claim(databases, mine)
-    found = databases.claim(Wanted(theirs, mine.owner, owned=True))
+    found = databases.reserve(Reservation(theirs, mine.owner, owned=True))
     assert found.users == ("1",)
 
 

@@ -14,7 +14,8 @@ from pymongo import ReturnDocument
 
 from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.mongo import NOW, Document, In, assignments, reaching
+from broker_api.state.mongo import NOW, Document, In, assignments
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH, Kind, Phase, Resource, State, record
 from broker_api.state.store import Store
 
@@ -74,7 +75,7 @@ class Claims:
     def __init__(self, store: Store) -> None:
         self._collection = store.collection
 
-    @reaching("claim")
+    @storage_errors("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
         """Take an operation that is due and held by no worker; None otherwise, which is no error."""
         token = uuid4().hex
@@ -93,7 +94,7 @@ class Claims:
         found = record(document)
         return Claim(found, found.operation.fence, token) if found.readable else None
 
-    @reaching("renew")
+    @storage_errors("renew")
     def renew(self, claim: Claim[Any]) -> None:
         """Lengthen the lease.
 
@@ -102,7 +103,7 @@ class Claims:
         """
         self._write(claim, {"lease_until": In(LEASE_SECONDS)})
 
-    @reaching("advance")
+    @storage_errors("advance")
     def advance(
         self, claim: Claim[AnyResource], step: str, changes: Fields | None, operation: OperationFields
     ) -> Claim[AnyResource]:
@@ -120,7 +121,7 @@ class Claims:
         }
         return self._write(claim, {**fields, **operation}, changes)
 
-    @reaching("reschedule")
+    @storage_errors("reschedule")
     def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
         """Release the claim until a later time; no worker is held while waiting.
 
@@ -129,7 +130,7 @@ class Claims:
         """
         self._write(claim, {"due": In(seconds), **_GIVEN_BACK, **operation}, changes)
 
-    @reaching("finish")
+    @storage_errors("finish")
     def finish(self, claim: Claim[Any], state: State, phase: Phase, changes: Fields | None, description: str) -> None:
         """End the operation. What the platform gets is written in the same update as the state it polls for.
 
@@ -163,7 +164,7 @@ class Claims:
             raise LeaseLostError
         return replace(claim, record=type(claim.record).read(document))
 
-    @reaching("release")
+    @storage_errors("release")
     def release(self, claim: Claim[Any], *, sure: bool) -> None:
         """Record that a step whose lease was lost is over, so that the operation after it need not wait.
 
@@ -176,7 +177,7 @@ class Claims:
 
     # --- the sweep --------------------------------------------------------------------------------------------
 
-    @reaching("sweep")
+    @storage_errors("sweep")
     def due(self, limit: int) -> list[Due]:
         """Return operations that are due, held by no worker, and not sent just now. One indexed query."""
         waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
@@ -201,7 +202,7 @@ class Claims:
         found = self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
         return [due for document in found if (due := _due(document))]
 
-    @reaching("sweep")
+    @storage_errors("sweep")
     def mark_sent(self, sent: Iterable[Due]) -> None:
         """Remember that these were sent, so that the next sweep does not send them again at once."""
         query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
@@ -209,7 +210,7 @@ class Claims:
         values["operation.sends"] = {"$min": [{"$add": [_SENDS, 1]}, 8]}
         self._collection.update_many(query, [{"$set": values}])
 
-    @reaching("sweep")
+    @storage_errors("sweep")
     def expire(self) -> int:
         """Fail what is past its deadline, whether held or not; what it made in Atlas is removed all the same."""
         late = {
@@ -220,7 +221,7 @@ class Claims:
         }
         return self._collection.update_many(late, [{"$set": _EXPIRED}]).modified_count
 
-    @reaching("wake")
+    @storage_errors("wake")
     def waiting_on(self, name: str) -> list[Waiting]:
         """Return the operations that wait on ``name`` and are held by no worker."""
         found = [
@@ -234,14 +235,14 @@ class Claims:
             if isinstance(operation.get("changed"), datetime)
         ]
 
-    @reaching("wake")
+    @storage_errors("wake")
     def make_due(self, waiting: Iterable[Due], name: str) -> None:
         """Make operations due that still wait on ``name``; the caller sends them."""
         query = {"_id": {"$in": [each.key for each in waiting]}} | _waits_unheld(name)
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
         self._collection.update_many(query, [{"$set": woken}])
 
-    @reaching("wake")
+    @storage_errors("wake")
     def make_all_due(self, name: str) -> None:
         """Make everything due that waits on ``name``; the sweeper sends it."""
         query = {"operation.open": True, "operation.waits_on": name}

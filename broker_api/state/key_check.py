@@ -15,10 +15,11 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
-from broker_api.state.crypto import Vault
 from broker_api.state.housekeeping import PROBE_SECONDS
-from broker_api.state.mongo import connect, reaching
+from broker_api.state.mongo import connect
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.store import Store
+from broker_api.state.vault import Vault
 
 CANARY = "encryption_keys"
 SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
@@ -46,7 +47,7 @@ class KeyCheck:
         self._trouble: str | None = None
         self._tried = False
 
-    @reaching("try the encryption keys")
+    @storage_errors("try the encryption keys")
     def trouble(self, *, renew: bool = False) -> str | None:
         """Return what is wrong with the keys; None when they open the canary, which is created if there is none.
 

@@ -1,8 +1,23 @@
-"""Trouble with MongoDB in an operator's words: the driver's text holds hosts, options and a page of topology."""
+"""Errors of MongoDB as the broker's own, with a reason in an operator's words.
 
+The driver's own text holds hosts, options and a page about the topology.
+"""
+
+import functools
 import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
-from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from bson.errors import BSONError
+from pymongo.errors import ConfigurationError, DocumentTooLarge, OperationFailure, PyMongoError
+
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore, ErrStorageTooLarge
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OBJECT_TOO_LARGE = 10334  # the server's error BSONObjectTooLarge
+_STORAGE_FULL = "its storage is full"
 
 _BY_CODE = {
     18: "it refuses the user name or password",
@@ -20,7 +35,7 @@ _BY_CODE = {
 }
 
 _BY_TEXT = (
-    ("over your space quota", "its storage is full"),
+    ("over your space quota", _STORAGE_FULL),
     ("certificate has expired", "its certificate has expired"),
     ("hostname mismatch|ip address mismatch|doesn't match|not valid for", "its certificate is for another host name"),
     ("certificate.?verify.?failed|self.signed|unable to get (local )?issuer", "its certificate is not trusted"),
@@ -47,21 +62,41 @@ _BY_TEXT = (
 )
 
 
+def storage_errors(during: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function raise the broker's storage errors instead of the driver's.
+
+    Args:
+        during: What the function does, for the error's message.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (PyMongoError, BSONError, OverflowError) as error:
+                if isinstance(error, DocumentTooLarge) or getattr(error, "code", None) == _OBJECT_TOO_LARGE:
+                    raise ErrStorageTooLarge from error
+                if isinstance(error, BSONError | OverflowError):
+                    raise ErrStorageStore from error
+                raise ErrStorageMongoConnection(during, reason(error)) from error
+
+        return wrapped
+
+    return decorate
+
+
 def reason(error: Exception) -> str:
-    """Return why MongoDB could not be used, without hosts, options or secrets."""
+    """Return why MongoDB could not be used, in an operator's words, without hosts, options or secrets."""
     code = getattr(error, "code", None) if isinstance(error, OperationFailure) else None
-    if code in _BY_CODE:
-        return _quota(error) or _BY_CODE[code]
     # What the driver adds to a failed choice of a server is all it knows of all servers: the cause stands before it.
     cause = re.split(r", Timeout: |, Topology Description:", re.sub(r"\(configured timeouts[^)]*\)", "", str(error)))[0]
-    for pattern, words in _BY_TEXT:
-        if re.search(pattern, cause, re.IGNORECASE):
-            return words
+    found = next((words for pattern, words in _BY_TEXT if re.search(pattern, cause, re.IGNORECASE)), None)
+    if code in _BY_CODE and found != _STORAGE_FULL:  # Atlas refuses a write over the quota with another error's code
+        return _BY_CODE[code]
+    if found:
+        return found
     kind = type(error).__name__
     if isinstance(error, PyMongoError) and not isinstance(error, ConfigurationError):
         kind += f", code {code}" if code else ""
     return f"the driver reports {kind}"
-
-
-def _quota(error: Exception) -> str | None:
-    return _BY_TEXT[0][1] if re.search(_BY_TEXT[0][0], str(error), re.IGNORECASE) else None
