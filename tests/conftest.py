@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import coverage
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import CHECKOUT
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -123,6 +125,14 @@ def atlas(emulator: AtlasEmulator) -> Iterator[Emulator]:
     emulator.control.clear()
 
 
+def measured() -> dict[str, str]:
+    """Return settings that measure the coverage in the processes of a stack, where that of this process is measured.
+
+    Only stacks that many tests share have them, since a process takes twice as long to start with them.
+    """
+    return {"COVERAGE_PROCESS_START": str(CHECKOUT / "pyproject.toml")} if coverage.Coverage.current() else {}
+
+
 @pytest.fixture(scope="session")
 def stack(
     state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
@@ -133,7 +143,7 @@ def stack(
     """
     with Stack(
         flower=False,
-        settings={"BROKER_SETTLE_SECONDS": "0"},
+        settings={"BROKER_SETTLE_SECONDS": "0", **measured()},
         state=state_mongod,
         cluster=cluster_mongod,
         redis=redis_server,
@@ -147,7 +157,9 @@ def stack(
 def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
     """A second one that all tests share: its workers use a service account, and it has Flower."""
     _need(binaries.redis_server)
-    with Stack(oauth=True, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
+    with Stack(
+        oauth=True, settings=measured(), state=state_mongod, cluster=cluster_mongod, emulator=emulator
+    ) as running:
         yield running
         _compare_server_errors(running)
 

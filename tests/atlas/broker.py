@@ -16,6 +16,7 @@ from pymongo.errors import OperationFailure
 from requests.auth import HTTPDigestAuth
 
 from tests.atlas.operator_config import OTHER_PROJECT
+from tests.conftest import measured
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
 from tests.dev.stack import Stack
@@ -49,7 +50,7 @@ class ManyProjects(Stack):
         self._settle, self._config = settle, config
         self._secrets = directory / "secret.json"
         self._secrets.write_text(json.dumps({"atlas": _secrets()}))
-        super().__init__(flower=False, state=state, cluster=cluster, emulator=emulator)
+        super().__init__(flower=False, settings=measured(), state=state, cluster=cluster, emulator=emulator)
 
     @property
     def shared_settings(self) -> dict[str, str]:

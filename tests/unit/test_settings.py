@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from broker_api.broker import Broker
+from broker_api.cli import cli
 from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.settings.redis_settings import RedisSettings
@@ -342,17 +345,10 @@ def run(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("name", "variable", "value"),
     [
-        ("api", "BROKER_USERS", ""),
-        ("api", "BROKER_CONFIG", "tests.unit.broken_config:config"),
+        ("api", "BROKER_CONFIG", "tests.unit.broken_config:leaves"),
         ("worker", "BROKER_ENCRYPTION_KEYS", "wr0ng"),
         ("flower", "BROKER_USERS", "wr0ng"),
-        ("wsgi", "BROKER_MONGO_URI", "wr0ng"),
-        ("api", "BROKER_MONGO_URI", "mongodb://admin:wr0ng/x@host/db"),
-        ("api", "BROKER_MONGO_DB", "a b"),
-        ("api", "BROKER_REDIS_URL", "redis://h:wr0ng/0"),
-        ("api", "BROKER_CONFIG", "tests.unit.broken_config:leaves"),
-        ("worker", "BROKER_MONGO_URI", "mongodb://"),
-        ("worker", "MONGODB_ATLAS_BASE_URL", "http://"),
+        ("wsgi", "BROKER_MONGO_URI", "mongodb://admin:wr0ng/x@host/db"),
     ],
 )
 def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
@@ -365,24 +361,34 @@ def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
     assert "wr0ng" not in told
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BROKER_USERS", ""),
+        ("BROKER_CONFIG", "tests.unit.broken_config:config"),
+        ("BROKER_MONGO_URI", "wr0ng"),
+        ("BROKER_MONGO_URI", "mongodb://"),
+        ("BROKER_MONGO_DB", "a b"),
+        ("BROKER_REDIS_URL", "redis://h:wr0ng/0"),
+        ("MONGODB_ATLAS_BASE_URL", "http://"),
+    ],
+)
+def test_a_broker_with_a_wrong_setting_is_refused_with_one_line(variable: str, value: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        Broker(environ={**WORKS, variable: value})
+    assert re.fullmatch(rf"{variable}: [^\n]+", str(refused.value))
+    assert "wr0ng" not in str(refused.value)
+
+
 def test_a_config_that_contains_itself_is_one_line_too() -> None:
-    ended = run("api", {**WORKS, "BROKER_CONFIG": "tests.unit.broken_config:endless"})
-    told = (ended.stdout + ended.stderr).strip()
-    assert (ended.returncode, told.count("\n")) == (1, 0), told
-    assert told.startswith("atlas-broker: Config.broker: must hold JSON values only"), told
+    with pytest.raises(SettingError, match=r"^Config\.broker: must hold JSON values only[^\n]+$"):
+        Broker(environ={**WORKS, "BROKER_CONFIG": "tests.unit.broken_config:endless"})
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "x"])
 def test_a_port_that_is_none_is_refused_without_a_traceback(port: str) -> None:
-    ended = subprocess.run(
-        [str(script("atlas-broker")), "api", "--port", port],
-        env=clean_environment(WORKS),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 2
+    ended = CliRunner().invoke(cli, ["api", "--port", port])
+    assert ended.exit_code == 2
     assert "Invalid value for '--port'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
