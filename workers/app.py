@@ -25,7 +25,7 @@ from workers.context import Context, compose
 from workers.engine.runner import Runner
 from workers.engine.sweeper import Sweeper
 from workers.operations import DEFINITIONS
-from workers.operations.job import AtlasJob
+from workers.operations.atlas_job import AtlasJob
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""

@@ -31,10 +31,9 @@ class AtlasProject:
     breaker: CircuitBreaker
     limiter: RateLimiter
 
-    def guarded(self, lease: Lease | None = None) -> tuple[AtlasClient, Guard]:
-        """Return a client for the calls of one operation, or without a lease for maintenance, and its guard."""
-        guard = Guard(self.breaker, self.limiter, lease)
-        return self.client.guarded(guard), guard
+    def guarded(self, lease: Lease | None = None) -> AtlasClient:
+        """Return a client for the calls of one operation, or without a lease for maintenance."""
+        return self.client.guarded(Guard(self.breaker, self.limiter, lease))
 
 
 @dataclass

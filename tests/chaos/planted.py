@@ -36,9 +36,9 @@ class Planted:
         (folder / self.file).write_text(self.broken())
 
 
-CLAIMS, JOB, BIND, UNBIND, SERVICE = (
+CLAIMS, USERS, BIND, UNBIND, SERVICE = (
     "broker_api/state/operation_claims.py",
-    "workers/operations/job.py",
+    "workers/operations/database_users.py",
     "workers/operations/bind.py",
     "workers/operations/unbind.py",
     "broker_api/service/service.py",
@@ -86,7 +86,7 @@ FAULTS = [
     Planted(
         "credentials before APPLIED",
         BIND,
-        "    if wait := job.not_applied(cluster_needed=True):\n        return wait\n",
+        "    if wait := job.wait_until_applied(cluster_needed=True):\n        return wait\n",
         "",
         scenarios.credentials_come_when_they_work,
     ),
@@ -99,23 +99,23 @@ FAULTS = [
     ),
     Planted(
         "another password at the second attempt",
-        JOB,
-        "                user.username, password=user.password, roles",
-        '                user.username, password=f"{user.password}-2", roles',
+        USERS,
+        "            user.username, password=user.password, roles",
+        '            user.username, password=f"{user.password}-2", roles',
         scenarios.a_user_made_without_an_answer_gets_the_given_password,
     ),
     Planted(
         "409 is success",
-        JOB,
-        "            self.context.claims.renew(self.claim)  # still held",
-        "            return\n            self.context.claims.renew(self.claim)  # still held",
+        USERS,
+        "        job.context.claims.renew(job.claim)  # still held",
+        "        return\n        job.context.claims.renew(job.claim)  # still held",
         scenarios.a_user_left_with_our_labels_gets_the_given_password,
     ),
     Planted(
         "409 is always ours",
-        JOB,
-        "            if not self.is_ours(self.atlas.user(user.username)):",
-        "            if not user.username:",
+        USERS,
+        "        if not is_ours(job.record, job.atlas.user(user.username)):",
+        "        if not user.username:",
         scenarios.a_user_of_somebody_else_is_not_touched,
     ),
     Planted(
@@ -142,14 +142,14 @@ FAULTS = [
     Planted(
         "unbind does not wait for requests under way",
         UNBIND,
-        "    if wait := job.unanswered_create():",
-        "    if (wait := job.unanswered_create()) and False:",
+        "    if wait := job.wait_for_late_effect():",
+        "    if (wait := job.wait_for_late_effect()) and False:",
         scenarios.an_unbind_waits_for_a_request_that_is_still_under_way,
     ),
     Planted(
         "a temporary user is forgotten",
         "workers/operations/deprovision.py",
-        "    if wait := job.unanswered_create():\n        return wait\n    instance",
+        "    if wait := job.wait_for_late_effect():\n        return wait\n    instance",
         "    instance",
         scenarios.a_temporary_user_made_late_is_removed,
     ),
@@ -163,8 +163,8 @@ FAULTS = [
     Planted(
         "no circuit",
         "workers/guard/guard.py",
-        "        if self._breaker.is_open and not self._probing:",
-        "        if False and self._breaker.is_open:",
+        "        if breaker.is_open and breaker.project not in self._probes:",
+        "        if False and breaker.is_open:",
         slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
     ),
     Planted(

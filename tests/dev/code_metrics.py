@@ -33,7 +33,7 @@ from workers.clusters.status import POLL_SECONDS
 from workers.context import compose
 from workers.engine.runner import Runner
 from workers.operations import DEFINITIONS
-from workers.operations.job import AtlasJob
+from workers.operations.atlas_job import AtlasJob
 
 PRODUCT = ("broker_api", "workers")
 RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)

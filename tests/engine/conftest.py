@@ -17,7 +17,7 @@ from broker_api.state.records import Instance, Kind, Phase, instance_key
 from broker_api.state.store import Start, Store
 from broker_api.state.vault import Vault
 from tests.dev.services import Mongod
-from workers.engine.definition import Definition, nothing_left
+from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper
 from workers.engine.results import Done, Result, Trouble
@@ -43,9 +43,9 @@ class Hopeless(Exception):
 class TestedJob(Job[Instance]):
     """Knows two errors."""
 
-    def trouble(self, error: Exception) -> Trouble | None:
+    def classify(self, error: Exception) -> Trouble | None:
         if isinstance(error, ServiceDown):
-            return Trouble("The service is down.", unanswered=True)
+            return Trouble("The service is down.", late_effect=True)
         return Trouble("Impossible.", retry=False) if isinstance(error, Hopeless) else None
 
 
@@ -59,7 +59,7 @@ class Bench:
     store: Store
     ran: list[str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
-    abandoned: Callable[[Any], None] = nothing_left
+    on_lease_lost: Callable[[Any], None] | None = None
 
     def __post_init__(self) -> None:
         self.key = instance_key("i")
@@ -74,15 +74,15 @@ class Bench:
         steps: Mapping[Step, Behaviour],
         undo: Behaviour | None = None,
         *,
-        unanswered: frozenset[Step] = frozenset(),
+        late_effects: frozenset[Step] = frozenset(),
     ) -> Instance:
         """Deliver the operation's message once, and return the record afterwards."""
         clean_up = undo or (lambda _: Done(Phase.FAILED, ""))
         definition = Definition[Instance](
             steps={name: self._noted(name, behaviour) for name, behaviour in steps.items()},
             undo={Step.CLEAN_UP: self._noted(Step.CLEAN_UP, clean_up)},
-            abandoned=self.abandoned,
-            unanswered=frozenset[StrEnum](unanswered),
+            on_lease_lost=self.on_lease_lost,
+            late_effects=frozenset[StrEnum](late_effects),
         )
         runner = Runner(
             self.claims,

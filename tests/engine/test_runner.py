@@ -135,13 +135,13 @@ def test_being_held_back_costs_no_attempt(bench: Bench) -> None:
 
 
 def test_a_lost_answer_is_remembered_where_the_step_may_have_had_an_effect(bench: Bench) -> None:
-    found = bench.work({Step.FIRST: raising(ServiceDown())}, unanswered=frozenset({Step.FIRST}))
+    found = bench.work({Step.FIRST: raising(ServiceDown())}, late_effects=frozenset({Step.FIRST}))
     assert found.unsure_until is not None
     assert found.unsure_until > bench.store.now()
 
 
 def test_a_lost_answer_of_another_step_means_nothing(bench: Bench) -> None:
-    found = bench.work({Step.FIRST: raising(ServiceDown())}, unanswered=frozenset({Step.SECOND}))
+    found = bench.work({Step.FIRST: raising(ServiceDown())}, late_effects=frozenset({Step.SECOND}))
     assert found.unsure_until is None
 
 
@@ -156,7 +156,7 @@ def test_the_operation_says_when_a_request_may_be_in_flight(bench: Bench) -> Non
         seen.append(job.operation.in_flight)
         return Next(Step.SECOND) if len(seen) == 1 else done(job)
 
-    bench.work({Step.FIRST: first, Step.SECOND: second}, unanswered=frozenset({Step.SECOND}))
+    bench.work({Step.FIRST: first, Step.SECOND: second}, late_effects=frozenset({Step.SECOND}))
     assert seen == [False, True, False]
 
 
@@ -178,7 +178,7 @@ def test_what_only_another_release_knows_is_left_to_it(bench: Bench, fields: dic
 
 def test_a_worker_that_lost_its_lease_writes_nothing_and_cleans_up(bench: Bench) -> None:
     cleaned = []
-    bench.abandoned = lambda job: cleaned.append(job.operation.id)
+    bench.on_lease_lost = lambda job: cleaned.append(job.operation.id)
 
     def taken_over(_: AnyJob) -> Result[Any]:
         bench.change(fence=99)

@@ -52,11 +52,11 @@ class ConnectionStringCache:
         """Store how to connect to a cluster, in all ways that it has."""
         ways = _ways(cluster)
         # A cluster that cannot be used now is read again at each bind: it may have been resumed.
-        read_again = In(0 if trouble(cluster) else REFRESH_SECONDS)
+        read_again = In(0 if why_unusable(cluster) else REFRESH_SECONDS)
         known = {
             "ways": ways,
             "endpoints": _endpoints(cluster),
-            "trouble": trouble(cluster),
+            "trouble": why_unusable(cluster),
             "read_again": read_again,
         }
         self._housekeeping.write(_name(project, cluster.name), known)
@@ -91,7 +91,7 @@ class ConnectionStringCache:
                 raise
 
 
-def trouble(cluster: Cluster) -> str | None:
+def why_unusable(cluster: Cluster) -> str | None:
     """Return a sentence that says why a cluster cannot be used; None when it can, or soon will."""
     if cluster.state == "DELETING":
         return f"The cluster {cluster.name} is being deleted."

@@ -1,4 +1,4 @@
-"""What a step is given: the claimed record, its lease, and the parts of the worker."""
+"""What a step is given: the claimed record and its lease."""
 
 from typing import Generic
 
@@ -19,18 +19,15 @@ class Job(Generic[AnyResource]):
 
     def __init__(self, claim: Claim[AnyResource], lease: Lease) -> None:
         self.lease = lease
-        self.unanswered = False
-        """Whether a call of the last step may still take effect, since its answer was lost."""
+        self.late_effect = False
+        """Whether a request of the last step may still take effect, since its answer was lost."""
         self.update(claim)
 
     def update(self, claim: Claim[AnyResource]) -> None:
         """Go on with the record as it was written last."""
         self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
 
-    def begin_step(self) -> None:
-        """Prepare for the next step."""
-
-    def trouble(self, error: Exception) -> Trouble | None:
+    def classify(self, error: Exception) -> Trouble | None:
         """Return what an exception of a step means; None for one that nothing is known about, which is a defect."""
         del error
         return None

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,29 +19,28 @@ CALL_SECONDS = 11.5
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class Lease:
     """The time for which this process holds a claim.
 
-    Measured by the monotonic clock, which goes on while the process is stopped, and from the moment at which the claim
-    or renewal was asked for, so that the lease never seems longer than it is in MongoDB.
+    ``until`` is measured by the monotonic clock, which goes on while the process is stopped, and from the moment at
+    which the claim or renewal was asked for, so that the lease never seems longer than it is in MongoDB. ``lost`` says
+    that another worker has taken the operation over. ``probes`` names the open circuit breakers that the running step
+    may pass; the runner empties it before each step.
     """
 
-    def __init__(self, claim: Claim[Any], asked_at: float) -> None:
-        self.claim = claim
-        self._until = asked_at + LEASE_SECONDS
-        self._lost = False
+    claim: Claim[Any]
+    until: float
+    lost: bool = False
+    probes: set[str] = field(default_factory=set)
 
     def extend(self, asked_at: float) -> None:
         """Count a renewal that was asked for at ``asked_at`` (monotonic seconds)."""
-        self._until = asked_at + LEASE_SECONDS
-
-    def lose(self) -> None:
-        """Record that another worker has taken the operation over."""
-        self._lost = True
+        self.until = asked_at + LEASE_SECONDS
 
     def check(self) -> None:
         """Raise ``LeaseLostError`` unless a call that begins now ends within the lease."""
-        if self._lost or time.monotonic() > self._until - CALL_SECONDS:
+        if self.lost or time.monotonic() > self.until - CALL_SECONDS:
             raise LeaseLostError
 
 
@@ -56,7 +56,7 @@ class LeaseKeeper:
     @contextmanager
     def holding(self, claim: Claim[Any], asked_at: float) -> Iterator[Lease]:
         """Renew the claim's lease while the block runs. ``asked_at``: monotonic seconds when it was asked for."""
-        lease = Lease(claim, asked_at)
+        lease = Lease(claim, asked_at + LEASE_SECONDS)
         with self._lock:
             self._held.add(lease)
             # Started by the first claim and not earlier: a pool of processes forks before it.
@@ -80,6 +80,6 @@ class LeaseKeeper:
                     self._claims.renew(lease.claim)
                     lease.extend(asked_at)
                 except LeaseLostError:
-                    lease.lose()
+                    lease.lost = True
                 except ErrStorageMongoConnection as error:
                     log.warning("lease_not_renewed", operation=lease.claim.operation_id, reason=error.reason)

@@ -70,10 +70,11 @@ class HeldBackError(Exception):
 class Trouble:
     """What an exception of a step means: ``sentence`` for the platform's user, and whether a retry can help.
 
-    ``retry_after`` is the least pause in seconds. ``changes`` are written to the record before the retry.
+    ``retry_after`` is the least pause in seconds. ``late_effect``: the request may still take effect, since its answer
+    was lost.
     """
 
     sentence: str
     retry: bool = True
     retry_after: float = 0.0
-    unanswered: bool = False
+    late_effect: bool = False

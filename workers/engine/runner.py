@@ -19,7 +19,7 @@ from broker_api.state.key_check import KeyCheck
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import State
-from workers.engine.definition import Definition
+from workers.engine.definition import Definition, Step
 from workers.engine.job import Job
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result, Trouble
@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 OTHER_RELEASE_SECONDS = 5.0
-UNANSWERED_SECONDS = 30.0
-"""How long a request whose answer was lost may still reach Atlas."""
+LATE_EFFECT_SECONDS = 30.0
+"""For so long a request whose answer was lost may still take effect."""
 
 
 def backoff(attempts: int) -> float:
@@ -39,17 +39,17 @@ def backoff(attempts: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
-def _about(claim: Claim[Any]) -> dict[str, object]:
-    """Return what each log line of an operation tells: its ids, and its author."""
+def _log_context(claim: Claim[Any]) -> dict[str, object]:
+    """Return what each log line of an operation says: its ids, and its author."""
     record, operation = claim.record, claim.record.operation
-    about = {
+    context = {
         "instance_id": record.instance_id,
         "binding_id": getattr(record, "binding_id", None),
         "operation": operation.id,
         "request_id": operation.request_id,
         "identity": operation.identity,
     }
-    return {name: value for name, value in about.items() if value}
+    return {name: value for name, value in context.items() if value}
 
 
 class Runner:
@@ -82,96 +82,104 @@ class Runner:
             if claim is None:
                 log.debug("operation_not_claimable", key=key)
                 return
-            definition = self._definitions.get(claim.record.operation.kind)
-            with bound_contextvars(**_about(claim)), self._leases.holding(claim, asked_at) as lease:
+            with bound_contextvars(**_log_context(claim)), self._leases.holding(claim, asked_at) as lease:
                 job = self._new_job(claim, lease)
                 try:
-                    while self._record(job, definition, self._step(job, definition)):
-                        pass
+                    goes_on = True
+                    while goes_on:
+                        name, step = self._next_step(job)
+                        try:
+                            result = step(job)
+                        except (LeaseLostError, ErrStorageMongoConnection):
+                            raise
+                        except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
+                            result = self._result_of_error(job, name, error)
+                        goes_on = self._record(job, name, result)
                 except LeaseLostError:
                     log.warning("lease_lost", step=job.operation.step)
-                    self._claims.release(job.claim, sure=not job.unanswered)
-                    if definition:
-                        definition.abandoned(job)
+                    self._claims.release(job.claim, sure=not job.late_effect)
+                    definition = self._definitions.get(job.operation.kind)
+                    if definition and definition.on_lease_lost:
+                        definition.on_lease_lost(job)
         except ErrStorageMongoConnection as error:
             log.warning("operation_interrupted", key=key, reason=error.reason)  # its lease ends by itself
 
-    def _step(self, job: Job[Any], definition: Definition[Any] | None) -> Result[Any]:
-        """Run the next step and return its result; an error becomes a retry or a failure."""
-        if self._stopping.is_set():
-            return Later(0, job.operation.description or "Handed over to another worker.")
-        declared = definition.step(job.operation) if definition else None
-        if definition is None or declared is None:
-            return Later(OTHER_RELEASE_SECONDS, "Left to workers of another release, which began it.")
-        name, step = declared
-        try:
-            job.begin_step()
-            return step(job)
-        except FailedError as error:
-            return self._failed(job, definition, str(error), refused=error.refused)
-        except HeldBackError as error:
-            return Later(error.seconds, str(error), operation={"waits_on": error.waits_on, "error": str(error)})
-        except (LeaseLostError, ErrStorageMongoConnection):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the operation must end with a sentence
-            return self._troubled(job, definition, name, error)
+    def _next_step(self, job: Job[Any]) -> tuple[str, Step]:
+        """Return name and function of the next step.
 
-    def _record(self, job: Job[Any], definition: Definition[Any] | None, result: Result[Any]) -> bool:
+        An operation that has not begun has the step "": the API need not know the name of the first one.
+        """
+        job.lease.probes.clear()
+        operation = job.operation
+        if self._stopping.is_set():
+            return operation.step, _hand_over
+        if definition := self._definitions.get(operation.kind):
+            for name, step in (definition.undo if operation.undo else definition.steps).items():
+                if operation.step in ("", name.value):
+                    return name.value, step
+        return operation.step, _leave_to_other_release
+
+    def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
+        """Turn an error of a step into a retry, or into the removal of what the operation made.
+
+        A removal that fails is tried again for ever, but rarely.
+        """
+        if isinstance(error, HeldBackError):
+            return Later(error.seconds, str(error), operation={"waits_on": error.waits_on, "error": str(error)})
+        trouble = Trouble(str(error), retry=False) if isinstance(error, FailedError) else job.classify(error)
+        if trouble is None:
+            log.error("step_raised", step=name, exc_info=error)
+            trouble = Trouble("Internal error of the broker; its operator finds the cause in the log of the workers.")
+        definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
+        if trouble.retry:
+            pause = max(backoff(attempts), trouble.retry_after)
+            log.warning("step_retried_later", reason=trouble.sentence, attempts=attempts + 1, seconds=round(pause, 1))
+            job.late_effect = trouble.late_effect and name in definition.late_effects
+            return Later(
+                pause,
+                f"{trouble.sentence} It is tried again.",
+                {"unsure_until": In(LATE_EFFECT_SECONDS)} if job.late_effect else None,
+                {"attempts": attempts + 1, "error": trouble.sentence},
+            )
+        if job.operation.undo:
+            return Later(LONGEST_PAUSE_SECONDS, trouble.sentence, operation={"error": trouble.sentence})
+        log.warning("operation_failing", reason=trouble.sentence)
+        refused = isinstance(error, FailedError) and error.refused
+        first = next(iter(definition.undo))
+        return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
+
+    def _record(self, job: Job[Any], name: str, result: Result[Any]) -> bool:
         """Write the result of a step; return whether the operation goes on under the same claim."""
-        log.info("step_finished", step=job.operation.step or "first", result=type(result).__name__)
+        log.info("step_finished", step=name, result=type(result).__name__)
+        operation = job.operation
         match result:
             case Next():
                 asked_at = time.monotonic()
-                operation = OperationFields(in_flight=bool(definition and result.step in definition.unanswered))
-                operation.update(result.operation or {})
-                job.update(self._claims.advance(job.claim, result.step.value, result.changes, operation))
+                in_flight = result.step in self._definitions[operation.kind].late_effects
+                fields = OperationFields(in_flight=in_flight) | (result.operation or {})
+                job.update(self._claims.advance(job.claim, result.step.value, result.changes, fields))
                 job.lease.extend(asked_at)
                 return True
             case Later():
-                self._reschedule(job, result)
+                fields = OperationFields(waits_on=None) | (result.operation or {})
+                if operation.state is State.IN_PROGRESS:  # else the platform has been told already how it ended
+                    fields["description"] = result.why
+                if result.step is not None:
+                    fields["step"] = result.step.value
+                self._claims.reschedule(job.claim, result.seconds, result.changes, fields)
             case Done():
-                self._finish(job, result)
+                state = State.FAILED if operation.undo else State.SUCCEEDED
+                failure = operation.failure or "The operation failed."
+                sentence = failure if operation.undo else result.description
+                self._claims.finish(job.claim, state, result.phase, result.changes, sentence)
+                log.info("operation_finished", state=state.value, description=sentence)
         return False
 
-    def _troubled(self, job: Job[Any], definition: Definition[Any], step: str, error: Exception) -> Result[Any]:
-        """Retry after a pause, or fail when no retry can help."""
-        trouble = job.trouble(error)
-        if trouble is None:
-            log.error("step_raised", step=step, exc_info=error)
-            trouble = Trouble("Internal error of the broker; its operator finds the cause in the log of the workers.")
-        if not trouble.retry:
-            return self._failed(job, definition, trouble.sentence, refused=False)
-        attempts = job.operation.attempts
-        pause = max(backoff(attempts), trouble.retry_after)
-        log.warning("step_retried_later", reason=trouble.sentence, attempts=attempts + 1, seconds=round(pause, 1))
-        job.unanswered = trouble.unanswered and step in definition.unanswered
-        return Later(
-            pause,
-            f"{trouble.sentence} It is tried again.",
-            {"unsure_until": In(UNANSWERED_SECONDS)} if job.unanswered else None,
-            {"attempts": attempts + 1, "error": trouble.sentence},
-        )
 
-    def _failed(self, job: Job[Any], definition: Definition[Any], sentence: str, *, refused: bool) -> Result[Any]:
-        """Turn to the steps that remove what was made; a removal that fails is tried again for ever, but rarely."""
-        if job.operation.undo:
-            return Later(LONGEST_PAUSE_SECONDS, sentence, operation={"error": sentence})
-        log.warning("operation_failing", reason=sentence)
-        first = next(iter(definition.undo))
-        return Next(first, operation={"undo": True, "failure": sentence, "refused": refused})
+def _hand_over(job: Job[Any]) -> Result[Any]:
+    """Let another worker go on, since this one is stopping."""
+    return Later(0, job.operation.description or "Handed over to another worker.")
 
-    def _reschedule(self, job: Job[Any], later: Later[Any]) -> None:
-        operation = OperationFields(description=later.why, waits_on=None)
-        operation.update(later.operation or {})
-        if later.step is not None:
-            operation["step"] = later.step.value
-        if job.operation.state is not State.IN_PROGRESS:
-            operation.pop("description", None)  # the platform has been told already how it ended
-        self._claims.reschedule(job.claim, later.seconds, later.changes, operation)
 
-    def _finish(self, job: Job[Any], done: Done[Any]) -> None:
-        undone = job.operation.undo
-        state = State.FAILED if undone else State.SUCCEEDED
-        sentence = (job.operation.failure or "The operation failed.") if undone else done.description
-        self._claims.finish(job.claim, state, done.phase, done.changes, sentence)
-        log.info("operation_finished", state=state.value, description=sentence)
+def _leave_to_other_release(_: Job[Any]) -> Result[Any]:
+    return Later(OTHER_RELEASE_SECONDS, "Left to workers of another release, which began it.")

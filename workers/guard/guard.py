@@ -22,14 +22,10 @@ class Guard:
         self._breaker = breaker
         self._limiter = limiter
         self._lease = lease
-        self._probing = False
-
-    def begin_step(self) -> None:
-        """Forget that the last step was a probe; all calls of a probing step pass an open circuit breaker."""
-        self._probing = False
+        self._probes = lease.probes if lease else set()
 
     def before(self) -> None:
-        """Let a call be sent now.
+        """Let a call be sent now. All calls of a step, or of a run of maintenance, pass as one probe.
 
         Raises:
             LeaseLostError: the call might end after the lease.
@@ -37,11 +33,12 @@ class Guard:
         """
         if self._lease:
             self._lease.check()
-        if self._breaker.is_open and not self._probing:
-            self._probing = self._breaker.take_probe()
-            if not self._probing:
-                sentence = f"{self._breaker.reason} It is tried again every {PROBE_SECONDS:.0f} s."
-                raise HeldBackError(PROBE_SECONDS, sentence, waits_on_project(self._breaker.project))
+        breaker = self._breaker
+        if breaker.is_open and breaker.project not in self._probes:
+            if not breaker.take_probe():
+                sentence = f"{breaker.reason} It is tried again every {PROBE_SECONDS:.0f} s."
+                raise HeldBackError(PROBE_SECONDS, sentence, waits_on_project(breaker.project))
+            self._probes.add(breaker.project)
         if pause := self._limiter.pause():
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
 

@@ -41,7 +41,7 @@ from workers.atlas.client import (
     Unauthorized,
     UserNotFound,
 )
-from workers.clusters.connection_strings import trouble
+from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full
 from workers.context import credentials
 from workers.guard.token_store import SharedTokens
@@ -300,7 +300,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
 
 def _cluster(cluster: Cluster, where: str) -> Finding:
     about = f"{where}: cluster {cluster.name} ({cluster.kind}, {cluster.state})"
-    if problem := trouble(cluster):
+    if problem := why_unusable(cluster):
         return WARN, f"{about} cannot be used. {problem}"
     if cluster.state == "CREATING":
         return WARN, f"{about} cannot be used yet; instances on it wait"

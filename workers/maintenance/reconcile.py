@@ -14,7 +14,13 @@ from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
 from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full, store_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
-from workers.operations.job import LABEL_BINDING, LABEL_BROKER, LABEL_INSTANCE, LABEL_OPERATION, binding_user
+from workers.operations.database_users import (
+    LABEL_BINDING,
+    LABEL_BROKER,
+    LABEL_INSTANCE,
+    LABEL_OPERATION,
+    binding_user,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +39,7 @@ def reconcile(context: Context, *, repair: bool) -> None:
         return
     orphans, missing = 0, 0
     for project, known in context.projects.items():
-        client, _ = known.guarded()
+        client = known.guarded()
         try:
             drift = compare(context, client)
         except (AtlasError, HeldBackError) as error:

@@ -18,8 +18,9 @@ from workers.clusters.connection_strings import endpoints
 from workers.clusters.user_quota import warn_when_nearly_full
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
-from workers.operations.hooks import called
-from workers.operations.job import LABEL_OPERATION, AtlasJob, binding_user, binding_view, hook_roles
+from workers.operations.atlas_job import AtlasJob
+from workers.operations.config_hooks import binding_roles, binding_view, call_hook
+from workers.operations.database_users import LABEL_OPERATION, binding_user, create_or_take_over
 from workers.operations.unbind import remove_user
 
 log = structlog.get_logger(__name__)
@@ -44,15 +45,15 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     The claim was a write of a majority, so this read sees every deprovision that was accepted before it. One that is
     accepted later finds this binding, and stops it.
     """
-    instance = _ready_instance(job)
-    if _is_being_updated(instance):
+    instance = _instance_to_bind_to(job)
+    if instance is None:
         return Later(1.0, "Waiting until the instance has been updated.")
     strings = job.connection_strings(instance)
     view = binding_view(job.config, job.record, instance, strings)
     if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
         credentials = job.context.vault.open(job.record.sealed_credentials)
     else:
-        credentials = called("generate_binding_credentials", lambda: job.config.generate_binding_credentials(view))
+        credentials = call_hook("generate_binding_credentials", job.config.generate_binding_credentials, view)
     username, password = credentials.get("username"), credentials.get("password")
     if not isinstance(username, str) or not isinstance(password, str) or not username or not password:
         raise FailedError("generate_binding_credentials of this broker must give a username and a password.")
@@ -62,7 +63,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
         "database": instance.database,
         "username": username,
         "sealed_credentials": job.context.vault.seal(credentials),
-        "roles": called("generate_binding_permissions", lambda: hook_roles(job.config, view)),
+        "roles": binding_roles(job.config, view),
         "endpoints": endpoints(strings),
     }
     if seconds := job.record.parameters.get("expires_in"):
@@ -71,15 +72,84 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     return Next(Step.CREATE_USER, changes)
 
 
-def _ready_instance(job: AtlasJob[Binding]) -> Instance:
+def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Create the user, or take over the one that an earlier attempt has made.
+
+    An update of the instance that began meanwhile either sees that the roles are settled, and waits for this binding,
+    or is seen here.
+    """
+    if _instance_to_bind_to(job) is None:
+        return Next(Step.SETTLE_CREDENTIALS)
+    _check_life(job)
+    try:
+        create_or_take_over(job, binding_user(job.context, job.record))
+    except UserLimitReached:
+        raise FailedError(
+            f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "
+            "allows (100 by default). Remove bindings that are not needed, use a cluster of another project, or ask "
+            "MongoDB's support for a higher limit."
+        ) from None
+    except UserExpired:
+        if job.record.expires is None:
+            raise
+        raise _out_of_life(job) from None
+    warn_when_nearly_full(job.context.store, job.context.housekeeping, job.project)
+    return job.users_changed(Step.WAIT_APPLIED, BindingFields(made=True))
+
+
+def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Wait until Atlas says that the user can log in."""
+    _check_life(job)
+    if wait := job.wait_until_applied(cluster_needed=True):
+        return wait
+    return Next(Step.VERIFY_LOGIN) if job.context.settings.verify_login else _done(job)
+
+
+def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Log in to the cluster itself with the new credentials."""
+    _check_life(job)
+    credentials = job.context.vault.open(job.record.sealed_credentials or "")
+    trouble = data_access.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
+    if trouble:
+        return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
+    return _done(job)
+
+
+def _done(job: AtlasJob[Binding]) -> Done[BindingFields]:
+    return Done(Phase.READY, f"The credentials work on the cluster {job.cluster}.")
+
+
+def remove_late_user(job: AtlasJob[Binding]) -> None:
+    """Remove the user that this worker made after it had lost its lease, when no operation wants it any more.
+
+    The user's label says that no other operation has made it or taken it over.
+    """
+    if job.operation.step != Step.CREATE_USER:
+        return
+    try:
+        now = job.context.store.binding(job.record.instance_id, job.record.binding_id)
+        if now and now.phase in (Phase.CREATING, Phase.READY) and not now.operation.undo:
+            return
+        atlas = job.context.projects[job.project].guarded()  # without the lease, which is lost
+        user = atlas.user(job.record.username or "")
+        if user.labels.get(LABEL_OPERATION) == job.operation.id:
+            atlas.delete_user(user.username)
+            log.warning("late_user_removed", username=user.username)
+    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable) as error:
+        log.info("late_user_not_removed", reason=type(error).__name__)
+
+
+def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
+    """Return the binding's instance; None while it is being updated.
+
+    Raises:
+        FailedError: the instance is going away.
+    """
     instance = job.context.store.instance(job.record.instance_id)
     if instance is None or instance.phase is not Phase.READY:
         raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
-    return instance
-
-
-def _is_being_updated(instance: Instance) -> bool:
-    return instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS
+    operation = instance.operation
+    return None if operation.kind == Kind.UPDATE and operation.state is State.IN_PROGRESS else instance
 
 
 def _check_life(job: AtlasJob[Binding]) -> None:
@@ -99,73 +169,6 @@ def _out_of_life(job: AtlasJob[Binding]) -> FailedError:
     )
 
 
-def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Create the user, or take over the one that an earlier attempt has made.
-
-    An update of the instance that began meanwhile either sees that the roles are settled, and waits for this binding,
-    or is seen here.
-    """
-    if _is_being_updated(_ready_instance(job)):
-        return Next(Step.SETTLE_CREDENTIALS)
-    _check_life(job)
-    try:
-        job.create_or_take_over(binding_user(job.context, job.record))
-    except UserLimitReached:
-        raise FailedError(
-            f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "
-            "allows (100 by default). Remove bindings that are not needed, use a cluster of another project, or ask "
-            "MongoDB's support for a higher limit."
-        ) from None
-    except UserExpired:
-        if job.record.expires is None:
-            raise
-        raise _out_of_life(job) from None
-    warn_when_nearly_full(job.context.store, job.context.housekeeping, job.project)
-    return job.wait_applied(Step.WAIT_APPLIED, BindingFields(made=True))
-
-
-def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Wait until Atlas says that the user can log in."""
-    _check_life(job)
-    if wait := job.not_applied(cluster_needed=True):
-        return wait
-    return Next(Step.VERIFY_LOGIN) if job.context.settings.verify_login else _done(job)
-
-
-def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Log in to the cluster itself with the new credentials."""
-    _check_life(job)
-    credentials = job.context.vault.open(job.record.sealed_credentials or "")
-    trouble = data_access.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
-    if trouble:
-        return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
-    return _done(job)
-
-
-def _done(job: AtlasJob[Binding]) -> Done[BindingFields]:
-    return Done(Phase.READY, f"The credentials work on the cluster {job.cluster}.")
-
-
-def take_back(job: AtlasJob[Binding]) -> None:
-    """Remove the user that this worker made after it had lost its lease, when no operation wants it any more.
-
-    The user's label says that no other operation has made it or taken it over.
-    """
-    if job.operation.step != Step.CREATE_USER:
-        return
-    try:
-        now = job.context.store.binding(job.record.instance_id, job.record.binding_id)
-        if now and now.phase in (Phase.CREATING, Phase.READY) and not now.operation.undo:
-            return
-        atlas, _ = job.context.projects[job.project].guarded()  # without the lease, which is lost
-        user = atlas.user(job.record.username or "")
-        if user.labels.get(LABEL_OPERATION) == job.operation.id:
-            atlas.delete_user(user.username)
-            log.warning("late_user_removed", username=user.username)
-    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable) as error:
-        log.info("late_user_not_removed", reason=type(error).__name__)
-
-
 BIND = Definition[Binding](
     steps={
         Step.SETTLE_CREDENTIALS: settle_credentials,
@@ -174,6 +177,6 @@ BIND = Definition[Binding](
         Step.VERIFY_LOGIN: verify_login,
     },
     undo={Step.REMOVE_USER: remove_user},
-    unanswered=frozenset({Step.CREATE_USER}),
-    abandoned=take_back,
+    late_effects=frozenset({Step.CREATE_USER}),
+    on_lease_lost=remove_late_user,
 )

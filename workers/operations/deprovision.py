@@ -1,12 +1,7 @@
-"""``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database.
-
-The Admin API cannot drop a database. A temporary user does it that may do nothing else, and that Atlas removes by
-itself should the broker never come back.
-"""
+"""``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database."""
 
 import secrets
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from broker_api.config import with_credentials
@@ -14,38 +9,38 @@ from broker_api.jobs.queue import JOBS
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
-from workers.atlas.client import DatabaseUser, Role, UserNotFound
 from workers.clusters import data_access
 from workers.clusters.connection_strings import ClusterGoneError
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
-from workers.operations import databases
-from workers.operations.job import AtlasJob, labels
+from workers.operations.atlas_job import AtlasJob
+from workers.operations.database_drop import begin_drop, delete_temporary_user, temporary_user
+from workers.operations.database_ownership import ensure_reservation, with_project
+from workers.operations.database_users import create_or_take_over
 
 LOOK_SECONDS = 0.5
 DROP_AGAIN_SECONDS = 2.0
-DROP_USER_HOURS = 4
-_NO_DROP_USER = InstanceFields(sealed_dropper=None, unsure_until=None)
+_NO_TEMPORARY_USER = InstanceFields(sealed_dropper=None, unsure_until=None)
 
 
 class Step(StrEnum):
-    """check → unbind → (create drop user → wait applied → drop database →) remove drop user; undo: give up."""
+    """check → unbind → (create temporary user → wait applied → drop database →) finish; undo: give up."""
 
     CHECK = "check"
     UNBIND = "unbind"
-    CREATE_DROP_USER = "make dropper"
+    CREATE_TEMPORARY_USER = "make dropper"
     WAIT_APPLIED = "await dropper"
     DROP_DATABASE = "drop"
-    REMOVE_DROP_USER = "remove dropper"
+    FINISH = "remove dropper"
     GIVE_UP = "give up"
 
 
 def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Refuse to drop what another instance uses, before anything is removed."""
     if job.record.was_ready:
-        databases.remember(job)
+        ensure_reservation(job)
     if _drops(job):
-        if not databases.begin_drop(job):
+        if not begin_drop(job):
             return _wait_for_other_drop(job)
         with suppress(ClusterGoneError):
             job.connection_strings(job.record)
@@ -64,8 +59,8 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if left:
         return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
     if _drops(job):
-        return Next(Step.CREATE_DROP_USER)
-    return Next(Step.REMOVE_DROP_USER)  # of an attempt that failed when the database was still to be dropped
+        return Next(Step.CREATE_TEMPORARY_USER)
+    return Next(Step.FINISH)  # of an attempt that failed when the database was still to be dropped
 
 
 def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
@@ -79,51 +74,51 @@ def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
         job.context.queue.send(JOBS[Kind.UNBIND], [binding.instance_id, binding.binding_id, begun.id])
 
 
-def create_drop_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Create the temporary user; its name and password are stored first, so that a second attempt asks for the same."""
     _check_in_time(job)
     if job.record.sealed_dropper is None:
         secret = {"username": f"atlas-broker-{job.operation.id}", "password": secrets.token_hex(16)}
-        return Next(Step.CREATE_DROP_USER, {"sealed_dropper": job.context.vault.seal(secret)})
-    job.create_or_take_over(_drop_user(job))
-    return job.wait_applied(Step.WAIT_APPLIED)
+        return Next(Step.CREATE_TEMPORARY_USER, {"sealed_dropper": job.context.vault.seal(secret)})
+    create_or_take_over(job, temporary_user(job))
+    return job.users_changed(Step.WAIT_APPLIED)
 
 
 def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Wait until the temporary user can log in."""
     _check_in_time(job)
-    return job.not_applied() or Next(Step.DROP_DATABASE)
+    return job.wait_until_applied() or Next(Step.DROP_DATABASE)
 
 
 def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Drop the database, if it still is this instance's alone. Trouble on the way to the cluster is tried again."""
     _check_in_time(job)
     if not _drops(job):
-        return Next(Step.REMOVE_DROP_USER)
-    databases.remember(job)
-    if not databases.begin_drop(job):
+        return Next(Step.FINISH)
+    ensure_reservation(job)
+    if not begin_drop(job):
         return _wait_for_other_drop(job)
-    name, user = job.record.database or "", _drop_user(job)
+    name, user = job.record.database or "", temporary_user(job)
     try:
         strings = job.connection_strings(job.record)
     except ClusterGoneError:  # and the database with it
-        return Next(Step.REMOVE_DROP_USER)
+        return Next(Step.FINISH)
     uri = with_credentials(strings.get("standard") or strings["srv"], user.username, user.password or "", name)
     trouble = data_access.drop_database(uri, name)
     if trouble is None:
-        return Next(Step.REMOVE_DROP_USER)
+        return Next(Step.FINISH)
     # A log-in that is refused may mean that the temporary user was removed: then it is created again.
-    again = Step.CREATE_DROP_USER if trouble == data_access.LOG_IN_REFUSED else None
+    again = Step.CREATE_TEMPORARY_USER if trouble == data_access.LOG_IN_REFUSED else None
     sentence = f"The database {name} cannot be dropped yet: {trouble}"
     return Later(DROP_AGAIN_SECONDS, sentence, operation={"error": trouble}, step=again)
 
 
-def remove_drop_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Remove the temporary user, if there is one, give up the claim of the database, and be done."""
-    _delete_drop_user(job)
-    if wait := job.unanswered_create():
+def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Remove the temporary user, if there is one, give up the reservation of the database, and be done."""
+    delete_temporary_user(job)
+    if wait := job.wait_for_late_effect():
         return wait
-    instance = databases.located(job)
+    instance = with_project(job)
     if _drops(job):
         job.context.databases.dropped(instance)
     elif instance.was_ready:
@@ -136,15 +131,15 @@ def remove_drop_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
             f" The database {instance.database} on {job.cluster} was kept, since it may hold data that was not this "
             "instance's. If it is not needed, ask the cluster's administrators to drop it."
         )
-    return Done(Phase.GONE, sentence, {**_NO_DROP_USER, "owned": instance.owns_database})
+    return Done(Phase.GONE, sentence, {**_NO_TEMPORARY_USER, "owned": instance.owns_database})
 
 
 def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Leave the instance as it was, without the bindings that are gone already; no temporary user stays."""
-    _delete_drop_user(job)
-    job.context.databases.end_drop(databases.located(job), job.record.instance_id)
+    delete_temporary_user(job)
+    job.context.databases.end_drop(with_project(job), job.record.instance_id)
     phase = Phase.READY if job.record.was_ready else Phase.FAILED
-    return job.unanswered_create() or Done(phase, "", _NO_DROP_USER)
+    return job.wait_for_late_effect() or Done(phase, "", _NO_TEMPORARY_USER)
 
 
 def _drops(job: AtlasJob[Instance]) -> bool:
@@ -168,34 +163,15 @@ def _check_in_time(job: AtlasJob[Instance]) -> None:
         raise FailedError("The deadline has passed: the database is not dropped any more.")
 
 
-def _drop_user(job: AtlasJob[Instance]) -> DatabaseUser:
-    secret = job.context.vault.open(job.record.sealed_dropper or "")
-    return DatabaseUser(
-        username=secret["username"],
-        password=secret["password"],
-        roles=(Role("dbAdmin", job.record.database or ""),),
-        scopes=(job.cluster,),
-        labels=labels(job.context, job.record),
-        description="Made by Atlas Broker to drop a database",
-        delete_after=datetime.now(UTC) + timedelta(hours=DROP_USER_HOURS),
-    )
-
-
-def _delete_drop_user(job: AtlasJob[Instance]) -> None:
-    if job.record.sealed_dropper:
-        with suppress(UserNotFound):
-            job.atlas.delete_user(_drop_user(job).username)
-
-
 DEPROVISION = Definition[Instance](
     steps={
         Step.CHECK: check,
         Step.UNBIND: unbind,
-        Step.CREATE_DROP_USER: create_drop_user,
+        Step.CREATE_TEMPORARY_USER: create_temporary_user,
         Step.WAIT_APPLIED: wait_applied,
         Step.DROP_DATABASE: drop_database,
-        Step.REMOVE_DROP_USER: remove_drop_user,
+        Step.FINISH: finish,
     },
     undo={Step.GIVE_UP: give_up},
-    unanswered=frozenset({Step.CREATE_DROP_USER}),
+    late_effects=frozenset({Step.CREATE_TEMPORARY_USER}),
 )

@@ -1,4 +1,4 @@
-"""``atlas.provision``: finds the cluster, settles and claims the database, stores the connection strings."""
+"""``atlas.provision``: finds the cluster, settles and reserves the database, stores the connection strings."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -8,32 +8,33 @@ from broker_api.naming import MAX_DATABASE_BYTES, MAX_SHARED_TIER_DATABASE_BYTES
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
-from workers.clusters.connection_strings import strings, trouble
+from workers.clusters.connection_strings import strings, why_unusable
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
-from workers.operations import databases
-from workers.operations.hooks import called
-from workers.operations.job import AtlasJob, instance_view
+from workers.operations.atlas_job import AtlasJob
+from workers.operations.config_hooks import call_hook, instance_view
+from workers.operations.database_drop import another_drops, another_will_drop
+from workers.operations.database_ownership import check_database, wanted_reservation
 
 CREATING_SECONDS = 15.0
-SHARED_SECONDS = 2.0
+DROP_LOOK_SECONDS = 2.0
 
 
 class Step(StrEnum):
-    """find cluster → claim database; undo: withdraw the claim."""
+    """find cluster → reserve database; undo: withdraw the reservation."""
 
     FIND_CLUSTER = "find cluster"
-    CLAIM_DATABASE = "claim"
-    WITHDRAW_CLAIM = "withdraw"
+    RESERVE_DATABASE = "claim"
+    WITHDRAW_RESERVATION = "withdraw"
 
 
 def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Find the cluster in the projects that may hold it, and settle which database on it is meant.
 
-    The name is stored with the instance before it is claimed, so that the end of the operation finds the claim to undo.
+    The name is stored with the instance before it is reserved, so that a failure finds the reservation to undo.
     """
     client, cluster = _cluster(job)
-    if problem := trouble(cluster):
+    if problem := why_unusable(cluster):
         raise FailedError(problem, refused=True)
     if cluster.state == "CREATING":
         return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
@@ -42,22 +43,22 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     database = _database(job, cluster)
     settled = InstanceFields(project=client.project_id, cluster=cluster.name, database=database)
     instance = job.record.model_copy(update=settled)
-    settled["owned"] = databases.examine(job, client, cluster, instance)
-    if _is_being_dropped(job, instance):
+    settled["owned"] = check_database(job, client, cluster, instance)
+    if another_will_drop(job, instance):
         return _wait_for_drop(instance)
-    return Next(Step.CLAIM_DATABASE, settled)
+    return Next(Step.RESERVE_DATABASE, settled)
 
 
-def claim_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Claim the database, and be done. What other instances did meanwhile is seen here, and examined again."""
+def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Reserve the database, and be done. What other instances did meanwhile is seen here, and examined again."""
     instance = job.record
     known = job.connection_strings(instance)
-    claimed = job.context.databases.reserve(databases.wanted(job))
-    if databases.is_dropping(job, claimed):
+    reserved = job.context.databases.reserve(wanted_reservation(job))
+    if another_drops(job, reserved):
         return _wait_for_drop(instance)
-    if instance.instance_id not in claimed.users:
+    if instance.instance_id not in reserved.users:
         return Next(Step.FIND_CLUSTER)
-    owned = claimed.owned and claimed.owner == instance.owner
+    owned = reserved.owned and reserved.owner == instance.owner
     sentence = f"The database {instance.database} is ready on {instance.cluster}."
     return Done(Phase.READY, sentence, {"connection": known, "owned": owned})
 
@@ -93,7 +94,7 @@ def _database(job: AtlasJob[Instance], cluster: Cluster) -> str:
     limit = MAX_DATABASE_BYTES if cluster.kind == "dedicated" else MAX_SHARED_TIER_DATABASE_BYTES
     instance = job.record.model_copy(update={"cluster": cluster.name, "database": None})
     view = replace(instance_view(job.config, instance), database_limit=limit)
-    name = called("generate_instance_dbname", job.config.generate_instance_dbname, view)
+    name = call_hook("generate_instance_dbname", job.config.generate_instance_dbname, view)
     if problem := database_problem(name):
         raise FailedError(problem, refused=True)
     if len(name.encode()) > limit:
@@ -105,27 +106,19 @@ def _database(job: AtlasJob[Instance], cluster: Cluster) -> str:
     return name
 
 
-def _is_being_dropped(job: AtlasJob[Instance], instance: Instance) -> bool:
-    """Return whether another instance is about to drop the very database: what is written now would be lost."""
-    return any(
-        other.phase is Phase.DELETING and other.parameters.get("policy-on-delete") == "drop" and other.owns_database
-        for other in job.context.store.sharing(instance)
-    )
-
-
 def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
     sentence = f"Waiting until the database {instance.database} has been dropped."
-    return Later(SHARED_SECONDS, sentence, step=Step.FIND_CLUSTER)
+    return Later(DROP_LOOK_SECONDS, sentence, step=Step.FIND_CLUSTER)
 
 
-def withdraw_claim(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Withdraw the claim of the database; nothing was made in Atlas."""
+def withdraw_reservation(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Withdraw the reservation of the database; nothing was made in Atlas."""
     if job.record.database:
         job.context.databases.withdraw(job.record)
     return Done(Phase.FAILED, "")
 
 
 PROVISION = Definition[Instance](
-    steps={Step.FIND_CLUSTER: find_cluster, Step.CLAIM_DATABASE: claim_database},
-    undo={Step.WITHDRAW_CLAIM: withdraw_claim},
+    steps={Step.FIND_CLUSTER: find_cluster, Step.RESERVE_DATABASE: reserve_database},
+    undo={Step.WITHDRAW_RESERVATION: withdraw_reservation},
 )

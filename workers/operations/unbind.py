@@ -8,8 +8,9 @@ from broker_api.state.records import Binding, Phase
 from workers.atlas.client import UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, Next, Result
-from workers.operations.hooks import called
-from workers.operations.job import AtlasJob, binding_view
+from workers.operations.atlas_job import AtlasJob
+from workers.operations.config_hooks import binding_view, call_hook
+from workers.operations.database_users import is_ours
 
 
 class Step(StrEnum):
@@ -32,13 +33,13 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
         return _gone(job)
     try:
         # A user that this binding is not known to have made is deleted only when its labels say so.
-        if job.record.made or job.record.legacy or job.is_ours(job.atlas.user(name)):
+        if job.record.made or job.record.legacy or is_ours(job.record, job.atlas.user(name)):
             job.atlas.delete_user(name)
     except UserNotFound:
         pass
-    if wait := job.unanswered_create():
+    if wait := job.wait_for_late_effect():
         return replace(wait, changes=BindingFields(made=False))
-    return _gone(job) if job.operation.undo else job.wait_applied(Step.WAIT_APPLIED)
+    return _gone(job) if job.operation.undo else job.users_changed(Step.WAIT_APPLIED)
 
 
 def _username(job: AtlasJob[Binding]) -> str | None:
@@ -48,12 +49,12 @@ def _username(job: AtlasJob[Binding]) -> str | None:
         return binding.username
     instance = job.context.store.instance(binding.instance_id)
     view = binding_view(job.config, binding, instance or binding)
-    return called("generate_binding_username", lambda: job.config.generate_binding_username(view))
+    return call_hook("generate_binding_username", job.config.generate_binding_username, view)
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Wait until the user cannot log in any more."""
-    return job.not_applied() or _gone(job)
+    return job.wait_until_applied() or _gone(job)
 
 
 def give_up(_job: AtlasJob[Binding]) -> Result[BindingFields]:

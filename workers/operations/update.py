@@ -10,9 +10,10 @@ from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import UserExpired, UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
+from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import Step as BindStep
-from workers.operations.hooks import called
-from workers.operations.job import AtlasJob, atlas_roles, binding_view, hook_roles
+from workers.operations.config_hooks import binding_roles, binding_view
+from workers.operations.database_users import atlas_roles
 
 LOOK_SECONDS = 1.0
 
@@ -53,12 +54,12 @@ def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     A step of its own: the worker that goes on after a crash waits too, though it finds no role left to change.
     """
     _set_roles(job, _updated(job))
-    return job.wait_applied(Step.WAIT_APPLIED)
+    return job.users_changed(Step.WAIT_APPLIED)
 
 
 def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Wait until the roles hold on the cluster."""
-    return job.not_applied() or _done(job)
+    return job.wait_until_applied() or _done(job)
 
 
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -97,8 +98,7 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
         expired = binding.expires is not None and binding.expires <= now
         if binding.phase is not Phase.READY or binding.username is None or expired:
             continue
-        view = binding_view(job.config, binding, instance)
-        roles = called("generate_binding_permissions", hook_roles, job.config, view)
+        roles = binding_roles(job.config, binding_view(job.config, binding, instance))
         if roles != binding.roles:
             changes.append((binding, roles))
     return changes

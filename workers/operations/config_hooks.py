@@ -1,0 +1,73 @@
+"""Calls the operator's hooks: what they see, and what an error of theirs means for the operation."""
+
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from broker_api.config import BindingView, Config, InstanceView, Permissions
+from broker_api.errors import BadRequest, ErrClusterConfig
+from broker_api.state.records import Binding, Instance
+from workers.engine.results import FailedError
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def call_hook(name: str, hook: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a hook and return what it returns.
+
+    Raises:
+        FailedError: the hook raised. A missing parameter is named; of other errors only the type is logged, since the
+            text may hold a secret.
+    """
+    try:
+        return hook(*args, **kwargs)
+    except BadRequest as error:
+        raise FailedError(str(error), refused=True) from None
+    except ErrClusterConfig as error:
+        raise FailedError(str(error)) from None
+    except KeyError as error:
+        raise FailedError(f"The parameter {error} is missing: {name} of this broker needs it.", refused=True) from None
+    except Exception as error:  # noqa: BLE001 - whatever an operator's code raises
+        log.error("hook_failed", hook=name, error=type(error).__name__)  # noqa: TRY400 - the text may hold a secret
+        sentence = f"The configuration of the broker failed in {name}; its operator finds the reason in the log."
+        raise FailedError(sentence) from None
+
+
+def instance_view(
+    config: Config, instance: Instance | Binding, strings: Mapping[str, str] | None = None
+) -> InstanceView:
+    """Return an instance as hooks see it."""
+    cluster = instance.cluster or instance.parameters.get(config.PARAMETER_CLUSTER) or ""
+    return InstanceView(instance.instance_id, instance.parameters, cluster, instance.database, strings or {})
+
+
+def binding_view(
+    config: Config, binding: Binding, instance: Instance | Binding, strings: Mapping[str, str] | None = None
+) -> BindingView:
+    """Return a binding as hooks see it."""
+    return BindingView(binding.binding_id, instance_view(config, instance, strings), binding.parameters)
+
+
+def binding_roles(config: Config, view: BindingView) -> list[dict[str, str]]:
+    """Return the roles of a binding's user as the hook gives them, in the form that is stored with the binding.
+
+    Raises:
+        FailedError: as for ``call_hook``.
+    """
+
+    def granted() -> list[dict[str, str]]:
+        roles = config.generate_binding_permissions(view, Permissions()).roles
+        return [
+            {
+                "name": each.name,
+                "database": each.database,
+                **({"collection": each.collection} if each.collection else {}),
+            }
+            for each in roles
+        ]
+
+    return call_hook("generate_binding_permissions", granted)

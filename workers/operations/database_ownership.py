@@ -1,0 +1,130 @@
+"""Ownership of databases: which one an instance may have, and whether it owns it.
+
+The broker's own records come first: the reservations of databases, and the instances of releases that made none. Atlas
+is asked only about names that they do not explain.
+"""
+
+from typing import NamedTuple
+
+from broker_api.naming import DATABASE_PREFIX, is_default_database
+from broker_api.state.databases import Reservation
+from broker_api.state.records import Instance, Owner, Phase
+from workers.atlas.client import AtlasClient, Cluster
+from workers.clusters.database_listing import list_databases
+from workers.engine.results import FailedError
+from workers.operations.atlas_job import AtlasJob
+
+
+class _Record(NamedTuple):
+    name: str
+    owner: Owner
+    owned: bool
+
+
+class _Known:
+    """What the records tell of a database: the reservation, and the instances that have it or left it behind."""
+
+    def __init__(self, job: AtlasJob[Instance], instance: Instance) -> None:
+        reserved = job.context.databases.find(instance)
+        self.just_dropped = reserved is not None and reserved.dropped
+        others = [other for other in job.context.store.of_same_database(instance) if not _is_past(other)]
+        self.used = bool(others)
+        # Of several owners, as an earlier release allowed them, the one that owns it counts.
+        others.sort(key=lambda other: not other.owns_database)
+        self.records = [_Record(other.database or "", other.owner, other.owns_database) for other in others]
+        if reserved and not reserved.dropped:
+            self.records.insert(0, _Record(reserved.name, reserved.owner, reserved.owned))
+
+
+def _is_past(other: Instance) -> bool:
+    """Return whether an instance that is gone says nothing more: its reservation does, or the database was dropped.
+
+    Releases without reservations kept no note of ownership, and dropped whatever they were asked to.
+    """
+    dropped = other.parameters.get("policy-on-delete") == "drop"
+    return other.phase is Phase.GONE and (other.owned is not None or dropped)
+
+
+def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluster, instance: Instance) -> bool:
+    """Check that an instance may have the database that it names; return whether it owns it.
+
+    Raises:
+        FailedError: it may not.
+    """
+    name, known, any_owner = instance.database or "", _Known(job, instance), _may_have_anothers(job, instance)
+    if not any_owner and any(record.owner != instance.owner for record in known.records):
+        sentence = f"The database name {name} is taken on the cluster {cluster.name}. Choose another name."
+        raise FailedError(sentence, refused=True)
+    if any(record.name != name for record in known.records):
+        raise _other_spelling(name, cluster)
+    if known.records:
+        return known.records[0].owned
+    own_name = is_default_database(name, instance.instance_id)
+    # The names that the broker makes for future instances: users may not name them, hooks may make such ones.
+    reserved = name in instance.parameters.values() and name.lower().startswith(DATABASE_PREFIX) and not own_name
+    if reserved and not any_owner:
+        raise FailedError(
+            f"Names of databases that begin with {DATABASE_PREFIX} are the broker's own. Choose another name, or leave "
+            f"{job.config.PARAMETER_DATABASE} out.",
+            refused=True,
+        )
+    if own_name:
+        return True
+    return _is_new(client, cluster, name, just_dropped=known.just_dropped, any_owner=any_owner)
+
+
+def _is_new(client: AtlasClient, cluster: Cluster, name: str, *, just_dropped: bool, any_owner: bool) -> bool:
+    """Return whether nothing but one instance's data will be in a database; False where Atlas does not tell."""
+    listed = list_databases(client, cluster)
+    if listed is None:
+        return False
+    in_any_case = name.lower() in (each.lower() for each in listed)
+    if just_dropped and in_any_case:  # Atlas tells what its monitoring saw last
+        return True
+    if name in listed:
+        if not any_owner:
+            raise FailedError(
+                f"The cluster {cluster.name} has a database {name} that was not made by this broker, so it cannot be "
+                "used. Choose another name; the broker's operator can allow such names (DATABASES).",
+                refused=True,
+            )
+        return False
+    if in_any_case:
+        raise _other_spelling(name, cluster)
+    return True
+
+
+def wanted_reservation(job: AtlasJob[Instance]) -> Reservation:
+    """Return the reservation that an instance makes once it has been checked."""
+    instance, known = job.record, _Known(job, job.record)
+    record = known.records[0] if known.records else _Record("", instance.owner, bool(instance.owned))
+    any_owner = _may_have_anothers(job, instance)
+    return Reservation(instance, record.owner, record.owned, used=known.used, sharing=any_owner)
+
+
+def ensure_reservation(job: AtlasJob[Instance]) -> None:
+    """Reserve the database of an instance that a release without reservations has provisioned."""
+    instance = with_project(job)
+    records = _Known(job, instance).records
+    owner, owned = instance.owner, instance.owns_database
+    if records and not owned:
+        owner, owned = records[0].owner, records[0].owned
+    job.context.databases.reserve(Reservation(instance, owner, owned, used=True, sharing=True))
+
+
+def with_project(job: AtlasJob[Instance]) -> Instance:
+    """Return the instance with its project; atlasbroker 2.0.0 named none."""
+    return job.record.model_copy(update={"project": job.project})
+
+
+def _may_have_anothers(job: AtlasJob[Instance], instance: Instance) -> bool:
+    """Return whether an instance may have what another owner has. It never gets that under the name made for itself."""
+    return job.config.DATABASES == "any" and not is_default_database(instance.database or "", instance.instance_id)
+
+
+def _other_spelling(name: str, cluster: Cluster) -> FailedError:
+    return FailedError(
+        f"The cluster {cluster.name} has a database whose name differs from {name} only in upper and lower case; "
+        "MongoDB does not allow both. Write it as it is there, or choose another name.",
+        refused=True,
+    )

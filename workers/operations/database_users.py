@@ -1,0 +1,63 @@
+"""The database users that operations create in Atlas: labels, roles, and what to do when one exists already (409)."""
+
+from broker_api.state.operation_claims import AnyResource
+from broker_api.state.records import Binding, Resource
+from workers.atlas.client import DatabaseUser, Role, UserAlreadyExists
+from workers.context import Context
+from workers.engine.results import FailedError
+from workers.operations.atlas_job import AtlasJob
+
+LABEL_BROKER, LABEL_INSTANCE, LABEL_BINDING = "atlas-broker", "instance_id", "binding_id"
+LABEL_OPERATION = "operation"
+
+
+def labels(context: Context, record: Resource) -> dict[str, str]:
+    """Return the labels of a user made for a record; ids and operation as the platform knows them."""
+    named = {LABEL_BROKER: context.housekeeping.broker_id(), LABEL_INSTANCE: record.instance_id}
+    if isinstance(record, Binding):
+        named[LABEL_BINDING] = record.binding_id
+    return named | {LABEL_OPERATION: record.operation.id}
+
+
+def binding_user(context: Context, binding: Binding) -> DatabaseUser:
+    """Return a binding's user as Atlas is asked for it, from what was settled and stored."""
+    return DatabaseUser(
+        username=binding.username or "",
+        password=context.vault.open(binding.sealed_credentials or "")["password"],
+        roles=atlas_roles(binding.roles),
+        scopes=(binding.cluster or "",),
+        labels=labels(context, binding),
+        description="Made by Atlas Broker for a service binding",
+        delete_after=binding.expires,
+    )
+
+
+def atlas_roles(stored: list[dict[str, str]]) -> tuple[Role, ...]:
+    """Return stored roles as the Atlas client takes them."""
+    return tuple(Role(role["name"], role["database"], role.get("collection")) for role in stored)
+
+
+def is_ours(record: Resource, user: DatabaseUser) -> bool:
+    """Return whether a user was made for this very record, under whichever operation."""
+    binding_id = record.binding_id if isinstance(record, Binding) else None
+    return (user.labels.get(LABEL_INSTANCE), user.labels.get(LABEL_BINDING)) == (record.instance_id, binding_id)
+
+
+def create_or_take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
+    """Create a user, or set the password of the one that an earlier attempt of this operation has made.
+
+    Raises:
+        FailedError: a user of that name exists that was not made for this record; it is not touched.
+        UserLimitReached: the project is full of users.
+    """
+    try:
+        job.atlas.create_user(user)
+    except UserAlreadyExists:
+        if not is_ours(job.record, job.atlas.user(user.username)):
+            what = "binding" if isinstance(job.record, Binding) else "instance"
+            sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
+            raise FailedError(sentence, refused=True) from None
+        job.context.claims.renew(job.claim)  # still held after all that time? Else the user is another worker's.
+        job.atlas.update_user(
+            user.username, password=user.password, roles=user.roles, labels=user.labels, scopes=user.scopes
+        )
