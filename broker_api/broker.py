@@ -91,7 +91,7 @@ def _prepare(store: Store, key_check: KeyCheck) -> None:
     while True:
         try:
             store.prepare()
-            key_check.fit()  # which leaves a line in the log when they are wrong
+            key_check.passes()  # which leaves a line in the log when they are wrong
         except ErrStorageMongoConnection as error:
             log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
             time.sleep(PREPARE_SECONDS)

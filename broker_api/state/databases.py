@@ -1,10 +1,11 @@
-"""Which instances have which database: one document for each database, beside the instances.
+"""Reservations of databases: one document for each database says which instances have it, and which owner.
 
-It decides between provisions that name the same database at once, keeps a deprovision that drops one apart from
-provisions that begin to use it, and remembers what was left behind after its instances are forgotten.
+The document decides between provisions that name the same database at once, keeps provisions off a database that is
+being dropped, and remembers what instances left behind after their own documents are gone.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
@@ -15,14 +16,19 @@ from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import Instance, Owner, Record
 
 DROPPED_SECONDS = 600
-"""For so long Atlas may still list a database that was dropped: it tells what its monitoring saw last."""
+"""How long Atlas may still list a database that was dropped: it reports what its monitoring saw last."""
 
 
 class DatabaseRecord(Record):
-    """What is known of a database. ``users`` are the instances that have it now, ``dropping`` the one that drops it.
+    """What is known of a database.
 
-    ``owned``: an instance of this owner made it, so it holds nothing else. ``used``: more than the instance that came
-    first has had it, or that one left it behind. ``dropped``: it is gone, which Atlas may not tell yet.
+    Attributes:
+        owned: An instance of this owner made the database, so it holds no data of others.
+        first: The instance that had it first.
+        users: The instances that have it now.
+        used: Other instances than the first one have had it, or the first one left it behind.
+        dropping: The instance that is dropping it.
+        dropped: It is gone, though Atlas may still list it.
     """
 
     name: str
@@ -37,15 +43,20 @@ class DatabaseRecord(Record):
 
     @property
     def owner(self) -> Owner:
-        """The organization and space that have it."""
+        """The organization and space that it belongs to."""
         return self.organization_guid, self.space_guid
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """A claim that an instance makes: ``owned`` and ``owner`` hold when there is no document yet.
+    """What an instance asks for.
 
-    ``used``: others have had the database before there were such documents. ``sharing``: other owners may have it too.
+    Attributes:
+        instance: The instance, with the project, cluster and database that it is to have.
+        owner: The owner of the database when it has no document yet.
+        owned: Whether it is owned when it has no document yet.
+        used: Others have had the database before it had a document.
+        sharing: The database may belong to another owner.
     """
 
     instance: Instance
@@ -56,7 +67,7 @@ class Reservation:
 
 
 class Databases:
-    """The documents ``database/<project>/<cluster>/<name in lower case>``. Every method may be repeated safely."""
+    """The documents ``database/<project>/<cluster>/<name in lower case>``. Every method can be repeated safely."""
 
     def __init__(self, housekeeping: Housekeeping) -> None:
         self._documents = housekeeping.collection
@@ -67,18 +78,13 @@ class Databases:
         document = self._documents.find_one({"_id": _key(instance)})
         return DatabaseRecord.model_validate(document) if document else None
 
-    @storage_errors("claim a database")
+    @storage_errors("reserve a database")
     def reserve(self, wanted: Reservation) -> DatabaseRecord:
         """Add an instance to the users of its database, unless the name is taken or the database is being dropped.
 
-        Gives the document after that; the instance is one of its ``users`` if it may have the database.
+        Returns:
+            The document after that. The instance is one of its ``users`` if it has the database now.
         """
-        try:
-            return self._claim(wanted)
-        except DuplicateKeyError:  # another one has inserted it at this moment
-            return self._claim(wanted)
-
-    def _claim(self, wanted: Reservation) -> DatabaseRecord:
         instance, (organization, space) = wanted.instance, wanted.owner
         made = assignments(
             {
@@ -95,29 +101,31 @@ class Databases:
         )
         me = made["first"]
         made["users"] = [me]
-        pairs = zip(("$organization_guid", "$space_guid"), instance.owner, strict=True)
-        same_owner = [{"$eq": [held, {"$literal": own}]} for held, own in pairs]
-        may_join: Document = {
-            "$and": [
-                {"$eq": ["$name", made["name"]]},
-                {"$eq": ["$dropping", None]},
-                *([] if wanted.sharing else same_owner),
-            ]
-        }
+        same_owner = [
+            {"$eq": [f"${field}", {"$literal": own}]}
+            for field, own in zip(("organization_guid", "space_guid"), instance.owner, strict=True)
+        ]
+        same_name, not_dropping = {"$eq": ["$name", made["name"]]}, {"$eq": ["$dropping", None]}
+        may_join = {"$and": [same_name, not_dropping, *([] if wanted.sharing else same_owner)]}
         joined = {"users": {"$setUnion": ["$users", [me]]}, "used": {"$or": ["$used", {"$ne": ["$first", me]}]}}
         exists = {"$and": [{"$ne": [{"$type": "$name"}, "missing"]}, {"$ne": ["$dropped", True]}]}
         kept = {"$cond": [may_join, {"$mergeObjects": ["$$ROOT", joined]}, "$$ROOT"]}
-        document = self._documents.find_one_and_update(
+        write = partial(
+            self._documents.find_one_and_update,
             {"_id": _key(instance)},
             [{"$replaceWith": {"$cond": [exists, kept, made]}}],
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
+        try:
+            document = write()
+        except DuplicateKeyError:  # another process has inserted the document at this moment
+            document = write()
         return DatabaseRecord.model_validate(document)
 
     @storage_errors("withdraw from a database")
     def withdraw(self, instance: Instance) -> None:
-        """Take back the claim of an instance that was never ready; nothing of it is remembered."""
+        """Take back the reservation of an instance that was never ready; nothing of it is remembered."""
         me = instance.instance_id
         alone = {"_id": _key(instance), "first": me, "users": [me], "used": False}
         if self._documents.delete_one(alone).deleted_count == 0:
@@ -138,7 +146,9 @@ class Databases:
     def begin_drop(self, instance: Instance, leaving: list[str]) -> bool:
         """Keep provisions off a database that an instance is about to drop.
 
-        False when it has users besides the instance and those that are ``leaving``, or another one is dropping it.
+        Returns:
+            False when it has users besides the instance and those that are ``leaving``, or another instance is
+            dropping it.
         """
         free = {
             "_id": _key(instance),
@@ -150,14 +160,14 @@ class Databases:
 
     @storage_errors("end dropping a database")
     def end_drop(self, instance: Instance, dropping: str) -> None:
-        """Let provisions have the database of ``instance`` again, which the instance ``dropping`` does not drop."""
+        """Let provisions have the database of ``instance`` again, since the instance ``dropping`` does not drop it."""
         self._documents.update_one({"_id": _key(instance), "dropping": dropping}, {"$set": {"dropping": None}})
 
     @storage_errors("note that a database is dropped")
     def dropped(self, instance: Instance) -> None:
-        """Free the name of a database that is dropped, unless others that are leaving have yet to drop it too.
+        """Free the name of a database that is dropped, unless other instances have it and are leaving.
 
-        Their applications may have written to it once more.
+        Their applications may have written to it since, so they drop it again.
         """
         me = {"$literal": instance.instance_id}
         left = {"$setDifference": ["$users", [me]]}

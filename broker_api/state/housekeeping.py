@@ -1,4 +1,4 @@
-"""Small documents beside the instances: leases by name, the broker's own id, and how its parts are."""
+"""Small documents by name, beside the instances: leases, turns, the broker's own id, and what is known of Atlas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,7 +8,8 @@ from uuid import uuid4
 import pymongo
 from pymongo import ReturnDocument
 
-from broker_api.state.mongo import NOW, Document, In, assignments
+from broker_api.json_types import JsonObject
+from broker_api.state.mongo import NOW, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
 from broker_api.state.store import Store
@@ -16,10 +17,14 @@ from broker_api.state.store import Store
 SWEEP = "sweep"
 CIRCUIT = "circuit/"
 RECONCILED = "reconciled"
+PROBE_SECONDS = 2.0
+"""Orchestrators give a probe a few seconds; an answer that MongoDB is away must come within them."""
+LATE_SECONDS = 10
+"""The sweep's lease is renewed about once a second; this long after its end no worker is running."""
 
 
 class Housekeeping:
-    """The collection beside the instances; but for the claims of databases, losing it costs a few seconds of work."""
+    """The documents of one broker. Without the databases' documents, losing them costs a few seconds of work."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -28,9 +33,9 @@ class Housekeeping:
     @storage_errors("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
         """Take or renew a lease by name; return False while another owner holds it."""
-        until = {"$ifNull": ["$until", EPOCH]}
         own = assignments({"owner": owner, "until": In(seconds)})
-        free = {"$or": [{"$eq": ["$owner", own["owner"]]}, {"$lte": [until, NOW]}]}
+        expired = {"$lte": [{"$ifNull": ["$until", EPOCH]}, NOW]}
+        free = {"$or": [{"$eq": ["$owner", own["owner"]]}, expired]}
         taken = {field: {"$cond": [free, value, f"${field}"]} for field, value in own.items()}
         document = self.collection.find_one_and_update(
             {"_id": name}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
@@ -40,14 +45,19 @@ class Housekeeping:
     @storage_errors("lease")
     def release(self, name: str, owner: str) -> None:
         """Release a lease early."""
-        self.collection.update_one({"_id": name, "owner": owner}, [{"$set": assignments({"until": In(0)})}])
+        self.collection.update_one({"_id": name, "owner": owner}, [{"$set": {"until": NOW}}])
 
     @storage_errors("turn")
     def take_turn(self, name: str, field: str, seconds: float) -> bool:
         """Take the one turn of these ``seconds``, for all processes.
 
-        ``field`` of the document holds the moment of the next turn. Returns False when the turn has been taken, or when
-        there is no such document.
+        Args:
+            name: The document's name.
+            field: Its field that holds the moment of the next turn.
+            seconds: The pause between two turns.
+
+        Returns:
+            False when the turn has been taken already, or when there is no such document.
         """
         due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", EPOCH]}, NOW]}}
         taken = [{"$set": assignments({field: In(seconds)})}]
@@ -66,32 +76,21 @@ class Housekeeping:
     @storage_errors("housekeeping")
     def broker_id(self) -> str:
         """Return this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
-        made: Document = {"$ifNull": ["$value", uuid4().hex]}
+        made = {"value": {"$ifNull": ["$value", uuid4().hex]}}
         document = self.collection.find_one_and_update(
-            {"_id": "broker"}, [{"$set": {"value": made}}], upsert=True, return_document=ReturnDocument.AFTER
+            {"_id": "broker"}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
         )
         return str(document["value"]) if document else ""
 
-    def report(self) -> dict[str, Any]:
-        """Report how workers and Atlas are, for /ready."""
-        with pymongo.timeout(PROBE_SECONDS):
-            return {"workers": self._workers(self._store.now()), "atlas": self._atlas()}
-
-    def _workers(self, now: Any) -> str:  # noqa: ANN401 - a datetime
-        until = self.read(SWEEP).get("until")
-        if not isinstance(until, datetime):
-            return "no worker has been seen yet"
-        silent = (now - until).total_seconds()
-        return "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"
-
     @storage_errors("housekeeping")
-    def _atlas(self) -> Any:  # noqa: ANN401 - "ok", or a sentence for each project in trouble
-        troubled = self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True})
-        reasons = {str(found["_id"]).removeprefix(CIRCUIT): found.get("reason") for found in troubled}
-        return reasons or "ok"
-
-
-PROBE_SECONDS = 2.0
-"""Orchestrators give a probe a few seconds; an answer that MongoDB is away must come within them."""
-LATE_SECONDS = 10
-"""The sweep's lease is renewed each second or so; later than this after its end, no worker lives."""
+    def report(self) -> JsonObject:
+        """Return how workers and Atlas are, for ``/ready``: "ok", or a sentence, or one for each project."""
+        with pymongo.timeout(PROBE_SECONDS):
+            now, swept_until = self._store.now(), self.read(SWEEP).get("until")
+            circuits = list(self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True}))
+        workers = "no worker has been seen yet"
+        if isinstance(swept_until, datetime):
+            silent = (now - swept_until).total_seconds()
+            workers = "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"
+        reasons = {str(circuit["_id"]).removeprefix(CIRCUIT): circuit.get("reason") for circuit in circuits}
+        return {"workers": workers, "atlas": reasons or "ok"}

@@ -1,8 +1,9 @@
-"""Whether the encryption keys of this process are the broker's: they must open one sealed document, the canary.
+"""Whether this process has the broker's encryption keys: they must open one sealed document, the canary.
 
-The first process ever creates it; what an earlier release has sealed is tried before. Rotation changes the keys of
-processes one after the other, [old], [old, new], [new, old], [new]: a process that starts and opens the canary with a
-later key seals it again with its first one, so that it is sealed with ``new`` when the last key is left alone.
+The first process ever makes the canary, once its keys have opened what an earlier release has sealed. To change a key,
+the keys of the processes become [old], [old, new], [new, old], [new], one process after the other. A process that
+starts and opens the canary only with a later key seals it again with its first one, so that the canary is sealed with
+``new`` before the old key is taken away.
 """
 
 import threading
@@ -24,7 +25,7 @@ from broker_api.state.vault import Vault
 CANARY = "encryption_keys"
 SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
 START_SECONDS = 3.0
-"""So long the start of a process waits for MongoDB; when it is away, the keys are tried once it answers."""
+"""How long the start of a process waits for MongoDB; when it is away, the keys are tried once it answers."""
 FRESH_SECONDS = 1.0
 SAMPLE = 100
 
@@ -44,20 +45,28 @@ class KeyCheck:
         self._vault = vault
         self._lock = threading.Lock()
         self._looked_at = -FRESH_SECONDS
-        self._trouble: str | None = None
+        self._problem: str | None = None
         self._tried = False
 
     @storage_errors("try the encryption keys")
-    def trouble(self, *, renew: bool = False) -> str | None:
-        """Return what is wrong with the keys; None when they open the canary, which is created if there is none.
+    def problem(self, *, renew: bool = False) -> str | None:
+        """Return what is wrong with the keys; None when they open the canary, which is made if there is none.
 
-        ``renew``: seal it again with the first key if only a later one opens it.
+        Args:
+            renew: Seal the canary again with the first key if only a later one opens it.
         """
         sealed = self.canary()
         if sealed is None:
-            if not self._opens_stored():
+            if not self._opens_stored_secrets():
                 return WRONG_KEYS
-            sealed = self._create()
+            made = {"sealed": {"$ifNull": ["$sealed", self._vault.seal(CANARY)]}}
+            try:
+                document = self._store.housekeeping.find_one_and_update(
+                    {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
+                )
+                sealed = str(document["sealed"]) if document else ""
+            except DuplicateKeyError:  # another process has made it at this moment
+                sealed = self.canary() or ""
         if not self._vault.opens(sealed):
             return WRONG_KEYS
         if renew and not self._vault.opens(sealed, first_key_only=True):
@@ -70,57 +79,46 @@ class KeyCheck:
         found = self._store.housekeeping.find_one({"_id": CANARY}) or {}
         return str(found["sealed"]) if found.get("sealed") else None
 
-    def _create(self) -> str:
-        """Return the canary, made by whichever process was first."""
-        made = {"sealed": {"$ifNull": ["$sealed", self._vault.seal(CANARY)]}}
-        try:
-            document = self._store.housekeeping.find_one_and_update(
-                {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
-            )
-        except DuplicateKeyError:
-            return self.canary() or ""
-        return str(document["sealed"]) if document else ""
-
-    def _opens_stored(self) -> bool:
+    def _opens_stored_secrets(self) -> bool:
         """Return whether the keys open one of the secrets that were stored last; true when there is none."""
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         found = self._store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
-        return not sealed or any(self._vault.opens(each) for each in sealed)
+        return not sealed or any(map(self._vault.opens, sealed))
 
-    def fit(self) -> bool:
-        """Return whether a worker may work with its keys: a secret that is sealed with a wrong one is lost.
+    def passes(self) -> bool:
+        """Return whether this process may work with its keys: what is sealed with a wrong key is lost.
 
-        Asked before each operation; MongoDB is asked once a second at most.
+        It is asked before each operation; MongoDB is asked once a second at most.
         """
         with self._lock:
             if time.monotonic() - self._looked_at >= FRESH_SECONDS:
-                before = self._trouble
-                self._trouble = self.trouble(renew=not self._tried)
+                before = self._problem
+                self._problem = self.problem(renew=not self._tried)
                 self._looked_at, self._tried = time.monotonic(), True
-                if self._trouble and not before:
-                    log.error("encryption_keys_wrong", reason=self._trouble)
-                elif before and not self._trouble:
+                if self._problem and not before:
+                    log.error("encryption_keys_wrong", reason=self._problem)
+                elif before and not self._problem:
                     log.info("encryption_keys_right")
-            return self._trouble is None
+            return self._problem is None
 
     def report(self) -> str:
-        """Report how the keys are, for /ready."""
+        """Return "ok" or what is wrong with the keys, for ``/ready``."""
         with pymongo.timeout(PROBE_SECONDS):
-            return "ok" if self.fit() else WRONG_KEYS
+            return "ok" if self.passes() else WRONG_KEYS
 
 
 def check_at_start(settings: Settings) -> None:
-    """Try the keys before a process serves or works.
+    """Try the keys before a process serves or works. When MongoDB does not answer, it is not known, and allowed.
 
     Raises:
-        SettingError: they do not open the canary. When MongoDB does not answer, nothing is known, and nothing raised.
+        SettingError: The keys do not open the canary.
     """
     try:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client, pymongo.timeout(START_SECONDS):
             store = Store(client, settings.mongo_db, settings.mongo_collection)
-            trouble = KeyCheck(store, Vault(settings.encryption_keys)).trouble(renew=True)
+            problem = KeyCheck(store, Vault(settings.encryption_keys)).problem(renew=True)
     except (ErrStorageMongoConnection, PyMongoError):
         return
-    if trouble:
-        raise SettingError(trouble)
+    if problem:
+        raise SettingError(problem)

@@ -1,17 +1,18 @@
-"""Documents that the old broker (atlasbroker 2.0.0) wrote, turned into ours at the first touch.
+"""Documents that atlasbroker 2.0.0 wrote, converted into documents of this broker at the first use.
 
-Instances are ``{instance_id, database, cluster, parameters}`` and bindings ``{binding_id, instance_id, parameters}``.
-The old broker could write the same id several times: one is taken, all are removed.
+Its instances are ``{instance_id, database, cluster, parameters}`` and its bindings ``{binding_id, instance_id,
+parameters}``. It could write the same id several times: one document is converted, all are removed.
 """
 
+import contextlib
 import re
-from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.config import Config
 from broker_api.errors import ErrStorageRemoveBinding, ErrStorageRemoveInstance
+from broker_api.json_types import JsonObject
 from broker_api.state.records import (
     Binding,
     Instance,
@@ -24,83 +25,82 @@ from broker_api.state.records import (
     instance_key,
 )
 
-Document = dict[str, Any]
-_SEEDS = {"operation": {"$exists": False}}
+Documents = Collection[JsonObject]
 
 
-def adopt_instance(collection: Collection[Document], instance_id: str) -> Document | None:
-    """Turn the old broker's document of an instance into ours and return that; None when there is none."""
-    query = {"instance_id": instance_id, "binding_id": {"$exists": False}, **_SEEDS}
-    return _adopt(collection, query, instance_key(instance_id), Kind.PROVISION)
+def adopt(collection: Documents, instance_id: str, binding_id: str | None = None) -> JsonObject | None:
+    """Convert the document of an instance, or of a binding when ``binding_id`` is given.
 
-
-def adopt_binding(collection: Collection[Document], instance_id: str, binding_id: str) -> Document | None:
-    """Turn the old broker's document of a binding into ours and return that; None when there is none."""
-    query = {"instance_id": instance_id, "binding_id": binding_id, **_SEEDS}
-    return _adopt(collection, query, binding_key(instance_id, binding_id), Kind.BIND)
-
-
-def adopt_bindings(collection: Collection[Document], instance_id: str) -> None:
-    """Turn all bindings of an instance that the old broker wrote into ours."""
-    query = {"instance_id": instance_id, "binding_id": {"$exists": True}, **_SEEDS}
-    for binding_id in collection.distinct("binding_id", query):
-        adopt_binding(collection, instance_id, binding_id)
-
-
-def forget(collection: Collection[Document], found: Instance | Binding) -> None:
-    """Remove what is left of the old broker's documents of something that is about to be gone.
-
-    Raises:
-        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB did not do it; it is to be tried again.
+    Returns:
+        The converted document; None when atlasbroker 2.0.0 wrote none.
     """
-    binding = found.binding_id if isinstance(found, Binding) else {"$exists": False}
-    try:
-        collection.delete_many({"instance_id": found.instance_id, "binding_id": binding, **_SEEDS})
-    except PyMongoError as error:
-        if isinstance(found, Binding):
-            raise ErrStorageRemoveBinding(found.binding_id) from error
-        raise ErrStorageRemoveInstance(found.instance_id) from error
-
-
-def sharing(collection: Collection[Document], instance: Instance) -> list[Instance]:
-    """Return the old broker's instances, not touched yet, that use the same database."""
-    database = in_any_case(instance.database or "")
-    where = {"project": None, "cluster": instance.cluster, "database": database}
-    query = {**where, "binding_id": {"$exists": False}, **_SEEDS}
-    others = {"instance_id": {"$ne": instance.instance_id}}
-    return [Instance.read(_ours(document, "", Kind.PROVISION)) for document in collection.find(query | others)]
-
-
-def in_any_case(name: str) -> Document:
-    """Return the query for a name in any spelling that differs only in case."""
-    return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
-
-
-def _adopt(collection: Collection[Document], query: Document, key: str, kind: Kind) -> Document | None:
+    query = _written_before(instance_id, binding_id)
     found = collection.find_one(query, sort=[("_id", 1)])
     if found is None:
         return None
-    try:
-        collection.insert_one(_ours(found, key, kind))
-    except DuplicateKeyError:  # another process adopts it at this moment
-        pass
-    else:
+    key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
+    with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
+        collection.insert_one(_converted(found, key))
         collection.delete_many(query)
     return collection.find_one({"_id": key})
 
 
-def _ours(found: Document, key: str, kind: Kind) -> Document:
-    """Return our document: ready, under an operation that has long succeeded. The old broker knew one plan."""
-    done = Operation(id=f"{kind}-seed", kind=kind, state=State.SUCCEEDED, open=False).model_dump(mode="python")
-    ours = {
-        name: value for name, value in found.items() if name in ("instance_id", "binding_id", "database", "cluster")
+def adopt_bindings(collection: Documents, instance_id: str) -> None:
+    """Convert the documents of all bindings of an instance."""
+    query = {**_written_before(instance_id, None), "binding_id": {"$exists": True}}
+    for binding_id in collection.distinct("binding_id", query):
+        adopt(collection, instance_id, binding_id)
+
+
+def forget(collection: Documents, found: Instance | Binding) -> None:
+    """Remove the documents of an instance or binding that is about to be gone.
+
+    Raises:
+        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB did not do it; it is to be tried again.
+    """
+    binding_id = found.binding_id if isinstance(found, Binding) else None
+    try:
+        collection.delete_many(_written_before(found.instance_id, binding_id))
+    except PyMongoError as error:
+        if binding_id is not None:
+            raise ErrStorageRemoveBinding(binding_id) from error
+        raise ErrStorageRemoveInstance(found.instance_id) from error
+
+
+def sharing(collection: Documents, instance: Instance) -> list[Instance]:
+    """Return the instances whose documents are not converted yet and that use the same database."""
+    query = {
+        "instance_id": {"$ne": instance.instance_id},
+        "binding_id": {"$exists": False},
+        "operation": {"$exists": False},
+        "project": None,
+        "cluster": instance.cluster,
+        "database": in_any_case(instance.database or ""),
     }
-    return ours | {
+    return [Instance.read(_converted(document, "")) for document in collection.find(query)]
+
+
+def in_any_case(name: str) -> JsonObject:
+    """Return the query for a name in any spelling that differs only in case."""
+    return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
+
+
+def _written_before(instance_id: str, binding_id: str | None) -> JsonObject:
+    binding = {"$exists": False} if binding_id is None else binding_id
+    return {"instance_id": instance_id, "binding_id": binding, "operation": {"$exists": False}}
+
+
+def _converted(found: JsonObject, key: str) -> JsonObject:
+    """Return the document as this broker writes it: ready, under an operation that has succeeded long ago."""
+    kind = Kind.BIND if "binding_id" in found else Kind.PROVISION
+    done = Operation(id=f"{kind}-legacy", kind=kind, state=State.SUCCEEDED, open=False)
+    kept = {name: found[name] for name in ("instance_id", "binding_id", "database", "cluster") if name in found}
+    return kept | {
         "_id": key,
         "service_id": Config.UUID_SERVICES_CLUSTER,
-        "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,
+        "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,  # it had this one only
         "parameters": canonical(found.get("parameters") or {}),
         "phase": Phase.READY.value,
         "legacy": True,
-        "operation": done | {"kind": kind.value, "state": State.SUCCEEDED.value},
+        "operation": done.model_dump(mode="python") | {"kind": kind.value, "state": State.SUCCEEDED.value},
     }

@@ -1,4 +1,4 @@
-"""The connection to the state's MongoDB, and how values become update expressions that use the database's clock."""
+"""The connection to the state's MongoDB, and update expressions for values, by the database's clock."""
 
 import functools
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from broker_api.state.records import canonical
 
 Document = dict[str, Any]
 NOW = "$$NOW"
-"""The database's clock: clocks of pods may differ, this one is the same for all."""
+"""The database's clock: the clocks of processes may differ, this one is the same for all."""
 
 log = structlog.get_logger(__name__)
 
 
 class In(float):
-    """So many seconds from now, by the database's clock."""
+    """A moment that is so many seconds from now, by the database's clock."""
 
 
 def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
@@ -40,9 +40,11 @@ def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
 
 
 def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
-    """Make a client; nothing is sent before its first use. Each operation is bounded by ``timeout_ms`` as a whole.
+    """Return a client; it sends nothing before its first use.
 
-    The URI says where MongoDB is and how to log in. How to read, write and wait is decided here.
+    Args:
+        uri: Where MongoDB is and how to log in. How to read, write and wait is decided here.
+        timeout_ms: How long one operation may take as a whole.
     """
     usable, overridden = usable_mongo_uri(uri)
     _warn_of_overridden(overridden)
@@ -66,7 +68,7 @@ def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
 
 @functools.cache
 def _warn_of_overridden(options: tuple[str, ...]) -> None:
-    """Leave one line per process, which may connect several times."""
+    """Write one line for each process, which may connect several times."""
     if options:
         log.warning("mongo_uri_options_ignored", options=list(options))
 
@@ -74,11 +76,11 @@ def _warn_of_overridden(options: tuple[str, ...]) -> None:
 _TOLERANT: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
-"""Values that Python cannot hold do not end a whole query: the one document counts as unreadable."""
+"""A value that Python cannot hold makes its own document unreadable and does not end the whole query."""
 
 
-def durable(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
-    """Return a collection whose writes a majority acknowledges and journals, and which is read from the primary."""
+def durable_collection(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
+    """Return a collection that is read from the primary and whose writes a majority has in its journal."""
     return client.get_database(database).get_collection(
         name,
         codec_options=_TOLERANT,
@@ -88,8 +90,12 @@ def durable(client: MongoClient[Document], database: str, name: str) -> Collecti
     )
 
 
-def as_datetime(value: Any) -> datetime:  # noqa: ANN401 - a field of a document
-    """Read a date field that must be there."""
+def as_datetime(value: object) -> datetime:
+    """Return the value of a date field.
+
+    Raises:
+        TypeError: It is no date.
+    """
     if not isinstance(value, datetime):
         raise TypeError(f"{value!r} is no date")
     return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -1,13 +1,13 @@
-"""The worker's side of the state: claims are leases with a fencing token, and waiting is a date on the operation.
+"""Claims of operations: the lease and fence under which one worker carries an operation on, and when it is due again.
 
-Every write of a worker names the fence that its claim drew; once another worker has claimed, or the operation was
-replaced, it matches nothing and ``LeaseLostError`` ends the worker's part in it.
+Every write of a worker names the fence that its claim drew. Once another worker has claimed the operation, or another
+operation has replaced it, the write matches no document and raises ``LeaseLostError``.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 from uuid import uuid4
 
 from pymongo import ReturnDocument
@@ -16,19 +16,19 @@ from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.records import EPOCH, Kind, Phase, Resource, State, record
+from broker_api.state.records import CREATES, DELETES, EPOCH, UNDERSTOOD, AnyResource, Phase, State, record
 from broker_api.state.store import Store
 
 LEASE_SECONDS = 20
 RESEND_SECONDS = 3
 """A message that no worker has acted on is sent again after this, then after twice as long, up to ``RESEND_MOST``."""
 RESEND_MOST = 15
-REMEMBERED_SECONDS = 48 * 3600
-"""What is gone is remembered this long; section 0 of our reading of the specification asks for 24 hours at least."""
-FAILED_CREATE_SECONDS = 7 * 24 * 3600
-"""A failed create that no platform ever deletes is forgotten after this; nothing of it is left in Atlas."""
+KEPT = {Phase.GONE: In(48 * 3600), Phase.FAILED: In(7 * 24 * 3600)}
+"""How long a document is kept whose operation ended in this phase; the others are kept without end.
 
-AnyResource = TypeVar("AnyResource", bound=Resource)
+A platform may ask about a deleted instance or binding for a while. Of a failed create nothing is left in Atlas, and
+some platforms never delete it.
+"""
 
 
 class LeaseLostError(Exception):
@@ -45,7 +45,7 @@ class Claim(Generic[AnyResource]):
 
     @property
     def operation_id(self) -> str:
-        """The operation that is held."""
+        """The id of the operation that is held."""
         return self.record.operation.id
 
 
@@ -69,22 +69,28 @@ class Waiting(NamedTuple):
     overlapped: bool
 
 
+_UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
+_DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
+# Without its token, so that a renewal that is under way does not take the lease again.
+_RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
+
+
 class Claims:
-    """Claiming, advancing, rescheduling and finishing operations."""
+    """Claims operations and writes what workers did with them; finds those that are due."""
 
     def __init__(self, store: Store) -> None:
         self._collection = store.collection
 
     @storage_errors("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
-        """Take an operation that is due and held by no worker; None otherwise, which is no error."""
+        """Claim an operation that is due; return None when another worker holds it, or there is nothing to do."""
         token = uuid4().hex
         free = {
-            **_UNDERSTOOD,
+            **UNDERSTOOD,
             "_id": key,
             "operation.id": operation_id,
             "operation.open": True,
-            "$expr": {"$and": [{"$lte": ["$operation.due", NOW]}, {"$lte": ["$operation.lease_until", NOW]}]},
+            "$expr": _DUE_AND_UNHELD,
         }
         taken = assignments({"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
@@ -107,7 +113,7 @@ class Claims:
     def advance(
         self, claim: Claim[AnyResource], step: str, changes: Fields | None, operation: OperationFields
     ) -> Claim[AnyResource]:
-        """Record a step's results and go on with the next one, under the same claim.
+        """Write a step's results and go on with the next step under the same claim.
 
         Raises:
             LeaseLostError: another worker holds it.
@@ -123,29 +129,28 @@ class Claims:
 
     @storage_errors("reschedule")
     def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
-        """Release the claim until a later time; no worker is held while waiting.
+        """Release the claim until ``seconds`` from now.
 
         Raises:
             LeaseLostError: another worker holds it.
         """
-        self._write(claim, {"due": In(seconds), **_GIVEN_BACK, **operation}, changes)
+        self._write(claim, {"due": In(seconds), **_RELEASED, **operation}, changes)
 
     @storage_errors("finish")
     def finish(self, claim: Claim[Any], state: State, phase: Phase, changes: Fields | None, description: str) -> None:
-        """End the operation. What the platform gets is written in the same update as the state it polls for.
+        """End the operation, with the state and the description that the platform reads.
 
-        An operation whose deadline has passed stays failed; its left-overs being removed does not change that.
+        An operation whose deadline has passed stays failed, also when what it made has been removed.
 
         Raises:
             LeaseLostError: another worker holds it.
         """
         if phase is Phase.GONE and claim.record.legacy:
             legacy.forget(self._collection, claim.record)
-        ended = claim.record.operation.state is not State.IN_PROGRESS
-        operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_GIVEN_BACK}
-        if not ended:
+        operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_RELEASED}
+        if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}
-        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=_forgotten(phase)))
+        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
 
     def _write(
         self, claim: Claim[AnyResource], operation: OperationFields, *changes: Fields | ResourceFields | None
@@ -166,38 +171,31 @@ class Claims:
 
     @storage_errors("release")
     def release(self, claim: Claim[Any], *, sure: bool) -> None:
-        """Record that a step whose lease was lost is over, so that the operation after it need not wait.
+        """Release a lease that this worker has lost, once its step is over.
 
-        The lease's own token is the filter: an operation that replaced ours waits for that lease. ``sure``: no request
-        of ours is under way any more.
+        An operation that replaced this one waits for the lease, so the filter is the lease's token and not the
+        operation.
+
+        Args:
+            claim: What was held.
+            sure: No request of this worker is under way to Atlas any more.
         """
+        values = {"operation.lease_until": In(0), "operation.due": In(0)} | ({"unsure_until": None} if sure else {})
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
-        values = {"operation.lease_until": In(0), "operation.due": In(0), **({"unsure_until": None} if sure else {})}
         self._collection.update_one(mine, [{"$set": assignments(values)}])
 
-    # --- the sweep --------------------------------------------------------------------------------------------
+    # --- the sweep ----------------------------------------------------------------------------------------------------
 
     @storage_errors("sweep")
     def due(self, limit: int) -> list[Due]:
-        """Return operations that are due, held by no worker, and not sent just now. One indexed query."""
-        waited = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
-        sent_before = {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, waited]}]}
-        news = {"$max": ["$operation.due", "$operation.lease_until"]}
+        """Return operations that are due, held by no worker, and not sent just now. One query with an index."""
+        pause = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
+        sent_long_ago = {"$lte": ["$operation.dispatched", {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, pause]}]}]}
+        due_since_sent = {"$lt": ["$operation.dispatched", {"$max": ["$operation.due", "$operation.lease_until"]}]}
         query = {
+            **UNDERSTOOD,
             "operation.open": True,
-            **_UNDERSTOOD,
-            "$expr": {
-                "$and": [
-                    {"$lte": ["$operation.due", NOW]},
-                    {"$lte": ["$operation.lease_until", NOW]},
-                    {
-                        "$or": [
-                            {"$lt": ["$operation.dispatched", news]},
-                            {"$lte": ["$operation.dispatched", sent_before]},
-                        ]
-                    },
-                ]
-            },
+            "$expr": {"$and": [_DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
         }
         found = self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
         return [due for document in found if (due := _due(document))]
@@ -206,34 +204,50 @@ class Claims:
     def mark_sent(self, sent: Iterable[Due]) -> None:
         """Remember that these were sent, so that the next sweep does not send them again at once."""
         query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
-        values = assignments({"dispatched": In(0)}, "operation.")
-        values["operation.sends"] = {"$min": [{"$add": [_SENDS, 1]}, 8]}
+        values = {"operation.dispatched": NOW, "operation.sends": {"$min": [{"$add": [_SENDS, 1]}, 8]}}
         self._collection.update_many(query, [{"$set": values}])
 
     @storage_errors("sweep")
     def expire(self) -> int:
-        """Fail what is past its deadline, whether held or not; what it made in Atlas is removed all the same."""
+        """Fail the operations whose deadline has passed, held or not, and return their number.
+
+        What such an operation made in Atlas is removed all the same, under the same operation.
+        """
+        creates = {"$in": ["$operation.kind", [*CREATES]]}
+        deletes = {"$in": ["$operation.kind", [*DELETES]]}
+        last_words = _of_type("string", "$operation.description", "No worker has worked on it.")
+        reason = _of_type("string", "$operation.error", last_words)
+        failed: Document = {
+            "phase": {"$cond": [creates, Phase.FAILED, "$phase"]},
+            "operation.state": State.FAILED,
+            "operation.finished": NOW,
+            "operation.description": {"$concat": ["The operation was not done before its deadline. ", reason]},
+            "operation.fence": {"$add": [_of_type("number", "$operation.fence", 0), 1]},
+            "operation.undo": {"$not": [deletes]},
+            "operation.step": {"$cond": [deletes, "$operation.step", ""]},
+            "operation.waits_on": None,
+            "operation.due": NOW,
+            "operation.attempts": 0,
+        }
         late = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # always so; without it the index of open operations is not used
-            "operation.state": State.IN_PROGRESS.value,
+            "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
-        return self._collection.update_many(late, [{"$set": _EXPIRED}]).modified_count
+        return self._collection.update_many(late, [{"$set": failed}]).modified_count
+
+    # --- operations that wait for Atlas -------------------------------------------------------------------------------
 
     @storage_errors("wake")
     def waiting_on(self, name: str) -> list[Waiting]:
         """Return the operations that wait on ``name`` and are held by no worker."""
-        found = [
-            (due, document["operation"])
-            for document in self._collection.find(_waits_unheld(name), _DUE_FIELDS)
-            if (due := _due(document))
-        ]
-        return [
-            Waiting(due, operation["changed"], bool(operation.get("overlapped")))
-            for due, operation in found
-            if isinstance(operation.get("changed"), datetime)
-        ]
+        waiting = []
+        for document in self._collection.find(_waits_unheld(name), _DUE_FIELDS):
+            operation, due = document["operation"], _due(document)
+            if due and isinstance(operation.get("changed"), datetime):
+                waiting.append(Waiting(due, operation["changed"], bool(operation.get("overlapped"))))
+        return waiting
 
     @storage_errors("wake")
     def make_due(self, waiting: Iterable[Due], name: str) -> None:
@@ -250,35 +264,20 @@ class Claims:
 
 
 def _waits_unheld(name: str) -> Document:
-    unheld = {"$lte": ["$operation.lease_until", NOW]}  # a worker that holds one looks for itself
-    return {"operation.open": True, "operation.waits_on": name, "$expr": unheld, **_UNDERSTOOD}
+    """Return the query for what waits on ``name``; a worker that holds an operation looks for itself."""
+    return {**UNDERSTOOD, "operation.open": True, "operation.waits_on": name, "$expr": _UNHELD}
 
 
-def _of_type(bson_type: str, field: str, otherwise: Any) -> Document:  # noqa: ANN401 - a value or an expression
-    """Return the expression of a field that may have the wrong type in a broken document: one ends a whole query."""
-    return {"$cond": [{"$eq": [{"$type": field}, bson_type]}, field, otherwise]}
+def _of_type(bson_type: str, field: str, otherwise: object) -> Document:
+    """Return the expression of a field that may have the wrong type in a broken document, which would end a query."""
+    matches = {"$isNumber": field} if bson_type == "number" else {"$eq": [{"$type": field}, bson_type]}
+    return {"$cond": [matches, field, otherwise]}
 
 
-_SENDS: Document = {"$cond": [{"$isNumber": "$operation.sends"}, "$operation.sends", 0]}
+_SENDS = _of_type("number", "$operation.sends", 0)
 
-_UNDERSTOOD: Document = {
-    "phase": {"$in": [phase.value for phase in Phase]},
-    "operation.state": {"$in": [state.value for state in State]},
-    "operation.id": {"$type": "string"},
-    "operation.kind": {"$type": "string"},
-    "instance_id": {"$type": "string"},
-}
-"""What this release can work on; the rest is left to the release that knows it."""
-
-
-_DUE_FIELDS = dict.fromkeys(
-    [
-        "instance_id",
-        "binding_id",
-        *(f"operation.{name}" for name in ("id", "kind", "waits_on", "changed", "overlapped")),
-    ],
-    1,
-)
+_OPERATION_FIELDS = ("id", "kind", "waits_on", "changed", "overlapped")
+_DUE_FIELDS = dict.fromkeys(["instance_id", "binding_id", *(f"operation.{name}" for name in _OPERATION_FIELDS)], 1)
 
 
 def _due(document: Mapping[str, Any]) -> Due | None:
@@ -295,36 +294,3 @@ def _due(document: Mapping[str, Any]) -> Due | None:
         operation_id=operation["id"],
         waits_on=waits_on if isinstance(waits_on, str) else None,
     )
-
-
-def _forgotten(phase: Phase) -> In | None:
-    if phase is Phase.GONE:
-        return In(REMEMBERED_SECONDS)
-    return In(FAILED_CREATE_SECONDS) if phase is Phase.FAILED else None
-
-
-# Without its token, so that a renewal that was under way at that moment does not take the lease again.
-_GIVEN_BACK: OperationFields = {"lease_until": In(0), "lease_token": None}
-_DELETING = {"$in": ["$operation.kind", [Kind.DEPROVISION.value, Kind.UNBIND.value]]}
-_CREATING = {"$in": ["$operation.kind", [Kind.PROVISION.value, Kind.BIND.value]]}
-_EXPIRED: Document = {
-    "phase": {"$cond": [_CREATING, Phase.FAILED.value, "$phase"]},
-    "operation.state": State.FAILED.value,
-    "operation.finished": NOW,
-    "operation.fence": {"$add": [{"$cond": [{"$isNumber": "$operation.fence"}, "$operation.fence", 0]}, 1]},
-    "operation.undo": {"$not": [_DELETING]},
-    "operation.step": {"$cond": [_DELETING, "$operation.step", ""]},
-    "operation.waits_on": None,
-    "operation.due": NOW,
-    "operation.attempts": 0,
-    "operation.description": {
-        "$concat": [
-            "The operation was not done before its deadline. ",
-            _of_type(
-                "string",
-                "$operation.error",
-                _of_type("string", "$operation.description", "No worker has worked on it."),
-            ),
-        ]
-    },
-}

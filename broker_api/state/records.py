@@ -1,16 +1,16 @@
 """What MongoDB holds: instances and bindings, each with its operation, as frozen records.
 
-Unknown fields are ignored, new ones have defaults, and a kind, state or phase of another release is kept as text, so
-that two releases can read each other's documents during a rolling update. Anything that a platform or hook chose the
-keys of (parameters, contexts) is kept as JSON text: then no key of theirs can be an operator, and no number too large
-for BSON.
+Two releases can read each other's documents during a rolling update: unknown fields are ignored, new fields have
+defaults, and a kind, state or phase of another release is kept as text. Objects whose keys a platform or a hook has
+chosen (parameters, contexts) are kept as JSON text: no key can then be an operator of MongoDB, and no number is too
+large for BSON.
 """
 
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -21,12 +21,11 @@ from broker_api.naming import is_default_database
 
 log = structlog.get_logger(__name__)
 
-
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Return JSON text that is the same for equal values, whatever the order of their keys."""
 
 UNREADABLE = "unreadable"
-"""Kind, state and phase of the record that stands for a document which cannot be read."""
+"""Kind, state and phase in the record of a document that cannot be read."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -56,7 +55,7 @@ class Phase(StrEnum):
     READY = "ready"  # → DELETING; an update leaves it here
     FAILED = "failed"  # its create failed; → CREATING by a new attempt, → DELETING
     DELETING = "deleting"  # → GONE, or back to READY when a deprovision is refused
-    GONE = "gone"  # remembered until expire_at; → CREATING when the id is used again
+    GONE = "gone"  # kept until expire_at; → CREATING when the id is used again
 
 
 DELETES = frozenset({Kind.DEPROVISION, Kind.UNBIND})
@@ -64,13 +63,13 @@ CREATES = frozenset({Kind.PROVISION, Kind.BIND})
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, tolerant of fields of another release."""
+    """Base of all records: frozen, and tolerant of fields of another release."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class PastOperation(Record):
-    """An operation that another one has followed; what a late poll is answered with."""
+    """An operation that another one has followed, as a late poll of it is answered."""
 
     id: str
     kind: str
@@ -81,12 +80,16 @@ class PastOperation(Record):
 class Operation(Record):
     """The operation of an instance or binding: what the platform sees, and what a worker needs to go on.
 
-    ``open`` says that there is work left. It outlives ``state`` in one case: an operation that reached its deadline
-    is failed, and what it made is still being removed. ``undo`` says that the work left is that removal, ``refused``
-    that what was asked can never be done as it is. ``in_flight`` says that the step sends a request to Atlas that may
-    take effect after its answer was lost. ``error`` is the trouble that is being retried, ``failure`` the sentence that
-    the operation will end with once the removal is done. ``untold`` says that a request has waited for its outcome in
-    vain; a failure is then what the same request is answered with when it comes again.
+    Attributes:
+        open: There is work left. An operation that has reached its deadline is failed and still open, while what it
+            made is being removed.
+        undo: The work that is left is to remove what the operation made.
+        refused: What was asked can never be done as it is.
+        error: The error because of which the step is being tried again.
+        failure: The sentence that the operation ends with once what it made is removed.
+        untold: A request has waited for the operation and has not seen it end. If it fails, the next such request is
+            answered with that failure.
+        in_flight: The step sends a request to Atlas that may take effect after its answer was lost.
     """
 
     id: str
@@ -121,7 +124,12 @@ class Operation(Record):
 
 
 class Resource(Record):
-    """What instances and bindings share. Until ``unsure_until`` a request to make a user may be under way to Atlas."""
+    """What instances and bindings share.
+
+    Attributes:
+        unsure_until: Until then a request to make a database user may be under way to Atlas.
+        legacy: atlasbroker 2.0.0 made it.
+    """
 
     key: str = Field(alias="_id")
     instance_id: str
@@ -140,10 +148,10 @@ class Resource(Record):
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
-        """Return the record of a document; where that cannot be read, one that says so and holds the ids that can be.
+        """Return the record of a document; of one that cannot be read, a record with the ids that can be read.
 
-        One broken document must stop nothing but what is asked of itself, and must not be overlooked either: its
-        database is in use, its user is wanted.
+        A broken document stops no request but those for itself. It is not left out either, since its database is in
+        use and its user is wanted.
         """
         try:
             return cls.model_validate(document)
@@ -158,32 +166,46 @@ class Resource(Record):
 
     @property
     def readable(self) -> bool:
-        """Whether the document could be read, by this release or only in part."""
+        """Whether the document could be read as a whole."""
         return self.phase != UNREADABLE
 
     @property
     def understood(self) -> bool:
-        """Whether this release knows what phase and state mean; what it does not is left to the release that does."""
+        """Whether this release knows the phase and the state. If not, the document is left to the release that does.
+
+        ``UNDERSTOOD`` is the same rule for queries.
+        """
         return isinstance(self.phase, Phase) and isinstance(self.operation.state, State)
 
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
-        """Return the operation of this id, else (none asked for, or forgotten) the latest."""
-        for past in self.past:
-            if past.id == operation_id:
-                return past
-        return self.operation
+        """Return the operation of this id, or the latest one when the id is None or not known any more."""
+        return next((past for past in self.past if past.id == operation_id), self.operation)
 
+
+UNDERSTOOD: JsonObject = {
+    "phase": {"$in": [*Phase]},
+    "operation.state": {"$in": [*State]},
+    "operation.id": {"$type": "string"},
+    "operation.kind": {"$type": "string"},
+    "instance_id": {"$type": "string"},
+}
+"""The query for documents that this release understands and that hold what a job is sent with."""
 
 Owner = tuple[str | None, str | None]
 """An organization and a space; both None where they are not known."""
 
 
-class Instance(Resource):
-    """A service instance: a database on a cluster. ``sealed_dropper`` is the temporary user that drops it.
+AnyResource = TypeVar("AnyResource", bound=Resource)
 
-    ``owned`` says whether the database holds only what instances of the same owner have put there; None in documents
-    of releases that did not ask.
-    ``plan`` is what its plan says, kept for the time when the catalog does not have that plan any more.
+
+class Instance(Resource):
+    """A service instance: a database on a cluster.
+
+    Attributes:
+        plan: What the plan says, for the time when the catalog does not have it any more.
+        sealed_dropper: Credentials of the temporary user that drops the database, encrypted.
+        owned: Whether only instances of the same owner have written to the database; None in documents of releases
+            that did not record it.
     """
 
     organization_guid: str = ""
@@ -196,12 +218,12 @@ class Instance(Resource):
 
     @property
     def owner(self) -> Owner:
-        """The organization and space; the old broker did not keep them."""
+        """The organization and space; atlasbroker 2.0.0 did not keep them."""
         return (None, None) if self.legacy else (self.organization_guid, self.space_guid)
 
     @property
     def was_ready(self) -> bool:
-        """Whether its provision has succeeded once, so that applications may have written to its database."""
+        """Whether it has been ready once, so that applications may have written to its database."""
         return bool(self.connection) or self.legacy
 
     @property
@@ -213,7 +235,13 @@ class Instance(Resource):
 
 
 class Binding(Resource):
-    """A service binding: a database user."""
+    """A service binding: a database user.
+
+    Attributes:
+        predecessor: The binding that this one replaces (spec: Rotating a Service Binding).
+        sealed_credentials: What the platform gets, encrypted.
+        made: An operation of this binding has created the user in Atlas.
+    """
 
     binding_id: str
     app_guid: str | None = None

@@ -1,14 +1,14 @@
 """The collection of instances and bindings: reading them, and beginning operations on them.
 
-Each operation begins by one atomic update whose filter repeats what the decision was based on. Whoever loses that
-race reads again and decides anew.
+Each operation begins by one atomic update whose filter repeats what the decision was based on. A request that loses
+such a race reads again and decides anew.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -18,11 +18,12 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable
+from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
     EPOCH,
     UNREADABLE,
+    AnyResource,
     Binding,
     Instance,
     Kind,
@@ -30,7 +31,6 @@ from broker_api.state.records import (
     Phase,
     State,
     binding_key,
-    canonical,
     instance_key,
     record,
 )
@@ -41,14 +41,7 @@ OPERATION_SECONDS = 1500
 """An operation's deadline; the catalog's maximum_polling_duration is 1800, so a platform sees how it ended."""
 REMEMBERED_OPERATIONS = 20
 
-_WITHOUT_USE = [Phase.GONE.value, Phase.FAILED.value]
-"""Phases in which neither user nor database is held; any other, also one of another release, counts as use."""
-
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
-
-AnyResource = TypeVar("AnyResource", Instance, Binding)
-
-_STOPPED = "Stopped by a later request to delete it."
 
 
 @dataclass(frozen=True)
@@ -66,58 +59,11 @@ class Start:
         values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
-            # Whoever still works on the operation before this one is let finish its step first.
+            # A worker that still holds the operation before this one finishes its step first.
             "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
             "lease_token": {"$ifNull": ["$operation.lease_token", None]},
             "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
         }
-
-
-_PAST: Document = {
-    "$slice": [
-        {
-            "$concatArrays": [
-                {
-                    "$cond": [
-                        {"$eq": [{"$type": "$operation"}, "missing"]},
-                        [],
-                        [
-                            {
-                                "id": "$operation.id",
-                                "kind": "$operation.kind",
-                                "state": {
-                                    "$cond": [
-                                        {"$eq": ["$operation.state", State.IN_PROGRESS.value]},
-                                        State.FAILED.value,
-                                        "$operation.state",
-                                    ]
-                                },
-                                "description": {
-                                    "$cond": [
-                                        {"$eq": ["$operation.state", State.IN_PROGRESS.value]},
-                                        _STOPPED,
-                                        "$operation.description",
-                                    ]
-                                },
-                            }
-                        ],
-                    ]
-                },
-                {"$ifNull": ["$past", []]},
-            ]
-        },
-        REMEMBERED_OPERATIONS,
-    ]
-}
-
-# A request to make the user may be under way while a delete takes over from a worker that holds the lease.
-_UNSURE_UNTIL: Document = {
-    "$cond": [
-        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]},
-        {"$add": ["$operation.lease_until", 15_000]},
-        {"$ifNull": ["$unsure_until", None]},
-    ]
-}
 
 
 class Store:
@@ -125,12 +71,12 @@ class Store:
 
     def __init__(self, client: MongoClient[Document], database: str, collection: str) -> None:
         self._client = client
-        self.collection = durable(client, database, collection)
-        self.housekeeping = durable(client, database, f"{collection}_housekeeping")
+        self.collection = durable_collection(client, database, collection)
+        self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
 
     @storage_errors("prepare")
     def prepare(self) -> None:
-        """Make the indexes; those that exist already cost one question. What another release made is left."""
+        """Create the indexes that do not exist yet. An index of another release is left as it is."""
         opened = {"operation.open": True}
         forget = IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0)
         indexes = [
@@ -151,51 +97,55 @@ class Store:
 
     @storage_errors("ask the time")
     def now(self) -> datetime:
-        """Ask MongoDB for its time, which also says that it is there."""
+        """Return MongoDB's time; the answer also shows that MongoDB is there."""
         return as_datetime(self._client.admin.command("hello")["localTime"])
 
     # --- reading ----------------------------------------------------------------------------------------------
 
     @storage_errors("find instance")
     def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
-        """Return an instance, also one that the old broker wrote.
+        """Return an instance, also one that atlasbroker 2.0.0 wrote.
 
         Raises:
-            ErrStorageUnreadable: its document cannot be read, or (unless ``any_release``) is in a phase or state that
+            ErrStorageUnreadable: Its document cannot be read, or (unless ``any_release``) is in a phase or state that
                 only another release knows.
         """
         document = self.collection.find_one({"_id": instance_key(instance_id)})
-        document = document or legacy.adopt_instance(self.collection, instance_id)
+        document = document or legacy.adopt(self.collection, instance_id)
         return _understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
     @storage_errors("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
-        """Return a binding of an instance, also one that the old broker wrote.
+        """Return a binding of an instance, also one that atlasbroker 2.0.0 wrote.
 
         Raises:
-            ErrStorageUnreadable: as for an instance.
+            ErrStorageUnreadable: As for an instance.
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
-        document = document or legacy.adopt_binding(self.collection, instance_id, binding_id)
+        document = document or legacy.adopt(self.collection, instance_id, binding_id)
         return _understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
-        """Return all bindings of an instance that are not gone, with stand-ins for those that cannot be read."""
+        """Return all bindings of an instance that are not gone, also those that cannot be read."""
         legacy.adopt_bindings(self.collection, instance_id)
-        query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE.value}}
+        query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE}}
         return [Binding.read(document) for document in self.collection.find(query)]
 
     @storage_errors("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
-        """Return the bindings of an Atlas project that platforms have credentials of."""
-        query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY.value}
+        """Return the bindings of an Atlas project whose credentials platforms have."""
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY}
         return [Binding.read(document) for document in self.collection.find(query)]
 
     @storage_errors("count users")
     def count_users(self, project: str) -> int:
-        """Count the bindings that take up a database user of an Atlas project, or are about to."""
-        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": _WITHOUT_USE}}
+        """Return how many bindings use up a database user of an Atlas project, or are about to.
+
+        A binding in a phase that only another release knows counts.
+        """
+        without_user = [Phase.GONE, Phase.FAILED]
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": without_user}}
         return self.collection.count_documents(query)
 
     @storage_errors("find instances")
@@ -205,14 +155,14 @@ class Store:
         MongoDB takes two names that differ only in case for one.
         """
         query = {
-            "_id": {"$ne": instance.key, "$type": "string"},  # those that the old broker wrote come below
-            "project": {"$in": [instance.project, None]},  # what the old broker wrote names none
+            "_id": {"$ne": instance.key, "$type": "string"},  # not those that atlasbroker 2.0.0 wrote: see below
+            "project": {"$in": [instance.project, None]},  # None: converted from what atlasbroker 2.0.0 wrote
             "cluster": instance.cluster,
             "database": legacy.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
         }
         found = [Instance.read(document) for document in self.collection.find(query)]
-        # What this release does not understand may use the database, and counts.
+        # An instance that this release does not understand may use the database, and counts.
         used = [other for other in found if other.was_ready or not other.understood]
         return used + legacy.sharing(self.collection, instance)
 
@@ -232,33 +182,50 @@ class Store:
     def create(self, fields: Fields, start: Start, replacing: Operation | None) -> Operation | None:
         """Write a new instance or binding with its first operation.
 
-        ``fields`` holds ``instance_id``, for a binding also ``binding_id``, and what was asked. ``replacing`` is the
-        last operation of a gone or failed one of the same id. Return None when another request was faster.
+        Args:
+            fields: ``instance_id``, for a binding also ``binding_id``, and what was asked.
+            start: The operation.
+            replacing: The last operation of a gone or failed instance or binding of the same id.
+
+        Returns:
+            The operation; None when another request was faster.
         """
-        key = _key(fields)
-        made = {
-            **assignments({"_id": key, "phase": Phase.CREATING, **fields}),
-            "operation": start.fields(),
-            "past": _PAST,
-        }
-        return self._begin(key, replacing, [{"$replaceWith": made}])
+        ids: Mapping[str, Any] = fields
+        if "instance_id" not in ids:
+            raise ErrStorageTypeUnsupported(type(fields))
+        key = instance_key(ids["instance_id"])
+        if "binding_id" in ids:
+            key = binding_key(ids["instance_id"], ids["binding_id"])
+        made = assignments({"_id": key, "phase": Phase.CREATING, **fields})
+        return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
     def start(self, key: str, current: Operation, start: Start, phase: Phase) -> Operation | None:
-        """Begin another operation on something that exists. Return None when it is not at ``current`` any more."""
-        values = assignments(ResourceFields(phase=phase, expire_at=None))
-        values |= {"past": _PAST, "operation": start.fields()}
-        if start.kind is Kind.UNBIND:
-            values["unsure_until"] = _UNSURE_UNTIL
-        return self._begin(key, current, [{"$set": values}])
+        """Begin another operation on an instance or binding that exists.
 
-    def _begin(self, key: str, current: Operation | None, pipeline: list[Document]) -> Operation | None:
+        Returns:
+            The operation; None when ``current`` is not its latest one any more.
+        """
+        values = assignments(ResourceFields(phase=phase, expire_at=None))
+        if start.kind is Kind.UNBIND:
+            # A worker that holds the lease of the bind may just be sending the request that makes the user.
+            holds = {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]}
+            until = {"$add": ["$operation.lease_until", 15_000]}
+            values["unsure_until"] = {"$cond": [holds, until, {"$ifNull": ["$unsure_until", None]}]}
+        return self._begin(key, current, start, "$set", values)
+
+    def _begin(
+        self, key: str, current: Operation | None, start: Start, stage: str, values: Document
+    ) -> Operation | None:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
         try:
             document = self.collection.find_one_and_update(
-                unchanged, pipeline, upsert=current is None, return_document=ReturnDocument.AFTER
+                unchanged,
+                [{stage: values | {"operation": start.fields(), "past": _PAST}}],
+                upsert=current is None,
+                return_document=ReturnDocument.AFTER,
             )
         except DuplicateKeyError:
             return None
@@ -268,7 +235,11 @@ class Store:
     def change(
         self, key: str, current: Operation, changes: Fields | None = None, operation: OperationFields | None = None
     ) -> bool:
-        """Write fields that need no operation of their own (a context), unless an operation has begun meanwhile."""
+        """Write fields outside of any operation.
+
+        Returns:
+            False, and nothing is written, when ``current`` is not the latest operation any more.
+        """
         unchanged = {"_id": key, "operation.id": current.id, "operation.state": str(current.state)}
         values = assignments(changes or {}) | assignments(operation or {}, "operation.")
         return self.collection.update_one(unchanged, [{"$set": values}]).matched_count == 1
@@ -277,15 +248,15 @@ class Store:
 
     @storage_errors("wait")
     def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Return which of these operations (document key, operation id) have ended, or are not the latest any more."""
+        """Return those operations (document key, operation id) that have ended or are not the latest any more."""
         keys = [key for key, _ in waiting]
-        query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS.value}
+        query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
 
     @storage_errors("count")
     def counts(self) -> dict[tuple[str, str], int]:
-        """Count operations by kind and state."""
+        """Return the number of operations by kind and state."""
         group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
         rows = self.collection.aggregate([{"$match": {"operation.id": {"$exists": True}}}, {"$group": group}])
         counted: Counter[tuple[str, str]] = Counter()
@@ -296,7 +267,7 @@ class Store:
 
     @storage_errors("count")
     def oldest_due_seconds(self) -> float:
-        """Return for how long the oldest unheld operation has been due; 0 when none is."""
+        """Return how long ago the oldest operation that no worker holds became due; 0 when none is due."""
         query = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # a date
@@ -308,22 +279,27 @@ class Store:
         return max(0.0, late.total_seconds())
 
 
+_RUNNING = {"$eq": ["$operation.state", State.IN_PROGRESS]}
+_LATEST: Document = {
+    "id": "$operation.id",
+    "kind": "$operation.kind",
+    "state": {"$cond": [_RUNNING, State.FAILED, "$operation.state"]},
+    "description": {"$cond": [_RUNNING, "Stopped by a later request to delete it.", "$operation.description"]},
+}
+_IS_FIRST = {"$eq": [{"$type": "$operation"}, "missing"]}
+_PAST: Document = {
+    "$slice": [
+        {"$concatArrays": [{"$cond": [_IS_FIRST, [], [_LATEST]]}, {"$ifNull": ["$past", []]}]},
+        REMEMBERED_OPERATIONS,
+    ]
+}
+"""The past operations of a document (``records.PastOperation``), the latest first, when another operation begins."""
+
+
 def _understood(
     kind: type[AnyResource], document: Document | None, what: str, *, any_release: bool
 ) -> AnyResource | None:
-    """Return the record of a document, unless only another release understands it or it cannot be read at all."""
     found = kind.read(document) if document else None
     if found and not (found.understood or (any_release and found.readable)):
         raise ErrStorageUnreadable(what, readable=found.readable)
     return found
-
-
-def _key(fields: Mapping[str, Any]) -> str:
-    if "instance_id" not in fields:
-        raise ErrStorageTypeUnsupported(type(fields))
-    if "binding_id" in fields:
-        return binding_key(fields["instance_id"], fields["binding_id"])
-    return instance_key(fields["instance_id"])
-
-
-__all__ = ["OPERATION_SECONDS", "Start", "Store", "canonical"]

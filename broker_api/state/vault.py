@@ -1,4 +1,4 @@
-"""Encryption of what MongoDB keeps secret for us: credentials, the shared Atlas token (Fernet, with key rotation)."""
+"""Encryption of the secrets in MongoDB: credentials and the shared Atlas token (Fernet, with key rotation)."""
 
 import json
 from typing import Any
@@ -12,29 +12,29 @@ class Vault:
     """Seals JSON values; the first key encrypts, all decrypt."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        keyrings = [Fernet(key) for key in keys]
-        self._first = keyrings[0]
-        self._fernet = MultiFernet(keyrings)
+        fernets = [Fernet(key) for key in keys]
+        self._first = fernets[0]
+        self._all = MultiFernet(fernets)
 
-    def seal(self, secret: Any) -> str:  # noqa: ANN401 - any JSON value
+    def seal(self, secret: object) -> str:
         """Encrypt a JSON value into text."""
-        return self._fernet.encrypt(json.dumps(secret).encode()).decode()
+        return self._all.encrypt(json.dumps(secret).encode()).decode()
 
     def open(self, sealed: str) -> Any:  # noqa: ANN401 - any JSON value
         """Decrypt what ``seal`` made.
 
         Raises:
-            UndecryptableError: no key fits, or what it gives is no JSON: keys may share the half that signs.
+            UndecryptableError: No key fits. A key may fit and give no JSON: keys may share the half that signs.
         """
         try:
-            return json.loads(self._fernet.decrypt(sealed.encode()))
+            return json.loads(self._all.decrypt(sealed.encode()))
         except (InvalidToken, ValueError) as error:
             raise UndecryptableError from error
 
     def opens(self, sealed: str, *, first_key_only: bool = False) -> bool:
-        """Return whether one of the keys opens this, or the one that encrypts does."""
+        """Return whether one of the keys, or the one that encrypts, opens what ``seal`` made."""
         try:
-            json.loads((self._first if first_key_only else self._fernet).decrypt(sealed.encode()))
+            json.loads((self._first if first_key_only else self._all).decrypt(sealed.encode()))
         except (InvalidToken, ValueError):
             return False
         return True

@@ -174,7 +174,7 @@ def test_keys_that_are_not_those_of_the_other_processes(settings: Settings, stat
     settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
     with state_mongod.client() as client:
         store = Store(client, settings["BROKER_MONGO_DB"], "instances")
-        assert KeyCheck(store, Vault((Fernet.generate_key().decode(),))).trouble() is None
+        assert KeyCheck(store, Vault((Fernet.generate_key().decode(),))).problem() is None
     assert only(of("bad", settings)).startswith("encryption keys: are not those of the other processes")
 
 

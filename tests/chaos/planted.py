@@ -71,7 +71,7 @@ FAULTS = [
     Planted(
         "a claim that ignores the lease",
         CLAIMS,
-        '"$expr": {"$and": [{"$lte": ["$operation.due", NOW]}, {"$lte": ["$operation.lease_until", NOW]}]},',
+        '"$expr": _DUE_AND_UNHELD,',
         '"$expr": {"$lte": ["$operation.due", NOW]},',
         scenarios.two_workers_never_work_on_the_same_operation,
         quick=True,

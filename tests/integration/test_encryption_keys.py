@@ -54,7 +54,7 @@ def store(state_mongod: Mongod) -> Iterator[Store]:
 
 def trouble(store: Store, *keys: str) -> str | None:
     """What a process with these keys says at its start."""
-    return KeyCheck(store, Vault(keys)).trouble(renew=True)
+    return KeyCheck(store, Vault(keys)).problem(renew=True)
 
 
 def store_secret(store: Store, key: str) -> None:

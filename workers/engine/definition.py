@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic
 
-from broker_api.state.operation_claims import AnyResource
+from broker_api.state.records import AnyResource
 from workers.engine.results import Result
 
 Step = Callable[[Any], Result[Any]]

@@ -2,8 +2,8 @@
 
 from typing import Generic
 
-from broker_api.state.operation_claims import AnyResource, Claim
-from broker_api.state.records import Operation
+from broker_api.state.operation_claims import Claim
+from broker_api.state.records import AnyResource, Operation
 from workers.engine.leases import Lease
 from workers.engine.results import Trouble
 

@@ -75,7 +75,7 @@ class Runner:
     def work(self, key: str, operation_id: str) -> None:
         """Carry an operation on until it ends or has to wait. A late or repeated message finds nothing to claim."""
         try:
-            if not self._keys.fit():  # what is sealed with a wrong key is lost; workers with the right ones go on
+            if not self._keys.passes():  # what is sealed with a wrong key is lost; workers with the right ones go on
                 return
             asked_at = time.monotonic()
             claim = self._claims.claim(key, operation_id)

@@ -62,7 +62,7 @@ class Sweeper:
             try:
                 if not prepared:
                     self._store.prepare()
-                    self._keys.fit()  # MongoDB may have been away when the process started
+                    self._keys.passes()  # MongoDB may have been away when the process started
                     prepared = True
                 if self._is_active():
                     self.sweep()

@@ -35,7 +35,7 @@ class Drift:
 
 def reconcile(context: Context, *, repair: bool) -> None:
     """Compare every project; report in the log and for /ready, and repair when told to."""
-    if not context.keys.fit():
+    if not context.keys.passes():
         return
     orphans, missing = 0, 0
     for project, known in context.projects.items():

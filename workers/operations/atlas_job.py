@@ -8,8 +8,8 @@ from typing import Any
 from broker_api.catalog.catalog import Plan
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
-from broker_api.state.operation_claims import AnyResource, Claim
-from broker_api.state.records import Instance
+from broker_api.state.operation_claims import Claim
+from broker_api.state.records import AnyResource, Instance
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, ClusterGoneError, Strings, Way
 from workers.clusters.status import Change, cluster_key

@@ -1,7 +1,6 @@
 """The database users that operations create in Atlas: labels, roles, and what to do when one exists already (409)."""
 
-from broker_api.state.operation_claims import AnyResource
-from broker_api.state.records import Binding, Resource
+from broker_api.state.records import AnyResource, Binding, Resource
 from workers.atlas.client import DatabaseUser, Role, UserAlreadyExists
 from workers.context import Context
 from workers.engine.results import FailedError
