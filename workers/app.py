@@ -31,8 +31,7 @@ FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
 
 environment.ignore()
-app = RedisCelery("workers", include=["workers.tasks"])
-app.events_cls = "workers.transport:Events"
+app = RedisCelery("workers", include=["workers.tasks"], events="workers.transport:Events")
 app.config_from_object("celeryconfig")
 
 
@@ -99,7 +98,7 @@ def _set_up_flower(settings: Settings) -> None:
     Metrics.get = authenticated(Metrics.get)  # Flower leaves its metrics open, which name workers and jobs
 
 
-@app.on_after_configure.connect  # type: ignore[untyped-decorator]
+@app.on_after_configure.connect
 def _configure(sender: Celery, **_: object) -> None:
     """Add what celeryconfig.py cannot know, when a command first needs its configuration."""
     context = click.get_current_context(silent=True)
@@ -117,19 +116,19 @@ def _configure(sender: Celery, **_: object) -> None:
     sender.conf.update(celery_settings(settings.redis, "workers.transport:Transport", options))
 
 
-@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+@signals.setup_logging.connect
 def _set_up_logging(loglevel: int, **_: object) -> None:
     logs.configure(loglevel)
     foreign_variables.warn(environment.told())
 
 
-@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+@signals.worker_process_init.connect
 def _after_fork(**_: object) -> None:
     """Compose anew in a child of a pool of processes: connections do not survive a fork."""
     _Process.context = None
 
 
-@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.worker_ready.connect
 def _begin_sweeping(**_: object) -> None:
     parts = context()
     sweeper = Sweeper(
@@ -143,7 +142,7 @@ def _begin_sweeping(**_: object) -> None:
     sweeper.start()
 
 
-@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutting_down.connect
 def _hand_back(**_: object) -> None:
     """Let running steps end and give their operations back, instead of going on with the next step."""
     context().stopping.set()

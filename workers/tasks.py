@@ -9,37 +9,37 @@ from workers.app import app, context, runner
 from workers.maintenance.reconcile import reconcile as compare
 
 
-@app.task(name=JOBS[Kind.PROVISION])  # type: ignore[untyped-decorator]
+@app.task(name=JOBS[Kind.PROVISION])
 def provision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Carry on the provision of an instance."""
     runner().work(instance_key(instance_id), operation_id)
 
 
-@app.task(name=JOBS[Kind.UPDATE])  # type: ignore[untyped-decorator]
+@app.task(name=JOBS[Kind.UPDATE])
 def update(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Carry on the update of an instance."""
     runner().work(instance_key(instance_id), operation_id)
 
 
-@app.task(name=JOBS[Kind.DEPROVISION])  # type: ignore[untyped-decorator]
+@app.task(name=JOBS[Kind.DEPROVISION])
 def deprovision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
     """Carry on the deprovision of an instance."""
     runner().work(instance_key(instance_id), operation_id)
 
 
-@app.task(name=JOBS[Kind.BIND])  # type: ignore[untyped-decorator]
+@app.task(name=JOBS[Kind.BIND])
 def bind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
     """Carry on a bind."""
     runner().work(binding_key(instance_id, binding_id), operation_id)
 
 
-@app.task(name=JOBS[Kind.UNBIND])  # type: ignore[untyped-decorator]
+@app.task(name=JOBS[Kind.UNBIND])
 def unbind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
     """Carry on an unbind."""
     runner().work(binding_key(instance_id, binding_id), operation_id)
 
 
-@app.task(name=RECONCILE)  # type: ignore[untyped-decorator]
+@app.task(name=RECONCILE)
 def reconcile(*_: object, repair: bool = False, **__: object) -> None:
     """Compare Atlas's users with the bindings; with ``repair`` put right what differs."""
     compare(context(), repair=repair)

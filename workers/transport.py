@@ -1,24 +1,28 @@
-"""No error of Redis, and nothing that is in it, ends a worker: for Celery 5.7 and kombu 5.7.
+"""No error of Redis, and no message in it, ends a worker: for Celery 5.7 and kombu 5.7.
 
-All work-arounds for Celery's consumer stand here:
+These subclasses replace parts of Celery's consumer by Celery's own settings: ``worker_consumer``, ``broker_transport``
+and ``Celery(events=…)``. Each replaces a behaviour that the libraries have no setting for:
 
-- An error answer (READONLY, OOM, NOPERM, WRONGTYPE, …) is for kombu an error of a channel, on which Celery ends the
-  worker (github.com/celery/celery/issues/7946 and 5716). Here every error is a lost connection: pause, reconnect,
-  forever.
-- Celery sends heartbeats with retries that never end and that SIGTERM does not interrupt. Here an event is sent once.
-- kombu trusts what it reads from Redis (github.com/celery/celery/issues/7975 and 4308). Here a malformed message is
-  logged and thrown away, and never comes back.
-- When Redis dies while a message is unacknowledged, Celery 5.7.0 closes the connection twice, the second time through a
-  transport that has no client any more. There is nothing to restore then: the sweep delivers.
+- An error answer of Redis (READONLY, OOM, NOPERM, WRONGTYPE, …) is an error of a channel for kombu, and ends the worker
+  (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: pause and reconnect, for
+  as long as it takes.
+- Celery retries to send a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent once.
+- kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here a malformed message is
+  logged and deleted.
+- When Redis dies while a message is not acknowledged, Celery 5.7.0 closes the connection a second time, through a
+  transport without a client. Here nothing is put back then; the sweeper sends the job again.
+
+``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do without one of these.
 """
 
 import logging
 import time
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery.app.events import Events as CeleryEvents
@@ -32,19 +36,43 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from broker_api.jobs import redis_transport
-from broker_api.jobs.redis_trouble import Trouble, is_answer
+from broker_api.jobs.redis_errors import OutageLog, is_answer
+from broker_api.json_types import JsonObject
 
-LOST: tuple[type[Exception], ...] = (RedisError, OSError)
-"""What Redis or the network raises; anything else that happens to a message is the message's fault."""
-LONGEST_PAUSE_SECONDS = 3.0
+CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
+"""What Redis or the network raises; any other exception comes from the message."""
+LONGEST_PAUSE_SECONDS = 3
 ANSWER_SECONDS = 2.0
 """A waiting BRPOP is answered within a second."""
 MOST_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
-TROUBLE = Trouble("receiving jobs")
+OUTAGE = OutageLog("receiving jobs")
 
 log = structlog.get_logger(__name__)
+
+if TYPE_CHECKING:
+
+    class KombuQoS(redis.QoS):
+        """kombu's bookkeeping with those of its methods that its types leave out."""
+
+        _delivered: OrderedDict[str, Any]
+
+        def restore_unacked(self, client: object = None) -> None:
+            """Put messages that are not acknowledged back into their queues."""
+
+        def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
+            """Put one message back into its queue."""
+
+        def _remove_from_indices(self, delivery_tag: object, pipe: object = None) -> Any: ...  # noqa: ANN401
+
+    class CeleryDispatcher(EventDispatcher):
+        """Celery's dispatcher of events with its private method."""
+
+        def _publish(self, event: object, producer: object, routing_key: str) -> None: ...
+
+else:
+    KombuQoS, CeleryDispatcher = redis.QoS, EventDispatcher
 
 
 # --- messages -------------------------------------------------------------------------------------------------
@@ -54,112 +82,107 @@ class MalformedError(ValueError):
     """A message is not as kombu and Celery write them."""
 
 
-def check_envelope(payload: Any) -> None:  # noqa: ANN401 - any JSON value
+def check_envelope(payload: object) -> None:
     """Raise MalformedError unless kombu can handle the message; a compressed one could be of any size."""
-    properties = _part(payload, "properties")
-    delivery = _part(properties, "delivery_info")
-    headers = payload.get("headers") or {}
-    texts = (
-        payload.get("body"),
-        payload.get("content-type"),
-        payload.get("content-encoding"),
-        properties.get("delivery_tag"),
-        delivery.get("exchange"),
-        delivery.get("routing_key"),
-    )
-    if (
-        not all(isinstance(text, str) for text in texts)
-        or not isinstance(headers, dict)
-        or headers.get("compression")
-        or properties.get("body_encoding") not in (None, "base64")
-    ):
-        raise MalformedError
+    match payload:
+        case {
+            "body": str(),
+            "content-type": str(),
+            "content-encoding": str(),
+            "properties": {
+                "delivery_tag": str(),
+                "delivery_info": {"exchange": str(), "routing_key": str()},
+                **properties,
+            },
+            **rest,
+        }:
+            headers = rest.get("headers") or {}
+            encoded = properties.get("body_encoding") in (None, "base64")
+            if isinstance(headers, dict) and not headers.get("compression") and encoded:
+                return
+    raise MalformedError
 
 
-def _part(whole: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    part = whole.get(name) if isinstance(whole, dict) else None
-    if not isinstance(part, dict):
-        raise MalformedError
-    return part
-
-
-def _dropped(error: Exception) -> None:
+def _log_dropped(error: Exception) -> None:
     log.warning("message_dropped", reason="it is malformed", error=type(error).__name__)
 
 
-class _Message(virtual.Message):
-    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:  # noqa: ANN401 - kombu's own
+class Message(virtual.Message):
+    """kombu's message, checked before it is read."""
+
+    def __init__(self, payload: JsonObject, channel: virtual.Channel | None = None, **options: object) -> None:
         check_envelope(payload)
-        super().__init__(payload, channel=channel, **options)  # type: ignore[no-untyped-call]
+        super().__init__(payload, channel=channel, **options)
 
 
-class QoS(redis.QoS):
-    """kombu's bookkeeping of unacknowledged messages."""
+class QoS(KombuQoS):
+    """kombu's bookkeeping of messages that are not acknowledged."""
 
-    def restore_unacked(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's own arguments
-        """Put unacknowledged messages back, unless there is no connection to do it through; the sweep delivers."""
-        if TROUBLE.present:
+    def restore_unacked(self, client: object = None) -> None:
+        """Put messages back, unless there is no connection to do it through; the sweeper sends those jobs again."""
+        if OUTAGE.ongoing:
             self._delivered.clear()
-            return
-        self._unless_closed(super().restore_unacked, *args, **kwargs)
+        else:
+            self._unless_closed(partial(super().restore_unacked, client))
 
-    def ack(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - kombu's own arguments
+    def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, unless there is no connection to do it through."""
-        self._unless_closed(super().ack, *args, **kwargs)
+        self._unless_closed(partial(super().ack, delivery_tag))
 
-    def _unless_closed(self, call: Callable[..., None], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def _unless_closed(self, call: Callable[[], None]) -> None:
         try:
-            call(*args, **kwargs)
+            call()
         except AttributeError:
-            if self.channel.connection is not None and self.channel.connection.client is not None:
+            transport: virtual.Transport | None = self.channel.connection
+            if transport is not None and transport.client is not None:
                 raise
 
-    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: ANN401, FBT001, FBT002 - kombu's own
-        """Put a message back into its queue; forget one that is malformed, or it would be tried for ever."""
+    def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
+        """Put a message back into its queue; delete one that is malformed, or it would be tried for ever."""
         try:
-            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
-        except LOST:
+            super().restore_by_tag(tag, client, leftmost)
+        except CONNECTION_LOST:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the entry is
-            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
-            _dropped(error)
+            self._remove_from_indices(tag).execute()
+            _log_dropped(error)
 
 
 class Channel(redis_transport.Channel):
     """The channel of a consumer."""
 
     QoS = QoS
-    Message = _Message
+    Message = Message
+    _in_poll: Any
 
     def close(self) -> None:
-        """Close the connections; one to a Redis that is lost is not asked for what it owes."""
-        waiting: Any = self._in_poll
-        if waiting and not TROUBLE.present and not waiting.can_read(timeout=ANSWER_SECONDS):
-            TROUBLE.lost(TimeoutError())
-        if TROUBLE.present:
+        """Close the connections; when Redis is lost, nothing is sent or awaited."""
+        if self._in_poll and not OUTAGE.ongoing and not self._in_poll.can_read(timeout=ANSWER_SECONDS):
+            OUTAGE.failed(TimeoutError())
+        if OUTAGE.ongoing:
             self._in_poll = False
             self.auto_delete_queues.clear()
-        super().close()  # type: ignore[no-untyped-call]
+        super().close()
 
-    def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's own
+    def _brpop_read(self, **options: object) -> object:
         try:
-            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+            return super()._brpop_read(**options)
         except Empty:
-            TROUBLE.back()
+            OUTAGE.recovered()
             raise
-        except LOST:
+        except CONNECTION_LOST:
             raise
         except Exception as error:  # noqa: BLE001 - the entry is no JSON
-            _dropped(error)
+            _log_dropped(error)
             raise Empty from None
 
-    def _receive_one(self, c: Any) -> Any:  # noqa: ANN401 - kombu's own
+    def _receive_one(self, c: object) -> object:
         try:
-            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+            return super()._receive_one(c)
         except (Empty, RedisError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - the broadcast is no JSON, or for no queue of ours
-            _dropped(error)
+            _log_dropped(error)
             raise Empty from None
 
 
@@ -169,39 +192,39 @@ class Transport(redis_transport.Transport):
     Channel = Channel
     connection_errors = (*redis_transport.Transport.connection_errors, RedisError)
 
-    def _deliver(self, message: Any, queue: str) -> None:  # noqa: ANN401 - any JSON value
+    def _deliver(self, message: object, queue: str | None) -> None:
         try:
-            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
-        except LOST:
+            super()._deliver(message, queue)
+        except CONNECTION_LOST:
             raise
         except Exception as error:  # noqa: BLE001 - whatever Celery raises for what it cannot handle
-            _dropped(error)
-            self._forget(message)
+            _log_dropped(error)
+            self._acknowledge(message)
         else:
-            TROUBLE.back()
+            OUTAGE.recovered()
 
-    def _forget(self, message: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Acknowledge a message that was noted as unacknowledged before it turned out to be malformed."""
-        properties = message.get("properties") if isinstance(message, dict) else None
-        tag = properties.get("delivery_tag") if isinstance(properties, dict) else None
-        for channel in self.channels:
-            if isinstance(tag, str) and tag in channel.qos._delivered:  # noqa: SLF001 - kombu has no other way
-                channel.basic_reject(tag, requeue=False)
+    def _acknowledge(self, message: object) -> None:
+        """Acknowledge a message that kombu had recorded as delivered before it turned out to be malformed."""
+        match message:
+            case {"properties": {"delivery_tag": str(tag)}}:
+                for channel in self.channels or ():
+                    if tag in (channel.qos._delivered or ()):  # noqa: SLF001 - kombu has no other way
+                        channel.basic_reject(tag, requeue=False)
 
 
 # --- events ---------------------------------------------------------------------------------------------------
 
 
-class Dispatcher(EventDispatcher):  # type: ignore[misc]
-    """Sends each event once. One that cannot be sent is kept, up to a limit; a heartbeat tells that Redis is lost."""
+class Dispatcher(CeleryDispatcher):
+    """Sends each event once. One that cannot be sent is kept, up to a limit; a heartbeat reports that Redis is lost."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's own arguments
-        super().__init__(*args, **kwargs, buffer_while_offline=False)
-        self._outbound_buffer: deque[Any] = deque(maxlen=MOST_EVENTS)
+    def __init__(self, connection: Connection | None = None, **options: Any) -> None:  # noqa: ANN401 - Celery's own
+        super().__init__(connection, **{**options, "buffer_while_offline": False})
+        self._outbound_buffer: deque[tuple[object, str]] = deque(maxlen=MOST_EVENTS)
 
-    def _publish(self, event: Any, producer: Any, routing_key: str, **_: Any) -> None:  # noqa: ANN401 - Celery's own
+    def _publish(self, event: object, producer: object, routing_key: str, **_: object) -> None:
         lost = None
-        if not TROUBLE.present:
+        if not OUTAGE.ongoing:
             try:
                 super()._publish(event, producer, routing_key)
             except (RedisError, OSError, KombuError) as error:
@@ -211,36 +234,36 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]
         if routing_key != HEARTBEAT:
             self._outbound_buffer.append((event, routing_key))
         if lost and not is_answer(lost):
-            TROUBLE.lost(lost)
+            OUTAGE.failed(lost)
             if routing_key == HEARTBEAT:
                 raise RedisConnectionError("a heartbeat was not sent") from lost
 
 
-class Events(CeleryEvents):  # type: ignore[misc]
+class Events(CeleryEvents):
     """Celery's events with that dispatcher."""
 
-    dispatcher_cls = Dispatcher
+    dispatcher_cls = "workers.transport:Dispatcher"
 
 
 # --- the consumer ---------------------------------------------------------------------------------------------
 
 
-class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """Celery's consumer, for which every error is a lost connection."""
+class Consumer(consumer.Consumer):
+    """Celery's consumer, for which each error is a lost connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's own arguments
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
+        super().__init__(*args, **options)
         self.connection_errors = (Exception,)
         self._failures = 0
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # of a choice that celeryconfig.py makes
         for name in ("consumer", "connection", "mingle"):
-            # Celery tells of each attempt; TROUBLE tells of changes.
-            logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not TROUBLE.present)
+            # Celery logs each attempt; OUTAGE logs changes.
+            logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not OUTAGE.ongoing)
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Connect, for as long as it takes; SIGTERM ends it within a second."""
-        conn.ensure_connection(  # type: ignore[no-untyped-call]
-            lambda error, _: TROUBLE.lost(error),
+        conn.ensure_connection(
+            lambda error, _: OUTAGE.failed(error),
             interval_start=1,
             interval_step=1,
             interval_max=LONGEST_PAUSE_SECONDS,
@@ -255,15 +278,15 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Close the connection and pause; Celery starts the consumer again."""
-        self._failures = self._failures + 1 if TROUBLE.present else 0
-        TROUBLE.lost(exc)
+        self._failures = self._failures + 1 if OUTAGE.ongoing else 0
+        OUTAGE.failed(exc)
         super().on_connection_error_after_connected(exc)
         self._pause(exc)
 
     def _pause(self, error: Exception) -> None:
-        if not isinstance(error, (*LOST, KombuError, KeyError)):  # kombu raises KeyError for a stale connection
+        if not isinstance(error, (*CONNECTION_LOST, KombuError, KeyError)):  # KeyError: kombu, of a stale connection
             log.error("consumer_failed", exc_info=error)
-        TROUBLE.lost(error)
+        OUTAGE.failed(error)
         until = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
         while time.monotonic() < until:
             state.maybe_shutdown()

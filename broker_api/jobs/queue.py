@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any
 
+from broker_api.jobs.redis_errors import OutageLog, sentence
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
-from broker_api.jobs.redis_trouble import Trouble, sentence
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.records import Kind
 
@@ -38,7 +38,7 @@ class Queue:
         self._app.config_from_object(_bounded(redis))
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._silent_until = 0.0
-        self._trouble = Trouble("sending jobs")
+        self._outage = OutageLog("sending jobs")
         self._probe = redis.client(SOCKET_SECONDS)
         self._probing = threading.Lock()
         self._probed_at = 0.0
@@ -58,9 +58,9 @@ class Queue:
             self._app.send_task(job, args=arguments, queue=QUEUES[job], ignore_result=True)
         except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweep sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
-            self._trouble.lost(error)
+            self._outage.failed(error)
             return False
-        self._trouble.back()
+        self._outage.recovered()
         return True
 
     def trouble(self) -> str | None:

@@ -1,10 +1,11 @@
-"""Celery on the Redis of ``RedisSettings``: for kombu 5.7 and Celery 5.7.
+"""Celery on the Redis of ``RedisSettings``: for Celery 5.7 and kombu 5.7.
 
-kombu reads each URL of a list by itself, cannot bound its calls to sentinels, and Celery lets variables such as
-CELERY_BROKER_URL win over its configuration. Here connections are made by ``RedisSettings`` only.
+kombu reads each URL of a list by itself and does not bound its calls to sentinels
+(github.com/celery/celery/issues/7997), and Celery prefers variables such as CELERY_BROKER_URL to its configuration.
+Here ``RedisSettings`` makes all connections, in subclasses that Celery and kombu take by name.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery import Celery
 from celery.app.amqp import AMQP
@@ -13,20 +14,32 @@ from kombu.transport import redis
 from redis import ConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
+from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
 
+if TYPE_CHECKING:
 
-class Channel(redis.Channel):
-    """kombu's channel, which takes its connections from ``RedisSettings``."""
+    class KombuChannel(redis.Channel):
+        """kombu's channel with those of its private methods that are used here and in the workers."""
 
-    from_transport_options = (*redis.Channel.from_transport_options, "redis_settings")  # type: ignore[assignment]
+        def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002
+        def _brpop_read(self, **options: object) -> object: ...
+        def _receive_one(self, c: object) -> object: ...
+
+else:
+    KombuChannel = redis.Channel
+
+
+class Channel(KombuChannel):
+    """kombu's channel on connections of ``RedisSettings``."""
+
+    from_transport_options = (*redis.Channel.from_transport_options, "redis_settings")
     redis_settings: RedisSettings
 
     def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 - kombu's own
         settings = self.redis_settings
-        for name in ("connection_class", "connection_class_ssl"):
-            setattr(self, name, settings.connection_class)
-        made = self._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        self.connection_class = self.connection_class_ssl = settings.connection_class
+        made = self._connparams(asynchronous)
         self.keyprefix_fanout = self.keyprefix_fanout.format(db=settings.database)
         pool = settings.pool(
             self.socket_timeout or 1.0,
@@ -46,38 +59,53 @@ class Transport(redis.Transport):
     Channel = Channel
 
 
-class _Connection(Connection):
-    """kombu's connection, which shows Redis as the operator knows it: logs, ``inspect`` and Flower print this."""
+class ShownConnection(Connection):
+    """kombu's connection, which logs, ``inspect`` and Flower show as the operator has set it."""
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> JsonObject:
         """Return what may be shown, and what the text form of the URL is made of."""
         settings: RedisSettings = (self.transport_options or {})["redis_settings"]
         return {
-            **super().info(),  # type: ignore[no-untyped-call]
+            **super().info(),
             "transport": settings.scheme,
             "transport_options": {},
             "ssl": settings.tls is not None,
         }
 
 
-class _Amqp(AMQP):  # type: ignore[misc]
-    Connection = _Connection
+class Amqp(AMQP):
+    """Celery's messages, sent and received by that connection."""
+
+    Connection = ShownConnection
 
 
-class RedisCelery(Celery):  # type: ignore[misc]
-    """A Celery application with one broker: no variable of the environment, and no option, leads it to another."""
+class RedisCelery(Celery):
+    """A Celery application with one broker: no variable of the environment, and no option, selects another."""
 
-    amqp_cls = _Amqp
+    amqp_cls = "broker_api.jobs.redis_transport:Amqp"
     backend_cls = "disabled"
 
-    def __init__(self, name: str, **options: Any) -> None:  # noqa: ANN401 - Celery's
-        super().__init__(name, loader="celery.loaders.app:AppLoader", **options)
+    def __init__(
+        self,
+        name: str,
+        *,
+        include: list[str] | None = None,
+        events: str | None = None,
+        set_as_current: bool = True,
+    ) -> None:
+        loader = "celery.loaders.app:AppLoader"
+        super().__init__(name, loader=loader, include=include, events=events, set_as_current=set_as_current)
 
-    def _connection(self, _url: str, **options: Any) -> Any:  # noqa: ANN401 - Celery's
-        return super()._connection(self.conf["broker_url"], **options)
+    def connection_for_read(self, url: str | None = None, **options: object) -> Connection:  # noqa: ARG002 - Celery's
+        """Return a connection to the broker's Redis, whatever the URL is."""
+        return super().connection_for_read(self.conf.broker_url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: object) -> Connection:  # noqa: ARG002 - Celery's
+        """Return a connection to the broker's Redis, whatever the URL is."""
+        return super().connection_for_write(self.conf.broker_url, **options)
 
 
-def celery_settings(settings: RedisSettings, transport: str, options: dict[str, Any]) -> dict[str, Any]:
+def celery_settings(settings: RedisSettings, transport: str, options: JsonObject) -> JsonObject:
     """Return Celery's settings for this Redis; ``options`` are the transport's."""
     shown = {"master_name": settings.master_name, "sentinel_kwargs": settings.sentinel}  # to Flower's page of queues
     return {

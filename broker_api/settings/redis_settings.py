@@ -26,7 +26,7 @@ from redis.sentinel import (
 )
 
 from broker_api.errors import SettingError
-from broker_api.jobs.redis_trouble import NO_SENTINEL
+from broker_api.jobs.redis_errors import NO_SENTINEL
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _DEFAULT_MASTER = "mymaster"
@@ -188,7 +188,7 @@ class RedisSettings:
         if not self.credential_provider:
             return None
         try:
-            made = symbol_by_name(self.credential_provider)()  # type: ignore[no-untyped-call]
+            made = symbol_by_name(self.credential_provider)()
         except (ImportError, AttributeError, ValueError):
             made = None
         if not isinstance(made, CredentialProvider):

@@ -61,8 +61,8 @@ _MONGO_FORM = (
 )
 
 
-def check_mongo_uri(uri: str) -> None:
-    """Raise SettingError unless the driver could connect to this URI.
+def check_mongo_uri(uri: str) -> str:
+    """Return the URI; raise SettingError unless the driver could connect to it.
 
     The driver itself says so: it reads all of a URI when a client is made, and with ``connect=False`` nothing else.
     """
@@ -81,6 +81,7 @@ def check_mongo_uri(uri: str) -> None:
     for name, value in _options(uri):
         if name in _REFUSED_MONGO_OPTIONS and value != "false":
             raise SettingError(_REFUSED_MONGO_OPTIONS[name])
+    return uri
 
 
 def _make_client(uri: str) -> None:
@@ -134,14 +135,15 @@ def check_mongo_names(database: str, collection: str) -> None:
         )
 
 
-def check_base_url(url: str) -> None:
-    """Raise SettingError unless paths of Atlas can be appended to this URL."""
+def check_base_url(url: str) -> str:
+    """Return the URL without a slash at its end; raise SettingError unless paths of Atlas can be appended to it."""
     try:
         fits = _is_plain(url) and _is_base(urlsplit(url))
     except ValueError:  # a port that is none
         fits = False
     if not fits:
         raise SettingError("MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path] or http://…")
+    return url.rstrip("/")
 
 
 def _is_base(parts: SplitResult) -> bool:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import redis
 
-from broker_api.jobs.redis_trouble import CHANGE_SECONDS
+from broker_api.jobs.redis_errors import CHANGE_SECONDS
 from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis

@@ -7,7 +7,7 @@ import pytest
 import redis.exceptions as redis_errors
 
 from broker_api.errors import SettingError
-from broker_api.jobs.redis_trouble import reason, sentence
+from broker_api.jobs.redis_errors import reason, sentence
 from broker_api.settings.redis_settings import RedisSettings
 
 SECRETS = ("S3cr", "Pw", "wr0ng")

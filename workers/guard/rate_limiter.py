@@ -13,7 +13,7 @@ from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 
-from broker_api.jobs.redis_trouble import Trouble
+from broker_api.jobs.redis_errors import OutageLog
 from broker_api.settings.redis_settings import RedisSettings
 from workers.atlas.client import Answer
 
@@ -44,7 +44,7 @@ class RateLimiter:
     def __init__(self, project: str, redis: RedisSettings) -> None:
         self._project = project
         self._redis = redis
-        self._trouble = Trouble("sharing the rate limit")
+        self._outage = OutageLog("sharing the rate limit")
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._slow_until = 0.0
         self._silent_until = 0.0
@@ -81,9 +81,9 @@ class RateLimiter:
         try:
             hit = self._shared.hit(self._most, key)
         except Exception as error:  # noqa: BLE001 - whatever Redis raises: counting alone is better than not at all
-            self._trouble.lost(error)
+            self._outage.failed(error)
             return self._alone.hit(self._most, key)
-        self._trouble.back()
+        self._outage.recovered()
         return hit
 
     @cached_property

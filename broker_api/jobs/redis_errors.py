@@ -1,4 +1,4 @@
-"""What goes wrong with Redis, in words for an operator, without secrets, and one line in the log for each change."""
+"""Errors of Redis as sentences for operators, without secrets, and one line in the log for each change."""
 
 import socket
 import ssl
@@ -61,7 +61,7 @@ log = structlog.get_logger(__name__)
 
 
 def reason(error: BaseException) -> str:
-    """Return in words why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
+    """Return why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
     if error.__cause__ and isinstance(error, OperationalError):  # kombu's, around the driver's
         return reason(error.__cause__)
     if error.__cause__ and str(error) == NO_SENTINEL:
@@ -97,35 +97,35 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-class Trouble:
-    """Logs when Redis is lost and when it is back, and once a minute in between."""
+class OutageLog:
+    """Logs when Redis is lost, once a minute while it is away, and when it is back."""
 
     def __init__(self, used_for: str) -> None:
         self._used_for = used_for
         self._lock = threading.Lock()
         self._reason: str | None = None
-        self._told_at = 0.0
+        self._logged_at = 0.0
 
     @property
-    def present(self) -> bool:
+    def ongoing(self) -> bool:
         """Whether the last use of Redis failed."""
         return self._reason is not None
 
-    def lost(self, error: BaseException) -> None:
-        """Note a failure."""
+    def failed(self, error: BaseException) -> None:
+        """Record a failure."""
         words = reason(error)
         with self._lock:
-            since = time.monotonic() - self._told_at
+            now = time.monotonic()
             pause = CHANGE_SECONDS if words != self._reason else REPEAT_SECONDS
-            tell = self._reason is None or since >= pause
+            due = self._reason is None or now - self._logged_at >= pause
             self._reason = words
-            if tell:
-                self._told_at = time.monotonic()
-        if tell:
+            if due:
+                self._logged_at = now
+        if due:
             log.warning("redis_lost", used_for=self._used_for, reason=words, error=type(error).__name__)
 
-    def back(self) -> None:
-        """Note a success."""
+    def recovered(self) -> None:
+        """Record a success."""
         if self._reason is None:
             return
         with self._lock:
