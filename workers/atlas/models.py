@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 Json = dict[str, Any]
 
@@ -92,114 +92,87 @@ class Process:
     kind: str | None
 
 
-def user_body(user: DatabaseUser, project_id: str) -> Json:
-    """Every SCRAM user authenticates against `admin`; another databaseName there would be answered with a 500."""
-    return {"username": user.username, "databaseName": "admin", "groupId": project_id} | user_changes(
-        password=user.password,
-        roles=user.roles,
-        labels=user.labels,
-        scopes=user.scopes,
-        delete_after=user.delete_after,
-        description=user.description,
-    )
+class UserChanges(TypedDict, total=False):
+    """What may be changed of a user. None is like what is absent; lists replace what Atlas has."""
+
+    password: str | None
+    roles: tuple[Role, ...] | None
+    labels: dict[str, str] | None
+    scopes: tuple[str, ...] | None
+    delete_after: datetime | None
+    description: str | None
 
 
-def user_changes(
-    *,
-    password: str | None,
-    roles: tuple[Role, ...] | None,
-    labels: dict[str, str] | None,
-    scopes: tuple[str, ...] | None,
-    delete_after: datetime | None,
-    description: str | None,
-) -> Json:
-    """Only what is not None; lists replace what Atlas has."""
-    body: Json = {
-        "password": password,
-        "roles": None if roles is None else [_role_body(role) for role in roles],
-        "labels": None if labels is None else [{"key": key, "value": value} for key, value in labels.items()],
-        "scopes": None if scopes is None else [{"name": name, "type": "CLUSTER"} for name in scopes],
-        "deleteAfterDate": None if delete_after is None else _date(delete_after),
-        "description": description,
-    }
+def user_fields(**changes: Unpack[UserChanges]) -> Json:
+    """Return the fields of a user as Atlas takes them."""
+    body: Json = {"password": changes.get("password"), "description": changes.get("description")}
+    if (roles := changes.get("roles")) is not None:
+        body["roles"] = [
+            {"roleName": role.name, "databaseName": role.database}
+            | ({} if role.collection is None else {"collectionName": role.collection})
+            for role in roles
+        ]
+    if (labels := changes.get("labels")) is not None:
+        body["labels"] = [{"key": key, "value": value} for key, value in labels.items()]
+    if (scopes := changes.get("scopes")) is not None:
+        body["scopes"] = [{"name": name, "type": "CLUSTER"} for name in scopes]
+    if (delete_after := changes.get("delete_after")) is not None:
+        body["deleteAfterDate"] = delete_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _role_body(role: Role) -> Json:
-    body = {"roleName": role.name, "databaseName": role.database}
-    return body if role.collection is None else body | {"collectionName": role.collection}
-
-
-def _date(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def parse_user(body: Json) -> DatabaseUser:
-    """The password is always None."""
+    """Return a user from Atlas's JSON; the password is never in it."""
+    delete_after = optional_text(body, "deleteAfterDate")
+    try:
+        moment = datetime.fromisoformat(delete_after) if delete_after else None
+    except ValueError:
+        raise Malformed("deleteAfterDate is not a date") from None
     return DatabaseUser(
         username=text(body, "username"),
-        roles=tuple(_parse_role(role) for role in objects(body, "roles")),
+        roles=tuple(
+            Role(text(role, "roleName"), text(role, "databaseName"), optional_text(role, "collectionName"))
+            for role in objects(body, "roles")
+        ),
         scopes=tuple(text(scope, "name") for scope in objects(body, "scopes") if scope.get("type") == "CLUSTER"),
         labels={text(label, "key"): text(label, "value") for label in objects(body, "labels")},
         description=optional_text(body, "description"),
-        delete_after=_parse_date(body),
+        delete_after=moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None,
         database=optional_text(body, "databaseName") or "admin",
     )
 
 
-def _parse_role(body: Json) -> Role:
-    return Role(text(body, "roleName"), text(body, "databaseName"), optional_text(body, "collectionName"))
-
-
-def _parse_date(body: Json) -> datetime | None:
-    value = optional_text(body, "deleteAfterDate")
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise Malformed("deleteAfterDate is not a date") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def parse_cluster(body: Json) -> Cluster:
-    """A cluster of the clusters API: dedicated, or free when its provider is TENANT."""
-    return _cluster(body, "free" if _is_tenant(body) else "dedicated")
+    """Return a cluster of the clusters API: dedicated, or free when its provider is TENANT."""
+    regions = [region for spec in objects(body, "replicationSpecs") for region in objects(spec, "regionConfigs")]
+    return _cluster(body, "free" if any(each.get("providerName") == "TENANT" for each in regions) else "dedicated")
 
 
 def parse_flex(body: Json) -> Cluster:
-    """A cluster of the flexClusters API, which has no `paused`."""
+    """Return a cluster of the flexClusters API, which has no `paused`."""
     return _cluster(body, "flex")
 
 
 def _cluster(body: Json, kind: Literal["dedicated", "flex", "free"]) -> Cluster:
+    strings = object_of(body, "connectionStrings")
     return Cluster(
         name=text(body, "name"),
         state=text(body, "stateName"),
         paused=body.get("paused") is True,
         kind=kind,
-        connection_strings=_parse_strings(object_of(body, "connectionStrings")),
+        connection_strings=ConnectionStrings(
+            standard=optional_text(strings, "standard"),
+            srv=optional_text(strings, "standardSrv"),
+            private=optional_text(strings, "private"),
+            private_srv=optional_text(strings, "privateSrv"),
+            private_endpoints=tuple(_private_endpoint(each) for each in objects(strings, "privateEndpoint")),
+        ),
         version=optional_text(body, "mongoDBVersion") or optional_text(body, "mongoDBMajorVersion"),
         sharded=optional_text(body, "clusterType") in ("SHARDED", "GEOSHARDED"),
     )
 
 
-def _is_tenant(body: Json) -> bool:
-    regions = [region for spec in objects(body, "replicationSpecs") for region in objects(spec, "regionConfigs")]
-    return any(region.get("providerName") == "TENANT" for region in regions)
-
-
-def _parse_strings(body: Json) -> ConnectionStrings:
-    return ConnectionStrings(
-        standard=optional_text(body, "standard"),
-        srv=optional_text(body, "standardSrv"),
-        private=optional_text(body, "private"),
-        private_srv=optional_text(body, "privateSrv"),
-        private_endpoints=tuple(_parse_endpoint(item) for item in objects(body, "privateEndpoint")),
-    )
-
-
-def _parse_endpoint(body: Json) -> PrivateEndpoint:
+def _private_endpoint(body: Json) -> PrivateEndpoint:
     ids = (optional_text(endpoint, "endpointId") for endpoint in objects(body, "endpoints"))
     regions = (optional_text(endpoint, "region") for endpoint in objects(body, "endpoints"))
     return PrivateEndpoint(
@@ -213,7 +186,7 @@ def _parse_endpoint(body: Json) -> PrivateEndpoint:
 
 
 def parse_process(body: Json) -> Process:
-    """One of the project's processes, of whichever cluster."""
+    """Return one of the project's processes, of whichever cluster."""
     port = body.get("port")
     if not isinstance(port, int):
         raise Malformed("port is missing or no number")
@@ -227,7 +200,7 @@ def parse_process(body: Json) -> Process:
 
 
 def text(body: Json, key: str) -> str:
-    """A string that must be there and not empty."""
+    """Return a string that must be there and not empty."""
     value = body.get(key)
     if not isinstance(value, str) or not value:
         raise Malformed(f"{key} is missing or no text")
@@ -235,7 +208,7 @@ def text(body: Json, key: str) -> str:
 
 
 def optional_text(body: Json, key: str) -> str | None:
-    """None when absent, null or empty."""
+    """Return a string; None when it is absent, null or empty."""
     value = body.get(key)
     if value is not None and not isinstance(value, str):
         raise Malformed(f"{key} is no text")
@@ -243,7 +216,7 @@ def optional_text(body: Json, key: str) -> str | None:
 
 
 def object_of(body: Json, key: str) -> Json:
-    """Empty when absent or null."""
+    """Return an object; an empty one when it is absent or null."""
     value = body.get(key)
     if value is not None and not isinstance(value, dict):
         raise Malformed(f"{key} is no object")
@@ -251,7 +224,7 @@ def object_of(body: Json, key: str) -> Json:
 
 
 def objects(body: Json, key: str) -> list[Json]:
-    """Empty when absent or null."""
+    """Return a list of objects; an empty one when it is absent or null."""
     value = body.get(key)
     if value is None:
         return []

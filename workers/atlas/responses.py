@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 import requests
@@ -18,140 +20,114 @@ from workers.atlas.models import Json, Malformed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.atlas.call import Call
+    from workers.atlas.api_key import ApiKey
+    from workers.atlas.endpoints import Call
+    from workers.atlas.service_account import ServiceAccount
 
 T = TypeVar("T")
 
 _MOST_RETRY_AFTER = 3600.0  # seconds; a larger wish is a mistake or a proxy's
 _MOST_DETAIL = 500  # characters of Atlas's own sentence that are repeated in ours
-_NO_CONTENT = 204
 _PLAIN_REFUSALS = frozenset({401, 429})  # the status says it all, with whatever body
 _KEY_ADVICE = " Check the API key or service account, its roles in the project, and its API access list."
 
 
 def no_answer(call: Call, error: Exception) -> NoAnswer:
-    """`requests` wraps what happened twice; whether the request got out can only be told by the innermost error."""
+    """Return the error for a call that got no answer.
+
+    `requests` wraps what happened twice; only the innermost error tells whether the request got out. The words are our
+    own: the library's hold object addresses, and a proxy's URL may hold its password.
+    """
     cause = error.args[0] if error.args else None
     reason = getattr(cause, "reason", cause)
-    never_left = (
-        isinstance(error, (requests.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.InvalidURL))
-        or isinstance(reason, NewConnectionError)
-        or _is_certificate(reason)
-    )
-    return NoAnswer(
-        f"Atlas did not answer when asked to {call.does}: {_what_happened(error, reason)}.", sent=not never_left
-    )
-
-
-def _is_certificate(reason: object) -> bool:
     inner = reason.args[0] if isinstance(reason, Exception) and reason.args else None
-    return isinstance(inner, ssl.SSLCertVerificationError)
-
-
-def _what_happened(error: Exception, reason: object) -> str:
-    """Own words: the library's hold object addresses, and a proxy's URL may hold its password."""
+    sent = True
     if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
-    if isinstance(error, requests.ReadTimeout):
-        return "nothing came in time"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy cannot be used"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted" if _is_certificate(reason) else "TLS failed"
-    if isinstance(reason, NewConnectionError):
-        inner = reason.__cause__
-        return str(inner.strerror).lower() if isinstance(inner, OSError) and inner.strerror else "no connection"
-    return "the connection broke off"
+        what, sent = "no connection in time", False
+    elif isinstance(error, requests.ReadTimeout):
+        what = "nothing came in time"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        what, sent = "the proxy cannot be used", False
+    elif isinstance(inner, ssl.SSLCertVerificationError):
+        what, sent = "its certificate is not trusted", False
+    elif isinstance(error, requests.exceptions.SSLError):
+        what = "TLS failed"
+    elif isinstance(reason, NewConnectionError):
+        system = reason.__cause__
+        known = system.strerror if isinstance(system, OSError) else None
+        what, sent = str(known).lower() if known else "no connection", False
+    else:
+        what, sent = "the connection broke off", not isinstance(error, requests.exceptions.InvalidURL)
+    return NoAnswer(f"Atlas did not answer when asked to {call.does}: {what}.", sent=sent)
 
 
 def interpret(
-    call: Call, response: requests.Response, parse: Callable[[Json], T], secrets: tuple[str, ...]
+    call: Call, response: requests.Response, parse: Callable[[Json], T], auth: ApiKey | ServiceAccount
 ) -> T | AtlasError:
     """Return what ``parse`` makes of a 2xx, else an error. A page of HTML with 200 has deleted no user."""
     status = response.status_code
-    body = {} if status == _NO_CONTENT else _json_object(response.content)
-    if 200 <= status < 300 and body is not None:  # noqa: PLR2004  HTTP's own number
+    body: object = {}
+    if status != HTTPStatus.NO_CONTENT:
+        try:
+            body = json.loads(response.content)
+        except (ValueError, RecursionError):
+            body = None
+    kind = response.headers.get("Content-Type", "no content type").partition(";")[0][:60]
+    what = f"{len(response.content)} bytes of {kind!r}; is the base URL right, or a proxy in between?"
+    if isinstance(body, dict) and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         try:
             return parse(body)
         except Malformed as error:
-            return _unreadable(call, response, str(error))
-    if status >= 400 and (_code(body) or status in _PLAIN_REFUSALS):  # noqa: PLR2004  HTTP's own number
-        return _refused(call, response, body or {}, secrets)
-    kind = response.headers.get("Content-Type", "no content type").partition(";")[0][:60]
-    return _unreadable(
-        call, response, f"{len(response.content)} bytes of {kind!r}; is the base URL right, or a proxy in between?"
-    )
+            what = str(error)
+    elif status >= HTTPStatus.BAD_REQUEST:
+        fields = body if isinstance(body, dict) else {}
+        # Atlas's errorCode, or OAuth's error: the field `error` is a number in the first and a text in the second.
+        told = fields.get("errorCode") or fields.get("error")
+        code = told if isinstance(told, str) else ""
+        if code or status in _PLAIN_REFUSALS:
+            return _refused(call, response, fields, code, auth)
+    sentence = f"Atlas's answer ({status}) when asked to {call.does} makes no sense: {what}"
+    return UnreadableAnswer(sentence, status=status, retry_after=_retry_after(response, {}))
 
 
-def _unreadable(call: Call, response: requests.Response, what: str) -> UnreadableAnswer:
-    sentence = f"Atlas's answer ({response.status_code}) when asked to {call.does} makes no sense: {what}"
-    return UnreadableAnswer(sentence, status=response.status_code, retry_after=_retry_after(response, {}))
+def _refused(call: Call, response: requests.Response, body: Json, code: str, auth: ApiKey | ServiceAccount) -> Refused:
+    """Return the error for a refusal. Atlas may repeat what it was sent: secrets are masked."""
+    secrets = [*auth.secrets, (call.body or {}).get("password")]
 
+    def masked(text: str) -> str:
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return text
 
-def _json_object(content: bytes) -> Json | None:
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _code(body: Json | None) -> str:
-    """Atlas's errorCode, or OAuth's error: the same field `error` is a number in the first and a text in the second."""
-    code = (body or {}).get("errorCode") or (body or {}).get("error")
-    return code if isinstance(code, str) else ""
-
-
-def _refused(call: Call, response: requests.Response, body: Json, secrets: tuple[str, ...]) -> Refused:
     said = body.get("detail") or body.get("error_description") or response.reason or ""
-    detail = _without(secrets, " ".join(str(said).split()))[:_MOST_DETAIL]
+    detail = masked(" ".join(str(said).split()))[:_MOST_DETAIL]
     listed = body.get("parameters")
-    status, code = response.status_code, _without(secrets, _code(body))
+    status, code = response.status_code, masked(code)
     kind = refusal(status, code)
     advice = _KEY_ADVICE if kind is Unauthorized else ""
-    told = f"{status} {code}".rstrip()
     return kind(
-        f"Atlas refused to {call.does}: {detail.rstrip('.')} ({told}).{advice}",
+        f"Atlas refused to {call.does}: {detail.rstrip('.')} ({f'{status} {code}'.rstrip()}).{advice}",
         status=status,
         code=code,
         detail=detail,
         parameters=tuple(
-            _without(secrets, item) if isinstance(item, str) else item
-            for item in (listed if isinstance(listed, list) else [])
+            masked(item) if isinstance(item, str) else item for item in (listed if isinstance(listed, list) else [])
         ),
         retry_after=_retry_after(response, body),
     )
 
 
-def _without(secrets: tuple[str, ...], text: str) -> str:
-    """Atlas may repeat what it was sent."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
-
-
 def _retry_after(response: requests.Response, body: Json) -> float | None:
-    """Seconds, from the header (a number or a date) or else from the token bucket's own words."""
-    seconds = _header_seconds(response.headers.get("Retry-After"))
-    if seconds is None and body.get("errorCode") == "RATE_LIMITED_TOKEN_BUCKET":
-        parameters = body.get("parameters")
+    """Return seconds, from the header (a number or a date) or else from the token bucket's own words."""
+    seconds = math.nan
+    if value := response.headers.get("Retry-After"):
+        try:
+            seconds = float(value)
+        except ValueError:
+            with suppress(ValueError, TypeError):  # no date, or one without a zone
+                seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    parameters = body.get("parameters")
+    if not math.isfinite(seconds) and body.get("errorCode") == "RATE_LIMITED_TOKEN_BUCKET":
         told = parameters[1] if isinstance(parameters, list) and len(parameters) > 1 else None
-        seconds = float(told) if isinstance(told, int) else None
-    return None if seconds is None else min(seconds, _MOST_RETRY_AFTER)
-
-
-def _header_seconds(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return _until(value)
-    return seconds if math.isfinite(seconds) else None
-
-
-def _until(date: str) -> float | None:
-    try:
-        return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return None
+        seconds = float(told) if isinstance(told, int) else math.nan
+    return min(seconds, _MOST_RETRY_AFTER) if math.isfinite(seconds) else None

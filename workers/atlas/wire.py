@@ -5,33 +5,31 @@ Knows sessions and time-outs; knows nothing of clusters or users.
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from workers.atlas.call import Call, Operation
+from workers.atlas.endpoints import MINT_TOKEN, Call
 from workers.atlas.errors import AtlasError, Refused
 from workers.atlas.models import Json, Malformed, text
 from workers.atlas.responses import interpret, no_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from requests.auth import HTTPBasicAuth
 
-    from workers.atlas.auth import ApiKey, ServiceAccount
+    from workers.atlas.api_key import ApiKey
+    from workers.atlas.service_account import ServiceAccount
 
 T = TypeVar("T")
-
-MINT = Operation("POST", "/api/oauth/token", None, "give the service account a token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,47 +96,39 @@ class _PerThread(threading.local):
 class Wire:
     """Sessions of one project's client: one for each thread and process, so that connections are reused, not shared."""
 
-    def __init__(
-        self,
-        base_url: str,
-        auth: ApiKey | ServiceAccount,
-        *,
-        timeout: tuple[float, float],
-        guard: CallGuard,
-    ) -> None:
+    def __init__(self, base_url: str, auth: ApiKey | ServiceAccount, timeout: tuple[float, float]) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the base URL of Atlas must be like https://cloud.mongodb.com")
         self._base = base_url.rstrip("/")
         self._auth = auth
         self._timeout = timeout
-        self._guard = guard
         self._local = _PerThread()
 
-    def guarded(self, guard: CallGuard) -> Self:
-        """Return the same wire, with the same sessions, under another guard."""
-        guarded = copy.copy(self)
-        guarded._guard = guard  # noqa: SLF001 - of the same class
-        return guarded
-
-    def ask(self, call: Call, parse: Callable[[Json], T]) -> T:
-        """What `parse` makes of Atlas's JSON object, which is empty for 204.
+    def ask(self, call: Call, parse: Callable[[Json], T], guard: CallGuard) -> T:
+        """Return what `parse` makes of Atlas's JSON object, which is empty for 204.
 
         `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever the guard raises.
         """
-        self._local.guard = self._guard
-        url, version = self._url(call), call.operation.version
+        self._local.guard = guard
+        endpoint = call.endpoint
+        try:
+            url = self._base + call.path
+        except ValueError:
+            sentence = f"Cannot {call.does}: no path of Atlas can carry that name."
+            raise Refused(sentence, status=400, code="INVALID_PATH_PARAMETER", sent=False) from None
+        accept = f"application/vnd.atlas.{endpoint.version}+json" if endpoint.version else "application/json"
         started = time.monotonic()
         response: requests.Response | None = None
         result: T | AtlasError
         try:
             response = self._session().request(
-                call.operation.method,
+                endpoint.method,
                 url,
                 params=dict(call.query),
                 json=call.body,
                 data=call.form,
-                headers={"Accept": f"application/vnd.atlas.{version}+json" if version else "application/json"},
+                headers={"Accept": accept},
                 auth=call.auth,
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -146,62 +136,45 @@ class Wire:
         except (requests.RequestException, HTTPError) as error:
             result = no_answer(call, error)
         else:
-            result = interpret(call, response, parse, self._secrets(call))
-        failed = result if isinstance(result, AtlasError) else None
-        self._guard.after(_answer(call, response, failed, time.monotonic() - started))
+            result = interpret(call, response, parse, self._auth)
+        headers = {} if response is None else response.headers
+        bucket = (headers.get(name, "") for name in ("RateLimit-Limit", "RateLimit-Remaining"))
+        limit, remaining = (int(value) if value.isascii() and value.isdigit() else None for value in bucket)
+        answer = Answer(
+            method=endpoint.method,
+            path=endpoint.path,
+            status=None if response is None else response.status_code,
+            error=result if isinstance(result, AtlasError) else None,
+            limit=limit,
+            remaining=remaining,
+            seconds=time.monotonic() - started,
+            requests=1 if response is None else 1 + len(response.history),
+        )
+        guard.after(answer)
         if isinstance(result, AtlasError):
             raise result  # outside the handler: the library's error holds the request with its Authorization
         return result
-
-    def _url(self, call: Call) -> str:
-        try:
-            return self._base + call.path
-        except ValueError:  # half a surrogate pair, which quote() refuses, or a name of dots
-            pass
-        sentence = f"Cannot {call.does}: no path of Atlas can carry that name."
-        raise Refused(sentence, status=400, code="INVALID_PATH_PARAMETER", sent=False)
 
     def _session(self) -> requests.Session:
         """Return this thread's session; a forked process must not use its parent's sockets."""
         session = self._local.session
         if session is None or self._local.pid != os.getpid():
-            session = self._local.session = self._new_session()
+            session = self._local.session = requests.Session()
             self._local.pid = os.getpid()
-        return session
-
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        # A proxy only when one is named for HTTPS. netrc is then read too, but an auth object, always set, goes first.
-        session.trust_env = bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))
-        session.headers["User-Agent"] = "atlas-broker"
-        session.auth = self._auth.attach(self._ask_token)
-        adapter = _Adapter(self._local)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+            # A proxy only when one is named for HTTPS. netrc is then read too, but an auth object, always set, goes
+            # first.
+            session.trust_env = bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))
+            session.headers["User-Agent"] = "atlas-broker"
+            session.auth = self._auth.attach(self._ask_token)
+            adapter = _Adapter(self._local)
+            session.mount("https://", adapter)
+            session.mount("http://", adapter)
         return session
 
     def _ask_token(self, basic: HTTPBasicAuth) -> Json:
         """Ask for a token in the middle of a call, under the same guard."""
-        wire = self.guarded(self._local.guard)
-        return wire.ask(Call(MINT, form={"grant_type": "client_credentials"}, auth=basic), _parse_token)
-
-    def _secrets(self, call: Call) -> tuple[str, ...]:
-        password = (call.body or {}).get("password")
-        return (*self._auth.secrets, *([password] if password else []))
-
-
-def _answer(call: Call, response: requests.Response | None, error: AtlasError | None, seconds: float) -> Answer:
-    headers: Mapping[str, str] = {} if response is None else response.headers
-    return Answer(
-        method=call.operation.method,
-        path=call.operation.path,
-        status=None if response is None else response.status_code,
-        error=error,
-        limit=_number(headers.get("RateLimit-Limit")),
-        remaining=_number(headers.get("RateLimit-Remaining")),
-        seconds=seconds,
-        requests=1 if response is None else 1 + len(response.history),
-    )
+        call = Call(MINT_TOKEN, form={"grant_type": "client_credentials"}, auth=basic)
+        return self.ask(call, _parse_token, self._local.guard)
 
 
 def _parse_token(body: Json) -> Json:
@@ -212,7 +185,3 @@ def _parse_token(body: Json) -> Json:
     if not isinstance(life, int) or life <= 0:
         raise Malformed("expires_in is no number of seconds")
     return body
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None

@@ -1,0 +1,92 @@
+"""The endpoints of the Atlas Admin API that the broker uses, and a call of one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from requests.auth import AuthBase
+
+    from workers.atlas.models import Json
+
+
+@dataclass(frozen=True, slots=True)
+class ApiEndpoint:
+    """One endpoint: `path` is a template, `version` the exact resource version it is asked in.
+
+    `does` completes "Atlas refused to …", with the path's names.
+    """
+
+    method: str
+    path: str
+    version: str | None
+    does: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of an endpoint, with everything that it needs on the wire."""
+
+    endpoint: ApiEndpoint
+    names: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    body: Json | None = field(default=None, repr=False)
+    form: dict[str, str] | None = None
+    auth: AuthBase | None = field(default=None, repr=False)
+
+    @property
+    def does(self) -> str:
+        """What is asked, in words; names stand in quotes with control characters escaped."""
+        return self.endpoint.does.format(**{key: repr(value) for key, value in self.names.items()})
+
+    @property
+    def path(self) -> str:
+        """The path, each name one segment of it.
+
+        Raises:
+            ValueError: no path can carry a name: `.` and `..` would be resolved on the way, and half a surrogate pair
+                cannot be encoded.
+        """
+        if not {"", ".", ".."}.isdisjoint(self.names.values()):
+            raise ValueError("not a name in Atlas")
+        return self.endpoint.path.format(**{key: quote(value, safe="") for key, value in self.names.items()})
+
+
+MINT_TOKEN = ApiEndpoint("POST", "/api/oauth/token", None, "give the service account a token")
+
+_ROOT = "/api/atlas/v2"
+_PROJECT = f"{_ROOT}/groups/{{project}}"
+_USER = f"{_PROJECT}/databaseUsers/admin/{{username}}"
+_IN = "in project {project}"
+
+GET_KEY = ApiEndpoint("GET", _ROOT, "2023-01-01", "tell about the key itself")
+GET_PROJECT = ApiEndpoint("GET", _PROJECT, "2023-01-01", "tell about project {project}")
+GET_LIMIT = ApiEndpoint("GET", f"{_PROJECT}/limits/{{limit}}", "2023-01-01", f"tell the limit {{limit}} {_IN}")
+LIST_ACCESS = ApiEndpoint("GET", f"{_PROJECT}/accessList", "2023-01-01", f"list the IP access list {_IN}")
+LIST_CLUSTERS = ApiEndpoint("GET", f"{_PROJECT}/clusters", "2024-08-05", f"list the clusters {_IN}")
+GET_CLUSTER = ApiEndpoint(
+    "GET", f"{_PROJECT}/clusters/{{cluster}}", "2024-08-05", f"tell about cluster {{cluster}} {_IN}"
+)
+GET_STATUS = ApiEndpoint(
+    "GET", f"{_PROJECT}/clusters/{{cluster}}/status", "2023-01-01", f"tell the status of cluster {{cluster}} {_IN}"
+)
+LIST_FLEX = ApiEndpoint("GET", f"{_PROJECT}/flexClusters", "2024-11-13", f"list the flex clusters {_IN}")
+GET_FLEX = ApiEndpoint(
+    "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"tell about flex cluster {{cluster}} {_IN}"
+)
+LIST_PROCESSES = ApiEndpoint("GET", f"{_PROJECT}/processes", "2023-01-01", f"list the processes {_IN}")
+LIST_DATABASES = ApiEndpoint(
+    "GET",
+    f"{_PROJECT}/processes/{{host}}:{{port}}/databases",
+    "2023-01-01",
+    f"list the databases of process {{host}} {{port}} {_IN}",
+)
+LIST_USERS = ApiEndpoint("GET", f"{_PROJECT}/databaseUsers", "2023-01-01", f"list the database users {_IN}")
+CREATE_USER = ApiEndpoint("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"make database user {{username}} {_IN}")
+GET_USER = ApiEndpoint("GET", _USER, "2023-01-01", f"tell about database user {{username}} {_IN}")
+UPDATE_USER = ApiEndpoint("PATCH", _USER, "2023-01-01", f"change database user {{username}} {_IN}")
+DELETE_USER = ApiEndpoint("DELETE", _USER, "2023-01-01", f"delete database user {{username}} {_IN}")
