@@ -10,12 +10,16 @@ import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from broker_api.errors import BadRequest, ErrClusterConfig
 from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
+
+_escaped = partial(quote, safe="")
+"""Percent-encodes a part of a connection string; a space as ``%20``, since many drivers read ``+`` as a plus."""
 
 PASSWORD_LENGTH = 32
 _PASSWORD_ALPHABET = string.ascii_letters + string.digits
@@ -262,8 +266,3 @@ def with_credentials(connection_string: str, name: str, password: str, database:
     if "authSource=" not in options:
         options = f"{options}&authSource=admin" if options else "authSource=admin"
     return f"{scheme}://{_escaped(name)}:{_escaped(password)}@{hosts}/{_escaped(database)}?{options}"
-
-
-def _escaped(text: str) -> str:
-    """Percent-encode a part of a connection string; a space as ``%20``, since many drivers read ``+`` as a plus."""
-    return quote(text, safe="")

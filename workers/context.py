@@ -33,7 +33,8 @@ class AtlasProject:
 
     def guarded(self, lease: Lease | None = None) -> AtlasClient:
         """Return a client for the calls of one operation, or without a lease for maintenance."""
-        return self.client.guarded(Guard(self.breaker, self.limiter, lease))
+        guard = Guard(self.breaker, self.limiter, lease, lease.probes if lease else set())
+        return self.client.guarded(guard)
 
 
 @dataclass

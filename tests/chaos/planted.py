@@ -100,22 +100,22 @@ FAULTS = [
     Planted(
         "another password at the second attempt",
         USERS,
-        "            user.username, password=user.password, roles",
-        '            user.username, password=f"{user.password}-2", roles',
+        "        user.username, password=user.password, roles",
+        '        user.username, password=f"{user.password}-2", roles',
         scenarios.a_user_made_without_an_answer_gets_the_given_password,
     ),
     Planted(
         "409 is success",
         USERS,
-        "        job.context.claims.renew(job.claim)  # still held",
-        "        return\n        job.context.claims.renew(job.claim)  # still held",
+        "    job.context.claims.renew(job.claim)  # still held",
+        "    return\n    job.context.claims.renew(job.claim)  # still held",
         scenarios.a_user_left_with_our_labels_gets_the_given_password,
     ),
     Planted(
         "409 is always ours",
         USERS,
-        "        if not is_ours(job.record, job.atlas.user(user.username)):",
-        "        if not user.username:",
+        "    if not is_ours(job.record, job.atlas.user(user.username)):",
+        "    if not user.username:",
         scenarios.a_user_of_somebody_else_is_not_touched,
     ),
     Planted(
@@ -163,7 +163,7 @@ FAULTS = [
     Planted(
         "no circuit",
         "workers/guard/guard.py",
-        "        if breaker.is_open and breaker.project not in self._probes:",
+        "        if breaker.is_open and breaker.project not in self.probes:",
         "        if False and breaker.is_open:",
         slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
     ),

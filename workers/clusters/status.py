@@ -73,17 +73,37 @@ class ClusterStatus:
         return Change(as_datetime(document["changed_at"]), bool(document["overlapped"]))
 
     def is_applied(self, client: AtlasClient, cluster: str, change: Change) -> bool:
-        """Return whether a change has reached the cluster, after at most one poll, which may be another worker's."""
-        turn = self._take_poll(client.project_id, cluster)
-        if turn:
-            status = self._poll(client, cluster, turn)
-        else:
-            status = self._housekeeping.read(_name(client.project_id, cluster))
+        """Return whether a change has reached the cluster, after at most one poll, which may be another worker's.
+
+        A poll stores when it asked, and sends the operations that its answer confirms.
+        """
+        name = _name(client.project_id, cluster)
+        turn = self._take_turn(client.project_id, cluster)
+        if turn is None:
+            return is_confirmed(change, self._housekeeping.read(name), self._settle_seconds)
+        answer = client.cluster_status(cluster)
+        asked_at = as_datetime(turn["polled_at"])
+        values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
+        status = {**turn, **values}
+        latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
+        if answer == APPLIED and is_confirmed(latest, status, self._settle_seconds):
+            values["settled"] = asked_at
+        self._housekeeping.write(name, values | {"answered_at": In(0)})
+        if answer == APPLIED:
+            waits_on = cluster_key(client.project_id, cluster)
+            confirmed = [
+                due
+                for due, changed, overlapped in self._claims.waiting_on(waits_on)
+                if is_confirmed(Change(changed, overlapped), status, self._settle_seconds)
+            ]
+            self._claims.make_due(confirmed, waits_on)
+            for due in confirmed:
+                self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
         return is_confirmed(change, status, self._settle_seconds)
 
     @storage_errors("poll a cluster")
-    def _take_poll(self, project: str, cluster: str) -> Mapping[str, Any] | None:
-        """Take the right to poll now; the longer a change takes, the rarer the polls."""
+    def _take_turn(self, project: str, cluster: str) -> Mapping[str, Any] | None:
+        """Take the turn to poll now, and return the document; the longer a change takes, the rarer the polls."""
         age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}
         pause = {"$min": [SLOWEST_POLL_SECONDS * 1000, {"$max": [POLL_SECONDS * 1000, age]}]}
         second = int(POLL_SECONDS * 1000)
@@ -95,30 +115,6 @@ class ClusterStatus:
             return_document=ReturnDocument.AFTER,
         )
 
-    def _poll(self, client: AtlasClient, cluster: str, turn: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask Atlas, store when the question was asked, and send the operations that the answer confirms."""
-        answer = client.cluster_status(cluster)
-        asked_at = as_datetime(turn["polled_at"])
-        values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
-        status = {**turn, **values}
-        latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
-        if answer == APPLIED and is_confirmed(latest, status, self._settle_seconds):
-            values["settled"] = asked_at
-        self._housekeeping.write(_name(client.project_id, cluster), values | {"answered_at": In(0)})
-        if answer == APPLIED:
-            self._wake(cluster_key(client.project_id, cluster), status)
-        return status
-
-    def _wake(self, waits_on: str, status: Mapping[str, Any]) -> None:
-        confirmed = [
-            due
-            for due, changed, overlapped in self._claims.waiting_on(waits_on)
-            if is_confirmed(Change(changed, overlapped), status, self._settle_seconds)
-        ]
-        self._claims.make_due(confirmed, waits_on)
-        for due in confirmed:
-            self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
-
 
 def _name(project: str, cluster: str) -> str:
-    return f"cluster/{cluster_key(project, cluster)}"
+    return f"cluster/{project}/{cluster}"

@@ -18,18 +18,13 @@ def is_nearly_full(users: int, limit: int) -> bool:
 
 def store_limit(housekeeping: Housekeeping, project: str, limit: int) -> None:
     """Store what Atlas says a project may hold, so that binds need not ask."""
-    housekeeping.write(_name(project), {"limit": limit})
+    housekeeping.write(f"room/{project}", {"limit": limit})
 
 
 def warn_when_nearly_full(store: Store, housekeeping: Housekeeping, project: str) -> None:
     """Warn by the broker's own count, which costs no call to Atlas; the reconciliation counts all users."""
     users = store.count_users(project)
-    if not is_nearly_full(users, DEFAULT_LIMIT):
-        return
-    limit = int(housekeeping.read(_name(project)).get("limit") or DEFAULT_LIMIT)
-    if is_nearly_full(users, limit):
-        log.warning("project_nearly_full_of_users", project=project, users=users, limit=limit)
-
-
-def _name(project: str) -> str:
-    return f"room/{project}"
+    if users >= DEFAULT_LIMIT * WARN_SHARE:
+        limit = int(housekeeping.read(f"room/{project}").get("limit") or DEFAULT_LIMIT)
+        if is_nearly_full(users, limit):
+            log.warning("project_nearly_full_of_users", project=project, users=users, limit=limit)

@@ -15,6 +15,7 @@ import structlog
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.housekeeping import CIRCUIT, Housekeeping
 from broker_api.state.mongo import In
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.operation_claims import Claims
 
 FAILURES = 3
@@ -45,26 +46,26 @@ class CircuitBreaker:
 
     def __init__(self, project: str, housekeeping: Housekeeping, claims: Claims) -> None:
         self.project = project
+        self.is_open = False
+        """Whether calls are held back, as it was read last."""
+        self.fresh_until = 0.0
+        """When the state must be read again (monotonic seconds)."""
         self._document = f"{CIRCUIT}{project}"
         self._housekeeping = housekeeping
         self._claims = claims
         self._lock = threading.Lock()
         self._failures: _Failures | None = None
-        self._open = False
-        self._read_at = -FRESH_SECONDS
         self._succeeded_at: float | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are held back now."""
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
-            self._read_at = time.monotonic()
-            self._open = bool(self._housekeeping.read(self._document).get("open"))
-        return self._open
+    @storage_errors("read the circuit breaker")
+    def refresh(self) -> None:
+        """Read the state that all workers share."""
+        self.fresh_until = time.monotonic() + FRESH_SECONDS
+        document = self._housekeeping.collection.find_one({"_id": self._document}) or {}
+        self.is_open = bool(document.get("open"))
 
-    @property
     def reason(self) -> str:
-        """Why it is open."""
+        """Return why it is open."""
         return str(self._housekeeping.read(self._document).get("reason", "Atlas is in trouble."))
 
     def take_probe(self) -> bool:
@@ -76,9 +77,11 @@ class CircuitBreaker:
         with self._lock:
             self._failures = None
             self._succeeded_at = time.monotonic()
+        if time.monotonic() > self.fresh_until:
+            self.refresh()
         if self.is_open:
             self._housekeeping.write(self._document, {"open": False})
-            self._open = False
+            self.is_open = False
             log.info("circuit_closed", project=self.project)
             self._claims.make_all_due(waits_on_project(self.project))
 
@@ -94,12 +97,16 @@ class CircuitBreaker:
             seen.operations.add(operation_id)
             enough = seen.count >= FAILURES and time.monotonic() - seen.since >= DOWN_SECONDS
             several = len(seen.operations) > 1
-        if not enough or (unauthorized and not several) or self.is_open:
+        if not enough or (unauthorized and not several):
+            return
+        if time.monotonic() > self.fresh_until:
+            self.refresh()
+        if self.is_open:
             return
         log.error("circuit_opened", project=self.project, reason=reason)
         try:
             self._housekeeping.write(self._document, {"open": True, "reason": reason, "until": In(PROBE_SECONDS)})
-            self._open = True
+            self.is_open = True
         except ErrStorageMongoConnection as error:
             log.warning("circuit_not_shared", project=self.project, reason=error.reason)
 

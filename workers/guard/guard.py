@@ -1,6 +1,9 @@
 """The one object that each call to Atlas passes: ``before`` it is sent, and ``after`` its answer."""
 
 import random
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import structlog
 
@@ -10,19 +13,20 @@ from workers.engine.results import HeldBackError
 from workers.guard.circuit_breaker import PROBE_SECONDS, CircuitBreaker, waits_on_project
 from workers.guard.rate_limiter import RateLimiter
 
-SERVER_ERROR = 500
-
 log = structlog.get_logger(__name__)
 
 
+@dataclass
 class Guard:
-    """Guards the calls of one operation, or, without a lease, of one run of maintenance."""
+    """Guards the calls of one operation, or, without a lease, of one run of maintenance.
 
-    def __init__(self, breaker: CircuitBreaker, limiter: RateLimiter, lease: Lease | None = None) -> None:
-        self._breaker = breaker
-        self._limiter = limiter
-        self._lease = lease
-        self._probes = lease.probes if lease else set()
+    ``probes`` names the projects whose open circuit breaker is being probed; for an operation it is its lease's.
+    """
+
+    breaker: CircuitBreaker
+    limiter: RateLimiter
+    lease: Lease | None = None
+    probes: set[str] = field(default_factory=set)
 
     def before(self) -> None:
         """Let a call be sent now. All calls of a step, or of a run of maintenance, pass as one probe.
@@ -31,15 +35,17 @@ class Guard:
             LeaseLostError: the call might end after the lease.
             HeldBackError: the circuit breaker is open, or the project is near its rate limit.
         """
-        if self._lease:
-            self._lease.check()
-        breaker = self._breaker
-        if breaker.is_open and breaker.project not in self._probes:
+        if self.lease:
+            self.lease.check()
+        breaker = self.breaker
+        if time.monotonic() > breaker.fresh_until:
+            breaker.refresh()
+        if breaker.is_open and breaker.project not in self.probes:
             if not breaker.take_probe():
-                sentence = f"{breaker.reason} It is tried again every {PROBE_SECONDS:.0f} s."
+                sentence = f"{breaker.reason()} It is tried again every {PROBE_SECONDS:.0f} s."
                 raise HeldBackError(PROBE_SECONDS, sentence, waits_on_project(breaker.project))
-            self._probes.add(breaker.project)
-        if pause := self._limiter.pause():
+            self.probes.add(breaker.project)
+        if pause := self.limiter.pause():
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
 
     def after(self, answer: Answer) -> None:
@@ -49,13 +55,15 @@ class Guard:
         # a refusal there says nothing of the other calls.
         about_processes = "/processes" in answer.path
         if not about_processes:
-            self._limiter.observe(answer)
-        elif answer.status in range(400, SERVER_ERROR):
+            self.limiter.observe(answer)
+        elif answer.status in range(400, HTTPStatus.INTERNAL_SERVER_ERROR):
             return
         error = answer.error
         unauthorized = isinstance(error, Unauthorized)
-        if error is None or (isinstance(error, Refused) and error.status < SERVER_ERROR and not unauthorized):
-            self._breaker.record_success()
+        if error is None or (
+            isinstance(error, Refused) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR and not unauthorized
+        ):
+            self.breaker.record_success()
         else:
-            operation_id = self._lease.claim.operation_id if self._lease else ""
-            self._breaker.record_failure(str(error), operation_id, unauthorized=unauthorized)
+            operation_id = self.lease.claim.operation_id if self.lease else ""
+            self.breaker.record_failure(str(error), operation_id, unauthorized=unauthorized)

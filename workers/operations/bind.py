@@ -12,7 +12,7 @@ import structlog
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
-from workers.atlas.client import AtlasError, UserExpired, UserLimitReached
+from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
 from workers.clusters import data_access
 from workers.clusters.connection_strings import endpoints
 from workers.clusters.user_quota import warn_when_nearly_full
@@ -20,7 +20,7 @@ from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.config_hooks import binding_roles, binding_view, call_hook
-from workers.operations.database_users import LABEL_OPERATION, binding_user, create_or_take_over
+from workers.operations.database_users import LABEL_OPERATION, binding_user, take_over
 from workers.operations.unbind import remove_user
 
 log = structlog.get_logger(__name__)
@@ -81,8 +81,12 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if _instance_to_bind_to(job) is None:
         return Next(Step.SETTLE_CREDENTIALS)
     _check_life(job)
+    user = binding_user(job.context, job.record)
     try:
-        create_or_take_over(job, binding_user(job.context, job.record))
+        try:
+            job.atlas.create_user(user)
+        except UserAlreadyExists:
+            take_over(job, user)
     except UserLimitReached:
         raise FailedError(
             f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "

@@ -1,7 +1,7 @@
 """The database users that operations create in Atlas: labels, roles, and what to do when one exists already (409)."""
 
 from broker_api.state.records import AnyResource, Binding, Resource
-from workers.atlas.client import DatabaseUser, Role, UserAlreadyExists
+from workers.atlas.client import DatabaseUser, Role
 from workers.context import Context
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
@@ -42,21 +42,17 @@ def is_ours(record: Resource, user: DatabaseUser) -> bool:
     return (user.labels.get(LABEL_INSTANCE), user.labels.get(LABEL_BINDING)) == (record.instance_id, binding_id)
 
 
-def create_or_take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
-    """Create a user, or set the password of the one that an earlier attempt of this operation has made.
+def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
+    """Set the password of a user that exists (409), when an earlier attempt of this operation has made it.
 
     Raises:
-        FailedError: a user of that name exists that was not made for this record; it is not touched.
-        UserLimitReached: the project is full of users.
+        FailedError: the user was not made for this record; it is not touched.
     """
-    try:
-        job.atlas.create_user(user)
-    except UserAlreadyExists:
-        if not is_ours(job.record, job.atlas.user(user.username)):
-            what = "binding" if isinstance(job.record, Binding) else "instance"
-            sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
-            raise FailedError(sentence, refused=True) from None
-        job.context.claims.renew(job.claim)  # still held after all that time? Else the user is another worker's.
-        job.atlas.update_user(
-            user.username, password=user.password, roles=user.roles, labels=user.labels, scopes=user.scopes
-        )
+    if not is_ours(job.record, job.atlas.user(user.username)):
+        what = "binding" if isinstance(job.record, Binding) else "instance"
+        sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
+        raise FailedError(sentence, refused=True)
+    job.context.claims.renew(job.claim)  # still held after all that time? Else the user is another worker's.
+    job.atlas.update_user(
+        user.username, password=user.password, roles=user.roles, labels=user.labels, scopes=user.scopes
+    )

@@ -9,6 +9,7 @@ from broker_api.jobs.queue import JOBS
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
+from workers.atlas.client import UserAlreadyExists
 from workers.clusters import data_access
 from workers.clusters.connection_strings import ClusterGoneError
 from workers.engine.definition import Definition
@@ -16,7 +17,7 @@ from workers.engine.results import Done, FailedError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.database_drop import begin_drop, delete_temporary_user, temporary_user
 from workers.operations.database_ownership import ensure_reservation, with_project
-from workers.operations.database_users import create_or_take_over
+from workers.operations.database_users import take_over
 
 LOOK_SECONDS = 0.5
 DROP_AGAIN_SECONDS = 2.0
@@ -80,7 +81,11 @@ def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if job.record.sealed_dropper is None:
         secret = {"username": f"atlas-broker-{job.operation.id}", "password": secrets.token_hex(16)}
         return Next(Step.CREATE_TEMPORARY_USER, {"sealed_dropper": job.context.vault.seal(secret)})
-    create_or_take_over(job, temporary_user(job))
+    user = temporary_user(job)
+    try:
+        job.atlas.create_user(user)
+    except UserAlreadyExists:
+        take_over(job, user)
     return job.users_changed(Step.WAIT_APPLIED)
 
 
