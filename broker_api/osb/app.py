@@ -3,7 +3,6 @@
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from importlib import resources
 from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, g, request
@@ -11,6 +10,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
 from broker_api.catalog.parameters import MAX_BYTES
+from broker_api.osb import openapi
 from broker_api.osb.answers import answer
 from broker_api.osb.authentication import Users
 from broker_api.osb.bindings import Binding, BindingOperation
@@ -105,7 +105,7 @@ def _add_routes(app: Flask, service: Service) -> None:
     metrics = Metrics(service)
     metrics.observe(app)
     app.add_url_rule("/metrics", "metrics", metrics.show)
-    description = resources.files("broker_api.osb").joinpath("openapi.json").read_bytes()
+    description = openapi.document()
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(description, content_type="application/json"))
 
 

@@ -7,14 +7,25 @@ own; wrong types and empty ids are refused with the field's name.
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from broker_api.json_types import JsonObject
 
 MAX_ID_LENGTH = 255
 """Characters of an instance or binding id: what still fits in an Atlas label, so that labels hold ids as they came."""
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_ID_LENGTH),
+    Field(description="Opaque: any characters but NUL.", json_schema_extra={"pattern": r"^[^\x00]+$"}),
+]
+OptionalObject = Annotated[
+    JsonObject | None,
+    Field(
+        description="null counts as absent. At most 64 levels deep as part of the body, numbers that 64 bits can hold, "
+        "no NUL character and no half of a surrogate pair in strings and names."
+    ),
+]
 
 
 class _Body(BaseModel):
@@ -22,12 +33,15 @@ class _Body(BaseModel):
 
 
 class MaintenanceInfo(_Body):
-    """The version of a plan that the platform has in mind; other fields are ignored (spec: Maintenance Info Object).
+    """The version of the plan that the platform knows; other fields are ignored (spec: Maintenance Info Object).
 
-    Generated clients send the object without a version, or with an empty one, when they have none.
+    Without a version nothing is compared. Generated clients send the object without one, or with an empty one.
     """
 
-    version: Annotated[str, StringConstraints(max_length=MAX_ID_LENGTH)] | None = None
+    version: (
+        Annotated[str, StringConstraints(max_length=MAX_ID_LENGTH), Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
+        | None
+    ) = None
 
 
 class ProvisionRequest(_Body):
@@ -37,8 +51,8 @@ class ProvisionRequest(_Body):
     plan_id: Identifier
     organization_guid: Identifier
     space_guid: Identifier
-    context: JsonObject | None = None
-    parameters: JsonObject | None = None
+    context: OptionalObject = None
+    parameters: OptionalObject = None
     maintenance_info: MaintenanceInfo | None = None
 
 
@@ -47,8 +61,8 @@ class UpdateRequest(_Body):
 
     service_id: Identifier
     plan_id: Identifier | None = None
-    context: JsonObject | None = None
-    parameters: JsonObject | None = None
+    context: OptionalObject = None
+    parameters: OptionalObject = None
     maintenance_info: MaintenanceInfo | None = None
 
 
@@ -64,10 +78,10 @@ class BindRequest(_Body):
 
     service_id: Identifier
     plan_id: Identifier
-    context: JsonObject | None = None
-    app_guid: Identifier | None = None
+    context: OptionalObject = None
+    app_guid: Annotated[Identifier | None, Field(json_schema_extra={"deprecated": True})] = None
     bind_resource: BindResource | None = None
-    parameters: JsonObject | None = None
+    parameters: OptionalObject = None
 
 
 class RotateRequest(_Body):
@@ -76,8 +90,8 @@ class RotateRequest(_Body):
     predecessor_binding_id: Identifier
     service_id: Identifier | None = None
     plan_id: Identifier | None = None
-    context: JsonObject | None = None
-    parameters: JsonObject | None = None
+    context: OptionalObject = None
+    parameters: OptionalObject = None
 
 
 @dataclass(frozen=True)

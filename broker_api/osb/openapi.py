@@ -1,0 +1,369 @@
+"""The served OpenAPI description, made from the models of requests and bodies. Every answer that can come is in it."""
+
+import functools
+import json
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+
+from broker_api.json_types import JsonObject
+from broker_api.osb import body_schemas as bodies
+from broker_api.osb.headers import API_VERSION, ORIGINATING_IDENTITY, REQUEST_IDENTITY
+
+TAGS = {"catalog": "catalog", "instance": "instances", "binding": "bindings"}
+INSTANCE = "/v2/service_instances/{instance_id}"
+BINDING = f"{INSTANCE}/service_bindings/{{binding_id}}"
+
+ERRORS = {
+    400: ("BadRequest", "The request is malformed, or names a service, plan or parameter that is not in the catalog."),
+    401: ("Unauthorized", "User name and password are missing or wrong."),
+    404: ("NotFound", "There is no such instance or binding, or not yet."),
+    409: ("Conflict", "It exists, or is being made, with other attributes."),
+    410: ("Gone", "It does not exist (any more)."),
+    412: (
+        "VersionNotSupported",
+        "The header X-Broker-API-Version is missing, or names a version that is not served.",
+    ),
+    413: ("BodyTooLarge", "The body is larger than the broker takes."),
+    422: (
+        "Refused",
+        (
+            "error says why: AsyncRequired, ConcurrencyError (also what Service Catalog is told when a request has "
+            "waited too long: it asks again) or MaintenanceInfoConflict; without it the update can never succeed as "
+            "asked."
+        ),
+    ),
+    500: (
+        "BrokerError",
+        "The broker has met an error of its own, or the job that the request waited for has failed.",
+    ),
+    503: ("NoDatabase", "The broker cannot reach its database, or (only /ready) the process is stopping."),
+    504: ("OutOfTime", "The job was not done while the request could wait; it goes on until it is deleted."),
+}
+
+
+def _ref(kind: str, name: str) -> JsonObject:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _answer(
+    description: str,
+    body: type[bodies.Answer] | JsonObject | None = None,
+    headers: Mapping[str, JsonObject] | None = None,
+    media_type: str = "application/json",
+) -> JsonObject:
+    """Return the description of a response; every response may have the request identity."""
+    answer: JsonObject = {
+        "description": description,
+        "headers": {REQUEST_IDENTITY: _ref("headers", "RequestIdentity"), **(headers or {})},
+    }
+    if body is not None:
+        schema = body if isinstance(body, dict) else _ref("schemas", body.__name__)
+        answer["content"] = {media_type: {"schema": schema}}
+    return answer
+
+
+def _operation(
+    operation_id: str,
+    summary: str,
+    responses: Mapping[int, JsonObject],
+    errors: Collection[int] = (),
+    *,
+    description: str | None = None,
+    parameters: Collection[str] = (),
+    body: str | None = None,
+) -> JsonObject:
+    """Return the description of one method of one path.
+
+    Args:
+        operation_id: Its id. Operations of platforms have headers and errors in common; their ids begin as in ``TAGS``.
+        summary: A few words.
+        responses: What it answers, by status.
+        errors: More answers: statuses of ``ERRORS``. Without 401 it needs no authentication.
+        description: A few sentences.
+        parameters: Names of ``PARAMETERS``, beside those that all have.
+        body: The name of the schema of the request's body.
+    """
+    tag = TAGS.get(operation_id.partition(".")[0])
+    errors = {*errors, 401, 412, 500, 503} if tag else errors
+    common = ("Version", "OriginatingIdentity", "RequestIdentity") if tag else ("RequestIdentity",)
+    described: JsonObject = {
+        "tags": [tag or "operation"],
+        "operationId": operation_id,
+        "summary": summary,
+        "parameters": [_ref("parameters", name) for name in (*common, *parameters)],
+        "responses": {
+            **{str(status): answer for status, answer in responses.items()},
+            **{str(status): _ref("responses", ERRORS[status][0]) for status in sorted(errors)},
+        },
+    }
+    if description:
+        described["description"] = description
+    if body:
+        content = {"application/json": {"schema": _ref("schemas", body)}}
+        sentence = "Read as JSON whatever its Content-Type says."
+        described["requestBody"] = {"required": True, "description": sentence, "content": content}
+    if HTTPStatus.UNAUTHORIZED not in errors:
+        described["security"] = []
+    return described
+
+
+_ACCEPTED = "Accepted, or the same request is being worked on: poll last_operation."
+_ACCEPTED_DELETE = "Accepted, or it is being deleted: poll last_operation."
+_MADE, _DELETED = "Made while the request waited.", "Deleted while the request waited."
+_PROGRESS = "How the operation is going."
+_HINTS = "service_id and plan_id are hints and are not checked. "
+_LATEST = "Without operation, or with an unknown one, the latest operation is reported."
+_HINT_PARAMETERS = ("ServiceHint", "PlanHint")
+_DELETE_PARAMETERS = ("ServiceId", "PlanId", "AcceptsIncomplete")
+_ETAG = "Names this content of the catalog, in the version of the API that the request names."
+
+PATHS: JsonObject = {
+    "/v2/catalog": {
+        "get": _operation(
+            "catalog.get",
+            "Services and plans",
+            {
+                200: _answer(
+                    "The catalog.",
+                    bodies.Catalog,
+                    {
+                        "ETag": {"description": _ETAG, "required": True, "schema": {"type": "string"}},
+                        "Vary": {"schema": {"type": "string"}},
+                    },
+                ),
+                304: _answer(
+                    "The catalog is the one that If-None-Match names.", None, {"ETag": {"schema": {"type": "string"}}}
+                ),
+            },
+            parameters=["IfNoneMatch"],
+        )
+    },
+    INSTANCE: {
+        "parameters": [_ref("parameters", "InstanceId")],
+        "get": _operation(
+            "instance.get",
+            "Fetch an instance",
+            {200: _answer("The instance.", bodies.Instance)},
+            {400, 404, 422},
+            description="404 while it is being made; 422 ConcurrencyError while it is being changed.",
+            parameters=_HINT_PARAMETERS,
+        ),
+        "put": _operation(
+            "instance.provision",
+            "Provision an instance",
+            {
+                200: _answer("An identical instance exists.", bodies.Provisioned),
+                201: _answer(_MADE, bodies.Provisioned),
+                202: _answer(_ACCEPTED, bodies.InstanceAccepted),
+            },
+            {400, 409, 413, 422, 504},
+            parameters=["AcceptsIncomplete"],
+            body="ProvisionRequest",
+        ),
+        "patch": _operation(
+            "instance.update",
+            "Update an instance",
+            {
+                200: _answer("Done, or there was nothing to change.", bodies.Updated),
+                202: _answer(_ACCEPTED, bodies.InstanceAccepted),
+            },
+            {400, 404, 413, 422, 504},
+            description="What is absent stays as it is. The cluster and the database cannot change.",
+            parameters=["AcceptsIncomplete"],
+            body="UpdateRequest",
+        ),
+        "delete": _operation(
+            "instance.deprovision",
+            "Deprovision an instance",
+            {200: _answer(_DELETED, bodies.Empty), 202: _answer(_ACCEPTED_DELETE, bodies.Accepted)},
+            {400, 410, 422, 504},
+            description="Bindings that are left are removed first. A running create is stopped and everything that it "
+            "made is removed.",
+            parameters=_DELETE_PARAMETERS,
+        ),
+    },
+    f"{INSTANCE}/last_operation": {
+        "parameters": [_ref("parameters", "InstanceId")],
+        "get": _operation(
+            "instance.lastOperation",
+            "Poll an instance's operation",
+            {
+                200: _answer(
+                    _PROGRESS,
+                    bodies.LastOperation,
+                    {
+                        "Retry-After": {
+                            "description": "Seconds until news can be expected.",
+                            "required": False,
+                            "schema": {"type": "integer", "minimum": 60},
+                        }
+                    },
+                )
+            },
+            {400, 404, 410},
+            description=f"{_HINTS}{_LATEST} 410 once a finished delete is no longer remembered in detail.",
+            parameters=[*_HINT_PARAMETERS, "Operation"],
+        ),
+    },
+    BINDING: {
+        "parameters": [_ref("parameters", "InstanceId"), _ref("parameters", "BindingId")],
+        "get": _operation(
+            "binding.get",
+            "Fetch a binding with its credentials",
+            {200: _answer("The binding.", bodies.Binding)},
+            {400, 404},
+            description="404 while it is being made.",
+            parameters=_HINT_PARAMETERS,
+        ),
+        "put": _operation(
+            "binding.bind",
+            "Bind, or rotate a binding",
+            {
+                200: _answer("An identical binding exists.", bodies.Binding),
+                201: _answer(_MADE, bodies.Binding),
+                202: _answer(_ACCEPTED, bodies.Accepted),
+            },
+            {400, 404, 409, 413, 422, 504},
+            description="With predecessor_binding_id the new binding takes over the parameters of a binding of the "
+            "same instance; both stay valid.",
+            parameters=["AcceptsIncomplete"],
+            body="BindOrRotateRequest",
+        ),
+        "delete": _operation(
+            "binding.unbind",
+            "Unbind",
+            {200: _answer(_DELETED, bodies.Empty), 202: _answer(_ACCEPTED_DELETE, bodies.Accepted)},
+            {400, 410, 422, 504},
+            parameters=_DELETE_PARAMETERS,
+        ),
+    },
+    f"{BINDING}/last_operation": {
+        "parameters": [_ref("parameters", "InstanceId"), _ref("parameters", "BindingId")],
+        "get": _operation(
+            "binding.lastOperation",
+            "Poll a binding's operation",
+            {200: _answer(_PROGRESS, bodies.BindingLastOperation)},
+            {400, 404, 410},
+            description=f"{_HINTS}{_LATEST}",
+            parameters=[*_HINT_PARAMETERS, "Operation"],
+        ),
+    },
+    "/health": {
+        "get": _operation("health", "Whether the process serves", {200: _answer("The process serves.", bodies.Status)})
+    },
+    "/live": {
+        "get": _operation("live", "Whether the process serves", {200: _answer("The process serves.", bodies.Status)})
+    },
+    "/ready": {
+        "get": _operation(
+            "ready",
+            "Whether MongoDB answers, and how everything else is",
+            {200: _answer("MongoDB answers; trouble elsewhere is told in the body.", {"type": "object"})},
+            {500, 503},
+        )
+    },
+    "/metrics": {
+        "get": _operation(
+            "metrics",
+            "Numbers for Prometheus",
+            {200: _answer("Prometheus' text format.", {"type": "string"}, media_type="text/plain")},
+            {401, 500},
+        )
+    },
+    "/openapi.json": {
+        "get": _operation("openapi", "This description", {200: _answer("This description.", {"type": "object"})}, {401})
+    },
+}
+
+
+def _parameter(
+    name: str, place: str, description: str, schema: JsonObject, *, required: bool = False, example: str | None = None
+) -> JsonObject:
+    described = {"name": name, "in": place, "required": required, "description": description, "schema": schema}
+    return described if example is None else described | {"example": example}
+
+
+_IDENTIFIER, _STRING = _ref("schemas", "Identifier"), {"type": "string"}
+
+PARAMETERS: JsonObject = {
+    "Version": _parameter(
+        API_VERSION,
+        "header",
+        "2.13 or any newer 2.x.",
+        {"type": "string", "pattern": r"^2\.(1[3-9]|[2-9][0-9]|[1-9][0-9]{2,5})$"},
+        required=True,
+        example="2.17",
+    ),
+    "OriginatingIdentity": _parameter(
+        ORIGINATING_IDENTITY,
+        "header",
+        "The platform's name, a space, and a JSON object in base64. One that cannot be read is logged and counts as "
+        "not sent.",
+        _STRING,
+        example="cloudfoundry eyJ1c2VyX2lkIjogIjY4M2VhNzQ4In0=",
+    ),
+    "RequestIdentity": _parameter(
+        REQUEST_IDENTITY,
+        "header",
+        "The platform's id of the request; it is echoed.",
+        _STRING,
+        example="e26cee84-6b38-4456-b34e-d1a9f002c956",
+    ),
+    "IfNoneMatch": _parameter("If-None-Match", "header", "ETags of a catalog that is known already.", _STRING),
+    "InstanceId": _parameter("instance_id", "path", "Opaque, percent-encoded.", _IDENTIFIER, required=True),
+    "BindingId": _parameter("binding_id", "path", "Opaque, percent-encoded.", _IDENTIFIER, required=True),
+    "AcceptsIncomplete": _parameter(
+        "accepts_incomplete",
+        "query",
+        "Only the literal true counts: the platform polls. Otherwise the request waits for its job.",
+        _STRING,
+        example="true",
+    ),
+    "ServiceId": _parameter("service_id", "query", "Mandatory.", {"type": "string", "minLength": 1}, required=True),
+    "PlanId": _parameter("plan_id", "query", "Mandatory.", {"type": "string", "minLength": 1}, required=True),
+    "ServiceHint": _parameter("service_id", "query", "A hint.", _STRING),
+    "PlanHint": _parameter("plan_id", "query", "A hint.", _STRING),
+    "Operation": _parameter("operation", "query", "The operation that was answered with 202.", _STRING),
+}
+
+
+@functools.cache
+def document() -> bytes:
+    """Return the description as JSON, made once in a process."""
+    error_headers = {401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
+    described = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Atlas Broker",
+            "version": "2.17",
+            "description": (
+                "The Open Service Broker API 2.17 as Atlas Broker serves it. Written from the specification; every "
+                "answer that can come is listed."
+            ),
+            "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"basic": []}],
+        "tags": [
+            *({"name": name} for name in TAGS.values()),
+            {"name": "operation", "description": "For those who run the broker."},
+        ],
+        "paths": PATHS,
+        "components": {
+            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+            "headers": {
+                "RequestIdentity": {
+                    "description": "The request identity, when the request had one.",
+                    "required": False,
+                    "schema": {"type": "string"},
+                }
+            },
+            "parameters": PARAMETERS,
+            "responses": {
+                name: _answer(description, bodies.Error, error_headers.get(status))
+                for status, (name, description) in ERRORS.items()
+            },
+            "schemas": bodies.component_schemas(),
+        },
+    }
+    return json.dumps(described).encode()
