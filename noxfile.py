@@ -14,6 +14,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 BIN = Path(sys.executable).parent
 PYTEST = (BIN / "pytest", "-n", "4")  # tests wait more than they compute: twice the two cores of a CI machine
+KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}  # else each of many processes compiles the same modules again
 
 
 @nox.session
@@ -33,19 +34,19 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and measure the coverage; arguments after ``--`` go to pytest."""
-    session.run(*PYTEST, "--cov", *session.posargs)
+    session.run(*PYTEST, "--cov", *session.posargs, env=KEEP_BYTECODE)
 
 
 @nox.session
 def long(session: nox.Session) -> None:
     """Run the tests with the long form of those that have one, which takes about an hour."""
-    session.run(*PYTEST, "--long", *session.posargs)
+    session.run(*PYTEST, "--long", *session.posargs, env=KEEP_BYTECODE)
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Break a running broker in every way; ``-- --chaos-minutes 5`` is a longer run, ``-- --long`` takes 40 minutes."""
-    session.run(BIN / "pytest", "tests/chaos", *session.posargs)
+    session.run(BIN / "pytest", "tests/chaos", *session.posargs, env=KEEP_BYTECODE)
 
 
 @nox.session

@@ -9,6 +9,7 @@ from pathlib import Path
 import coverage
 import pytest
 import requests
+from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,16 +29,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-minutes", type=float, default=0, help="chaos: how long (30 with --long)")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
+    settings.register_profile("short", max_examples=25)
+    if not config.getoption("--long"):
+        settings.load_profile("short")
+
+
+APART = ("deploy", "integration", "unit")
+"""Folders whose files share few servers or none."""
+LONGEST = ("chaos", "atlas", "osb", "integration/redis")
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """With ``-n``: the tests of a folder stay in one process, since they share servers; unit tests need few."""
+    """With ``-n``: the tests of a folder stay in one process, since they share servers, but for those of ``APART``."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.split("::", 1)[0])
-        return str(file if file.parent.name == "unit" else file.parent)
+        return str(file if file.parent.name in APART else file.parent)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the folders that take longest, so that none of them is what all wait for in the end."""
+    starts = [f"tests/{folder}/" for folder in LONGEST]
+
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, start in enumerate(starts) if item.nodeid.startswith(start)), len(starts))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from tests.deploy.files import CHECKOUT, DOCKERFILE
 from tests.deploy.locks import normalized, pins
-from tests.deploy.pythons import pythons
+from tests.deploy.pythons import SUPPORTED, pythons
 from tests.deploy.stub_index import UV, StubIndex
 
 MISLEADING = {
@@ -107,14 +108,22 @@ def wanted(python: Path, *locks: str) -> set[tuple[str, str]]:
     return {(pin.name, pin.version) for lock in locks for pin in pins(lock) if pin.applies(environment)}
 
 
-CASES = [(python, "pip") for python in pythons()] + [(platform.python_version(), "uv")]
+THIS = ".".join(platform.python_version_tuple()[:2])
+CASES = [(THIS, "uv"), *[(minor, "pip") for minor in SUPPORTED]]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, index: StubIndex) -> Iterator[Made]:
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, index: StubIndex, *, long_form: bool
+) -> Iterator[Made]:
     """A checkout where set-up.sh has run, over what an interrupted run or a Python that is gone leaves."""
-    python, installer = request.param
-    place = checkout(tmp_path_factory.mktemp("checkout"), pythons()[python], index)
+    minor, installer = request.param
+    if installer == "pip" and not long_form:
+        pytest.skip("with --long")
+    python = Path(sys.executable) if minor == THIS else pythons().get(minor)
+    if python is None:
+        pytest.skip(f"there is no Python {minor} here")
+    place = checkout(tmp_path_factory.mktemp("checkout"), python, index)
     if installer == "pip":
         (place.folder / "docker" / "requirements" / "uv.txt").write_text(f"uv==0 --hash=sha256:{'0' * 64}\n")
     elif not UV.exists():
@@ -150,8 +159,6 @@ def test_the_images_install_what_is_pinned_whatever_is_published_later(
     made: Made, index: StubIndex, tmp_path: Path, lock: str
 ) -> None:
     place = made.place
-    if made.installer == "uv":
-        pytest.skip("the images are made with pip")
     environment = tmp_path / "venv"
     subprocess.run([place.python, "-m", "venv", "--without-pip", environment], check=True)
     (command,) = re.findall(rf"install (.* -r {lock}\.txt)$", DOCKERFILE.read_text(), re.MULTILINE)
@@ -166,7 +173,7 @@ def test_the_images_install_what_is_pinned_whatever_is_published_later(
 def test_set_up_that_cannot_get_the_packages_says_so_in_one_line_and_is_not_done(
     tmp_path: Path, index: StubIndex
 ) -> None:
-    place = checkout(tmp_path, next(iter(pythons().values())), index, index_url="http://127.0.0.1:9/simple")
+    place = checkout(tmp_path, Path(sys.executable), index, index_url="http://127.0.0.1:9/simple")
     result = place.set_up()
     assert result.returncode == 1
     assert re.fullmatch(r"set-up: The packages could not be installed: .*\n", result.stderr)

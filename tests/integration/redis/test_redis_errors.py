@@ -9,23 +9,15 @@ import redis
 
 from broker_api.jobs.redis_errors import CHANGE_SECONDS
 from tests.dev.broker import Worker
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
+from tests.dev.services import Redis
 from tests.dev.stack import Stack
 from tests.tenant import Tenant, eventually
 
-ILL_SECONDS = 4
-LOST_SECONDS = 10
+ILL_SECONDS = 3
+LOST_SECONDS = 5
 STOP_SECONDS = 20
 HEALED_SECONDS = 15
 """The worker's pause, then the sweep."""
-
-
-@pytest.fixture(scope="module")
-def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    """A stack with a Redis of its own, whose settings may be changed."""
-    with Stack(flower=False, workers=1, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
-        yield running
 
 
 @contextmanager

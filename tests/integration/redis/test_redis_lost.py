@@ -6,21 +6,13 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
+from tests.dev.services import Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import Answer, OsbClient
 from tests.tenant import Tenant, together, works
 
 BINDINGS = 8
-
-
-@pytest.fixture(scope="module")
-def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    """A stack with a Redis of its own, which may be lost."""
-    with Stack(flower=False, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
-        yield running
 
 
 @pytest.fixture
