@@ -31,9 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
-    settings.register_profile("short", max_examples=25)
-    if not config.getoption("--long"):
-        settings.load_profile("short")
+    settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 25)
+    settings.load_profile("tests")
 
 
 APART = ("deploy", "integration", "unit")
