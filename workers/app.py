@@ -6,7 +6,6 @@ is wrong.
 
 import os
 import sys
-from functools import partial
 from typing import NoReturn
 
 import click
@@ -24,8 +23,7 @@ from workers import environment
 from workers.context import Context, compose
 from workers.engine.runner import Runner
 from workers.engine.sweeper import Sweeper
-from workers.operations import DEFINITIONS
-from workers.operations.atlas_job import AtlasJob
+from workers.operations import compose_runner
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower remembers; its default of ten times as many costs memory for nothing."""
@@ -55,15 +53,7 @@ def context() -> Context:
 
 def runner() -> Runner:
     """Return a runner of this process's operations."""
-    parts = context()
-    return Runner(
-        parts.claims,
-        parts.leases,
-        parts.keys,
-        definitions=DEFINITIONS,
-        new_job=partial(AtlasJob, parts),
-        stopping=parts.stopping,
-    )
+    return compose_runner(context())
 
 
 def _settings(part: Part) -> Settings:

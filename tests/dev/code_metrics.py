@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,9 +30,7 @@ from tests.dev.stack import Stack
 from tests.osb_client import PLAN_ID, SERVICE_ID
 from workers.clusters.status import POLL_SECONDS
 from workers.context import compose
-from workers.engine.runner import Runner
-from workers.operations import DEFINITIONS
-from workers.operations.atlas_job import AtlasJob
+from workers.operations import compose_runner
 
 PRODUCT = ("broker_api", "workers")
 RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)
@@ -144,15 +141,7 @@ def dynamic_figures() -> dict[str, str]:
     with Stack(workers=0, flower=False) as stack, stack.client() as client:
         config = Config(None, None)
         app = front_end(load({**stack.api_settings}, "api", config))
-        context = compose(load({**stack.worker_settings}, "worker", config))
-        runner = Runner(
-            context.claims,
-            context.leases,
-            context.keys,
-            definitions=DEFINITIONS,
-            new_job=partial(AtlasJob, context),
-            stopping=context.stopping,
-        )
+        runner = compose_runner(compose(load({**stack.worker_settings}, "worker", config)))
         web = app.test_client()
         headers = {"X-Broker-API-Version": "2.17"}
         plan = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from broker_api.state.operation_claims import LEASE_SECONDS
-from workers.clusters.connection_strings import endpoints
+from workers.clusters.connection_strings import osb_endpoints
 from workers.engine import leases, runner
 from workers.engine.runner import backoff
 
@@ -44,4 +44,4 @@ def test_a_lease_outlasts_two_missed_renewals_and_the_longest_call() -> None:
 def test_endpoints_are_the_hosts_of_the_cluster_with_ports_as_text(
     strings: dict[str, str], hosts: list[tuple[str, str]]
 ) -> None:
-    assert endpoints(strings) == [{"host": host, "ports": [port], "protocol": "tcp"} for host, port in hosts]
+    assert osb_endpoints(strings) == [{"host": host, "ports": [port], "protocol": "tcp"} for host, port in hosts]

@@ -13,7 +13,7 @@ from tests.dev.processes import CHECKOUT
 
 TYPOS = {
     "a field of a binding": ("workers/operations/bind.py", "BindingFields(made=True)", "BindingFields(maed=True)"),
-    "a field in a display": ("workers/operations/bind.py", '"endpoints": endpoints(', '"endpoint": endpoints('),
+    "a field in a display": ("workers/operations/bind.py", '"endpoints": osb_endpoints(', '"endpoint": osb_endpoints('),
     "a field of an instance": (
         "workers/operations/deprovision.py",
         '{"sealed_dropper": job.',

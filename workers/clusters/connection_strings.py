@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Way:
+class Choice:
     """Which of a cluster's connection strings are wanted; ``endpoint`` is a private endpoint's id, or its region."""
 
     kind: str = STANDARD
@@ -49,46 +49,40 @@ class ConnectionStringCache:
         self._housekeeping = housekeeping
 
     def store(self, project: str, cluster: Cluster) -> None:
-        """Store how to connect to a cluster, in all ways that it has."""
-        ways = _ways(cluster)
+        """Store all connection strings of a cluster, and why it cannot be used, if so."""
+        problem = why_unusable(cluster)
         # A cluster that cannot be used now is read again at each bind: it may have been resumed.
-        read_again = In(0 if why_unusable(cluster) else REFRESH_SECONDS)
-        known = {
-            "ways": ways,
-            "endpoints": _endpoints(cluster),
-            "trouble": why_unusable(cluster),
-            "read_again": read_again,
-        }
-        self._housekeeping.write(_name(project, cluster.name), known)
+        read_again = In(0 if problem else REFRESH_SECONDS)
+        held = {"ways": _by_kind(cluster), "endpoints": _private(cluster), "trouble": problem, "read_again": read_again}
+        self._housekeeping.write(_name(project, cluster.name), held)
 
-    def strings(self, client: AtlasClient, cluster: str, way: Way) -> Strings:
-        """Return a cluster's strings, after reading them again where they are old and Atlas answers.
+    def strings(self, client: AtlasClient, cluster: str, choice: Choice) -> Strings:
+        """Return a cluster's strings, after reading them again where they are old.
+
+        What is stored already serves while Atlas cannot be asked.
 
         Raises:
             FailedError: the cluster has none of this kind, no such private endpoint, or cannot be used now.
             ClusterGoneError: it is gone.
+            AtlasError: nothing is stored, and Atlas cannot be asked.
         """
         name = _name(client.project_id, cluster)
         held = self._housekeeping.read(name)
-        missing = "ways" not in held or (way.endpoint is not None and "endpoints" not in held)
+        missing = "ways" not in held or (choice.endpoint is not None and "endpoints" not in held)
         if missing or self._housekeeping.take_turn(name, "read_again", REFRESH_SECONDS):
-            self._refresh(client, cluster, needed=missing)
+            try:
+                self.store(client.project_id, client.cluster(cluster))
+            except ClusterNotFound:
+                self._housekeeping.write(name, {"read_again": In(0)})
+                raise ClusterGoneError(cluster) from None
+            except AtlasError:
+                if missing:
+                    raise
             held = self._housekeeping.read(name)
         if problem := held.get("trouble"):
             raise FailedError(problem)
-        ways, endpoints = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")
-        return _chosen(ways, endpoints, cluster, way)
-
-    def _refresh(self, client: AtlasClient, cluster: str, *, needed: bool) -> None:
-        """Read a cluster again. What is stored already serves while Atlas cannot be asked."""
-        try:
-            self.store(client.project_id, client.cluster(cluster))
-        except ClusterNotFound:
-            self._housekeeping.write(_name(client.project_id, cluster), {"read_again": In(0)})
-            raise ClusterGoneError(cluster) from None
-        except AtlasError:
-            if needed:
-                raise
+        by_kind, private = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")
+        return _choose(by_kind, private, cluster, choice)
 
 
 def why_unusable(cluster: Cluster) -> str | None:
@@ -98,35 +92,39 @@ def why_unusable(cluster: Cluster) -> str | None:
     return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
 
 
-def strings(cluster: Cluster, way: Way) -> Strings:
-    """Return a cluster's strings for one way to connect.
+def strings_of(cluster: Cluster, choice: Choice) -> Strings:
+    """Return the chosen strings of a cluster.
 
     Raises:
         FailedError: the cluster has none of this kind, or no such private endpoint.
     """
-    return _chosen(_ways(cluster), _endpoints(cluster), cluster.name, way)
+    return _choose(_by_kind(cluster), _private(cluster), cluster.name, choice)
 
 
-Endpoint = Mapping[str, Any]
+StoredEndpoint = Mapping[str, Any]
 """A private endpoint's ``ids`` and ``regions`` in the cloud, and its ``strings``."""
 
 
-def _chosen(ways: Mapping[str, Strings], private: Sequence[Endpoint], cluster: str, way: Way) -> Strings:
-    found = ways.get(way.kind) or {}
-    if way.kind == PRIVATE_ENDPOINT and private:
-        if way.endpoint is not None:
-            found = _endpoint(private, cluster, way.endpoint)["strings"]
+def _choose(by_kind: Mapping[str, Strings], private: Sequence[StoredEndpoint], cluster: str, choice: Choice) -> Strings:
+    found = by_kind.get(choice.kind) or {}
+    if choice.kind == PRIVATE_ENDPOINT and private:
+        if choice.endpoint is not None:
+            found = _find_endpoint(private, cluster, choice.endpoint)["strings"]
         elif len(private) > 1:
             log.warning("private_endpoint_not_chosen", cluster=cluster, used=private[0]["ids"], all=_listed(private))
     if not found:
-        raise FailedError(f"The cluster {cluster} has no {way.kind} connection string.", refused=True)
+        raise FailedError(f"The cluster {cluster} has no {choice.kind} connection string.", refused=True)
     return found
 
 
-def _endpoint(private: Sequence[Endpoint], cluster: str, wanted: str) -> Endpoint:
+def _find_endpoint(private: Sequence[StoredEndpoint], cluster: str, wanted: str) -> StoredEndpoint:
     """Find a private endpoint by its id or region; AWS and Atlas spell regions differently."""
+
+    def spelled_alike(region: str) -> str:
+        return region.upper().replace("-", "_")
+
     by_id = [each for each in private if wanted.lower() in (one.lower() for one in each["ids"])]
-    by_region = [each for each in private if _region(wanted) in map(_region, each["regions"])]
+    by_region = [each for each in private if spelled_alike(wanted) in map(spelled_alike, each["regions"])]
     found = by_id or by_region
     if not found:
         raise FailedError(
@@ -141,17 +139,13 @@ def _endpoint(private: Sequence[Endpoint], cluster: str, wanted: str) -> Endpoin
     return found[0]
 
 
-def _region(name: str) -> str:
-    return name.upper().replace("-", "_")
-
-
-def _listed(private: Sequence[Endpoint]) -> str:
+def _listed(private: Sequence[StoredEndpoint]) -> str:
     """Name private endpoints as one may choose them, and the region of each."""
     shown = (each["ids"] + [f"({region})" for region in each["regions"]] for each in private)
     return ", ".join(" ".join(words) or "one without an id" for words in shown)
 
 
-def _ways(cluster: Cluster) -> dict[str, Strings]:
+def _by_kind(cluster: Cluster) -> dict[str, Strings]:
     held = cluster.connection_strings
     first = held.private_endpoints[0] if held.private_endpoints else None
     return {
@@ -161,7 +155,7 @@ def _ways(cluster: Cluster) -> dict[str, Strings]:
     }
 
 
-def _endpoints(cluster: Cluster) -> list[Endpoint]:
+def _private(cluster: Cluster) -> list[StoredEndpoint]:
     return [
         {"ids": list(each.endpoint_ids), "regions": list(each.regions), "strings": _pair(each.standard, each.srv)}
         for each in cluster.connection_strings.private_endpoints
@@ -172,7 +166,7 @@ def _pair(standard: str | None, srv: str | None) -> Strings:
     return {name: value for name, value in (("standard", standard), ("srv", srv)) if value}
 
 
-def endpoints(known: Strings) -> list[dict[str, object]]:
+def osb_endpoints(known: Strings) -> list[dict[str, object]]:
     """Return the hosts of a connection string as OSB endpoints; ports are strings (spec: Endpoint Object)."""
     if "standard" not in known:
         host = urlsplit(known["srv"]).hostname or ""

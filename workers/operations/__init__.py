@@ -1,9 +1,13 @@
 """The operations: provision, update, deprovision, bind, unbind. Each file declares its steps first, in order."""
 
+from functools import partial
 from typing import Any
 
 from broker_api.state.records import Kind
+from workers.context import Context
 from workers.engine.definition import Definition
+from workers.engine.runner import Runner
+from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import BIND
 from workers.operations.deprovision import DEPROVISION
 from workers.operations.provision import PROVISION
@@ -17,3 +21,15 @@ DEFINITIONS: dict[str, Definition[Any]] = {
     Kind.BIND: BIND,
     Kind.UNBIND: UNBIND,
 }
+
+
+def compose_runner(context: Context) -> Runner:
+    """Return what runs all operations with the parts of one worker."""
+    return Runner(
+        context.claims,
+        context.leases,
+        context.keys,
+        definitions=DEFINITIONS,
+        new_job=partial(AtlasJob, context),
+        stopping=context.stopping,
+    )

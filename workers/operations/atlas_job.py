@@ -11,7 +11,7 @@ from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Instance
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
-from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, ClusterGoneError, Strings, Way
+from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
 from workers.clusters.status import Change, cluster_key
 from workers.context import Context
 from workers.engine.job import Job
@@ -91,17 +91,17 @@ class AtlasJob(Job[AnyResource]):
         """Return an instance's plan, with what it pins, also when it is not in the catalog any more."""
         return self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
 
-    def connection_way(self, instance: Instance) -> Way:
+    def connection_choice(self, instance: Instance) -> Choice:
         """Return which of the cluster's connection strings serve an instance: the plan's, else the parameters'."""
         plan, parameters = self.plan_of(instance), instance.parameters
         kind = plan.connection or parameters.get("connection", STANDARD)
-        return Way(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
+        return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
     def connection_strings(self, instance: Instance) -> Strings:
         """Return the connection strings that serve an instance. Raises as ``ConnectionStringCache.strings`` does."""
         client = self.client(instance.project or self.project)
-        way = self.connection_way(instance)
-        return self.context.connection_strings.strings(client, instance.cluster or "", way)
+        choice = self.connection_choice(instance)
+        return self.context.connection_strings.strings(client, instance.cluster or "", choice)
 
     def users_changed(self, wait: StrEnum, changes: AnyFields | None = None) -> Next[AnyFields]:
         """Record that users of the cluster have just changed, and go on with the step that waits for it."""

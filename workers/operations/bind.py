@@ -14,7 +14,7 @@ from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
 from workers.clusters import data_access
-from workers.clusters.connection_strings import endpoints
+from workers.clusters.connection_strings import osb_endpoints
 from workers.clusters.user_quota import warn_when_nearly_full
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
@@ -64,7 +64,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
         "username": username,
         "sealed_credentials": job.context.vault.seal(credentials),
         "roles": binding_roles(job.config, view),
-        "endpoints": endpoints(strings),
+        "endpoints": osb_endpoints(strings),
     }
     if seconds := job.record.parameters.get("expires_in"):
         changes["expires"] = expires = job.operation.accepted + timedelta(seconds=seconds)

@@ -8,7 +8,7 @@ from broker_api.naming import MAX_DATABASE_BYTES, MAX_SHARED_TIER_DATABASE_BYTES
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
-from workers.clusters.connection_strings import strings, why_unusable
+from workers.clusters.connection_strings import strings_of, why_unusable
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
@@ -38,7 +38,7 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         raise FailedError(problem, refused=True)
     if cluster.state == "CREATING":
         return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
-    strings(cluster, job.connection_way(job.record))
+    strings_of(cluster, job.connection_choice(job.record))
     job.context.connection_strings.store(client.project_id, cluster)
     database = _database(job, cluster)
     settled = InstanceFields(project=client.project_id, cluster=cluster.name, database=database)

@@ -43,7 +43,7 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if any(_has_settled_roles(binding) for binding in bindings):
         return Later(LOOK_SECONDS, "Waiting until bindings that are being made are done.")
     updated = _updated(job)
-    if job.connection_way(updated) != job.connection_way(job.record):
+    if job.connection_choice(updated) != job.connection_choice(job.record):
         job.connection_strings(updated)
     return Next(Step.CHANGE_ROLES) if _role_changes(job, updated) else _done(job)
 
