@@ -53,9 +53,13 @@ def reconcile(context: Context, *, repair: bool) -> None:
 
 def compare(context: Context, client: AtlasClient) -> Drift:
     """Return what differs between a project's users and the bindings on it."""
-    ready = context.store.ready_bindings(client.project_id)  # before the users: what is bound meanwhile is not missing
+    project = client.project_id
+    ready = context.store.ready_bindings(project)  # before the users: what is bound meanwhile is not missing
     users = list(client.users())
-    _warn_when_nearly_full(context, client, len(users))
+    limit = client.user_limit() or DEFAULT_LIMIT
+    store_limit(context.housekeeping, project, limit)
+    if is_nearly_full(len(users), limit):
+        log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
     mine = context.housekeeping.broker_id()
     labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
     drift = Drift(
@@ -63,27 +67,23 @@ def compare(context: Context, client: AtlasClient) -> Drift:
         missing=_missing(context, ready, {user.username for user in users}),
     )
     for user in drift.orphans:
-        log.warning("user_without_binding", project=client.project_id, username=user.username, labels=user.labels)
+        log.warning("user_without_binding", project=project, username=user.username, labels=user.labels)
     for binding in drift.missing:
-        log.warning("binding_without_user", project=client.project_id, binding_id=binding.binding_id)
+        log.warning("binding_without_user", project=project, binding_id=binding.binding_id)
     return drift
 
 
 def _is_orphan(context: Context, user: DatabaseUser) -> bool:
     """Return whether nothing in MongoDB wants the user; one that is being made or removed is wanted."""
+    instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
     try:
-        return _is_unwanted(context, user)
+        if binding_id is None:
+            instance = context.store.instance(instance_id)
+            operation = instance.operation if instance else None
+            return not (operation and operation.open and operation.id == user.labels.get(LABEL_OPERATION))
+        binding = context.store.binding(instance_id, binding_id)
     except ErrStorageUnreadable:  # a record that cannot be read, or only by another release, may well want it
         return False
-
-
-def _is_unwanted(context: Context, user: DatabaseUser) -> bool:
-    instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
-    if binding_id is None:
-        instance = context.store.instance(instance_id)
-        under_way = instance and instance.operation.open
-        return not (under_way and instance and instance.operation.id == user.labels.get(LABEL_OPERATION))
-    binding = context.store.binding(instance_id, binding_id)
     return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
 
 
@@ -113,10 +113,3 @@ def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
         log.warning(event, username=username)
     except (AtlasError, HeldBackError, UndecryptableError) as error:
         log.warning("repair_failed", username=username, reason=str(error))
-
-
-def _warn_when_nearly_full(context: Context, client: AtlasClient, users: int) -> None:
-    limit = client.user_limit() or DEFAULT_LIMIT
-    store_limit(context.housekeeping, client.project_id, limit)
-    if is_nearly_full(users, limit):
-        log.warning("project_nearly_full_of_users", project=client.project_id, users=users, limit=limit)

@@ -1,0 +1,134 @@
+"""The part of ``atlas-broker check`` that asks Atlas: one project, its key, clusters, IP access list and users."""
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from urllib.parse import urlsplit
+
+from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.settings.settings import Project, Settings
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.store import Store
+from broker_api.state.vault import Vault
+from workers.atlas.client import AtlasClient, MemoryTokens, TokenStore, Unauthorized, UserNotFound
+from workers.clusters.connection_strings import why_unusable
+from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full
+from workers.context import credentials
+from workers.guard.token_store import SharedTokens
+from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
+
+MAY_CHANGE_USERS = frozenset({"GROUP_OWNER", "GROUP_DATABASE_ACCESS_ADMIN", "ORG_OWNER"})
+_EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+
+def check_project(settings: Settings, project: Project, store: Store | None) -> Iterator[Finding]:
+    """Yield what is found of one project. ``store`` is None where the state cannot be used."""
+    tokens: TokenStore = MemoryTokens()
+    if store:  # the workers' token where that is possible: Atlas counts the tokens that live
+        tokens = SharedTokens(Housekeeping(store), Vault(settings.encryption_keys), project.client_id)
+    client = AtlasClient(settings.base_url, project.project_id, credentials(project, tokens))
+    where = f"project {project.project_id}"
+    kind = "service account" if project.client_id and project.client_secret else "API key"
+    yield GOOD, f"{where}: the {kind} opens it, its name is {client.project().get('name')}"
+    looks = {
+        "roles": partial(_roles, client, where, kind),
+        "clusters": partial(_clusters, settings, client, where),
+        "access list": partial(_access_list, settings, client, where),
+        "database users": partial(_users, client, where),
+    }
+    for what, look in looks.items():
+        yield from guarded(f"{where}: {what}", look)
+
+
+def plans(settings: Settings) -> list[Plan]:
+    """Return the plans of the catalog."""
+    catalog = Catalog(settings.config)
+    ids = [plan["id"] for service in catalog.document["services"] for plan in service["plans"]]
+    return [plan for each in ids if (plan := catalog.find_plan(each))]
+
+
+def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
+    roles = client.key_roles()
+    may = bool(roles and roles & MAY_CHANGE_USERS)
+    if roles is None:
+        # Ask for the removal of a user that does not exist: the answer tells the role, and nothing is changed.
+        may = True
+        try:
+            client.delete_user(f"atlas-broker-check-{secrets.token_hex(8)}")
+        except UserNotFound:
+            pass
+        except Unauthorized:
+            may = False
+    if may:
+        yield GOOD, f"{where}: the {kind} may change database users"
+        return
+    has = f" (it has {', '.join(sorted(roles)) or 'none'})" if roles is not None else ""
+    yield BAD, f"{where}: the {kind} may not change database users{has}; give it Project Database Access Admin"
+
+
+def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
+    clusters = client.clusters()
+    usable = False
+    for cluster in clusters:
+        about = f"{where}: cluster {cluster.name} ({cluster.kind}, {cluster.state})"
+        if problem := why_unusable(cluster):
+            yield WARN, f"{about} cannot be used. {problem}"
+        elif cluster.state == "CREATING":
+            yield WARN, f"{about} cannot be used yet; instances on it wait"
+        else:
+            usable = True
+            yield GOOD, f"{about} can be used"
+    if not usable:
+        yield BAD, f"{where}: no cluster can be used; create or resume one"
+    names = {cluster.name for cluster in clusters}
+    only = len(settings.projects) == 1
+    for plan in plans(settings):
+        mine = plan.project == client.project_id or (only and plan.project is None)
+        if mine and plan.cluster and plan.cluster not in names:
+            yield BAD, f"{where}: there is no cluster {plan.cluster}, which the plan {plan.name} pins"
+
+
+def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
+    """Matters for dropping databases and for BROKER_VERIFY_LOGIN only; the Admin API has a list of its own."""
+    listed = [str(entry.get("cidrBlock") or entry.get("ipAddress") or "") for entry in client.access_list()]
+    networks = []
+    for entry in listed:
+        with suppress(ValueError):  # what is no address, such as a security group of AWS
+            networks.append(ipaddress.ip_network(entry, strict=False))
+    own = _own_address(settings.base_url)
+    if any(entry in _EVERYWHERE for entry in listed) or any(own in network for network in networks if own):
+        yield GOOD, f"{where}: its IP access list lets this host reach the clusters"
+        return
+    if own is None:
+        problem = "may not contain this host, whose address is not known"
+    elif own.is_global:
+        problem = f"does not contain this host's address {own}: add it"
+    else:
+        problem = f"does not contain this host's address {own}: add the one that Atlas sees (a NAT's?)"
+    yield WARN, f"{where}: its IP access list {problem}; dropping databases and BROKER_VERIFY_LOGIN need it"
+
+
+def _own_address(base_url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address from which this host would reach Atlas; nothing is sent. Behind a NAT, Atlas sees another."""
+    parts = urlsplit(base_url)
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return ipaddress.ip_address(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _users(client: AtlasClient, where: str) -> Iterator[Finding]:
+    users, limit = sum(1 for _ in client.users()), client.user_limit() or DEFAULT_LIMIT
+    about = f"{where}: {users} of at most {limit} database users"
+    if users >= limit:
+        yield BAD, f"{about}: no binding can be made; remove some, use another project, or have the limit raised"
+    elif is_nearly_full(users, limit):
+        yield WARN, f"{about}: nearly full; use another project soon, or have MongoDB's support raise the limit"
+    else:
+        yield GOOD, about
