@@ -20,7 +20,7 @@ from tests.dev.services import Mongod
 from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper
-from workers.engine.results import Done, Result, Trouble
+from workers.engine.results import Done, Result, StepTrouble
 from workers.engine.runner import Runner
 
 
@@ -43,10 +43,10 @@ class Hopeless(Exception):
 class TestedJob(Job[Instance]):
     """Knows two errors."""
 
-    def classify(self, error: Exception) -> Trouble | None:
+    def classify(self, error: Exception) -> StepTrouble | None:
         if isinstance(error, ServiceDown):
-            return Trouble("The service is down.", late_effect=True)
-        return Trouble("Impossible.", retry=False) if isinstance(error, Hopeless) else None
+            return StepTrouble("The service is down.", late_effect=True)
+        return StepTrouble("Impossible.", retry=False) if isinstance(error, Hopeless) else None
 
 
 Behaviour = Callable[[Job[Instance]], Result[Any]]

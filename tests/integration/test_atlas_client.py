@@ -17,12 +17,12 @@ from workers.atlas.client import (
     ApiKey,
     AtlasClient,
     AtlasError,
+    AtlasRole,
     DatabaseUser,
     MemoryTokens,
     NoAnswer,
     Process,
     Refused,
-    Role,
     ServiceAccount,
     UnreadableAnswer,
 )
@@ -76,7 +76,11 @@ def client(
 
 
 def new_user(**more: object) -> DatabaseUser:
-    user = {"username": f"user-{secrets.token_hex(6)}", "roles": (Role("readWrite", "shop"),), "password": PASSWORD}
+    user = {
+        "username": f"user-{secrets.token_hex(6)}",
+        "roles": (AtlasRole("readWrite", "shop"),),
+        "password": PASSWORD,
+    }
     return DatabaseUser(**(user | more))  # type: ignore[arg-type]  # the fields by name
 
 
@@ -101,9 +105,9 @@ def test_a_user_that_was_made_is_read_back_without_its_password(atlas: AtlasClie
 def test_an_update_changes_password_and_roles_and_leaves_the_rest(atlas: AtlasClient, cluster_mongod: Mongod) -> None:
     user = new_user(labels={"instance": "i-1"})
     atlas.create_user(user)
-    atlas.update_user(user.username, password="another-password-1", roles=(Role("read", "shop"),))
+    atlas.update_user(user.username, password="another-password-1", roles=(AtlasRole("read", "shop"),))
     read = atlas.user(user.username)
-    assert (read.roles, read.labels) == ((Role("read", "shop"),), {"instance": "i-1"})
+    assert (read.roles, read.labels) == ((AtlasRole("read", "shop"),), {"instance": "i-1"})
     assert logs_in(cluster_mongod, user.username, "another-password-1")
     assert not logs_in(cluster_mongod, user.username, PASSWORD)
 
@@ -161,7 +165,7 @@ def test_names_that_need_encoding_are_the_same_user_in_every_call(atlas: AtlasCl
     user = new_user(username=f"{name}{secrets.token_hex(4)}")
     atlas.create_user(user)
     assert atlas.user(user.username).username == user.username
-    atlas.update_user(user.username, roles=(Role("read", "shop"),))
+    atlas.update_user(user.username, roles=(AtlasRole("read", "shop"),))
     atlas.delete_user(user.username)
     assert isinstance(refusal(lambda: atlas.user(user.username)), UserNotFound)
 
@@ -186,9 +190,12 @@ def test_the_limit_of_users_and_the_users_themselves_are_counted(emulator: Emula
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"roles": (Role("nonsense", "shop"),)}, "UNSUPPORTED_ROLE"),
-        ({"roles": (Role("auditor", "shop"),)}, "UNSUPPORTED_ROLE"),
-        ({"roles": (Role("auditor", "admin"), Role("read", "shop"))}, "ATLAS_INVALID_CUSTOM_ROLE_ASSIGNMENT"),
+        ({"roles": (AtlasRole("nonsense", "shop"),)}, "UNSUPPORTED_ROLE"),
+        ({"roles": (AtlasRole("auditor", "shop"),)}, "UNSUPPORTED_ROLE"),
+        (
+            {"roles": (AtlasRole("auditor", "admin"), AtlasRole("read", "shop"))},
+            "ATLAS_INVALID_CUSTOM_ROLE_ASSIGNMENT",
+        ),
         ({"delete_after": datetime.now(UTC) + timedelta(days=8)}, "EXPIRATION_DATE_EXCEEDS_MAX"),
         ({"delete_after": datetime.now(UTC) - timedelta(days=1)}, "EXPIRATION_DATE_IN_PAST"),
         ({"password": "short"}, "WEAK_PASSWORD"),
@@ -205,7 +212,7 @@ def test_a_bad_user_is_refused_for_good(
 
 def test_a_custom_role_alone_on_admin_is_taken(emulator: Emulator, atlas: AtlasClient) -> None:
     emulator.put_role("auditor")
-    atlas.create_user(new_user(roles=(Role("auditor", "admin"),)))
+    atlas.create_user(new_user(roles=(AtlasRole("auditor", "admin"),)))
 
 
 # --- clusters ---

@@ -15,9 +15,9 @@ from tests.emulator.client import Emulator
 from tests.messages import Messages
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, works
-from workers.atlas.client import ApiKey, AtlasClient, DatabaseUser, Role
+from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser
 
-STRANGER = DatabaseUser("stranger", (Role("read", "things"),), password="somebody-elses-password")
+STRANGER = DatabaseUser("stranger", (AtlasRole("read", "things"),), password="somebody-elses-password")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 from tests.unit.atlas_stand_in import PROJECT, Heard, Reply, StandIn, cluster_body, refuse, say, user_body
 from workers.atlas.client import (
     AtlasClient,
+    AtlasRole,
     Cluster,
     ConnectionStrings,
     DatabaseUser,
     PrivateEndpoint,
     Refused,
-    Role,
     UnreadableAnswer,
 )
 from workers.atlas.errors import ClusterNotFound, UserNotFound
@@ -24,7 +24,7 @@ from workers.atlas.errors import ClusterNotFound, UserNotFound
 T = TypeVar("T")
 
 GROUP = f"/api/atlas/v2/groups/{PROJECT}"
-USER = DatabaseUser("b-1", (Role("readWrite", "shop"),), password="open-sesame-1")
+USER = DatabaseUser("b-1", (AtlasRole("readWrite", "shop"),), password="open-sesame-1")
 FLEX = {
     "backupSettings": {"enabled": True},
     "clusterType": "REPLICASET",
@@ -109,7 +109,7 @@ def test_a_body_is_plain_json() -> None:
 def test_a_user_is_made_with_all_that_it_needs_and_a_role_always_names_its_database() -> None:
     user = DatabaseUser(
         "b-1",
-        (Role("readWrite", "shop"), Role("read", "shop", "orders")),
+        (AtlasRole("readWrite", "shop"), AtlasRole("read", "shop", "orders")),
         scopes=("c1",),
         labels={"instance": "i-1", "binding": "b-1"},
         password="open-sesame-1",
@@ -133,7 +133,7 @@ def test_a_user_is_made_with_all_that_it_needs_and_a_role_always_names_its_datab
 
 
 def test_a_custom_role_stands_on_the_database_admin() -> None:
-    user = DatabaseUser("b-1", (Role("auditor", "admin"),))
+    user = DatabaseUser("b-1", (AtlasRole("auditor", "admin"),))
     assert heard(say(201, user_body()), lambda c: c.create_user(user)).json()["roles"] == [
         {"roleName": "auditor", "databaseName": "admin"}
     ]
@@ -144,7 +144,7 @@ def test_an_update_sends_only_what_changes() -> None:
         return heard(say(200, user_body()), lambda c: c.update_user("b-1", **changes)).json()  # type: ignore[arg-type]
 
     assert sent(password="new-password") == {"password": "new-password"}
-    assert sent(roles=(Role("read", "shop"),)) == {"roles": [{"roleName": "read", "databaseName": "shop"}]}
+    assert sent(roles=(AtlasRole("read", "shop"),)) == {"roles": [{"roleName": "read", "databaseName": "shop"}]}
     assert sent(labels={}, scopes=()) == {"labels": [], "scopes": []}
     assert sent(delete_after=datetime(2026, 1, 1, tzinfo=UTC)) == {"deleteAfterDate": "2026-01-01T00:00:00Z"}
     assert sent(description="d") == {"description": "d"}
@@ -315,7 +315,7 @@ def test_a_user_is_read_as_recorded_and_unknown_fields_are_ignored() -> None:
     )
     assert told(body, lambda c: c.user("b-1")) == DatabaseUser(
         "b-1",
-        (Role("read", "shop", "orders"),),
+        (AtlasRole("read", "shop", "orders"),),
         scopes=("c1",),
         labels={"instance": "i-1"},
         description="made by the broker",

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from tests.unit.atlas_stand_in import StandIn, refuse
-from workers.atlas.client import DatabaseUser, Role
+from workers.atlas.client import AtlasRole, DatabaseUser
 from workers.atlas.errors import (
     AtlasError,
     ClusterNotFound,
@@ -169,7 +169,7 @@ def test_parameters_of_any_kind_or_none_are_taken(parameters: object) -> None:
 
 
 def test_a_password_that_atlas_repeats_is_not_repeated_by_the_error() -> None:
-    user = DatabaseUser("b-1", (Role("read", "shop"),), password="open-sesame-1")
+    user = DatabaseUser("b-1", (AtlasRole("read", "shop"),), password="open-sesame-1")
     echo = refuse(400, "INVALID_ATTRIBUTE", "Invalid attribute open-sesame-1 specified.", ["open-sesame-1"])
     with StandIn(lambda _: echo) as atlas, pytest.raises(Refused) as caught:
         atlas.client().create_user(user)

@@ -25,10 +25,18 @@ from tests.unit.atlas_stand_in import (
     say,
     user_body,
 )
-from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, NoAnswer, Refused, Role, UnreadableAnswer
+from workers.atlas.client import (
+    AtlasClient,
+    AtlasError,
+    AtlasRole,
+    DatabaseUser,
+    NoAnswer,
+    Refused,
+    UnreadableAnswer,
+)
 from workers.atlas.errors import ClusterNotFound, UserNotFound
 
-USER = DatabaseUser("b-1", (Role("readWrite", "shop"),), password="open-sesame-1")
+USER = DatabaseUser("b-1", (AtlasRole("readWrite", "shop"),), password="open-sesame-1")
 
 
 def free_port() -> int:

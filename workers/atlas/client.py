@@ -26,6 +26,7 @@ from workers.atlas.errors import (
     WrongClusterApi,
 )
 from workers.atlas.models import (
+    AtlasRole,
     Cluster,
     ConnectionStrings,
     DatabaseUser,
@@ -33,7 +34,6 @@ from workers.atlas.models import (
     Malformed,
     PrivateEndpoint,
     Process,
-    Role,
     UserChanges,
     object_of,
     objects,
@@ -55,6 +55,7 @@ __all__ = [
     "ApiKey",
     "AtlasClient",
     "AtlasError",
+    "AtlasRole",
     "CallGuard",
     "Cluster",
     "ClusterNotFound",
@@ -65,7 +66,6 @@ __all__ = [
     "PrivateEndpoint",
     "Process",
     "Refused",
-    "Role",
     "ServiceAccount",
     "Token",
     "TokenStore",

@@ -17,7 +17,7 @@ class Malformed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class AtlasRole:
     """A built-in role on a database, or a custom role by name (database `admin`, the user's only role)."""
 
     name: str
@@ -33,7 +33,7 @@ class DatabaseUser:
     """
 
     username: str
-    roles: tuple[Role, ...]
+    roles: tuple[AtlasRole, ...]
     scopes: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict, hash=False)
     password: str | None = field(default=None, repr=False)
@@ -96,7 +96,7 @@ class UserChanges(TypedDict, total=False):
     """What may be changed of a user. None is like what is absent; lists replace what Atlas has."""
 
     password: str | None
-    roles: tuple[Role, ...] | None
+    roles: tuple[AtlasRole, ...] | None
     labels: dict[str, str] | None
     scopes: tuple[str, ...] | None
     delete_after: datetime | None
@@ -131,7 +131,7 @@ def parse_user(body: Json) -> DatabaseUser:
     return DatabaseUser(
         username=text(body, "username"),
         roles=tuple(
-            Role(text(role, "roleName"), text(role, "databaseName"), optional_text(role, "collectionName"))
+            AtlasRole(text(role, "roleName"), text(role, "databaseName"), optional_text(role, "collectionName"))
             for role in objects(body, "roles")
         ),
         scopes=tuple(text(scope, "name") for scope in objects(body, "scopes") if scope.get("type") == "CLUSTER"),

@@ -8,7 +8,7 @@ from typing import Any, Generic
 from broker_api.state.records import AnyResource
 from workers.engine.results import Result
 
-Step = Callable[[Any], Result[Any]]
+StepFunction = Callable[[Any], Result[Any]]
 """Takes a job. Every step looks before it acts, or can be run twice."""
 
 
@@ -21,7 +21,7 @@ class Definition(Generic[AnyResource]):
     this worker has lost its lease.
     """
 
-    steps: Mapping[StrEnum, Step]
-    undo: Mapping[StrEnum, Step]
+    steps: Mapping[StrEnum, StepFunction]
+    undo: Mapping[StrEnum, StepFunction]
     late_effects: frozenset[StrEnum] = frozenset()
     on_lease_lost: Callable[[Any], None] | None = None

@@ -5,7 +5,7 @@ from typing import Generic
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation
 from workers.engine.leases import Lease
-from workers.engine.results import Trouble
+from workers.engine.results import StepTrouble
 
 
 class Job(Generic[AnyResource]):
@@ -27,7 +27,7 @@ class Job(Generic[AnyResource]):
         """Go on with the record as it was written last."""
         self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
 
-    def classify(self, error: Exception) -> Trouble | None:
+    def classify(self, error: Exception) -> StepTrouble | None:
         """Return what an exception of a step means; None for one that nothing is known about, which is a defect."""
         del error
         return None

@@ -19,13 +19,13 @@ class Next(Generic[AnyFields]):
 
 @dataclass(frozen=True)
 class Later(Generic[AnyFields]):
-    """Look again in ``seconds``. ``why`` is the description that platforms read meanwhile.
+    """Look again in ``seconds``. ``description`` is what platforms read meanwhile.
 
     ``step``: look again with this step instead of the same one.
     """
 
     seconds: float
-    why: str
+    description: str
     changes: AnyFields | None = None
     operation: OperationFields | None = None
     step: StrEnum | None = None
@@ -67,7 +67,7 @@ class HeldBackError(Exception):
 
 
 @dataclass(frozen=True)
-class Trouble:
+class StepTrouble:
     """What an exception of a step means: ``sentence`` for the platform's user, and whether a retry can help.
 
     ``retry_after`` is the least pause in seconds. ``late_effect``: the request may still take effect, since its answer

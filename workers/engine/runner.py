@@ -19,23 +19,24 @@ from broker_api.state.key_check import KeyCheck
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import State
-from workers.engine.definition import Definition, Step
+from workers.engine.definition import Definition, StepFunction
 from workers.engine.job import Job
 from workers.engine.leases import Lease, LeaseKeeper
-from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result, Trouble
+from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result, StepTrouble
 
 log = structlog.get_logger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 15.0
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 15.0
 OTHER_RELEASE_SECONDS = 5.0
+INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 LATE_EFFECT_SECONDS = 30.0
 """For so long a request whose answer was lost may still take effect."""
 
 
 def backoff(attempts: int) -> float:
     """Return the seconds to wait after so many failures: doubling, with jitter, up to a cap."""
-    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts, 10))
+    longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(attempts, 10))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
@@ -104,7 +105,7 @@ class Runner:
         except ErrStorageMongoConnection as error:
             log.warning("operation_interrupted", key=key, reason=error.reason)  # its lease ends by itself
 
-    def _next_step(self, job: Job[Any]) -> tuple[str, Step]:
+    def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
         """Return name and function of the next step.
 
         An operation that has not begun has the step "": the API need not know the name of the first one.
@@ -126,10 +127,12 @@ class Runner:
         """
         if isinstance(error, HeldBackError):
             return Later(error.seconds, str(error), operation={"waits_on": error.waits_on, "error": str(error)})
-        trouble = Trouble(str(error), retry=False) if isinstance(error, FailedError) else job.classify(error)
+        trouble = StepTrouble(str(error), retry=False) if isinstance(error, FailedError) else job.classify(error)
         if trouble is None:
             log.error("step_raised", step=name, exc_info=error)
-            trouble = Trouble("Internal error of the broker; its operator finds the cause in the log of the workers.")
+            trouble = StepTrouble(
+                "Internal error of the broker; its operator finds the cause in the log of the workers."
+            )
         definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
@@ -142,7 +145,7 @@ class Runner:
                 {"attempts": attempts + 1, "error": trouble.sentence},
             )
         if job.operation.undo:
-            return Later(LONGEST_PAUSE_SECONDS, trouble.sentence, operation={"error": trouble.sentence})
+            return Later(LONGEST_BACKOFF_SECONDS, trouble.sentence, operation={"error": trouble.sentence})
         log.warning("operation_failing", reason=trouble.sentence)
         refused = isinstance(error, FailedError) and error.refused
         first = next(iter(definition.undo))
@@ -163,7 +166,7 @@ class Runner:
             case Later():
                 fields = OperationFields(waits_on=None) | (result.operation or {})
                 if operation.state is State.IN_PROGRESS:  # else the platform has been told already how it ended
-                    fields["description"] = result.why
+                    fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value
                 self._claims.reschedule(job.claim, result.seconds, result.changes, fields)
@@ -182,4 +185,4 @@ def _hand_over(job: Job[Any]) -> Result[Any]:
 
 
 def _leave_to_other_release(_: Job[Any]) -> Result[Any]:
-    return Later(OTHER_RELEASE_SECONDS, "Left to workers of another release, which began it.")
+    return Later(OTHER_RELEASE_SECONDS, "Left to the workers of another release of the broker, which began it.")

@@ -20,8 +20,8 @@ from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.store import Store
 
 TICK_SECONDS = 0.5
-RENEW_SECONDS = 1.0
-LEASE_SECONDS = 4.0
+SWEEP_RENEW_SECONDS = 1.0
+SWEEP_LEASE_SECONDS = 4.0
 EXPIRE_SECONDS = 5.0
 RECONCILE_SECONDS = 3600.0
 BATCH = 1000
@@ -78,8 +78,8 @@ class Sweeper:
     def _is_active(self) -> bool:
         """Hold or take the lease; asked for once a second at most, so that being passive costs little."""
         now = time.monotonic()
-        if now - self._elected_at >= RENEW_SECONDS:
-            elected = self._housekeeping.acquire(SWEEP, self._owner, LEASE_SECONDS)
+        if now - self._elected_at >= SWEEP_RENEW_SECONDS:
+            elected = self._housekeeping.acquire(SWEEP, self._owner, SWEEP_LEASE_SECONDS)
             self._elected_at = now if elected else 0.0
         return self._elected_at > 0
 

@@ -20,7 +20,7 @@ from broker_api.state.operation_claims import Claims
 
 FAILURES = 3
 DOWN_SECONDS = 2.0
-PROBE_SECONDS = 10.0
+PROBE_EVERY_SECONDS = 10.0
 FRESH_SECONDS = 1.0
 """How long the state that was read from MongoDB is used before it is read again."""
 
@@ -70,7 +70,7 @@ class CircuitBreaker:
 
     def take_probe(self) -> bool:
         """Take the right to the one probe of these ten seconds, for all workers."""
-        return self._housekeeping.take_turn(self._document, "until", PROBE_SECONDS)
+        return self._housekeeping.take_turn(self._document, "until", PROBE_EVERY_SECONDS)
 
     def record_success(self) -> None:
         """Record a healthy answer: a 2xx or an ordinary 4xx."""
@@ -105,7 +105,7 @@ class CircuitBreaker:
             return
         log.error("circuit_opened", project=self.project, reason=reason)
         try:
-            self._housekeeping.write(self._document, {"open": True, "reason": reason, "until": In(PROBE_SECONDS)})
+            self._housekeeping.write(self._document, {"open": True, "reason": reason, "until": In(PROBE_EVERY_SECONDS)})
             self.is_open = True
         except ErrStorageMongoConnection as error:
             log.warning("circuit_not_shared", project=self.project, reason=error.reason)

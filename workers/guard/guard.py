@@ -10,7 +10,7 @@ import structlog
 from workers.atlas.client import Answer, Refused, Unauthorized
 from workers.engine.leases import Lease
 from workers.engine.results import HeldBackError
-from workers.guard.circuit_breaker import PROBE_SECONDS, CircuitBreaker, waits_on_project
+from workers.guard.circuit_breaker import PROBE_EVERY_SECONDS, CircuitBreaker, waits_on_project
 from workers.guard.rate_limiter import RateLimiter
 
 log = structlog.get_logger(__name__)
@@ -42,8 +42,8 @@ class Guard:
             breaker.refresh()
         if breaker.is_open and breaker.project not in self.probes:
             if not breaker.take_probe():
-                sentence = f"{breaker.reason()} It is tried again every {PROBE_SECONDS:.0f} s."
-                raise HeldBackError(PROBE_SECONDS, sentence, waits_on_project(breaker.project))
+                sentence = f"{breaker.reason()} It is tried again every {PROBE_EVERY_SECONDS:.0f} s."
+                raise HeldBackError(PROBE_EVERY_SECONDS, sentence, waits_on_project(breaker.project))
             self.probes.add(breaker.project)
         if pause := self.limiter.pause():
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter

@@ -16,7 +16,7 @@ from workers.clusters.status import Change, cluster_key
 from workers.context import Context
 from workers.engine.job import Job
 from workers.engine.leases import Lease
-from workers.engine.results import FailedError, Later, Next, Trouble
+from workers.engine.results import FailedError, Later, Next, StepTrouble
 
 LATE_EFFECT_LOOK_SECONDS = 5.0
 SERVER_ERRORS = 12
@@ -63,10 +63,10 @@ class AtlasJob(Job[AnyResource]):
             self._clients[project] = self.context.projects[project].guarded(self.lease)
         return self._clients[project]
 
-    def classify(self, error: Exception) -> Trouble | None:
+    def classify(self, error: Exception) -> StepTrouble | None:
         """Return what an error of Atlas, or a secret that cannot be decrypted, means for the operation."""
         if isinstance(error, UndecryptableError | ErrStorageUnreadable):
-            return Trouble(str(error), retry_after=OPERATOR_SECONDS)
+            return StepTrouble(str(error), retry_after=OPERATOR_SECONDS)
         if not isinstance(error, AtlasError):
             return None
         where = f"the cluster {self.cluster}" if self.cluster else "the Atlas project"
@@ -80,7 +80,7 @@ class AtlasJob(Job[AnyResource]):
             and self.operation.attempts >= SERVER_ERRORS
             and self.context.projects[self.project].breaker.succeeded_within(OTHERS_SUCCEED)
         )
-        return Trouble(
+        return StepTrouble(
             sentence,
             retry=error.retryable and not disguised_refusal,
             retry_after=error.retry_after or 0.0,

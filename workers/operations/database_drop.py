@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from broker_api.state.databases import DatabaseRecord
 from broker_api.state.records import Instance, Phase
-from workers.atlas.client import DatabaseUser, Role, UserNotFound
+from workers.atlas.client import AtlasRole, DatabaseUser, UserNotFound
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.database_ownership import with_project
@@ -84,7 +84,7 @@ def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:
     return DatabaseUser(
         username=secret["username"],
         password=secret["password"],
-        roles=(Role("dbAdmin", job.record.database or ""),),
+        roles=(AtlasRole("dbAdmin", job.record.database or ""),),
         scopes=(job.cluster,),
         labels=labels(job.context, job.record),
         description="Made by Atlas Broker to drop a database",

@@ -1,7 +1,7 @@
 """The database users that operations create in Atlas: labels, roles, and what to do when one exists already (409)."""
 
 from broker_api.state.records import AnyResource, Binding, Resource
-from workers.atlas.client import DatabaseUser, Role
+from workers.atlas.client import AtlasRole, DatabaseUser
 from workers.context import Context
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
@@ -31,9 +31,9 @@ def binding_user(context: Context, binding: Binding) -> DatabaseUser:
     )
 
 
-def atlas_roles(stored: list[dict[str, str]]) -> tuple[Role, ...]:
+def atlas_roles(stored: list[dict[str, str]]) -> tuple[AtlasRole, ...]:
     """Return stored roles as the Atlas client takes them."""
-    return tuple(Role(role["name"], role["database"], role.get("collection")) for role in stored)
+    return tuple(AtlasRole(role["name"], role["database"], role.get("collection")) for role in stored)
 
 
 def is_ours(record: Resource, user: DatabaseUser) -> bool:

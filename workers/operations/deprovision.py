@@ -19,7 +19,7 @@ from workers.operations.database_drop import begin_drop, delete_temporary_user, 
 from workers.operations.database_ownership import ensure_reservation, with_project
 from workers.operations.database_users import take_over
 
-LOOK_SECONDS = 0.5
+UNBIND_LOOK_SECONDS = 0.5
 DROP_AGAIN_SECONDS = 2.0
 _NO_TEMPORARY_USER = InstanceFields(sealed_dropper=None, unsure_until=None)
 
@@ -58,7 +58,7 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         if binding.operation.kind != Kind.UNBIND or not binding.operation.open:
             _begin_unbind(job, binding)
     if left:
-        return Later(LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
+        return Later(UNBIND_LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
     if _drops(job):
         return Next(Step.CREATE_TEMPORARY_USER)
     return Next(Step.FINISH)  # of an attempt that failed when the database was still to be dropped
@@ -96,7 +96,7 @@ def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Drop the database, if it still is this instance's alone. Trouble on the way to the cluster is tried again."""
+    """Drop the database, if it still is this instance's alone. StepTrouble on the way to the cluster is tried again."""
     _check_in_time(job)
     if not _drops(job):
         return Next(Step.FINISH)
@@ -159,7 +159,7 @@ def _is_to_drop(job: AtlasJob[Instance]) -> bool:
 def _wait_for_other_drop(job: AtlasJob[Instance]) -> Later[InstanceFields]:
     database = job.record.database
     sentence = f"Waiting for another instance that is being deleted and drops the database {database} too."
-    return Later(LOOK_SECONDS, sentence)
+    return Later(UNBIND_LOOK_SECONDS, sentence)
 
 
 def _check_in_time(job: AtlasJob[Instance]) -> None:

@@ -15,7 +15,7 @@ from workers.operations.bind import Step as BindStep
 from workers.operations.config_hooks import binding_roles, binding_view
 from workers.operations.database_users import atlas_roles
 
-LOOK_SECONDS = 1.0
+BIND_LOOK_SECONDS = 1.0
 
 
 class Step(StrEnum):
@@ -41,7 +41,7 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Find out what the new parameters mean for the connection strings and for the roles of existing bindings."""
     bindings = job.context.store.bindings(job.record.instance_id)
     if any(_has_settled_roles(binding) for binding in bindings):
-        return Later(LOOK_SECONDS, "Waiting until bindings that are being made are done.")
+        return Later(BIND_LOOK_SECONDS, "Waiting until bindings that are being made are done.")
     updated = _updated(job)
     if job.connection_choice(updated) != job.connection_choice(job.record):
         job.connection_strings(updated)
@@ -67,7 +67,7 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     try:
         _set_roles(job, job.record)
     except FailedError as error:
-        return Later(LOOK_SECONDS, str(error))
+        return Later(BIND_LOOK_SECONDS, str(error))
     return Done(Phase.READY, "")
 
 
