@@ -82,7 +82,7 @@ def front_end(made: Settings) -> Flask:
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
     key_check = KeyCheck(store, Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
-    service = Service(made, Catalog(made.config), store, Queue(made.redis))
+    service = Service.compose(made, store, Queue(made.redis))
     return create_app(service, made.users, is_stopping=server.stopping.is_set)
 
 

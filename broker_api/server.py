@@ -27,7 +27,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
 from broker_api import parent
-from broker_api.service.sync_wait import MOST_WAITING
+from broker_api.service.watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
 """Requests that wait for their job each hold a thread; as many again answer polls meanwhile."""

@@ -1,1 +1,1 @@
-"""Services and plans, and what parameters they take."""
+"""Services, plans and the parameters that they take."""

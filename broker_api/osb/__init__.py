@@ -1,4 +1,4 @@
-"""The Open Service Broker protocol over HTTP: Flask's only home.
+"""The Open Service Broker protocol over HTTP: headers, bodies, paths, status codes. Only here is Flask known.
 
-It knows headers, bodies, paths and status codes. What an answer means is the business of the service below.
+What a request does is decided by ``broker_api.service``.
 """

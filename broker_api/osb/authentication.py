@@ -12,24 +12,25 @@ _CHALLENGE = WWWAuthenticate("basic", {"realm": "Atlas Broker", "charset": "UTF-
 
 
 class Users:
-    """Who may ask. The time that an answer takes tells neither a password nor whether a name is known."""
+    """The configured users. How long an answer takes reveals neither a password nor whether a name is known."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._digests = {name: _digest(password) for name, password in users.items()}
-        self._nobody = _digest(secrets.token_hex())
+        self._unknown = _digest(secrets.token_hex())
 
     def require(self, authorization: Authorization | None) -> None:
-        """Let a known user pass.
+        """Check a request's user and password.
 
         Raises:
             Unauthorized: the user is unknown or the password wrong.
         """
-        given = authorization if authorization is not None and authorization.type == "basic" else None
-        name, password = ((given.username or ""), (given.password or "")) if given else ("", "")
-        if not hmac.compare_digest(_digest(password), self._digests.get(name, self._nobody)):
+        name = password = ""
+        if authorization is not None and authorization.type == "basic":
+            name, password = authorization.username or "", authorization.password or ""
+        if not hmac.compare_digest(_digest(password), self._digests.get(name, self._unknown)):
             raise Unauthorized("A user name and password are required (basic authentication).", None, _CHALLENGE)
 
 
 def _digest(password: str) -> bytes:
-    # Digests are equally long, so comparing them does not tell the password's length.
+    # All digests have the same length, so comparing them does not reveal the password's.
     return hashlib.sha256(password.encode()).digest()

@@ -1,14 +1,12 @@
-"""Request bodies: JSON decoded once and read into the typed requests, whatever their Content-Type says.
+"""Request bodies: JSON that is decoded once and read into the typed requests, whatever the Content-Type.
 
-What is not a field of the request is ignored, whatever it holds. What is one is taken as it came or refused with a
-sentence that names it.
+Fields that a request does not have are ignored, whatever they hold. The others are taken as they came, or refused with
+a sentence that names the field.
 """
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ValidationError
@@ -20,11 +18,10 @@ from broker_api.json_types import JsonObject
 from broker_api.service.schemas import BindRequest, RotateRequest
 
 MAX_DEPTH = 64
-"""Levels of nesting of what is kept, the body itself being the first."""
+"""Levels of nesting of the fields that are kept; the body itself is the first."""
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = 20
 _NAME_CHARACTERS = 200
-_DISCARDED_BYTES = 4_194_304
 _BROKEN = "The body ended early, or its Transfer-Encoding is malformed."
 
 _Request = TypeVar("_Request", bound=BaseModel)
@@ -38,12 +35,12 @@ def body_as(model: type[_Request]) -> _Request:
         BadRequest: it cannot be read; the message names the field.
         RequestEntityTooLarge: it is too long.
     """
-    return _typed(model, json_object(_data()))
+    return _typed(model, json_object(_received()))
 
 
 def bind_body() -> BindRequest | RotateRequest:
-    """Read the body of a bind: naming a predecessor makes it a rotation. Raises as ``body_as`` does."""
-    given = json_object(_data())
+    """Read the body of a bind; one that names a predecessor is a rotation. Raises as ``body_as`` does."""
+    given = json_object(_received())
     if given.get("predecessor_binding_id") is None:
         return _typed(BindRequest, given)
     return _typed(RotateRequest, given)
@@ -53,38 +50,26 @@ def _typed(model: type[_Request], given: JsonObject) -> _Request:
     try:
         read = model.model_validate(given)
     except ValidationError as error:
-        raise BadRequest(_sentence(error)) from None
-    if problem := next(_problems(read), None):
-        raise BadRequest(problem)
+        raise BadRequest(
+            "; ".join(map(_complaint, error.errors(include_url=False, include_input=False))) + "."
+        ) from None
+    _check_values(read)
     return read
 
 
-def _data() -> bytes:
-    """Return the body. Without a Content-Length Flask cuts it at its limit, which is one byte more than ours."""
+def _received() -> bytes:
+    """Return the body as it was sent. Without a Content-Length Flask cuts it at its limit, one byte above ours."""
     try:
         data = request.get_data()
     except RequestEntityTooLarge:
         raise
-    except Exception:  # noqa: BLE001 - nothing but the client's bytes is read, and each server has its own exceptions
+    except Exception:  # noqa: BLE001 - only the client's bytes are read, and each server has its own exceptions
         raise BadRequest(_BROKEN) from None
     if len(data) < (request.content_length or 0):
         raise BadRequest(_BROKEN)
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         raise RequestEntityTooLarge
     return data
-
-
-def discard_body() -> None:
-    """Read the rest of a body (of a request that was refused before): it would cost the next one its connection.
-
-    An application cannot have the connection closed instead: ``Connection`` is the server's own header (PEP 3333).
-    """
-    if "wsgi.input_terminated" not in request.environ:
-        return  # there, reading to the end may mean waiting for ever
-    body, left = request.environ["wsgi.input"], _DISCARDED_BYTES
-    with contextlib.suppress(Exception):  # no body that can be read: then the server does close
-        while left > 0 and (read := len(body.read(min(left, 65_536)))):
-            left -= read
 
 
 def json_object(data: bytes) -> JsonObject:
@@ -110,85 +95,74 @@ def json_object(data: bytes) -> JsonObject:
 
 
 def _integer(digits: str) -> int:
-    """Read an integer. Of one that 64 bits cannot hold only that matters, and Python refuses those of 4,300 digits."""
+    """Return an integer, cut to more digits than 64 bits can hold: it is refused later, with its field's name.
+
+    Python itself refuses integers of 4,300 digits.
+    """
     return int(digits[: _INT64_DIGITS + 1])
 
 
 def _number(text: str) -> float:
-    """Read a number with a fraction or exponent; one that is lost to overflow or underflow becomes infinite."""
+    """Return a number with a fraction or exponent; infinity for one that overflows or underflows."""
     value = float(text)
-    is_lost = not value and any(digit in "123456789" for digit in text.lower().partition("e")[0])
-    return math.inf if is_lost else value
+    underflows = not value and any(digit in "123456789" for digit in text.lower().partition("e")[0])
+    return math.inf if underflows else value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _problems(body: BaseModel) -> Iterator[str]:
-    """Walk through all that the request keeps, without recursion: how deep it goes is the sender's choice."""
-    left: list[tuple[_Path, Any, int]] = [(None, body, 1)]
+def _check_values(body: BaseModel) -> None:
+    """Check that everything the request keeps can be stored. No recursion: the sender chooses how deep it goes.
+
+    Raises:
+        BadRequest: a value is nested too deeply, or is a text or number that MongoDB cannot store.
+    """
+    left: list[tuple[_Path, object, int]] = [(None, body, 1)]
     while left:
         path, value, depth = left.pop()
-        if problem := _problem(value, depth):
-            yield f"{_name(path)} {problem}"
-        match value:
-            case BaseModel():
-                items: Any = value
-            case dict():
-                items = value.items()
-            case list():
-                items = enumerate(value)
-            case _:
-                items = ()
-        left += [((path, str(key)), item, depth + 1) for key, item in items]
+        problem: str | None = None
+        items: list[tuple[object, object]] = []
+        if isinstance(value, dict | list) and depth > MAX_DEPTH:
+            problem = f"must not be nested deeper than {MAX_DEPTH} levels."
+        elif isinstance(value, dict):
+            problem, items = _problem("".join(value), "have a field whose name holds"), list(value.items())
+        elif isinstance(value, list):
+            items = list(enumerate(value))
+        elif isinstance(value, BaseModel):
+            items = list(value)
+        else:
+            problem = _problem(value)
+        if problem:
+            raise BadRequest(f"{_name(path)} {problem}")
+        left += [((path, str(key)), item, depth + 1) for key, item in items if item is not None]
 
 
-def _problem(value: object, depth: int) -> str | None:
+def _problem(value: object, verb: str = "hold") -> str | None:
+    """Return why MongoDB cannot store a value, or a name of a field; None when it can."""
     match value:
-        case dict() | list() if depth > MAX_DEPTH:
-            return f"must not be nested deeper than {MAX_DEPTH} levels."
-        case str() if problem := _problem_of_text(value):
-            return f"must not hold {problem}."
-        case dict() if problem := next(filter(None, map(_problem_of_text, value)), None):
-            return f"must not have a field whose name holds {problem}."
+        case str() if "\x00" in value:
+            return f"must not {verb} a NUL character."
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return f"must not {verb} half of a surrogate pair."
         case int() if value not in _INT64:
             return "must be a number of at most 64 bits."
         case float() if not math.isfinite(value):
             return "must be a number that 64 bits can hold."
-        case _:
-            return None
-
-
-def _problem_of_text(text: str) -> str | None:
-    if "\x00" in text:
-        return "a NUL character"
-    return None if _is_unicode(text) else "half of a surrogate pair"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return None
 
 
 def _name(path: _Path) -> str:
+    """Return a field's name as text that can be answered: half of a surrogate pair becomes a question mark."""
     parts: list[str] = []
     while path is not None:
         path, part = path
         parts.append(part)
-    return _readable(".".join(reversed(parts))[:_NAME_CHARACTERS]) or "The body"
-
-
-def _readable(name: str) -> str:
-    """Return a field's name as text that can be answered: half a surrogate pair becomes a question mark."""
-    return name.encode(errors="replace").decode()
-
-
-def _sentence(error: ValidationError) -> str:
-    return "; ".join(_complaint(each) for each in error.errors(include_url=False, include_input=False)) + "."
+    return ".".join(reversed(parts))[:_NAME_CHARACTERS].encode(errors="replace").decode() or "The body"
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -1,10 +1,11 @@
 """The one table from exceptions to answers, and the handlers that apply it.
 
-Every answer is a JSON object with a ``description`` for the platform's user. ``error`` is there only with the codes
-that the specification fixes: Cloud Foundry takes others on 422 for a broken broker and deletes what it asked for.
+Every answer is a JSON object with a ``description`` for the platform's user. ``error`` holds only codes that the
+specification fixes: on a 422 with another code Cloud Foundry takes the broker for broken and deletes what it asked for.
 """
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import structlog
 from flask import Flask, Response, current_app, g
@@ -12,7 +13,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from broker_api import errors
 from broker_api.json_types import JsonObject
-from broker_api.osb.answers import answer
+from broker_api.osb.responses import json_response
 from broker_api.osb.versions import ERROR, known
 
 log = structlog.get_logger()
@@ -61,43 +62,40 @@ _DESCRIPTIONS = {
 
 
 def answer_errors(app: Flask) -> None:
-    """Make every exception of the app an answer."""
+    """Answer every exception of the app."""
     for kind in TABLE:
         app.register_error_handler(kind, _expected)
-    app.register_error_handler(RequestEntityTooLarge, _too_large)
-    app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(HTTPException, _of_flask)
     app.register_error_handler(Exception, _unexpected)
 
 
 def _expected(error: Exception) -> Response:
-    said = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
-    if said.status >= 500:  # noqa: PLR2004 - from there on it is the broker's fault
-        log.error("request failed", reason=getattr(error, "reason", "") or str(error), status=said.status)
-    body = {"error": said.code, "description": said.description or str(error), **said.more}
-    return answer(said.status, known(body, ERROR))
+    row = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    if row.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request_failed", reason=getattr(error, "reason", "") or str(error), status=row.status)
+    body = {"error": row.code, "description": row.description or str(error), **row.more}
+    return json_response(row.status, known(body, ERROR))
 
 
-def _too_large(_: RequestEntityTooLarge) -> Response:
-    maximum = current_app.config["MAX_CONTENT_LENGTH"] - 1
-    return answer(413, {"description": f"The body must have at most {maximum} bytes."})
-
-
-def _of_http(error: HTTPException) -> Response:
-    """Answer what Flask says no to; its own sentences are about browsers."""
+def _of_flask(error: HTTPException) -> Response:
+    """Answer what Flask refuses. Its own sentences are written for users of browsers."""
     original = getattr(error, "original_exception", None)
     if original is not None:
         return _unexpected(original)
-    status = error.code or 500
-    own = error.description if error.description != type(error).description else None
-    response = answer(status, {"description": own or _DESCRIPTIONS.get(status, "The request cannot be understood.")})
+    status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    if error.description != type(error).description:
+        description = error.description  # one of ours
+    elif isinstance(error, RequestEntityTooLarge):
+        description = f"The body must have at most {current_app.config['MAX_CONTENT_LENGTH'] - 1} bytes."
+    else:
+        description = _DESCRIPTIONS.get(status, "The request cannot be understood.")
+    response = json_response(status, {"description": description})
     response.headers.extend([(name, value) for name, value in error.get_headers() if name != "Content-Type"])
     return response
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("request met an unexpected error", exc_info=error)
-    description = (
-        "The broker has met an error of its own; its operator finds the cause in the log under the request id "
-        f"{g.get('request_id', 'unknown')}."
-    )
-    return answer(500, {"description": description})
+    request_id = g.get("request_id", "unknown")
+    log.error("request_met_unexpected_error", exc_info=error)
+    description = f"Internal error of the broker; quote the request id {request_id} to its operator."
+    return json_response(HTTPStatus.INTERNAL_SERVER_ERROR, {"description": description})

@@ -1,4 +1,4 @@
-"""The headers of the Open Service Broker API: its version, and the identities of requests and their authors."""
+"""The headers of the Open Service Broker API: its version, the request's identity and the originating identity."""
 
 import base64
 import re
@@ -25,10 +25,10 @@ log = structlog.get_logger()
 
 
 def require_version(headers: Headers) -> int:
-    """Return the minor version of the API that the request names; every one only adds to the one before.
+    """Return the minor version of the API that the request names. A minor version only adds to the one before.
 
     Raises:
-        PreconditionFailed: the version is missing, no version, too old, or of another major number.
+        PreconditionFailed: the version is missing, malformed, too old, or has another major number.
     """
     given = headers.get(API_VERSION, "")
     served = f"this broker serves {MAJOR}.{MINIMUM_MINOR} and every newer {MAJOR}.x."
@@ -41,15 +41,19 @@ def require_version(headers: Headers) -> int:
 
 
 def request_identity(headers: Headers) -> str:
-    """Return the platform's id of the request, without characters that could end a header or a log line; else ""."""
+    """Return the platform's id of the request, without characters that could end a header or a log line.
+
+    Returns:
+        The id, or ``""`` when the platform sent none.
+    """
     return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
 
 
 def originating_identity(headers: Headers) -> JsonObject | None:
-    """Return ``{"platform", "value"}`` of the user behind the request; one that cannot be read counts as not sent.
+    """Return ``{"platform", "value"}`` of the user behind the request; None when it is absent or cannot be read.
 
-    Of the value only what names the user is given (profile.md, "Originating Identity Header"): a user of a directory
-    may be in hundreds of groups, and none of them is the broker's business.
+    Only the fields of the value that identify the user are kept (OSB profile, "Originating Identity Header"): a user of
+    a directory may be in hundreds of groups, which the broker does not need.
     """
     given = headers.get(ORIGINATING_IDENTITY)
     if not given:
@@ -58,18 +62,15 @@ def originating_identity(headers: Headers) -> JsonObject | None:
     try:
         value = json_object(base64.b64decode(encoded.strip(), validate=True))
     except (ValueError, BadRequest):
-        log.warning("originating identity cannot be read")
+        log.warning("originating_identity_unreadable")
         return None
-    names = {name: value[name] for name in _USER_FIELDS if isinstance(value.get(name), str)}
-    return {"platform": _bounded(platform), "value": {name: _bounded(text) for name, text in names.items()}}
+    user = {name: _bounded(text) for name in _USER_FIELDS if isinstance(text := value.get(name), str)}
+    return {"platform": _bounded(platform), "value": user}
 
 
-def user_of(identity: JsonObject | None) -> JsonObject:
-    """Return what a log line tells of an originating identity."""
-    if identity is None:
-        return {}
-    value = identity["value"]
-    user = value.get("user_id") or value.get("username") or value.get("uid")
+def user_of(identity: JsonObject) -> JsonObject:
+    """Return the fields that log lines hold of an originating identity."""
+    user = next(filter(None, map(identity["value"].get, _USER_FIELDS)), None)
     return {"platform": identity["platform"], **({"user": user} if user else {})}
 
 

@@ -1,7 +1,7 @@
-"""Ids in paths are opaque: any path segment, percent-encoded slashes and all, is one id.
+"""Ids in paths are opaque: any path segment is one id, whatever characters it holds, encoded slashes included.
 
-WSGI hands over a path that is decoded already, in which an id's ``%2F`` looks like a separator. So the path is taken
-from the request line again and matched with its segments encoded; the converter decodes each id.
+WSGI passes on a path that is decoded already, in which an id's ``%2F`` looks like a separator. So the path is taken
+from the request line and matched with its segments encoded; the converter decodes each id.
 """
 
 from collections.abc import Iterable
@@ -29,36 +29,25 @@ class EncodedPath:
 
 
 def encoded_path(environ: "WSGIEnvironment") -> str:
-    """Return the path from the request line; without one (a server that does not tell it) the decoded path must do."""
-    request_line = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if request_line:
-        path = _without_mount(_path_of(request_line), environ.get("SCRIPT_NAME", ""))
-        segments = [unquote_to_bytes(segment.encode("latin-1")) for segment in path.split("/")]
-    else:
+    """Return the encoded path of the request line, or of ``PATH_INFO`` where the server does not pass that line on."""
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if not target:
         segments = environ.get("PATH_INFO", "").encode("latin-1").split(b"/")
-    return "/".join(quote(segment, safe="") for segment in segments)
-
-
-def _path_of(target: str) -> str:
-    """Take the path from a request target, which may be in absolute form (RFC 9112, section 3.2.2)."""
+        return "/".join(quote(segment, safe="") for segment in segments)
     path = target.partition("?")[0].partition("#")[0]
-    if path.startswith("/"):
-        return path
-    _, separator, rest = path.partition("://")
-    return f"/{rest.partition('/')[2]}" if separator else path
-
-
-def _without_mount(path: str, mount: str) -> str:
+    if not path.startswith("/") and "://" in path:  # the absolute form (RFC 9112, section 3.2.2)
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    mount = environ.get("SCRIPT_NAME", "")
     if mount and (path == mount or path.startswith(f"{mount}/")):
-        return path.removeprefix(mount)
-    return path
+        path = path.removeprefix(mount)
+    return "/".join(quote(unquote_to_bytes(segment.encode("latin-1")), safe="") for segment in path.split("/"))
 
 
 class IdConverter(BaseConverter):
-    """One segment, decoded. An id that nothing could be stored under is a 400, not an unknown path."""
+    """One segment, decoded. An id that cannot be stored is answered with 400, not 404."""
 
     def to_python(self, value: str) -> str:
-        """Decode the segment.
+        """Return the id in a segment.
 
         Raises:
             BadRequest: it is not UTF-8, holds NUL, or is too long.

@@ -1,7 +1,7 @@
-"""Fields of answers that the version of the API which a request names does not have yet: they are left out.
+"""Which fields of answers each minor version of the API has; a request gets only those of its own version.
 
-A minor version only adds to the one before, but clients of an older one may refuse what they do not know, or fail to
-decode it. Which version brought a field is read from the texts of spec.md, v2.13 to v2.17.
+A minor version only adds to the one before, but older clients may refuse fields that they do not know, or fail to
+decode them. The tables name the version that brought each field (spec.md, v2.13 to v2.17).
 """
 
 from collections.abc import Mapping
@@ -25,25 +25,32 @@ RETRY_AFTER: Final = 15
 
 
 def minor() -> int:
-    """Return the minor version that the request names; the newest where it names none."""
+    """Return the minor version that the request names; the newest one where it names none."""
     version: int = g.get("minor", NEWEST)
     return version
 
 
 def known(body: JsonObject, since: Mapping[str, int], version: int | None = None) -> JsonObject:
-    """Leave out the fields that the request's version does not have; ``since`` is one of the tables above."""
-    version = minor() if version is None else version
+    """Return the fields of ``body`` that a version of the API has.
+
+    Args:
+        body: the whole answer, or an object in it.
+        since: the table above for this object.
+        version: the minor version, if not that of the request.
+    """
+    version = g.get("minor", NEWEST) if version is None else version
     return {name: value for name, value in body.items() if since.get(name, 0) <= version}
 
 
 def known_binding(body: JsonObject) -> JsonObject:
-    """Leave them out of a binding."""
+    """Return the fields of a binding that the request's version has."""
     metadata = {"metadata": known(body["metadata"], BINDING_METADATA)} if body.get("metadata") else {}
     return known(body | metadata, BINDING)
 
 
 def known_catalog(document: JsonObject, version: int) -> JsonObject:
-    """Leave them out of a catalog."""
+    """Return the fields of a catalog that a version of the API has."""
     services = [known(service, SERVICE, version) for service in document["services"]]
-    plans = [[known(plan, PLAN, version) for plan in service["plans"]] for service in services]
-    return {"services": [service | {"plans": of_it} for service, of_it in zip(services, plans, strict=True)]}
+    for service in services:
+        service["plans"] = [known(plan, PLAN, version) for plan in service["plans"]]
+    return {"services": services}

@@ -1,1 +1,1 @@
-"""What each verb of the OSB API does: checks, one atomic write, one send. Knows nothing of HTTP."""
+"""The verbs of the OSB API without HTTP: checks, one atomic write, one message to the workers."""

@@ -1,7 +1,7 @@
-"""What a platform asks and what the service answers, as typed values that know nothing of HTTP.
+"""Requests of platforms and results of the service, as typed values without anything of HTTP.
 
-Requests are pydantic models of the OSB bodies (spec.md 2.17): unknown fields are ignored, since platforms add their
-own; wrong types and empty ids are refused with the field's name.
+Requests are pydantic models of the OSB bodies (spec.md 2.17). Unknown fields are ignored, since platforms add
+their own; wrong types and empty ids are refused with the field's name.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from broker_api.json_types import JsonObject
 
 MAX_ID_LENGTH = 255
-"""Characters of an instance or binding id: what still fits in an Atlas label, so that labels hold ids as they came."""
+"""Limit for an instance or binding id, in characters. Such an id fits in an Atlas label unchanged."""
 
 Identifier = Annotated[
     str,
@@ -57,7 +57,7 @@ class ProvisionRequest(_Body):
 
 
 class UpdateRequest(_Body):
-    """Body of ``PATCH /v2/service_instances/:id``; what is absent does not change."""
+    """Body of ``PATCH /v2/service_instances/:id``; absent fields stay as they are."""
 
     service_id: Identifier
     plan_id: Identifier | None = None
@@ -67,7 +67,7 @@ class UpdateRequest(_Body):
 
 
 class BindResource(_Body):
-    """What a binding is for; kept, and part of what makes two binds identical."""
+    """What a binding is for. Two identical binds have the same one."""
 
     app_guid: Identifier | None = None
     route: str | None = None
@@ -85,7 +85,7 @@ class BindRequest(_Body):
 
 
 class RotateRequest(_Body):
-    """Body of a bind that replaces another one (spec: Rotating a Service Binding); it takes over its parameters."""
+    """Body of a bind that replaces another one and takes over its parameters (spec: Rotating a Service Binding)."""
 
     predecessor_binding_id: Identifier
     service_id: Identifier | None = None
@@ -96,10 +96,12 @@ class RotateRequest(_Body):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and how: what a request says beside its body.
+    """The platform and user behind a request.
 
-    ``identity`` is ``{"platform": str, "value": object}``, of the originating identity what names the user;
-    ``request_id`` the start of the request identity; ``accepts_incomplete`` whether the platform can poll.
+    Attributes:
+        accepts_incomplete: whether the platform can poll.
+        identity: the originating identity, ``{"platform": str, "value": object}``.
+        request_id: the request identity, cut to the length of an id.
     """
 
     accepts_incomplete: bool
@@ -109,7 +111,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The operation goes on behind the request: 202. ``body`` holds what is told beside it (``dashboard_url``)."""
+    """The operation is running: 202. ``body`` is the rest of the answer (``dashboard_url``)."""
 
     operation: str
     body: JsonObject = field(default_factory=dict)
@@ -117,7 +119,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Complete:
-    """Everything asked for is so now: 201 when this request made it, else 200. ``body`` is the whole answer."""
+    """All that was asked for is done: 201 when this request has ``created`` it, else 200. ``body`` is the answer."""
 
     body: JsonObject = field(default_factory=dict)
     created: bool = False
@@ -125,7 +127,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class LastOperation:
-    """What ``last_operation`` reports. ``retry_after`` (seconds) only where news is known to be 60 s or more away."""
+    """The answer to a poll. ``retry_after`` is set only when nothing can change for 60 seconds or more."""
 
     state: str
     description: str | None = None

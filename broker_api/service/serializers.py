@@ -1,13 +1,13 @@
-"""What platforms are shown of records: only what is set, in the OSB API's words."""
+"""How records are shown to platforms: in the words of the OSB API, and only the fields that are set."""
 
-from typing import Any
+from datetime import datetime
 from urllib.parse import quote
 
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import LastOperation
 from broker_api.state.records import Binding, Instance, Kind, Phase, Resource, State
 
-_WORDS: dict[str, str] = {
+_RUNNING: dict[str, str] = {
     Kind.PROVISION: "Provisioning the instance.",
     Kind.UPDATE: "Updating the instance.",
     Kind.DEPROVISION: "Deprovisioning the instance.",
@@ -18,23 +18,23 @@ _DONE: dict[str, str] = {Kind.PROVISION: "The instance is ready.", Kind.BIND: "T
 
 
 def dashboard(base_url: str, project: str | None, cluster: str | None) -> JsonObject:
-    """Return the cluster's page in the Atlas UI; nothing where project or cluster are not known."""
+    """Return ``{"dashboard_url": …}``, the cluster's page in the Atlas UI; ``{}`` without a project or cluster."""
     if not project or not cluster:
         return {}
     return {"dashboard_url": f"{base_url}/v2/{quote(project)}#/clusters/detail/{quote(cluster)}"}
 
 
 def instance(found: Instance, about: JsonObject) -> JsonObject:
-    """Describe an instance (spec: Fetching a Service Instance)."""
-    body: dict[str, Any] = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
+    """Return the description of an instance (spec: Fetching a Service Instance), together with ``about``."""
+    body: JsonObject = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
     if found.maintenance_version:
         body["maintenance_info"] = {"version": found.maintenance_version}
     return body | about
 
 
 def binding(found: Binding, credentials: JsonObject) -> JsonObject:
-    """Describe a binding with its credentials (spec: Fetching a Service Binding)."""
-    body: dict[str, Any] = {"credentials": credentials}
+    """Return the description of a binding with its credentials (spec: Fetching a Service Binding)."""
+    body: JsonObject = {"credentials": credentials}
     if found.endpoints:
         body["endpoints"] = found.endpoints
     if found.expires and found.renew_before:
@@ -42,18 +42,21 @@ def binding(found: Binding, credentials: JsonObject) -> JsonObject:
     return body
 
 
-def _moment(when: Any) -> str:  # noqa: ANN401 - a datetime
+def _moment(when: datetime) -> str:
     """Return ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
     return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 100000}Z"
 
 
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
-    """Report how an operation stands. ``instance_usable`` is told of failed updates and deprovisions only."""
+    """Return the state of an operation, of the latest one if the asked one is not known.
+
+    ``instance_usable`` is set for failed updates and deprovisions only.
+    """
     operation = found.known_operation(operation_id)
-    # A state that only another release knows is not the end yet: that release, or a later poll, tells how it ends.
+    # A state that only another release knows counts as running; a poll that this release can read tells how it ends.
     state = operation.state if operation.state in (*State,) else State.IN_PROGRESS
-    words = _DONE if state == State.SUCCEEDED else _WORDS
-    description = operation.description or words.get(operation.kind)
+    sentences = _DONE if state == State.SUCCEEDED else _RUNNING
+    description = operation.description or sentences.get(operation.kind)
     usable = None
     if state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
         usable = found.phase is Phase.READY

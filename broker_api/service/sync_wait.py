@@ -1,84 +1,116 @@
-"""Requests that wait for their job: how many may, and how they learn that it is done.
+"""Carrying out a verb, for platforms that can poll and for those that cannot.
 
-One thread asks MongoDB one question for all waiting requests, and only while there are any.
+The request of a platform that cannot poll waits for its operation. It may give up before the operation has failed; then
+the same request, when it comes again, is answered with that failure.
 """
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 
-from broker_api.errors import AsyncRequired, ErrStorageMongoConnection
+from broker_api.errors import AsyncRequired, BadRequest, ConcurrencyError, OperationFailed, OutOfTime
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import Accepted, Caller, Complete
+from broker_api.service.watcher import Watcher
+from broker_api.state.records import Binding, Instance, Kind, Operation, PastOperation, State
 from broker_api.state.store import Store
 
-MOST_WAITING = 64
-LOOK_EVERY_SECONDS = 0.1
+RACES = 20
+"""How often a request decides anew when others change the same document at the same moment."""
+SERVICE_CATALOG = "kubernetes"
+"""The name of Service Catalog's platform in contexts and originating identities (OSB profile)."""
 
 
-class Waiting:
-    """The requests of one process that wait. ``most`` bounds them, so that polls always find a free thread."""
+class SyncWait:
+    """Lets requests of platforms that cannot poll wait for their operations, up to ``seconds``."""
 
-    def __init__(self, store: Store, most: int = MOST_WAITING) -> None:
+    def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
-        self._places = threading.BoundedSemaphore(most)
-        self._changed = threading.Condition()
-        self._waiting: dict[tuple[str, str], list[threading.Event]] = {}
-        self._watcher: threading.Thread | None = None
+        self._seconds = seconds
+        self._watcher = Watcher(store)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the places while a request waits.
+    def carry_out(
+        self,
+        decide: Callable[[], Accepted | Complete | None],
+        caller: Caller,
+        key: str,
+        completed: Callable[[], Complete],
+        context: JsonObject | None = None,
+    ) -> Accepted | Complete:
+        """Decide until no race is lost; then answer at once, or wait for the operation if the platform cannot poll.
+
+        Args:
+            decide: reads, checks and begins the operation; returns None when another request was faster.
+            caller: the platform, and whether it can poll.
+            key: the document of the instance or binding.
+            completed: makes the answer when the operation has succeeded.
+            context: the request's context.
 
         Raises:
-            AsyncRequired: all are taken; said before anything is stored.
+            AsyncRequired: requests do not wait, or too many wait already.
+            ConcurrencyError: too many races are lost.
         """
-        if not self._places.acquire(blocking=False):
+        if not caller.accepts_incomplete and self._seconds <= 0:
             raise AsyncRequired
-        try:
-            yield
-        finally:
-            self._places.release()
+        with nullcontext() if caller.accepts_incomplete else self._watcher.place():
+            for _ in range(RACES):
+                if decision := decide():
+                    break
+            else:
+                raise ConcurrencyError
+            if caller.accepts_incomplete or isinstance(decision, Complete):
+                return decision
+            self._wait(decision.operation, caller, key, context)
+            return completed()
 
-    def wait(self, key: str, operation_id: str, seconds: float) -> None:
-        """Return when the operation has ended, or is no longer the latest, or after so many seconds."""
-        operation = (key, operation_id)
-        done = threading.Event()
-        with self._changed:
-            self._waiting.setdefault(operation, []).append(done)
-            self._watch()
-            self._changed.notify()
-        done.wait(seconds)
-        with self._changed:
-            self._leave(operation, done)
+    def _wait(self, operation_id: str, caller: Caller, key: str, context: JsonObject | None) -> None:
+        """Return when the operation has succeeded.
 
-    def _leave(self, operation: tuple[str, str], done: threading.Event) -> None:
-        others = [each for each in self._waiting.get(operation, []) if each is not done]
-        if others:
-            self._waiting[operation] = others
-        else:
-            self._waiting.pop(operation, None)
+        Raises:
+            BadRequest, OperationFailed: it has failed.
+            ConcurrencyError: it is still running, and the platform is Service Catalog: that repeats the request after
+                this error and waits for the same operation again; after a 504 it would delete what is being made.
+            OutOfTime: it is still running, and the platform is another one: Cloud Foundry deletes what is being made
+                only after a 5xx, and leaves it behind after any other error.
+        """
+        began = time.monotonic()
+        self._watcher.wait(key, operation_id, self._seconds)
+        found, operation = self._latest(key, operation_id)
+        if operation and operation.state == State.FAILED:
+            raise _failure(operation)
+        if operation and operation.state == State.SUCCEEDED:
+            return
+        instance = self._store.instance(found.instance_id) if isinstance(found, Binding) else None
+        sources = (context, caller.identity, found and found.context, instance and instance.context)
+        platform = next((each["platform"] for each in sources if each and each.get("platform")), None)
+        raise ConcurrencyError if platform == SERVICE_CATALOG else OutOfTime(time.monotonic() - began)
 
-    def _watch(self) -> None:
-        # Started at the first wait, not at import: a server may fork after the application was made.
-        if self._watcher is None or not self._watcher.is_alive():
-            self._watcher = threading.Thread(target=self._run, name="waiting", daemon=True)
-            self._watcher.start()
+    def _latest(
+        self, key: str, operation_id: str
+    ) -> tuple[Instance | Binding | None, Operation | PastOperation | None]:
+        """Read the operation; if it is still running, mark it as untold, so that the next request gets its failure."""
+        while found := self._store.get(key):
+            operation = found.known_operation(operation_id)
+            is_running = operation is found.operation and operation.state == State.IN_PROGRESS
+            if not is_running or self._store.change(key, found.operation, operation={"untold": True}):
+                return found, operation
+        return None, None
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                asked = list(self._waiting)
-            self._look(asked)
-            time.sleep(LOOK_EVERY_SECONDS)
+    def raise_untold_failure(self, found: Instance | Binding, kind: Kind, caller: Caller) -> None:
+        """Raise the failure of an operation that an earlier request like this one has waited for in vain, once.
 
-    def _look(self, asked: list[tuple[str, str]]) -> None:
-        try:
-            ended = self._store.ended(asked)
-        except ErrStorageMongoConnection:
-            return  # looked at again shortly; each request has its own bound
-        with self._changed:
-            for operation in ended:
-                for done in self._waiting.pop(operation, []):
-                    done.set()
+        Otherwise a platform that cannot poll would begin again and again what takes longer to fail than it waits.
+
+        Raises:
+            BadRequest, OperationFailed: the failure.
+        """
+        operation = found.operation
+        is_untold = operation.untold and operation.kind == kind and operation.state == State.FAILED
+        if is_untold and not caller.accepts_incomplete:
+            self._store.change(found.key, operation, operation={"untold": False})
+            raise _failure(operation)
+
+
+def _failure(operation: Operation | PastOperation) -> Exception:
+    refused = isinstance(operation, Operation) and operation.refused
+    return (BadRequest if refused else OperationFailed)(operation.description or "The operation failed.")

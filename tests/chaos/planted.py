@@ -36,21 +36,21 @@ class Planted:
         (folder / self.file).write_text(self.broken())
 
 
-CLAIMS, USERS, BIND, UNBIND, SERVICE = (
+CLAIMS, USERS, BIND, UNBIND, OPERATIONS = (
     "broker_api/state/operation_claims.py",
     "workers/operations/database_users.py",
     "workers/operations/bind.py",
     "workers/operations/unbind.py",
-    "broker_api/service/service.py",
+    "broker_api/service/operations.py",
 )
 
 FAULTS = [
     Planted(
         "send before write",
-        SERVICE,
-        "            begun = self._store.create(asked, _start(Kind.PROVISION, caller),",
-        "            self._queue.send(JOBS[Kind.PROVISION], [instance_id, None, instance_id])\n"
-        "            begun = self._store.create(asked, _start(Kind.PROVISION, caller),",
+        OPERATIONS,
+        "        begun = self._store.create(",
+        '        self._queue.send(JOBS[kind], [fields["instance_id"], None, fields["instance_id"]])\n'
+        "        begun = self._store.create(",
         scenarios.nothing_is_sent_before_it_is_written,
         quick=True,
     ),

@@ -37,5 +37,5 @@ def config() -> Config:
     ]
     plans = [{"id": OTHER_PLAN, "name": "other", "description": "Of another service", "plan_updateable": True}]
     other = {"id": OTHER_SERVICE, "name": "other", "description": "Another service", "bindable": True, "plans": plans}
-    made.broker = [made.broker, other]  # type: ignore[assignment]  # one or several, as CatalogSource says
+    made.broker = [made.broker, other]  # type: ignore[assignment]  # one or several
     return made

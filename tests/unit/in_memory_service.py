@@ -8,6 +8,8 @@ from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import Conflict, Gone, NotFound
 from broker_api.json_types import JsonObject
+from broker_api.service.bindings import Bindings
+from broker_api.service.instances import Instances
 from broker_api.service.schemas import (
     Accepted,
     BindRequest,
@@ -18,6 +20,8 @@ from broker_api.service.schemas import (
     RotateRequest,
     UpdateRequest,
 )
+from broker_api.service.service import Service
+from broker_api.service.status import Status
 
 Request = ProvisionRequest | UpdateRequest | BindRequest | RotateRequest
 SERVICE_ID = Config.UUID_SERVICES_CLUSTER
@@ -42,87 +46,22 @@ class InMemoryService:
     bindings: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
     callers: list[Caller] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
     during: Callable[[], None] | None = None
 
-    def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
-        self._note(caller, request)
-        plan = self.catalog.plan(request.service_id, request.plan_id)
-        self.catalog.check_create(plan, request.parameters)
-        return self._made(self.instances, instance_id, _kept(request), caller, {"dashboard_url": "https://atlas"})
+    @property
+    def service(self) -> Service:
+        """What the HTTP layer is given."""
+        return Service(self.catalog, InMemoryInstances(self), InMemoryBindings(self), InMemoryStatus(self))
 
-    def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
-        self._note(caller, request)
-        if instance_id not in self.instances:
-            raise NotFound(f"There is no instance {instance_id}.")
-        return Accepted("o-update", self.more) if caller.accepts_incomplete else Complete(self.more)
-
-    def deprovision(self, instance_id: str, service_id: str, plan_id: str, caller: Caller) -> Accepted | Complete:
-        self._note(caller, None, service_id, plan_id)
-        return self._removed(self.instances, instance_id, caller)
-
-    def bind(
-        self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
-    ) -> Accepted | Complete:
-        self._note(caller, request)
-        if instance_id not in self.instances:
-            raise NotFound(f"There is no instance {instance_id}.")
-        body = {"credentials": CREDENTIALS, **self.more}
-        if caller.accepts_incomplete:
-            self._made(self.bindings, (instance_id, binding_id), _kept(request), caller, {})
-            return Accepted("o-create")
-        return self._made(self.bindings, (instance_id, binding_id), _kept(request), caller, body)
-
-    def unbind(
-        self, instance_id: str, binding_id: str, service_id: str, plan_id: str, caller: Caller
-    ) -> Accepted | Complete:
-        self._note(caller, None, service_id, plan_id)
-        return self._removed(self.bindings, (instance_id, binding_id), caller)
-
-    def instance(self, instance_id: str) -> JsonObject:
-        self._note(None, None)
-        if instance_id not in self.instances:
-            raise NotFound(f"There is no instance {instance_id}, or not yet.")
-        return {"service_id": SERVICE_ID, "plan_id": PLAN_ID, "dashboard_url": None, **self.more}
-
-    def binding(self, instance_id: str, binding_id: str) -> JsonObject:
-        self._note(None, None)
-        if (instance_id, binding_id) not in self.bindings:
-            raise NotFound(f"There is no binding {binding_id}, or not yet.")
-        return {"credentials": CREDENTIALS, **self.more}
-
-    def instance_operation(self, instance_id: str, operation: str | None) -> LastOperation:
-        self._note(None, None)
-        if instance_id not in self.instances:
-            raise Gone if operation == "gone" else NotFound(f"There is no instance {instance_id}.")
-        return self.last
-
-    def binding_operation(self, instance_id: str, binding_id: str, operation: str | None) -> LastOperation:
-        self._note(None, None)
-        if (instance_id, binding_id) not in self.bindings:
-            raise Gone if operation == "gone" else NotFound(f"There is no binding {binding_id}.")
-        return self.last
-
-    def readiness(self) -> tuple[bool, JsonObject]:
-        return self.works, {"mongodb": self.works}
-
-    def operation_counts(self) -> Mapping[tuple[str, str], int]:
-        self._note(None, None)
-        return {("bind", "in progress"): 3}
-
-    def oldest_due_seconds(self) -> float:
-        return 1.5
-
-    def _note(self, caller: Caller | None, request: Request | None, *hints: str) -> None:
+    def note(self, caller: Caller | None = None, request: Request | None = None) -> None:
         if self.trouble is not None:
             raise self.trouble
         if self.during is not None:
             self.during()
         self.callers += [caller] if caller else []
         self.requests += [request] if request else []
-        self.hints += hints
 
-    def _made(
+    def made(
         self, where: dict[Any, JsonObject], key: object, attributes: JsonObject, caller: Caller, body: JsonObject
     ) -> Accepted | Complete:
         if (there := where.get(key)) is not None and there != attributes:
@@ -132,10 +71,91 @@ class InMemoryService:
             return Complete(body)
         return Accepted("o-create", body) if caller.accepts_incomplete else Complete(body, created=True)
 
-    def _removed(self, where: dict[Any, JsonObject], key: object, caller: Caller) -> Accepted | Complete:
+    def removed(self, where: dict[Any, JsonObject], key: object, caller: Caller) -> Accepted | Complete:
+        self.note(caller)
         if where.pop(key, None) is None:
             raise Gone
         return Accepted("o-delete") if caller.accepts_incomplete else Complete()
+
+    def require_instance(self, instance_id: str) -> None:
+        if instance_id not in self.instances:
+            raise NotFound(f"There is no instance {instance_id}, or not yet.")
+
+
+class InMemoryInstances(Instances):
+    def __init__(self, memory: InMemoryService) -> None:
+        self._memory = memory
+
+    def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
+        memory = self._memory
+        memory.note(caller, request)
+        memory.catalog.check_known(request.service_id, request.plan_id)
+        memory.catalog.check_instance(memory.catalog.plans[request.plan_id], request.parameters or {}, creating=True)
+        return memory.made(memory.instances, instance_id, _kept(request), caller, {"dashboard_url": "https://atlas"})
+
+    def update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete:
+        self._memory.note(caller, request)
+        self._memory.require_instance(instance_id)
+        return Accepted("o-update", self._memory.more) if caller.accepts_incomplete else Complete(self._memory.more)
+
+    def deprovision(self, instance_id: str, caller: Caller) -> Accepted | Complete:
+        return self._memory.removed(self._memory.instances, instance_id, caller)
+
+    def fetch(self, instance_id: str) -> JsonObject:
+        self._memory.note()
+        self._memory.require_instance(instance_id)
+        return {"service_id": SERVICE_ID, "plan_id": PLAN_ID, "dashboard_url": None, **self._memory.more}
+
+    def last_operation(self, instance_id: str, operation_id: str | None) -> LastOperation:
+        self._memory.note()
+        if operation_id == "gone" and instance_id not in self._memory.instances:
+            raise Gone
+        self._memory.require_instance(instance_id)
+        return self._memory.last
+
+
+class InMemoryBindings(Bindings):
+    def __init__(self, memory: InMemoryService) -> None:
+        self._memory = memory
+
+    def bind(
+        self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
+    ) -> Accepted | Complete:
+        memory, key = self._memory, (instance_id, binding_id)
+        memory.note(caller, request)
+        memory.require_instance(instance_id)
+        body = {"credentials": CREDENTIALS, **memory.more}
+        if caller.accepts_incomplete:
+            memory.made(memory.bindings, key, _kept(request), caller, {})
+            return Accepted("o-create")
+        return memory.made(memory.bindings, key, _kept(request), caller, body)
+
+    def unbind(self, instance_id: str, binding_id: str, caller: Caller) -> Accepted | Complete:
+        return self._memory.removed(self._memory.bindings, (instance_id, binding_id), caller)
+
+    def fetch(self, instance_id: str, binding_id: str) -> JsonObject:
+        self._memory.note()
+        if (instance_id, binding_id) not in self._memory.bindings:
+            raise NotFound(f"There is no binding {binding_id}, or not yet.")
+        return {"credentials": CREDENTIALS, **self._memory.more}
+
+    def last_operation(self, instance_id: str, binding_id: str, operation_id: str | None) -> LastOperation:
+        self._memory.note()
+        if (instance_id, binding_id) not in self._memory.bindings:
+            raise Gone if operation_id == "gone" else NotFound(f"There is no binding {binding_id}.")
+        return self._memory.last
+
+
+class InMemoryStatus(Status):
+    def __init__(self, memory: InMemoryService) -> None:
+        self._memory = memory
+
+    def readiness(self) -> tuple[bool, JsonObject]:
+        return self._memory.works, {"mongodb": self._memory.works}
+
+    def operations(self) -> tuple[Mapping[tuple[str, str], int], float]:
+        self._memory.note()
+        return {("bind", "in progress"): 3}, 1.5
 
 
 def _kept(request: Request) -> JsonObject:

@@ -24,7 +24,7 @@ BIND: dict[str, Any] = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
 
 
 def a_client(service: InMemoryService, **options: Any) -> FlaskClient:  # noqa: ANN401 - those of create_app
-    return create_app(service, dict([USER]), **options).test_client()
+    return create_app(service.service, dict([USER]), **options).test_client()
 
 
 def send(client: FlaskClient, method: str, path: str, **more: Any) -> TestResponse:  # noqa: ANN401 - those of Werkzeug

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,15 @@ def with_plan(**changes: object) -> Config:
 
 def a_plan(config: Config | None = None) -> tuple[Catalog, Plan]:
     catalog = Catalog(config or a_config())
-    return catalog, catalog.plan(SERVICE, PLAN)
+    return catalog, catalog.plans[PLAN]
+
+
+def creating(catalog: Catalog) -> Callable[[Plan, Any], None]:
+    return partial(catalog.check_instance, creating=True)
+
+
+def updating(catalog: Catalog) -> Callable[[Plan, Any], None]:
+    return partial(catalog.check_instance, creating=False)
 
 
 def refusal(check: Callable[[Plan, Any], None], plan: Plan, parameters: object) -> str:
@@ -96,9 +105,10 @@ def test_several_services_are_possible() -> None:
     config.broker = [config.broker, second]  # type: ignore[assignment]  # the Config says one, the catalog takes more
     catalog = Catalog(config)
     assert [service["id"] for service in catalog.document["services"]] == [SERVICE, "s2"]
-    assert catalog.plan("s2", "p2").service_id == "s2"
+    assert catalog.plans["p2"].service_id == "s2"
+    catalog.check_known("s2", "p2")
     with pytest.raises(ErrPlanUnsupported):
-        catalog.plan(SERVICE, "p2")
+        catalog.check_known(SERVICE, "p2")
 
 
 def test_pins_are_not_published() -> None:
@@ -124,15 +134,17 @@ def test_a_plan_takes_from_its_service_what_it_does_not_say() -> None:
 def test_unknown_services_and_plans_are_refused() -> None:
     catalog = Catalog(a_config())
     with pytest.raises(BadRequest, match="bogus"):
-        catalog.plan("bogus", PLAN)
+        catalog.check_known("bogus", PLAN)
     with pytest.raises(ErrPlanUnsupported, match="bogus"):
-        catalog.plan(SERVICE, "bogus")
+        catalog.check_known(SERVICE, "bogus")
 
 
-def test_a_plan_is_found_without_its_service() -> None:
-    catalog, plan = a_plan()
-    assert catalog.find_plan(PLAN) is plan
-    assert catalog.find_plan("bogus") is None
+def test_ids_that_were_not_named_are_not_checked() -> None:
+    catalog = Catalog(a_config())
+    catalog.check_known(None, PLAN)
+    catalog.check_known(SERVICE, None)
+    with pytest.raises(ErrPlanUnsupported):
+        catalog.check_known(None, "bogus")
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------
@@ -251,17 +263,15 @@ def test_semantic_versions_are_taken(version: str) -> None:
 )
 def test_good_instance_parameters_pass(parameters: dict[str, object]) -> None:
     catalog, plan = a_plan()
-    catalog.check_create(plan, parameters)
-    catalog.check_update(plan, parameters)
+    catalog.check_instance(plan, parameters, creating=True)
+    catalog.check_instance(plan, parameters, creating=False)
 
 
 def test_an_update_and_a_bind_need_no_parameters() -> None:
     catalog, plan = a_plan()
-    nothings: list[dict[str, object] | None] = [{}, None]
-    for nothing in nothings:
-        catalog.check_update(plan, nothing)
-        catalog.check_bind(plan, nothing)
-        assert refusal(catalog.check_create, plan, nothing) == "parameters.cluster is required."
+    catalog.check_instance(plan, {}, creating=False)
+    catalog.check_binding(plan, {})
+    assert refusal(creating(catalog), plan, {}) == "parameters.cluster is required."
 
 
 @pytest.mark.parametrize(
@@ -285,26 +295,26 @@ def test_an_update_and_a_bind_need_no_parameters() -> None:
 def test_bad_instance_parameters_are_named(name: str, value: object) -> None:
     catalog, plan = a_plan()
     parameters = {"cluster": "c", name: value}
-    assert refusal(catalog.check_create, plan, parameters).startswith(f"parameters.{name}")
-    assert refusal(catalog.check_update, plan, parameters).startswith(f"parameters.{name}")
+    assert refusal(creating(catalog), plan, parameters).startswith(f"parameters.{name}")
+    assert refusal(updating(catalog), plan, parameters).startswith(f"parameters.{name}")
 
 
 def test_a_refusal_lists_what_is_possible() -> None:
     catalog, plan = a_plan()
-    sentence = refusal(catalog.check_create, plan, {"cluster": "c", "policy-on-delete": "x"})
+    sentence = refusal(creating(catalog), plan, {"cluster": "c", "policy-on-delete": "x"})
     assert sentence == "parameters.policy-on-delete must be one of retain, drop."
 
 
 def test_a_refusal_does_not_quote_the_value() -> None:
     catalog, plan = a_plan()
-    assert "hunter2" not in refusal(catalog.check_create, plan, {"cluster": "c", "database": "hunter2/"})
+    assert "hunter2" not in refusal(creating(catalog), plan, {"cluster": "c", "database": "hunter2/"})
 
 
 def test_a_pin_replaces_the_parameter() -> None:
     catalog, plan = a_plan(with_plan(cluster="shared"))
-    catalog.check_create(plan, {})
-    catalog.check_create(plan, {"cluster": "shared"})
-    assert refusal(catalog.check_create, plan, {"cluster": "other"}).startswith("parameters.cluster cannot be chosen")
+    catalog.check_instance(plan, {}, creating=True)
+    catalog.check_instance(plan, {"cluster": "shared"}, creating=True)
+    assert refusal(creating(catalog), plan, {"cluster": "other"}).startswith("parameters.cluster cannot be chosen")
 
 
 def test_parameter_names_are_those_of_the_config() -> None:
@@ -313,8 +323,8 @@ def test_parameter_names_are_those_of_the_config() -> None:
         PARAMETER_DATABASE = "db"
 
     catalog, plan = a_plan(Renamed({}, {}))
-    catalog.check_create(plan, {"where": "c", "db": "d"})
-    assert refusal(catalog.check_create, plan, {"cluster": "c"}) == "parameters.where is required."
+    catalog.check_instance(plan, {"where": "c", "db": "d"}, creating=True)
+    assert refusal(creating(catalog), plan, {"cluster": "c"}) == "parameters.where is required."
 
 
 @pytest.mark.parametrize(
@@ -328,7 +338,7 @@ def test_parameter_names_are_those_of_the_config() -> None:
 )
 def test_good_binding_parameters_pass(parameters: dict[str, object]) -> None:
     catalog, plan = a_plan()
-    catalog.check_bind(plan, parameters)
+    catalog.check_binding(plan, parameters)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +362,7 @@ def test_good_binding_parameters_pass(parameters: dict[str, object]) -> None:
 )
 def test_bad_binding_parameters_are_named(parameters: dict[str, object], complaint: str) -> None:
     catalog, plan = a_plan()
-    assert refusal(catalog.check_bind, plan, parameters).startswith(complaint)
+    assert refusal(catalog.check_binding, plan, parameters).startswith(complaint)
 
 
 def test_a_custom_role_may_be_asked_for_and_stands_alone() -> None:
@@ -360,15 +370,15 @@ def test_a_custom_role_may_be_asked_for_and_stands_alone() -> None:
         CUSTOM_ROLES = frozenset({"reporting"})
 
     catalog, plan = a_plan(WithCustomRole({}, {}))
-    catalog.check_bind(plan, {"roles": ["reporting"]})
-    catalog.check_bind(plan, {"roles": [{"roleName": "reporting"}]})
+    catalog.check_binding(plan, {"roles": ["reporting"]})
+    catalog.check_binding(plan, {"roles": [{"roleName": "reporting"}]})
     for roles in (["reporting", "read"], ["read", {"roleName": "reporting"}]):
-        assert "A custom role (reporting) stands alone." in refusal(catalog.check_bind, plan, {"roles": roles})
+        assert "A custom role (reporting) stands alone." in refusal(catalog.check_binding, plan, {"roles": roles})
 
 
 def test_a_plan_may_bring_its_own_schema() -> None:
     own = {**SCHEMA, "properties": {"size": {"enum": [1, 2]}}, "required": ["size"]}
     catalog, plan = a_plan(with_plan(schemas=create_schema(own)))
-    catalog.check_create(plan, {"size": 1})
-    assert refusal(catalog.check_create, plan, {"size": 3}) == "parameters.size must be one of 1, 2."
-    assert refusal(catalog.check_bind, plan, {"role": "x"}).startswith("parameters.role")
+    catalog.check_instance(plan, {"size": 1}, creating=True)
+    assert refusal(creating(catalog), plan, {"size": 3}) == "parameters.size must be one of 1, 2."
+    assert refusal(catalog.check_binding, plan, {"role": "x"}).startswith("parameters.role")

@@ -45,7 +45,7 @@ def test_an_authorization_that_cannot_be_read_is_refused(value: str) -> None:
 def test_without_users_nobody_is_let_in() -> None:
     from broker_api.osb.app import create_app  # noqa: PLC0415 - the only test that needs it
 
-    assert send(create_app(InMemoryService(), {}).test_client(), "GET", "/v2/catalog").status_code == 401
+    assert send(create_app(InMemoryService().service, {}).test_client(), "GET", "/v2/catalog").status_code == 401
 
 
 def test_authentication_comes_before_the_version_the_ids_and_the_body() -> None:

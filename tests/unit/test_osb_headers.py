@@ -128,7 +128,7 @@ def test_a_malformed_originating_identity_is_logged_and_does_no_harm(identity: s
         response = send(a_client(service), "PUT", INSTANCE, json=PROVISION, headers={IDENTITY: identity})
     assert response.status_code == 201
     assert service.callers[0].identity is None
-    assert [line["event"] for line in logs].count("originating identity cannot be read") == 1
+    assert [line["event"] for line in logs].count("originating_identity_unreadable") == 1
 
 
 def test_log_lines_tell_what_a_request_is_about_and_no_secret() -> None:
@@ -138,7 +138,7 @@ def test_log_lines_tell_what_a_request_is_about_and_no_secret() -> None:
         send(a_client(InMemoryService()), "GET", "/v2/catalog")
     first, second = logs
     assert {
-        "event": "request answered",
+        "event": "request_answered",
         "request_id": "r-1",
         "instance_id": "i-1",
         "platform": "kubernetes",

@@ -73,7 +73,7 @@ def test_requests_that_wait_are_counted_while_they_do() -> None:
 
 
 def test_the_description_lists_every_route_and_method() -> None:
-    app = create_app(InMemoryService(), {})
+    app = create_app(InMemoryService().service, {})
     served = {
         (rule.rule.replace("<id:", "{").replace(">", "}"), method.lower())
         for rule in app.url_map.iter_rules()

@@ -116,7 +116,7 @@ def test_the_path_is_taken_from_the_request_line(environ: dict[str, str], path: 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = make_server("127.0.0.1", 0, create_app(InMemoryService(), dict([USER])), threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(InMemoryService().service, dict([USER])), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_port

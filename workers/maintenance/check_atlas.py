@@ -45,9 +45,7 @@ def check_project(settings: Settings, project: Project, store: Store | None) -> 
 
 def plans(settings: Settings) -> list[Plan]:
     """Return the plans of the catalog."""
-    catalog = Catalog(settings.config)
-    ids = [plan["id"] for service in catalog.document["services"] for plan in service["plans"]]
-    return [plan for each in ids if (plan := catalog.find_plan(each))]
+    return list(Catalog(settings.config).plans.values())
 
 
 def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:

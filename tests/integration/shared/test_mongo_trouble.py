@@ -144,7 +144,7 @@ def test_the_log_and_ready_tell_the_reason_and_platforms_read_a_plain_sentence(s
     assert refused.description == "The broker cannot reach its database at the moment. Ask again in a while."
     assert ready.status_code == 503
     assert ready.json()["mongodb"] == "the connection is refused"
-    failed = next(event for event in events if event["event"] == "request failed")
+    failed = next(event for event in events if event["event"] == "request_failed")
     assert failed["reason"] == "the connection is refused"
     assert any(event["event"] == "mongodb_unavailable" for event in events)
     assert SECRET not in text + ready.text

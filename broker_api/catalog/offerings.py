@@ -1,0 +1,194 @@
+"""What may stand in ``Config.broker``: services and plans (spec.md, "Catalog Management"), read and checked.
+
+The limits of lengths are Cloud Foundry's, which refuses a catalog with longer texts.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from broker_api.catalog.parameter_schemas import CONNECTIONS
+from broker_api.errors import SettingError
+from broker_api.json_types import JsonObject
+
+POLLING_SECONDS = 1800
+
+# The expression that semver.org gives, without its named groups.
+_NUMBER = r"(0|[1-9]\d*)"
+_PRE_RELEASE = rf"({_NUMBER}|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+_BUILD = r"[0-9a-zA-Z-]+"
+_SEMVER = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRE_RELEASE}(\.{_PRE_RELEASE})*)?(\+{_BUILD}(\.{_BUILD})*)?", re.ASCII
+)
+_MAX_DESCRIPTION = 10_000
+_MAX_TAGS = 2048
+_MAX_MAINTENANCE_INFO = 2000
+
+_WISHES = {
+    "extra_forbidden": "must be left out, catalogs have no such field",
+    "missing": "must be given",
+    "model_type": "must be an object with the fields of the catalog",
+}
+
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+_Description = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_DESCRIPTION)]
+
+
+def _semantic(version: str) -> str:
+    if not _SEMVER.fullmatch(version):
+        raise ValueError("must be a semantic version, such as 1.0.0")
+    return version
+
+
+def _known_connection(connection: str) -> str:
+    if connection not in CONNECTIONS:
+        raise ValueError(f"must be one of {', '.join(CONNECTIONS)}")
+    return connection
+
+
+class _Setting(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class OfferedMaintenance(_Setting):
+    """The version of a plan."""
+
+    version: Annotated[_Text, AfterValidator(_semantic)]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=_MAX_MAINTENANCE_INFO - 200)] | None = None
+
+
+class OwnSchema(_Setting):
+    """A schema that the operator has written for a plan; None for the broker's own."""
+
+    parameters: JsonObject | None = None
+
+
+class _InstanceSchemas(_Setting):
+    create: OwnSchema = OwnSchema()
+    update: OwnSchema = OwnSchema()
+
+
+class _BindingSchemas(_Setting):
+    create: OwnSchema = OwnSchema()
+
+
+class OwnSchemas(_Setting):
+    """The schemas that the operator has written for a plan."""
+
+    service_instance: _InstanceSchemas = _InstanceSchemas()
+    service_binding: _BindingSchemas = _BindingSchemas()
+
+
+class OfferedPlan(_Setting):
+    """A plan of the ``Config``. What ``project`` to ``endpoint`` decide is not published."""
+
+    id: _Text
+    name: _Text
+    description: _Description
+    metadata: JsonObject | None = None
+    free: bool | None = None
+    bindable: bool | None = None
+    binding_rotatable: bool = True
+    plan_updateable: bool | None = None
+    maximum_polling_duration: Annotated[int, Field(gt=0)] = POLLING_SECONDS
+    maintenance_info: OfferedMaintenance | None = None
+    schemas: OwnSchemas = OwnSchemas()
+    project: Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")] | None = Field(default=None, exclude=True)
+    cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
+    connection: Annotated[str, AfterValidator(_known_connection)] | None = Field(default=None, exclude=True)
+    endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
+
+
+class OfferedService(_Setting):
+    """A service of the ``Config``."""
+
+    id: _Text
+    name: _Text
+    description: _Description
+    tags: list[_Text] | None = None
+    requires: list[Literal["syslog_drain", "route_forwarding", "volume_mount"]] | None = None
+    bindable: bool
+    instances_retrievable: Literal[True] = True
+    bindings_retrievable: Literal[True] = True
+    allow_context_updates: Literal[True] = True
+    metadata: JsonObject | None = None
+    dashboard_client: JsonObject | None = None
+    plan_updateable: bool = False
+    plans: Annotated[list[OfferedPlan], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _tags_fit(self) -> "OfferedService":
+        if sum(map(len, self.tags or [])) > _MAX_TAGS:
+            raise ValueError(f"tags must have at most {_MAX_TAGS} characters together")
+        return self
+
+
+def read_services(broker: object) -> list[OfferedService]:
+    """Return the services in a ``Config.broker``, which is one service or a list of them.
+
+    Raises:
+        SettingError: a service or plan is wrong; the message names it.
+    """
+    services = []
+    for raw in broker if isinstance(broker, list | tuple) else [broker]:
+        plain = _plain(raw)
+        try:
+            services.append(OfferedService.model_validate_json(json.dumps(plain)))
+        except ValidationError as mistakes:
+            raise SettingError(_complaint(plain, mistakes)) from None
+        except (TypeError, ValueError):
+            raise SettingError(f"{_called('Service', plain)}: must hold JSON values only") from None
+    _check_unique(services)
+    return services
+
+
+def _plain(value: object) -> object:
+    """Return JSON values: objects with attributes (openbrokerapi's ``ServicePlan``) as dicts, None as absent."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | int | float) or not hasattr(value, "__dict__"):
+        return value
+    return _plain(vars(value))
+
+
+def _complaint(service: object, mistakes: ValidationError) -> str:
+    """Name the service or plan, the field, and what it should be."""
+    mistake = mistakes.errors(include_url=False)[0]
+    location, owner = list(mistake["loc"]), _called("Service", service)
+    if location[:1] == ["plans"] and len(location) > 1 and isinstance(service, dict):
+        owner = _called("Plan", service["plans"][int(location[1])])
+        location = location[2:]
+    wish = _WISHES.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
+    return ": ".join(part for part in (owner, ".".join(map(str, location)), wish) if part)
+
+
+def _called(kind: str, raw: object) -> str:
+    fields = raw if isinstance(raw, Mapping) else {}
+    return f"{kind} {fields.get('name') or fields.get('id') or 'without a name'}"
+
+
+def _check_unique(services: list[OfferedService]) -> None:
+    """Check that ids are unique over all services and plans, names among services and among one service's plans."""
+    for service in services:
+        _refuse_doubles("Plan", "name", ((plan.name, plan.name) for plan in service.plans))
+    _refuse_doubles("Service", "name", ((service.name, service.name) for service in services))
+    ids = [(service.id, service.name) for service in services]
+    ids += [(plan.id, plan.name) for service in services for plan in service.plans]
+    _refuse_doubles("Service or plan", "id", ids)
+
+
+def _refuse_doubles(kind: str, what: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise for the last of the pairs (value, name) whose value another one has too."""
+    seen: set[str] = set()
+    double = None
+    for value, name in pairs:
+        if value in seen:
+            double = value, name
+        seen.add(value)
+    if double:
+        raise SettingError(f"{kind} {double[1]}: {what} {double[0]} must be unique in the catalog")

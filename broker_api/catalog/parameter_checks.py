@@ -1,0 +1,89 @@
+"""Checks of the parameters that platforms send, against their schemas and beyond what schemas can say."""
+
+import json
+from collections.abc import Mapping
+
+from jsonschema import Draft4Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from broker_api.config import Config
+from broker_api.errors import BadRequest
+from broker_api.json_types import JsonObject
+
+MAX_BYTES = 262_144
+"""Limit for a request's body, and for an instance's parameters, to which every update may add."""
+
+
+def check_schema(schema: JsonObject, parameters: JsonObject) -> None:
+    """Check parameters against a schema.
+
+    Raises:
+        BadRequest: they do not fit; the message names the parameter that fits least.
+    """
+    error = best_match(Draft4Validator(schema).iter_errors(parameters))
+    if error is not None:
+        raise BadRequest(_complaint(error))
+
+
+def check_size(parameters: JsonObject) -> None:
+    """Check that an instance has no more parameters than one request could carry.
+
+    Raises:
+        BadRequest: it would have more.
+    """
+    if len(json.dumps(parameters, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
+        raise BadRequest(
+            f"parameters must have at most {MAX_BYTES} bytes, those that the instance has already included."
+        )
+
+
+def check_databases_of_roles(config: Config, parameters: JsonObject, database: str) -> None:
+    """Check that roles are asked for on the instance's database only, and custom roles on ``admin`` only.
+
+    Raises:
+        BadRequest: a role is asked for on another database.
+    """
+    roles, custom = parameters.get("roles"), list(config.CUSTOM_ROLES)
+    for number, role in enumerate(roles if isinstance(roles, list) else ()):
+        asked = role.get("databaseName") if isinstance(role, Mapping) else None
+        where = "admin" if asked and role.get("roleName") in custom else database
+        if asked not in (None, where):
+            raise BadRequest(f"parameters.roles[{number}].databaseName must be {where}: the role is given there only.")
+
+
+def same(one: object, other: object) -> bool:
+    """Compare JSON values as JSON Schema does: 1 is 1.0, but not true as in Python."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+_DEMANDS = {
+    "enum": "must be one of",
+    "type": "must be of the type",
+    "minimum": "must be at least",
+    "maximum": "must be at most",
+    "minLength": "must have at least this many characters:",
+    "maxLength": "must have at most this many characters:",
+    "minItems": "must have at least this many items:",
+    "maxItems": "must have at most this many items:",
+}
+
+
+def _complaint(error: ValidationError) -> str:
+    """Name the parameter and say what it should be. Its value is not quoted: it may be a secret."""
+    name = "parameters" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    keyword, wanted = str(error.validator), error.validator_value
+    schema = error.schema if isinstance(error.schema, Mapping) else {}
+    if keyword == "required" and isinstance(wanted, list) and isinstance(error.instance, Mapping):
+        return f"{name}.{next(each for each in wanted if each not in error.instance)} is required."
+    if keyword == "not" and isinstance(wanted, Mapping) and "required" in wanted:
+        return f"{name}: {' and '.join(wanted['required'])} exclude each other."
+    if keyword == "additionalProperties":
+        return f"{name} has a field that it cannot have; it can have {', '.join(schema.get('properties', {}))}."
+    if keyword in _DEMANDS:
+        listed = ", ".join(map(str, wanted)) if isinstance(wanted, list) else wanted
+        return f"{name} {_DEMANDS[keyword]} {listed}."
+    return f"{name} is not allowed. {schema.get('description', '')}".rstrip()

@@ -1,0 +1,192 @@
+"""The parameters that plans take, as JSON schemas: a parameter is added here. The catalog publishes these schemas."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft4Validator
+from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT4
+
+from broker_api.config import Config
+from broker_api.json_types import JsonObject
+
+DRAFT_04 = "http://json-schema.org/draft-04/schema#"
+MAX_SCHEMA_CHARACTERS = 65_536
+EXPIRES_IN_SECONDS = (60, 604_800)
+"""Atlas removes a user by itself only when that is at most a week away."""
+PRIVATE_ENDPOINT = "private-endpoint"
+CONNECTIONS = ("standard", "private", PRIVATE_ENDPOINT)
+DELETE_POLICIES = ("retain", "drop")
+
+_FORBIDDEN_NAMES: JsonObject = {
+    "anyOf": [
+        # \x is known to every dialect of regular expressions that platforms use; \u is not (Go).
+        {"pattern": r'[/\\. "$*<>:|?\x00-\x1f\x7f]'},
+        {"pattern": "^([Aa][Dd][Mm][Ii][Nn]|[Ll][Oo][Cc][Aa][Ll]|[Cc][Oo][Nn][Ff][Ii][Gg])$"},
+    ]
+}
+
+
+def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating: bool) -> JsonObject:
+    """Return the schema of an instance's parameters.
+
+    Args:
+        config: names the parameters.
+        pins: what the plan has decided of ``project``, ``cluster``, ``connection`` and ``endpoint``; such parameters
+            are left out.
+        creating: whether it is for a provision. In an update nothing is required, and what is absent stays as it is.
+    """
+    properties: JsonObject = {
+        config.PARAMETER_CLUSTER: {
+            "type": "string",
+            "description": "Name of the Atlas cluster that holds the database.",
+            "minLength": 1,
+            "maxLength": 64,
+        },
+        config.PARAMETER_DATABASE: {
+            "type": "string",
+            "description": (
+                'Name of the database: 1 to 63 bytes (38 on free and Flex clusters), without / \\ . " $ * < > : | ? '
+                "space and control characters, and not admin, local or config. Without it the broker makes a name from "
+                "the instance's id."
+            ),
+            "minLength": 1,
+            "maxLength": 63,
+            "not": _FORBIDDEN_NAMES,
+        },
+        "policy-on-delete": {
+            "type": "string",
+            "description": "What becomes of the database when the instance is deleted.",
+            "enum": list(DELETE_POLICIES),
+            **({"default": "retain"} if creating else {}),
+        },
+        "connection": {
+            "type": "string",
+            "description": "Which of the cluster's connection strings bindings get.",
+            "enum": list(CONNECTIONS),
+            **({"default": "standard"} if creating else {}),
+        },
+        "endpoint": {
+            "type": "string",
+            "description": (
+                f"Which private endpoint bindings go through with connection {PRIVATE_ENDPOINT}, where the cluster has "
+                "several: an endpoint's id, or its region. Without it the first one."
+            ),
+            "minLength": 1,
+            "maxLength": 512,
+        },
+        "project": {
+            "type": "string",
+            "description": "Id of the Atlas project that holds the cluster: 24 hexadecimal digits.",
+            "minLength": 24,
+            "maxLength": 24,
+            "pattern": "^[0-9a-f]{24}$",
+        },
+    }
+    names = {"cluster": config.PARAMETER_CLUSTER}
+    left_out = {names.get(pin, pin) for pin, value in pins.items() if value is not None}
+    if pins["connection"] not in (None, PRIVATE_ENDPOINT):
+        left_out.add("endpoint")
+    schema: JsonObject = {
+        "$schema": DRAFT_04,
+        "type": "object",
+        "properties": {name: properties[name] for name in properties if name not in left_out},
+    }
+    if creating and pins["cluster"] is None:
+        schema["required"] = [config.PARAMETER_CLUSTER]
+    return schema
+
+
+def binding_schema(config: Config) -> JsonObject:
+    """Return the schema of a binding's parameters; ``config`` has the roles that may be asked for."""
+    presets, custom = list(config.ROLE_PRESETS), sorted(config.CUSTOM_ROLES)
+    minimum, maximum = EXPIRES_IN_SECONDS
+    properties: JsonObject = {}
+    if presets:
+        properties["role"] = {
+            "type": "string",
+            "description": "What the user may do with the instance's database. Excludes roles.",
+            "enum": presets,
+            **({"default": "readWrite"} if "readWrite" in presets else {}),
+        }
+    if names := sorted({*config.ALLOWED_ROLES, *custom}):
+        properties["roles"] = _roles(names, custom)
+    properties["expires_in"] = {
+        "type": "integer",
+        "description": "After how many seconds the user is removed; without it the user stays.",
+        "minimum": minimum,
+        "maximum": maximum,
+    }
+    return {
+        "$schema": DRAFT_04,
+        "type": "object",
+        "properties": properties,
+        "not": {"required": ["role", "roles"]},
+    }
+
+
+def _roles(names: list[str], custom: list[str]) -> JsonObject:
+    """Return the schema of ``roles``: names of roles, or objects that narrow a role.
+
+    Atlas takes a custom role only as a user's single one. A misspelt key of an object is refused: without it the role
+    would be wider than what was meant.
+    """
+    fields = {
+        "roleName": {"type": "string", "enum": names},
+        "databaseName": {"type": "string", "minLength": 1, "maxLength": 63},
+        "collectionName": {"type": "string", "minLength": 1, "maxLength": 255},
+    }
+    narrowed = {"type": "object", "properties": fields, "required": ["roleName"], "additionalProperties": False}
+    listed = ", ".join(names)
+    schema: JsonObject = {
+        "type": "array",
+        "description": f"The user's roles, instead of role. Each is one of {listed}, or an object with roleName.",
+        "minItems": 1,
+        "maxItems": 100,
+        "items": {
+            "description": f"One of {listed}, or an object with roleName.",
+            "anyOf": [{"type": "string", "enum": names}, narrowed],
+        },
+    }
+    if custom:
+        alone = f"A custom role ({', '.join(custom)}) stands alone."
+        is_custom: list[JsonObject] = [
+            {"enum": custom},
+            {"type": "object", "properties": {"roleName": {"enum": custom}}, "required": ["roleName"]},
+        ]
+        schema["description"] += f" {alone}"
+        schema["anyOf"] = [{"maxItems": 1}, {"items": {"description": alone, "not": {"anyOf": is_custom}}}]
+    return schema
+
+
+def schema_problem(schema: JsonObject) -> str | None:
+    """Return why a platform would refuse a schema (spec.md, "Schema Parameters"); None when it would not."""
+    if str(schema.get("$schema", "")).rstrip("#") != DRAFT_04.rstrip("#"):
+        return f"$schema must be {DRAFT_04}"
+    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
+        return f"a schema must have at most {MAX_SCHEMA_CHARACTERS} characters"
+    try:
+        Draft4Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"{'.'.join(map(str, error.absolute_path)) or 'a schema'} must be valid for draft-04: {error.message}"
+    # A registry that knows nothing else and fetches nothing.
+    resolver = Registry[Any]().with_resource("", DRAFT4.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            return f"$ref {reference} must point into the schema itself"
+    return None
+
+
+def _references(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(reference := value.get("$ref"), str):
+            yield reference
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)

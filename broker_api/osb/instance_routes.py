@@ -1,0 +1,59 @@
+"""The routes of instances."""
+
+from http import HTTPStatus
+
+from flask import Response, g
+from flask.views import MethodView
+
+from broker_api.osb import queries
+from broker_api.osb.bodies import body_as
+from broker_api.osb.responses import json_response, poll_response, verb_response
+from broker_api.osb.versions import INSTANCE, RETRY_AFTER, UPDATE, known, minor
+from broker_api.service.instances import Instances
+from broker_api.service.schemas import ProvisionRequest, UpdateRequest
+
+
+class InstanceRoute(MethodView):
+    """``/v2/service_instances/:instance_id``."""
+
+    init_every_request = False
+
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+
+    def put(self, instance_id: str) -> Response:
+        """Provision."""
+        result = self._instances.provision(instance_id, body_as(ProvisionRequest), g.caller)
+        return verb_response(result, result.body)
+
+    def patch(self, instance_id: str) -> Response:
+        """Update."""
+        result = self._instances.update(instance_id, body_as(UpdateRequest), g.caller)
+        return verb_response(result, known(result.body, UPDATE))
+
+    def delete(self, instance_id: str) -> Response:
+        """Deprovision."""
+        queries.require_service_and_plan()
+        result = self._instances.deprovision(instance_id, g.caller)
+        return verb_response(result, result.body)
+
+    def get(self, instance_id: str) -> Response:
+        """Fetch."""
+        return json_response(HTTPStatus.OK, known(self._instances.fetch(instance_id), INSTANCE))
+
+
+class InstanceOperationRoute(MethodView):
+    """``/v2/service_instances/:instance_id/last_operation``."""
+
+    init_every_request = False
+
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+
+    def get(self, instance_id: str) -> Response:
+        """Poll. service_id and plan_id are ignored: while the plan changes they are the old ones."""
+        operation = self._instances.last_operation(instance_id, queries.operation())
+        response = poll_response(operation)
+        if operation.retry_after is not None and minor() >= RETRY_AFTER:
+            response.headers["Retry-After"] = str(operation.retry_after)
+        return response

@@ -1,0 +1,35 @@
+"""What the service returns, as HTTP responses: always a JSON object, without the fields that are None."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from flask import Response, jsonify
+
+from broker_api.json_types import JsonObject
+from broker_api.osb.versions import LAST_OPERATION, known
+from broker_api.service.schemas import Accepted, Complete, LastOperation
+
+
+def json_response(status: int, body: Mapping[str, object]) -> Response:
+    """Return a response. Fields that are None are left out: Cloud Foundry refuses a null ``operation``."""
+    response = jsonify({name: value for name, value in body.items() if value is not None})
+    response.status_code = status
+    return response
+
+
+def verb_response(result: Accepted | Complete, body: JsonObject) -> Response:
+    """Return 202 while the operation is running, 201 for what this request made, 200 for what is so already."""
+    if isinstance(result, Accepted):
+        return json_response(HTTPStatus.ACCEPTED, {**body, "operation": result.operation})
+    return json_response(HTTPStatus.CREATED if result.created else HTTPStatus.OK, body)
+
+
+def poll_response(operation: LastOperation) -> Response:
+    """Return the response to a poll, without ``Retry-After``, which polls of bindings must not have."""
+    body = {
+        "state": operation.state,
+        "description": operation.description,
+        "instance_usable": operation.instance_usable,
+        "update_repeatable": operation.update_repeatable,
+    }
+    return json_response(HTTPStatus.OK, known(body, LAST_OPERATION))

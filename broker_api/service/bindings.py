@@ -1,0 +1,164 @@
+"""The verbs of bindings: bind and rotate, unbind, fetch, poll. They decide as those of instances do."""
+
+from broker_api.catalog.catalog import Catalog
+from broker_api.catalog.parameter_checks import check_databases_of_roles
+from broker_api.config import Config
+from broker_api.errors import BadRequest, NotFound
+from broker_api.json_types import JsonObject
+from broker_api.service import serializers
+from broker_api.service.existence import poll_of_nothing, require_deletable, require_usable
+from broker_api.service.idempotency import repeated_create, repeated_delete
+from broker_api.service.operations import Operations
+from broker_api.service.plan_checks import check_ids, plan_of_bind
+from broker_api.service.schemas import Accepted, BindRequest, Caller, Complete, LastOperation, RotateRequest
+from broker_api.service.sync_wait import SyncWait
+from broker_api.settings.settings import Settings
+from broker_api.state.fields import BindingFields
+from broker_api.state.records import Binding, Instance, Kind, Phase, binding_key
+from broker_api.state.store import Store
+from broker_api.state.vault import Vault
+
+
+class Bindings:
+    """What platforms can do with bindings. Raises the exceptions of ``broker_api.errors``."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, store: Store, operations: Operations, sync_wait: SyncWait
+    ) -> None:
+        self._config = settings.config
+        self._catalog = catalog
+        self._store = store
+        self._operations = operations
+        self._sync_wait = sync_wait
+        self._vault = Vault(settings.encryption_keys)
+
+    def bind(
+        self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
+    ) -> Accepted | Complete:
+        """Make a binding, or find that an identical request has made it or is making it."""
+        check_ids(
+            self._catalog,
+            request,
+            lambda: self._store.instance(instance_id),
+            lambda: self._store.binding(instance_id, binding_id),
+        )
+        checked = None  # the plan that the request's parameters have been checked against
+        if isinstance(request, BindRequest) and (checked := self._catalog.plans.get(request.plan_id)):
+            self._catalog.check_binding(checked, request.parameters or {})
+
+        def decide() -> Accepted | Complete | None:
+            instance = require_usable(instance_id, self._store.instance(instance_id))
+            found = self._store.binding(instance_id, binding_id)
+            fields = self._fields(instance, binding_id, request, found)
+            if found and (repeated := repeated_create(found, fields)):
+                return repeated if isinstance(repeated, Accepted) else Complete(self._credentials(found))
+            if found:
+                self._sync_wait.raise_untold_failure(found, Kind.BIND, caller)
+            plan, parameters = plan_of_bind(self._catalog, instance, request), fields["parameters"]
+            if plan is not checked:
+                self._catalog.check_binding(plan, parameters)
+            default_hook = type(self._config).generate_binding_permissions is Config.generate_binding_permissions
+            if default_hook and instance.database and parameters.get("roles"):
+                check_databases_of_roles(self._config, parameters, instance.database)
+            return self._operations.create(fields, Kind.BIND, caller, found)
+
+        def completed() -> Complete:
+            return Complete(self._credentials(self._ready(instance_id, binding_id)), created=True)
+
+        key = binding_key(instance_id, binding_id)
+        return self._sync_wait.carry_out(decide, caller, key, completed, request.context)
+
+    def _fields(
+        self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
+    ) -> BindingFields:
+        """Return what a new binding is made with; a rotation takes it from the predecessor.
+
+        Raises:
+            BadRequest: the predecessor is not there or has expired.
+        """
+        fields: BindingFields = {
+            "instance_id": instance.instance_id,
+            "binding_id": binding_id,
+            "context": request.context or {},
+        }
+        if isinstance(request, BindRequest):
+            resource = request.bind_resource
+            return {
+                **fields,
+                "service_id": request.service_id,
+                "plan_id": request.plan_id,
+                "parameters": request.parameters or {},
+                "app_guid": request.app_guid,
+                "bind_resource": resource.model_dump(exclude_none=True) if resource else None,
+            }
+        predecessor = request.predecessor_binding_id
+        # When a rotation is repeated, the predecessor may be gone already; the binding itself has what it took over.
+        repeated = found and found.phase is not Phase.GONE and found.predecessor == predecessor
+        source = found if repeated else self._store.binding(instance.instance_id, predecessor)
+        if source is None or (not repeated and (source.phase is not Phase.READY or self._has_expired(source))):
+            raise BadRequest(
+                "predecessor_binding_id must name a binding of this instance that exists and is not expired."
+            )
+        return {
+            **fields,
+            "service_id": instance.service_id,
+            "plan_id": instance.plan_id,
+            "parameters": source.parameters if request.parameters is None else request.parameters,
+            "app_guid": source.app_guid,
+            "bind_resource": source.bind_resource,
+            "predecessor": predecessor,
+        }
+
+    def unbind(self, instance_id: str, binding_id: str, caller: Caller) -> Accepted | Complete:
+        """Delete a binding, also one that is still being made or whose bind failed."""
+        # A platform that cannot poll is told this first: otherwise it would repeat the delete for ever.
+        require_deletable(self._store.binding(instance_id, binding_id))
+
+        def decide() -> Accepted | None:
+            found = require_deletable(self._store.binding(instance_id, binding_id))
+            if repeated := repeated_delete(found, Kind.UNBIND):
+                return repeated
+            self._sync_wait.raise_untold_failure(found, Kind.UNBIND, caller)
+            return self._operations.start(found, Kind.UNBIND, caller)
+
+        return self._sync_wait.carry_out(decide, caller, binding_key(instance_id, binding_id), Complete)
+
+    def fetch(self, instance_id: str, binding_id: str) -> JsonObject:
+        """Return a binding that is ready, with its credentials.
+
+        Raises:
+            NotFound: it is not there, or not yet, or has expired.
+        """
+        found = self._ready(instance_id, binding_id)
+        return {**self._credentials(found), "parameters": found.parameters}
+
+    def last_operation(self, instance_id: str, binding_id: str, operation_id: str | None) -> LastOperation:
+        """Return the state of a binding's operation; that of the latest one when the asked one is not known.
+
+        Raises:
+            Gone, NotFound: the binding is not there.
+        """
+        found = self._store.binding(instance_id, binding_id, any_release=True)
+        if found is None:
+            raise poll_of_nothing(operation_id, f"There is no binding {binding_id} of the instance {instance_id}.")
+        return serializers.last_operation(found, operation_id)
+
+    def _ready(self, instance_id: str, binding_id: str) -> Binding:
+        found = self._store.binding(instance_id, binding_id)
+        if found and found.phase is Phase.DELETING and not found.operation.open:
+            raise NotFound(f"The removal of the binding {binding_id} has failed; ask for it again.")
+        if found is None or found.phase is not Phase.READY:
+            raise NotFound(f"There is no binding {binding_id} of the instance {instance_id}, or not yet.")
+        return found
+
+    def _credentials(self, found: Binding) -> JsonObject:
+        if found.sealed_credentials is None:
+            raise NotFound(
+                "atlasbroker 2.0.0 made this binding and did not keep its password. Bind anew, or rotate it."
+            )
+        if self._has_expired(found):
+            raise NotFound(f"The binding {found.binding_id} has expired. Bind anew.")
+        return serializers.binding(found, self._vault.open(found.sealed_credentials))
+
+    def _has_expired(self, found: Binding) -> bool:
+        return found.expires is not None and found.expires <= self._store.now()

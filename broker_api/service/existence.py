@@ -1,0 +1,39 @@
+"""Which instances and bindings count as existing, for deletes, for what needs an instance, and for polls."""
+
+from typing import TypeVar
+
+from broker_api.errors import ConcurrencyError, ErrStorageFindInstance, Gone, NotFound
+from broker_api.state.records import DELETES, Binding, Instance, Phase
+
+AnyResource = TypeVar("AnyResource", Instance, Binding)
+
+
+def require_deletable(found: AnyResource | None) -> AnyResource:
+    """Return what a delete is about, in whatever state it is.
+
+    Raises:
+        Gone: it does not exist.
+    """
+    if found is None or found.phase is Phase.GONE:
+        raise Gone
+    return found
+
+
+def require_usable(instance_id: str, found: Instance | None) -> Instance:
+    """Return an instance that can be updated and bound to.
+
+    Raises:
+        ErrStorageFindInstance: it does not exist.
+        ConcurrencyError: it is being made or deleted.
+    """
+    if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+        raise ErrStorageFindInstance(instance_id)
+    if found.phase is not Phase.READY:
+        raise ConcurrencyError
+    return found
+
+
+def poll_of_nothing(operation_id: str | None, description: str) -> Gone | NotFound:
+    """Return the error for a poll of what is not stored: Gone when the operation's id says that it was a delete."""
+    deleted = operation_id is not None and operation_id.startswith(tuple(f"{kind}-" for kind in DELETES))
+    return Gone() if deleted else NotFound(description)

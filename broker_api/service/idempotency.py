@@ -1,0 +1,76 @@
+"""Repeated requests: what makes two requests identical, and how a repeated one is answered."""
+
+from collections.abc import Mapping
+
+from broker_api.catalog.parameter_checks import same
+from broker_api.errors import ConcurrencyError, Conflict
+from broker_api.service.schemas import Accepted, Complete
+from broker_api.state.records import CREATES, Binding, Instance, Kind, Phase, State
+
+SAME_LEGACY = ("service_id", "plan_id", "parameters")
+"""All that atlasbroker 2.0.0 kept of a request."""
+SAME_PROVISION = (*SAME_LEGACY, "organization_guid", "space_guid")
+"""Two provisions that agree in these fields are identical; contexts and maintenance information may differ."""
+SAME_BIND = (*SAME_LEGACY, "app_guid", "bind_resource", "predecessor")
+"""Two binds that agree in these fields are identical; contexts may differ."""
+
+
+def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> Accepted | Complete | None:
+    """Answer a provision or bind of an id that is known already.
+
+    Args:
+        found: the instance or binding of this id.
+        asked: the fields that the request would give a new one.
+
+    Returns:
+        ``Accepted`` while it is being made, ``Complete`` without a body when it is there, None when a new one may
+        be made.
+
+    Raises:
+        Conflict: it exists, or its create failed, with other attributes; or its removal failed.
+        ConcurrencyError: it is being deleted.
+    """
+    if found.phase is Phase.GONE:
+        return None
+    if found.phase is Phase.DELETING and found.operation.open:
+        raise ConcurrencyError
+    if found.phase is Phase.DELETING:
+        raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
+    names = SAME_LEGACY if found.legacy else SAME_PROVISION if isinstance(found, Instance) else SAME_BIND
+    if not all(same(getattr(found, name), asked.get(name)) for name in names):
+        raise Conflict("It exists with other attributes; delete it first, or use another id.")
+    if found.phase is Phase.CREATING:
+        return Accepted(found.operation.id)
+    return Complete() if found.phase is Phase.READY else None
+
+
+def repeated_update(found: Instance, asked: str) -> Accepted | None:
+    """Answer an update while an operation is running; None when none is.
+
+    Args:
+        found: the instance.
+        asked: what the request asks for, as canonical JSON.
+
+    Raises:
+        ConcurrencyError: another operation is running.
+    """
+    operation = found.operation
+    if operation.state is not State.IN_PROGRESS:
+        return None
+    if operation.kind is Kind.UPDATE and operation.request == asked:
+        return Accepted(operation.id)
+    raise ConcurrencyError
+
+
+def repeated_delete(found: Instance | Binding, kind: Kind) -> Accepted | None:
+    """Answer a delete of what is being deleted already; None when the delete may begin.
+
+    Raises:
+        ConcurrencyError: another operation is running that a delete does not stop.
+    """
+    operation = found.operation
+    if operation.state is not State.IN_PROGRESS or operation.kind in CREATES:
+        return None
+    if operation.kind is kind:
+        return Accepted(operation.id)
+    raise ConcurrencyError  # an update, or an operation that only another release knows

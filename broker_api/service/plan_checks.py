@@ -1,0 +1,93 @@
+"""What a request may say about services and plans, given the catalog and what exists."""
+
+from collections.abc import Callable
+
+from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.errors import BadRequest, ErrPlanUnsupported, MaintenanceInfoConflict, UpdateNotSupported
+from broker_api.json_types import JsonObject
+from broker_api.service.schemas import BindRequest, MaintenanceInfo, ProvisionRequest, RotateRequest, UpdateRequest
+from broker_api.settings.settings import Settings
+from broker_api.state.records import Binding, Instance, Phase
+
+
+def check_ids(
+    catalog: Catalog,
+    request: ProvisionRequest | UpdateRequest | BindRequest | RotateRequest,
+    *finds: Callable[[], Instance | Binding | None],
+) -> None:
+    """Check that the catalog has the service and plan, or that something exists that was made with them.
+
+    Args:
+        catalog: the catalog.
+        request: names the service and plan.
+        finds: read what exists; called only if the catalog does not have the ids, since the plan was taken out of it.
+
+    Raises:
+        BadRequest: the service is not known.
+        ErrPlanUnsupported: the plan is not known.
+    """
+    try:
+        catalog.check_known(request.service_id, request.plan_id)
+    except (BadRequest, ErrPlanUnsupported):
+        for find in finds:
+            found = find()
+            if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+                continue
+            if request.service_id in (None, found.service_id) and request.plan_id in (None, found.plan_id):
+                return
+        raise
+
+
+def check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
+    """Check the maintenance version that the request names, if it names one.
+
+    Raises:
+        MaintenanceInfoConflict: it is not the plan's.
+    """
+    if info and info.version and info.version != plan.maintenance_version:
+        raise MaintenanceInfoConflict(info.version, plan.maintenance_version)
+
+
+def check_move(settings: Settings, catalog: Catalog, found: Instance, wanted: Plan, parameters: JsonObject) -> None:
+    """Check that an instance can pass from its current plan to the wanted one, with these parameters.
+
+    Raises:
+        UpdateNotSupported: the current plan cannot be left, or the wanted one pins another cluster or project (data
+            does not move), or does not take the instance's parameters.
+    """
+    current = catalog.plan_of(found.service_id, found.plan_id, found.plan)
+    if not current.updateable:
+        raise UpdateNotSupported(f"The plan {current.name} cannot be changed into another one.")
+    project = found.project or current.project or found.parameters.get("project")
+    if found.legacy and not project and settings.projects:
+        project = settings.projects[0].project_id  # where the workers look for what atlasbroker 2.0.0 wrote
+    cluster = found.cluster or current.cluster or found.parameters.get(settings.config.PARAMETER_CLUSTER)
+    for name, own, pin in (("cluster", cluster, wanted.cluster), ("project", project, wanted.project)):
+        if pin is not None and own != pin:
+            raise UpdateNotSupported(
+                f"The plan {wanted.name} is for another {name}, and the data of an instance does not move with its "
+                "plan. Make a new instance of that plan, and copy the data."
+            )
+    try:
+        catalog.check_instance(wanted, parameters, creating=False)
+    except BadRequest as error:
+        raise UpdateNotSupported(f"The plan {wanted.name} does not take the instance as it is: {error}") from None
+
+
+def plan_of_bind(catalog: Catalog, instance: Instance, request: BindRequest | RotateRequest) -> Plan:
+    """Return the plan that a new binding is made under: the instance's own.
+
+    Raises:
+        BadRequest: the request names another one, or the plan has no bindings.
+    """
+    service_id, plan_id = request.service_id or instance.service_id, request.plan_id or instance.plan_id
+    plan = None
+    if instance.legacy:  # atlasbroker 2.0.0 kept no plan, and the catalog need not have the default one
+        plan = catalog.plans.get(instance.plan_id) or catalog.plans.get(plan_id)
+    elif (service_id, plan_id) != (instance.service_id, instance.plan_id):
+        own = f"{instance.service_id} and {instance.plan_id}"
+        raise BadRequest(f"service_id and plan_id must be those of the instance: {own}.")
+    plan = plan or catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+    if not plan.bindable:
+        raise BadRequest(f"Instances of the plan {plan.name} cannot be bound.")
+    return plan
