@@ -1,40 +1,54 @@
-"""Every exception of the broker that crosses a module: the seed's nine, and the answers that OSB names.
+"""The exceptions that modules of the broker raise for each other.
 
-A message is written for the platform's user: it names no library, class or file. What status and code each one
-becomes is the business of the one table in ``broker_api.osb.errors``.
+A message is written for the platform's user: it names no library, class or file. The table in ``broker_api.osb.errors``
+has the status and the code of each.
 """
+
+from typing import ClassVar
 
 
 class SettingError(Exception):
-    """A setting is missing or wrong; the message is ``NAME: what it should be``, fit to stop a process with."""
+    """A setting is missing or wrong, and the process cannot start. The message is ``NAME: what it should be``."""
 
 
 class UndecryptableError(Exception):
-    """None of the keys opens what was stored: one was taken away too early."""
+    """None of the encryption keys opens what was stored: a key was taken away too early."""
 
     def __init__(self) -> None:
         super().__init__("None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it.")
 
 
-# --- the seed's nine ------------------------------------------------------------------------------------------
+# --- names and sentences of atlasbroker 2.0.0 -----------------------------------------------------------------------
 
 
-class ErrClusterNotFound(Exception):
+class NamedError(Exception):
+    """An error whose sentence names one thing."""
+
+    sentence: ClassVar[str]
+
+    def __init__(self, name: object) -> None:
+        super().__init__(self.sentence.format(name))
+
+
+class ErrClusterNotFound(NamedError):
     """Atlas has no cluster of this name that the broker may use."""
 
-    def __init__(self, cluster: str) -> None:
-        super().__init__(f"The cluster {cluster} is not available on Atlas.")
+    sentence = "The cluster {} is not available on Atlas."
 
 
-class ErrClusterConfig(Exception):
+class ErrClusterConfig(NamedError):
     """The cluster exists, but its connection string is not known."""
 
-    def __init__(self, cluster: str) -> None:
-        super().__init__(f"The cluster configuration for {cluster} is not available.")
+    sentence = "The cluster configuration for {} is not available."
 
 
 class ErrStorageMongoConnection(Exception):
-    """MongoDB cannot be reached; ``during`` says what was being done, ``reason`` (for operators) why it failed."""
+    """MongoDB cannot be used.
+
+    Attributes:
+        during: What was being done.
+        reason: Why it failed, for operators.
+    """
 
     def __init__(self, during: str, reason: str = "") -> None:
         super().__init__(f"The storage is not able to communicate with MongoDB [{during}]")
@@ -43,7 +57,7 @@ class ErrStorageMongoConnection(Exception):
 
 
 class ErrStorageUnreadable(Exception):
-    """A stored document is in a form that this release does not know. 503: another release may know it."""
+    """A stored document is in a form that this release does not know. Another release may know it."""
 
     def __init__(self, what: str, *, readable: bool) -> None:
         why = (
@@ -54,25 +68,22 @@ class ErrStorageUnreadable(Exception):
         super().__init__(f"The broker's record of the {what} {why}")
 
 
-class ErrStorageTypeUnsupported(Exception):
+class ErrStorageTypeUnsupported(NamedError):
     """The store was given something that is neither an instance nor a binding."""
 
-    def __init__(self, type_obj: type) -> None:
-        super().__init__(f"Type [{type_obj}] unsupported")
+    sentence = "Type [{}] unsupported"
 
 
-class ErrStorageRemoveInstance(Exception):
+class ErrStorageRemoveInstance(NamedError):
     """An instance could not be removed from the store."""
 
-    def __init__(self, instance_id: str) -> None:
-        super().__init__(f"Failed to remove the instance {instance_id}")
+    sentence = "Failed to remove the instance {}"
 
 
-class ErrStorageRemoveBinding(Exception):
+class ErrStorageRemoveBinding(NamedError):
     """A binding could not be removed from the store."""
 
-    def __init__(self, binding_id: str) -> None:
-        super().__init__(f"Failed to remove the binding {binding_id}")
+    sentence = "Failed to remove the binding {}"
 
 
 class ErrStorageStore(Exception):
@@ -83,68 +94,66 @@ class ErrStorageStore(Exception):
 
 
 class ErrStorageTooLarge(ErrStorageStore):
-    """An instance or binding would be larger than a document of MongoDB can be. 400: asked again it is so again."""
+    """An instance or binding would be larger than a document of MongoDB can be. To ask again does not help."""
 
     def __init__(self) -> None:
         super().__init__("The instance or binding is too large to be stored; give it fewer or shorter parameters.")
 
 
-class ErrStorageFindInstance(Exception):
-    """The instance that a binding is asked for does not exist."""
+class ErrStorageFindInstance(NamedError):
+    """The instance that a binding or an update is asked for does not exist."""
 
-    def __init__(self, instance_id: str) -> None:
-        super().__init__(f"Failed to find the instance {instance_id}.")
+    sentence = "Failed to find the instance {}."
 
 
-class ErrPlanUnsupported(Exception):
+class ErrPlanUnsupported(NamedError):
     """The catalog has no such plan."""
 
-    def __init__(self, plan_id: str) -> None:
-        super().__init__(f"Plan [{plan_id}] not supported.")
+    sentence = "Plan [{}] not supported."
 
 
-# --- what OSB names (spec.md, "Service Broker Errors") --------------------------------------------------------
+# --- answers of the Open Service Broker API (spec.md, "Service Broker Errors") --------------------------------------
 
 
 class OsbError(Exception):
-    """An answer that says no; the message is its ``description``."""
+    """A request is refused or has failed; the message is the answer's ``description``."""
 
 
 class BadRequest(OsbError):
-    """The request is malformed, or names something that the catalog does not have. 400."""
+    """The request is malformed, or names something that the catalog does not have."""
 
 
 class NotFound(OsbError):
-    """There is no such instance or binding, or not yet. 404."""
+    """There is no such instance or binding, or not yet."""
 
 
 class Gone(OsbError):
-    """There is no such instance or binding any more. 410."""
+    """There is no such instance or binding any more."""
 
     def __init__(self, description: str = "It does not exist (any more).") -> None:
         super().__init__(description)
 
 
 class Conflict(OsbError):
-    """An instance or binding of this id exists with other attributes. 409."""
+    """An instance or binding of this id exists with other attributes."""
 
 
 class AsyncRequired(OsbError):
-    """The platform must allow asynchronous operations. 422; clients compare the sentence verbatim."""
+    """The platform must allow asynchronous operations. Clients compare the sentence word for word."""
 
     def __init__(self) -> None:
         super().__init__("This service plan requires client support for asynchronous service operations.")
 
 
 class ConcurrencyError(OsbError):
-    """Another operation on the same instance or binding is running. 422; clients compare the sentence verbatim."""
+    """Another operation on the same instance or binding is running. Clients compare the sentence word for word."""
 
     def __init__(self) -> None:
         super().__init__("The Service Broker does not support concurrent requests that mutate the same resource.")
 
 
 class MaintenanceInfoConflict(OsbError):
-    """The platform's idea of the plan's maintenance version is not the catalog's. 422."""
+    """The maintenance version of the plan in the request is not the one in the catalog."""
 
     def __init__(self, given: str, current: str | None) -> None:
         now = f"the catalog's is {current}" if current else "the plan has none"
@@ -152,11 +161,11 @@ class MaintenanceInfoConflict(OsbError):
 
 
 class UpdateNotSupported(OsbError):
-    """The update can never succeed as asked, for example a change of plan. 422 without a code."""
+    """The update can never succeed as asked, for example a change of plan."""
 
 
 class OutOfTime(OsbError):
-    """The job was not done while the request could wait. 504: platforms answer with a DELETE, which stops it."""
+    """The job was not done while the request could wait. Platforms then send a DELETE, which stops the job."""
 
     def __init__(self, waited: float) -> None:
         super().__init__(
@@ -166,4 +175,4 @@ class OutOfTime(OsbError):
 
 
 class OperationFailed(OsbError):
-    """The job that a request waited for has failed; the message is the job's sentence. 500."""
+    """The job that a request waited for has failed; the message is the job's sentence."""

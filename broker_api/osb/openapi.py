@@ -1,4 +1,4 @@
-"""The served OpenAPI description, made from the models of requests and bodies. Every answer that can come is in it."""
+"""The served OpenAPI description, made from the models of requests and answers. Every answer that can come is in it."""
 
 import functools
 import json

@@ -1,12 +1,13 @@
-"""The fields that a write may set, typed: a misspelt or mistyped field is an error of mypy.
+"""The fields that a write may set, typed, so that mypy refuses a misspelt field or a value of another type.
 
-Each ``TypedDict`` mirrors a record of ``broker_api.state.records``; a test compares the two. A moment may be given as
-``In`` (seconds from now by MongoDB's clock). What is absent stays as it is.
+Each ``TypedDict`` has the fields of a record of ``broker_api.state.records``; a test compares the two. A moment may be
+given as ``In`` (seconds from now by MongoDB's clock). A field that is absent is not changed.
 """
 
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
+from broker_api.json_types import JsonObject
 from broker_api.state.mongo import In
 from broker_api.state.records import Phase, State
 
@@ -42,8 +43,8 @@ class ResourceFields(TypedDict, total=False):
     instance_id: str
     service_id: str
     plan_id: str
-    context: dict[str, Any]
-    parameters: dict[str, Any]
+    context: JsonObject
+    parameters: JsonObject
     phase: Phase
     project: str | None
     cluster: str | None
@@ -59,7 +60,7 @@ class InstanceFields(ResourceFields, total=False):
     space_guid: str
     maintenance_version: str | None
     connection: dict[str, str]
-    plan: dict[str, Any]
+    plan: JsonObject
     owned: bool
     sealed_dropper: str | None
 
@@ -69,7 +70,7 @@ class BindingFields(ResourceFields, total=False):
 
     binding_id: str
     app_guid: str | None
-    bind_resource: dict[str, Any] | None
+    bind_resource: JsonObject | None
     predecessor: str | None
     username: str | None
     roles: list[dict[str, str]]

@@ -196,7 +196,7 @@ class Store:
         key = instance_key(ids["instance_id"])
         if "binding_id" in ids:
             key = binding_key(ids["instance_id"], ids["binding_id"])
-        made = assignments({"_id": key, "phase": Phase.CREATING, **fields})
+        made = assignments({"_id": key, **fields, "phase": Phase.CREATING})
         return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
