@@ -5,41 +5,37 @@ The broker's URL is not here: it is a setting of the deployment (BROKER_REDIS_UR
 
 from kombu import Exchange, Queue
 
-# MongoDB holds what has become of a job; a result in Redis would be a second truth, and grow.
+from broker_api.jobs.queue import QUEUES, RECONCILE
+
+# MongoDB holds the state of each operation; a result in Redis would be a second copy, and grow.
 task_ignore_result = True
 result_backend = None
 task_store_errors_even_if_ignored = False
 
-# Arguments are ids only, so JSON is enough, and nothing else is ever unpacked.
+# Arguments are ids only, so JSON is enough; no other format is accepted.
 task_serializer = "json"
 accept_content = ["json"]
 
 # Each kind of work has its queue, so that each can have worker pods of its own.
-task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("instances", "bindings", "maintenance")]
-task_default_queue = "maintenance"
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys(QUEUES.values())]
+task_default_queue = QUEUES[RECONCILE]
 task_create_missing_queues = False
-task_routes = {
-    "atlas.provision": {"queue": "instances"},
-    "atlas.update": {"queue": "instances"},
-    "atlas.deprovision": {"queue": "instances"},
-    "atlas.bind": {"queue": "bindings"},
-    "atlas.unbind": {"queue": "bindings"},
-    "maintenance.reconcile": {"queue": "maintenance"},
-}
+task_routes = {job: {"queue": queue} for job, queue in QUEUES.items()}
 
-# Acknowledged before it runs: delivery is the sweep's business, the lease in MongoDB guards against doing it twice.
-# Late acknowledgement would run each running job a second time after every interruption of Redis.
+# Messages are acknowledged before the job runs: the sweeper sends lost jobs again, and the lease in MongoDB prevents
+# that two workers run one operation. Late acknowledgement would run each running job a second time after every
+# interruption of Redis.
 task_acks_late = False
 task_reject_on_worker_lost = False
 
-# Jobs wait for the network, so threads serve them best: 32 slots cost 60 MB, as processes they would cost 1.3 GB.
+# Jobs wait for the network most of the time, so threads fit: 32 threads take 60 MB, 32 processes would take 1.3 GB.
 worker_pool = "threads"
 worker_concurrency = 32
 
-# A message that a slot does not work on yet is better taken by another worker.
+# A worker fetches no message before it has a free thread, so that another worker can take it.
 worker_prefetch_multiplier = 1
 
-# Redis may be away at the start and for as long as it likes; the worker stays and finds it again.
+# Redis may be unavailable at the start or later, for any time; the worker reconnects.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 worker_cancel_long_running_tasks_on_connection_loss = False
@@ -47,22 +43,22 @@ broker_connection_timeout = 3
 worker_consumer = "workers.transport:Consumer"
 
 broker_transport_options = {
-    # Longer than any step; no countdown or retry is ever longer, since waiting is a date in MongoDB.
+    # Longer than any step. No job waits in Redis: the time of the next attempt is stored in MongoDB.
     "visibility_timeout": 300,
-    # A Redis that accepts and never answers is found out by these.
+    # These detect a Redis that accepts connections and never answers.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 10,
     "unacked_restore_interval": 10,
-    # No retry at this level, which SIGTERM does not interrupt: the consumer reconnects.
+    # No retries in kombu, since SIGTERM does not interrupt them: the consumer reconnects.
     "max_retries": 0,
     "interval_start": 0,
     "interval_step": 0,
     "interval_max": 0,
 }
 
-# Flower lives on events; the root logger is ours.
+# Flower needs events; the broker sets up the root logger.
 worker_send_task_events = True
 task_send_sent_event = False
 worker_hijack_root_logger = False

@@ -1,1 +1,1 @@
-"""Sending jobs to the workers by name, through Redis."""
+"""Jobs: their names and queues, sent to the workers through Redis."""

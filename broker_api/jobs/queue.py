@@ -1,15 +1,15 @@
-"""Sends jobs to the workers by name. A message is a nudge: losing it costs seconds, so sending never fails a request.
+"""Sends jobs to the workers by name. The operation is in MongoDB, so a lost message costs seconds and no operation.
 
-Sending is bounded: Redis may refuse, hang or accept connections and never answer. After a failure nothing is sent for
-a while; the sweep sends what was left out.
+Sending takes about a second at most, also when Redis refuses connections or never answers. After a failure nothing is
+sent for two seconds; the sweeper sends those jobs later.
 """
 
 import threading
 import time
-from typing import Any
 
 from broker_api.jobs.redis_errors import OutageLog, sentence
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
+from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.records import Kind
 
@@ -23,7 +23,7 @@ QUEUES: dict[str, str] = {
     "atlas.unbind": "bindings",
     RECONCILE: "maintenance",
 }
-"""Which queue each job goes to, so that each kind of work can have its own worker pods."""
+"""The queue of each job. Each kind of work has a queue, so that it can have worker pods of its own."""
 
 PAUSE_SECONDS = 2.0
 SOCKET_SECONDS = 0.5
@@ -31,7 +31,7 @@ CONNECTIONS = 10
 
 
 class Queue:
-    """A sender of jobs that knows their names and nothing of their code."""
+    """Sends jobs by their names, without their code."""
 
     def __init__(self, redis: RedisSettings) -> None:
         self._app = RedisCelery("broker_api", set_as_current=False)
@@ -49,46 +49,43 @@ class Queue:
         if not self._slots.acquire(timeout=2 * SOCKET_SECONDS):
             return False
         try:
-            return time.monotonic() >= self._silent_until and self._send(job, arguments)
-        finally:
-            self._slots.release()
-
-    def _send(self, job: str, arguments: list[str | None]) -> bool:
-        try:
+            if time.monotonic() < self._silent_until:
+                return False
             self._app.send_task(job, args=arguments, queue=QUEUES[job], ignore_result=True)
-        except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweep sends it later
+        except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             self._outage.failed(error)
             return False
+        finally:
+            self._slots.release()
         self._outage.recovered()
         return True
 
     def trouble(self) -> str | None:
-        """Return a sentence when Redis cannot be used. Takes about a second at the most; calls in parallel share it."""
+        """Return a sentence when Redis cannot be used, within about a second; calls at the same time share an answer.
+
+        The probe writes what each worker writes when it starts: a full Redis and a replica answer to reads.
+        """
         asked_at = time.monotonic()
         with self._probing:
             if self._probed_at < asked_at:
-                self._answer = self._ask()
+                self._answer = None
+                try:
+                    self._probe.sadd("_kombu.binding.maintenance", "maintenance\x06\x16\x06\x16maintenance")
+                except Exception as error:  # noqa: BLE001 - whatever redis-py raises
+                    self._answer = f"{sentence(error)}; accepted operations wait, and are sent later"
                 self._probed_at = time.monotonic()
             return self._answer
 
-    def _ask(self) -> str | None:
-        """Write what each worker writes when it starts: a full Redis and a replica answer to everything else."""
-        try:
-            self._probe.sadd("_kombu.binding.maintenance", "maintenance\x06\x16\x06\x16maintenance")
-        except Exception as error:  # noqa: BLE001 - whatever redis-py raises
-            return f"{sentence(error)}; accepted operations wait, and are sent later"
-        return None
 
-
-def _bounded(redis: RedisSettings) -> dict[str, Any]:
-    """Return settings with which a send ends within ``SOCKET_SECONDS`` or so, whatever Redis does."""
+def _bounded(redis: RedisSettings) -> JsonObject:
+    """Return Celery's settings with which sending ends within about ``SOCKET_SECONDS``."""
     options = {
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # No retry at any level: the sweep is the retry.
+        # No retry at any level: the sweeper sends again.
         "max_retries": 0,
         "interval_start": 0,
         "interval_step": 0,

@@ -5,14 +5,16 @@ Several ``redis://`` servers are tried in the order given; several sentinels are
 """
 
 import os
+import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from kombu.utils.imports import symbol_by_name
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 from redis import Connection, ConnectionPool, Redis, SSLConnection
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
@@ -27,62 +29,92 @@ from redis.sentinel import (
 
 from broker_api.errors import SettingError
 from broker_api.jobs.redis_errors import NO_SENTINEL
+from broker_api.json_types import JsonObject
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
-_DEFAULT_MASTER = "mymaster"
-_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS = {*_FILES, "ssl_ca_path", "ssl_ca_data", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers", "ssl_password"}
-_CERT_REQS = {
-    "required": "required",
-    "optional": "optional",
-    "none": "none",
-    "CERT_REQUIRED": "required",
-    "CERT_OPTIONAL": "optional",
-    "CERT_NONE": "none",
-}
-_Options = dict[str, Any]
-_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
 _FORM = (
     "BROKER_REDIS_URL: must be redis://[name:password@]host[:port][/database], the same with rediss:// and "
     "?ssl_cert_reqs=required, optional or none, or sentinel://host[:port];sentinel://host[:port][/database]"
     "?master_name=…; the port is from 1 to 65535, the database a number from 0, and user name and password must be "
     "percent-encoded"
 )
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-class _FirstThatAnswers:
-    """What a connection is mixed with that takes the first of several servers which can be reached."""
+def _flag(text: str) -> bool:
+    if text.lower() not in _FLAGS:
+        raise SettingError("BROKER_REDIS_URL: must have true or false in ssl, sentinel_ssl and ssl_check_hostname")
+    return _FLAGS[text.lower()]
 
-    def __init__(self, *, servers: tuple[tuple[str, int], ...], **options: Any) -> None:  # noqa: ANN401 - redis-py's
+
+def _readable(path: str, info: ValidationInfo) -> str:
+    if not os.access(path, os.R_OK):
+        raise SettingError(f"BROKER_REDIS_URL: must name a file that can be read in its option {info.field_name}")
+    return path
+
+
+_File = Annotated[str, AfterValidator(_readable)]
+
+
+class TlsOptions(BaseModel):
+    """redis-py's options of TLS that a URL may have; the certificate is checked unless one of them says otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ssl_cert_reqs: Annotated[
+        Literal["required", "optional", "none"], BeforeValidator(lambda text: text.removeprefix("CERT_").lower())
+    ] = "required"
+    ssl_check_hostname: Annotated[bool | None, BeforeValidator(_flag)] = None
+    ssl_ca_certs: _File | None = None
+    ssl_certfile: _File | None = None
+    ssl_keyfile: _File | None = None
+    ssl_ca_path: str | None = None
+    ssl_ca_data: str | None = None
+    ssl_ciphers: str | None = None
+    ssl_password: str | None = None
+
+
+if TYPE_CHECKING:
+
+    class RedisConnection(Connection):
+        """redis-py's connection with the types of what is replaced here."""
+
+        def __init__(self, **options: object) -> None: ...
+        def _connect(self) -> socket.socket: ...
+
+else:
+    RedisConnection = Connection
+
+
+class ServerConnection(RedisConnection):
+    """A connection to the first of several servers that can be reached."""
+
+    def __init__(self, *, servers: tuple[tuple[str, int], ...], **options: object) -> None:
         self._servers = servers
         host, port = servers[0]
-        super().__init__(host=host, port=port, **options)  # type: ignore[call-arg]
+        super().__init__(host=host, port=port, **options)
 
-    def _connect(self) -> Any:  # noqa: ANN401 - a socket, with or without TLS
-        for host, port in self._servers[:-1]:
-            self.host, self.port = host, port
+    def _connect(self) -> socket.socket:
+        *others, last = self._servers
+        for address in others:
+            self.host, self.port = address
             try:
-                return super()._connect()  # type: ignore[misc]
+                return super()._connect()
             except OSError:
                 continue
-        self.host, self.port = self._servers[-1]
-        return super()._connect()  # type: ignore[misc]
+        self.host, self.port = last
+        return super()._connect()
 
 
-class _ServerConnection(_FirstThatAnswers, Connection):
-    """For ``redis://``."""
+class TlsServerConnection(ServerConnection, SSLConnection):
+    """The same with TLS."""
 
 
-class _TlsServerConnection(_FirstThatAnswers, SSLConnection):
-    """For ``rediss://``."""
-
-
-class _Sentinels(Sentinel):
-    """Asks all sentinels at once, so that one which is dead or hangs costs no time."""
+class ParallelSentinel(Sentinel):
+    """Asks all sentinels at once, so that one that does not answer takes no time."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Return the master's address as the first sentinel that knows one tells it."""
+        """Return the master's address from the first sentinel that knows one."""
         answers: SimpleQueue[tuple[str, int] | Exception | None] = SimpleQueue()
 
         def ask(sentinel: Redis) -> None:
@@ -131,13 +163,12 @@ class RedisSettings:
         Raises:
             SettingError: the URL cannot be used, or its parts contradict each other. No part of it is repeated.
         """
-        try:
-            parts = [_split(each) for each in url.split(";")]
-        except (ValueError, KeyError):
-            raise SettingError(_FORM) from None
-        if not url.isprintable() or " " in url or len({each.scheme for each in parts}) > 1:
+        if not url.isprintable() or " " in url:
             raise SettingError(_FORM)
-        return _merged(parts)
+        try:
+            return _merge([_split(each) for each in url.split(";")])
+        except ValueError:  # also pydantic's
+            raise SettingError(_FORM) from None
 
     @property
     def celery_url(self) -> str:
@@ -152,7 +183,7 @@ class RedisSettings:
         """redis-py's class for one connection."""
         if self.scheme == "sentinel":
             return SentinelManagedConnection if self.tls is None else SentinelManagedSSLConnection
-        return _ServerConnection if self.tls is None else _TlsServerConnection
+        return ServerConnection if self.tls is None else TlsServerConnection
 
     def pool(
         self,
@@ -180,7 +211,7 @@ class RedisSettings:
         }
         if self.scheme != "sentinel":
             return ConnectionPool(servers=self.servers, **common)
-        sentinels = _Sentinels(self.servers, sentinel_kwargs={**times, **self.sentinel}, **common)  # type: ignore[no-untyped-call]
+        sentinels = ParallelSentinel(self.servers, sentinel_kwargs={**times, **self.sentinel}, **common)  # type: ignore[no-untyped-call]
         pool: ConnectionPool = sentinels.master_for(self.master_name, Redis).connection_pool  # type: ignore[no-untyped-call]
         return pool
 
@@ -217,80 +248,65 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _merged(parts: list[SplitResult]) -> RedisSettings:
-    scheme = parts[0].scheme
-    said = _said(parts)
-    tls, sentinel = None, {}
-    if scheme != "redis":
-        asked = _flag(said.pop("ssl", "false")) if scheme == "sentinel" else True
-        tls = _tls(said, "ssl_", asked=asked, inherited=None)
+def _merge(parts: list[SplitResult]) -> RedisSettings:
+    """Return what the URLs mean together; raise ValueError when they cannot be used."""
+    (scheme,) = {each.scheme for each in parts}
+    options = _options(parts)
+    tls_options = _take(options, "ssl_")
+    tls: JsonObject | None = None
+    sentinel: JsonObject = {}
+    if scheme == "redis" and tls_options:
+        raise ValueError
+    if scheme == "rediss" or tls_options or (scheme == "sentinel" and _flag(options.get("ssl", "false"))):
+        tls = TlsOptions.model_validate(tls_options).model_dump(exclude_none=True)
     if scheme == "sentinel":
-        asked = _flag(said.pop("sentinel_ssl", "false"))
-        sentinel_tls = _tls(said, "sentinel_ssl_", asked=asked, inherited=tls)
-        given = {"username": said.pop("sentinel_username", None), "password": said.pop("sentinel_password", None)}
-        sentinel = {**given, **({"ssl": True, **sentinel_tls} if sentinel_tls else {})}
+        options.pop("ssl", None)
+        sentinel_options = _take(options, "sentinel_ssl_")
+        sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        if _flag(options.pop("sentinel_ssl", "false")) or sentinel_options:
+            checked = TlsOptions.model_validate({**tls_options, **sentinel_options})
+            sentinel |= {"ssl": True, **checked.model_dump(exclude_none=True)}
     settings = RedisSettings(
         scheme=scheme,
         servers=tuple((unquote(each.hostname or ""), each.port or _PORTS[scheme]) for each in parts),
-        database=int(said.pop("database", 0)),
-        username=said.pop("username", None),
-        password=said.pop("password", None),
+        database=int(options.pop("database", 0)),
+        username=options.pop("username", None),
+        password=options.pop("password", None),
         tls=tls,
-        master_name=said.pop("master_name", _DEFAULT_MASTER) if scheme == "sentinel" else "",
+        master_name=options.pop("master_name", "mymaster") if scheme == "sentinel" else "",
         sentinel=sentinel,
-        credential_provider=said.pop("credential_provider", None),
+        credential_provider=options.pop("credential_provider", None),
     )
-    if said:
-        raise SettingError(_FORM)
+    if options:
+        raise ValueError
     return settings
 
 
-def _said(parts: list[SplitResult]) -> dict[str, str]:
-    """Return what the URLs say together.
+def _take(options: dict[str, str], prefix: str) -> dict[str, str]:
+    """Take the options of TLS with this prefix out of all."""
+    return {f"ssl_{name.removeprefix(prefix)}": options.pop(name) for name in list(options) if name.startswith(prefix)}
+
+
+def _options(parts: list[SplitResult]) -> dict[str, str]:
+    """Return database, user, password and options of all URLs.
 
     Raises:
-        SettingError: two of them say different things.
+        ValueError: an option is unknown.
+        SettingError: two URLs contradict each other.
     """
-    said: dict[str, str] = {}
-    for key, value in (pair for each in parts for pair in _pairs(each)):
-        if said.setdefault(key, value) != value:
-            raise SettingError(f"BROKER_REDIS_URL: must say the same in each of its URLs; two differ in {key}")
-    return said
-
-
-def _pairs(url: SplitResult) -> Iterator[tuple[str, str]]:
-    path = url.path.strip("/")
-    if path:
-        yield "database", str(int(path))
-    if url.username:
-        yield "username", unquote(url.username)
-    if url.password:
-        yield "password", unquote(url.password)
-    for key, value in parse_qsl(url.query, keep_blank_values=True):
-        if key not in ("master_name", "credential_provider", "ssl") and not key.startswith(("ssl_", "sentinel_")):
-            raise SettingError(_FORM)
-        if value:
-            yield key, value
-
-
-def _tls(said: dict[str, str], prefix: str, *, asked: bool, inherited: Mapping[str, Any] | None) -> _Options | None:
-    """Take the options of TLS that have this prefix; None where TLS is not asked for."""
-    given = {f"ssl_{key.removeprefix(prefix)}": said.pop(key) for key in list(said) if key.startswith(prefix)}
-    if not given and not asked:
-        return None
-    options = {"ssl_cert_reqs": "required", **(inherited or {}), **given}
-    if options["ssl_cert_reqs"] not in _CERT_REQS or not set(options) <= _TLS:
-        raise SettingError(_FORM)
-    options["ssl_cert_reqs"] = _CERT_REQS[options["ssl_cert_reqs"]]
-    if "ssl_check_hostname" in given:
-        options["ssl_check_hostname"] = _flag(given["ssl_check_hostname"])
-    for name in _FILES:
-        if name in options and not os.access(options[name], os.R_OK):
-            raise SettingError(f"BROKER_REDIS_URL: must name a file that can be read in its option {name}")
+    options: dict[str, str] = {}
+    for url in parts:
+        path = url.path.strip("/")
+        named = {
+            "database": str(int(path)) if path else "",
+            "username": unquote(url.username or ""),
+            "password": unquote(url.password or ""),
+        }
+        query = parse_qsl(url.query, keep_blank_values=True)
+        for name, _ in query:
+            if name not in ("master_name", "credential_provider", "ssl") and not name.startswith(("ssl_", "sentinel_")):
+                raise ValueError
+        for name, value in (*named.items(), *query):
+            if value and options.setdefault(name, value) != value:
+                raise SettingError(f"BROKER_REDIS_URL: must say the same in each of its URLs; two differ in {name}")
     return options
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in _FLAGS:
-        raise SettingError("BROKER_REDIS_URL: must have true or false in ssl, sentinel_ssl and ssl_check_hostname")
-    return _FLAGS[text.lower()]

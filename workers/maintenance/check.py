@@ -26,7 +26,7 @@ from broker_api.state.mongo_errors import reason
 from broker_api.state.records import record
 from broker_api.state.store import Store
 from broker_api.state.vault import Vault
-from workers import environment
+from workers import library_workarounds
 from workers.maintenance.check_atlas import check_project, plans
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
@@ -75,9 +75,9 @@ def _settings(environ: Mapping[str, str], settings: Settings) -> Iterator[Findin
     yield GOOD, "settings: all there"
     if overridden := usable_mongo_uri(settings.mongo_uri)[1]:
         yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
-    for name in environment.all_ignored(environ):
+    for name in library_workarounds.all_ignored(environ):
         yield WARN, f"settings: {name} is ignored; unset it"
-    for name in foreign_variables.ignored(environ, environment.HARMFUL):
+    for name in foreign_variables.ignored(environ, library_workarounds.HARMFUL):
         yield WARN, f"settings: {name} is an option for Celery's commands, also for workers; unset it"
 
 

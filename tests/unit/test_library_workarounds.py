@@ -1,0 +1,119 @@
+"""What the libraries do without the work-arounds. A test that fails here says which one is not needed any more."""
+
+import asyncio
+import subprocess
+import sys
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import flower.command
+import pytest
+from celery.worker.consumer.consumer import Consumer as CeleryConsumer
+from celery.worker.heartbeat import Heart
+from flower.views.monitor import Metrics
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from redis.exceptions import ReadOnlyError, ResponseError
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+from broker_api.jobs.redis_transport import KombuChannel
+from tests.dev.processes import CHECKOUT, clean_environment
+from workers.transport import CeleryDispatcher, KombuQoS, MalformedError, QoS, check_envelope
+
+
+def test_the_versions_are_those_that_the_work_arounds_were_written_for() -> None:
+    assert {name: version(name).rpartition(".")[0] for name in ("celery", "kombu", "flower")} == {
+        "celery": "5.7",
+        "kombu": "5.7",
+        "flower": "2.2",
+    }
+
+
+def test_an_option_of_celerys_command_line_is_read_from_the_environment() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-b", "memory://", "worker"],
+        cwd=CHECKOUT / "tests",
+        env=clean_environment({"CELERY_WORKER_CONCURRENCY": "not-a-number"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "not-a-number" in ended.stderr
+
+
+def test_flower_ends_with_a_traceback_at_a_variable_of_a_wrong_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWER_MAX_TASKS", "not-a-number")
+    with pytest.raises(ValueError, match="not-a-number"):
+        flower.command.apply_env_options()
+
+
+class GuardedApplication(Application):
+    """What a handler of Flower needs of it."""
+
+    options = SimpleNamespace(basic_auth=["name:password"], auth="")
+
+    def purge_offline_worker_metrics(self) -> None: ...
+
+
+def test_flower_answers_metrics_without_authentication() -> None:
+    async def ask() -> int:
+        app = GuardedApplication([("/metrics", Metrics)])
+        listener, port = bind_unused_port()
+        server = HTTPServer(app)
+        server.add_socket(listener)
+        answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/metrics", raise_error=False)
+        server.stop()
+        return answer.code
+
+    assert asyncio.run(ask()) == 200
+
+
+@pytest.mark.parametrize("error", [ReadOnlyError, ResponseError])
+def test_an_error_answer_of_redis_is_no_lost_connection_for_kombu(error: type[Exception]) -> None:
+    assert not issubclass(error, kombu_redis.Transport.connection_errors)
+    assert issubclass(error, kombu_redis.Transport.channel_errors)
+
+
+def test_kombu_raises_what_celery_does_not_expect_for_a_malformed_message() -> None:
+    malformed = {"body": "", "headers": {}}
+    with pytest.raises(KeyError):
+        virtual.Message(malformed)
+    with pytest.raises(MalformedError):
+        check_envelope(malformed)
+
+
+def test_celery_retries_to_send_a_heartbeat() -> None:
+    sent: list[dict[str, object]] = []
+    eventer = SimpleNamespace(
+        on_enabled=set(), on_disabled=set(), enabled=True, send=lambda *_, **options: sent.append(options)
+    )
+    timer = SimpleNamespace(call_repeatedly=lambda *_: None)
+    Heart(timer=timer, eventer=eventer).start()
+    assert sent[0]["retry"] is True
+
+
+def test_kombu_fails_to_acknowledge_on_a_channel_that_celery_has_closed_already() -> None:
+    channel = kombu_redis.Channel.__new__(kombu_redis.Channel)
+    setattr(channel, "connection", None)  # noqa: B010 - the stubs know no closed channel
+    with pytest.raises(AttributeError):
+        kombu_redis.QoS(channel).ack("tag")
+    QoS(channel).ack("tag")
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (KombuChannel, ["_get_pool", "_connparams", "_brpop_read", "_receive_one", "_in_poll"]),
+        (KombuQoS, ["_remove_from_indices", "restore_by_tag", "restore_unacked"]),
+        (CeleryDispatcher, ["_publish"]),
+        (CeleryConsumer, ["ensure_connected", "on_connection_error_before_connected"]),
+        (virtual.Transport, ["_deliver"]),
+    ],
+)
+def test_what_is_replaced_is_still_there(owner: type, names: list[str]) -> None:
+    assert [name for name in names if not hasattr(owner, name)] == []
