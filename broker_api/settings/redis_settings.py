@@ -29,7 +29,6 @@ from redis.sentinel import (
 
 from broker_api.errors import SettingError
 from broker_api.jobs.redis_errors import NO_SENTINEL
-from broker_api.json_types import JsonObject
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _FORM = (
@@ -253,8 +252,8 @@ def _merge(parts: list[SplitResult]) -> RedisSettings:
     (scheme,) = {each.scheme for each in parts}
     options = _options(parts)
     tls_options = _take(options, "ssl_")
-    tls: JsonObject | None = None
-    sentinel: JsonObject = {}
+    tls: dict[str, Any] | None = None
+    sentinel: dict[str, Any] = {}
     if scheme == "redis" and tls_options:
         raise ValueError
     if scheme == "rediss" or tls_options or (scheme == "sentinel" and _flag(options.get("ssl", "false"))):
