@@ -1,4 +1,4 @@
-"""Everything that a worker process works with, composed once from its settings."""
+"""The parts of a worker process, composed once from its settings."""
 
 import threading
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class AtlasProject:
 
 @dataclass
 class Context:
-    """The parts of a worker. Nothing connects before it is used; threads and forks share what is here safely."""
+    """The parts of a worker. Nothing connects before its first use; threads may share all of it."""
 
     settings: Settings
     catalog: Catalog
@@ -93,7 +93,7 @@ def compose(settings: Settings) -> Context:
 
 
 def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount:
-    """Return what opens a project; a service account goes first, as MongoDB recommends."""
+    """Return the credentials of a project; a service account goes first, as MongoDB recommends."""
     if project.client_id and project.client_secret:
         return ServiceAccount(project.client_id, project.client_secret, tokens)
     return ApiKey(project.public_key, project.private_key)

@@ -152,7 +152,7 @@ def test_the_sentence_names_the_user_the_project_and_atlass_own_words() -> None:
     ):
         atlas.client().user("b-1")
     assert str(caught.value) == (
-        "Atlas refused to tell about database user 'b-1' in project '6a793f60c0eb9e7a17714c68': "
+        "Atlas refused to read database user 'b-1' in project '6a793f60c0eb9e7a17714c68': "
         "No user with username b-1 exists (404 USERNAME_NOT_FOUND)."
     )
     assert caught.value.parameters == ("b-1",)

@@ -85,7 +85,7 @@ USERS_LIMIT = "atlas.project.security.databaseAccess.users"
 
 
 class AtlasClient:
-    """`guard` is asked before each HTTP request and told of each answer.
+    """The Atlas Admin API for one project. `guard` is called before each HTTP request and after each answer.
 
     `timeout` is (seconds to connect, seconds between two bytes of the answer).
     """

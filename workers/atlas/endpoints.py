@@ -56,27 +56,25 @@ class Call:
         return self.endpoint.path.format(**{key: quote(value, safe="") for key, value in self.names.items()})
 
 
-MINT_TOKEN = ApiEndpoint("POST", "/api/oauth/token", None, "give the service account a token")
+MINT_TOKEN = ApiEndpoint("POST", "/api/oauth/token", None, "issue a token to the service account")
 
 _ROOT = "/api/atlas/v2"
 _PROJECT = f"{_ROOT}/groups/{{project}}"
 _USER = f"{_PROJECT}/databaseUsers/admin/{{username}}"
 _IN = "in project {project}"
 
-GET_KEY = ApiEndpoint("GET", _ROOT, "2023-01-01", "tell about the key itself")
-GET_PROJECT = ApiEndpoint("GET", _PROJECT, "2023-01-01", "tell about project {project}")
-GET_LIMIT = ApiEndpoint("GET", f"{_PROJECT}/limits/{{limit}}", "2023-01-01", f"tell the limit {{limit}} {_IN}")
+GET_KEY = ApiEndpoint("GET", _ROOT, "2023-01-01", "read the key itself")
+GET_PROJECT = ApiEndpoint("GET", _PROJECT, "2023-01-01", "read project {project}")
+GET_LIMIT = ApiEndpoint("GET", f"{_PROJECT}/limits/{{limit}}", "2023-01-01", f"read the limit {{limit}} {_IN}")
 LIST_ACCESS = ApiEndpoint("GET", f"{_PROJECT}/accessList", "2023-01-01", f"list the IP access list {_IN}")
 LIST_CLUSTERS = ApiEndpoint("GET", f"{_PROJECT}/clusters", "2024-08-05", f"list the clusters {_IN}")
-GET_CLUSTER = ApiEndpoint(
-    "GET", f"{_PROJECT}/clusters/{{cluster}}", "2024-08-05", f"tell about cluster {{cluster}} {_IN}"
-)
+GET_CLUSTER = ApiEndpoint("GET", f"{_PROJECT}/clusters/{{cluster}}", "2024-08-05", f"read cluster {{cluster}} {_IN}")
 GET_STATUS = ApiEndpoint(
-    "GET", f"{_PROJECT}/clusters/{{cluster}}/status", "2023-01-01", f"tell the status of cluster {{cluster}} {_IN}"
+    "GET", f"{_PROJECT}/clusters/{{cluster}}/status", "2023-01-01", f"read the status of cluster {{cluster}} {_IN}"
 )
 LIST_FLEX = ApiEndpoint("GET", f"{_PROJECT}/flexClusters", "2024-11-13", f"list the flex clusters {_IN}")
 GET_FLEX = ApiEndpoint(
-    "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"tell about flex cluster {{cluster}} {_IN}"
+    "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"read flex cluster {{cluster}} {_IN}"
 )
 LIST_PROCESSES = ApiEndpoint("GET", f"{_PROJECT}/processes", "2023-01-01", f"list the processes {_IN}")
 LIST_DATABASES = ApiEndpoint(
@@ -86,7 +84,7 @@ LIST_DATABASES = ApiEndpoint(
     f"list the databases of process {{host}} {{port}} {_IN}",
 )
 LIST_USERS = ApiEndpoint("GET", f"{_PROJECT}/databaseUsers", "2023-01-01", f"list the database users {_IN}")
-CREATE_USER = ApiEndpoint("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"make database user {{username}} {_IN}")
-GET_USER = ApiEndpoint("GET", _USER, "2023-01-01", f"tell about database user {{username}} {_IN}")
+CREATE_USER = ApiEndpoint("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"create database user {{username}} {_IN}")
+GET_USER = ApiEndpoint("GET", _USER, "2023-01-01", f"read database user {{username}} {_IN}")
 UPDATE_USER = ApiEndpoint("PATCH", _USER, "2023-01-01", f"change database user {{username}} {_IN}")
 DELETE_USER = ApiEndpoint("DELETE", _USER, "2023-01-01", f"delete database user {{username}} {_IN}")

@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 _TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
 _TRANSIENT_CODE = frozenset(
     {
@@ -128,6 +130,7 @@ _TYPES: dict[tuple[int, str], type[Refused]] = {
 def refusal(status: int, code: str) -> type[Refused]:
     """Return the type of error that stands for a status and error code."""
     about_limits = code.endswith("_LIMIT_EXCEEDED") or code in _NOT_ABOUT_THE_KEY
-    if status == 401 or code == "invalid_client" or (status == 403 and not about_limits):  # noqa: PLR2004  HTTP's own
+    forbidden = status == HTTPStatus.FORBIDDEN and not about_limits
+    if status == HTTPStatus.UNAUTHORIZED or code == "invalid_client" or forbidden:
         return Unauthorized
     return _TYPES.get((status, code), Refused)

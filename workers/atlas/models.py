@@ -1,4 +1,4 @@
-"""What Atlas tells about clusters and database users, as far as the broker needs it.
+"""Clusters and database users as Atlas describes them, as far as the broker needs it.
 
 Parsing ignores what it does not know and raises `Malformed` when something needed is missing or of another type.
 """

@@ -35,7 +35,7 @@ _KEY_ADVICE = " Check the API key or service account, its roles in the project, 
 def no_answer(call: Call, error: Exception) -> NoAnswer:
     """Return the error for a call that got no answer.
 
-    `requests` wraps what happened twice; only the innermost error tells whether the request got out. The words are our
+    `requests` wraps what happened twice; only the innermost error shows whether the request was sent. The words are our
     own: the library's hold object addresses, and a proxy's URL may hold its password.
     """
     cause = error.args[0] if error.args else None
@@ -82,8 +82,8 @@ def interpret(
     elif status >= HTTPStatus.BAD_REQUEST:
         fields = body if isinstance(body, dict) else {}
         # Atlas's errorCode, or OAuth's error: the field `error` is a number in the first and a text in the second.
-        told = fields.get("errorCode") or fields.get("error")
-        code = told if isinstance(told, str) else ""
+        value = fields.get("errorCode") or fields.get("error")
+        code = value if isinstance(value, str) else ""
         if code or status in _PLAIN_REFUSALS:
             return _refused(call, response, fields, code, auth)
     sentence = f"Atlas's answer ({status}) when asked to {call.does} makes no sense: {what}"
@@ -128,6 +128,6 @@ def _retry_after(response: requests.Response, body: Json) -> float | None:
                 seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
     parameters = body.get("parameters")
     if not math.isfinite(seconds) and body.get("errorCode") == "RATE_LIMITED_TOKEN_BUCKET":
-        told = parameters[1] if isinstance(parameters, list) and len(parameters) > 1 else None
-        seconds = float(told) if isinstance(told, int) else math.nan
+        value = parameters[1] if isinstance(parameters, list) and len(parameters) > 1 else None
+        seconds = float(value) if isinstance(value, int) else math.nan
     return min(seconds, _MOST_RETRY_AFTER) if math.isfinite(seconds) else None

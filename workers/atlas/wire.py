@@ -1,4 +1,4 @@
-"""One HTTP exchange with Atlas: sends a call, waits within bounds, and tells the guard what came of it.
+"""One HTTP exchange with Atlas: sends a call, waits within bounds, and hands the answer to the guard.
 
 Knows sessions and time-outs; knows nothing of clusters or users.
 """
@@ -36,7 +36,7 @@ T = TypeVar("T")
 class Answer:
     """The outcome of one call, for the guard that watches Atlas's health and the rate limits.
 
-    `path` is the template. `limit` and `remaining` are of the call's token bucket, None when Atlas did not tell.
+    `path` is the template. `limit` and `remaining` are of the call's token bucket, None when Atlas sent none.
     `requests` counts HTTP requests: more than one when a digest challenge or a refused token came between.
     Asking for an OAuth token is a call of its own.
     """
@@ -52,7 +52,7 @@ class Answer:
 
 
 class CallGuard(Protocol):
-    """What is asked before each HTTP request (what it raises passes through) and told of each call's answer."""
+    """Called before each HTTP request (what it raises passes through), and after each call with its answer."""
 
     def before(self) -> None:
         """Raise to prevent the request."""

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a cluster's connection strings are wanted; ``endpoint`` is a private endpoint's id, or its region."""
+    """Which of a cluster's connection strings to use; ``endpoint`` is a private endpoint's id, or its region."""
 
     kind: str = STANDARD
     endpoint: str | None = None

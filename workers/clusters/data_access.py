@@ -1,4 +1,4 @@
-"""What workers do on the clusters themselves: try a log-in, drop a database."""
+"""Access to the clusters themselves: log in with new credentials, drop a database."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,20 @@ _AUTHENTICATION = {11, 18, 8000}
 
 
 def log_in(uri: str) -> str | None:
-    """Log in; None when that worked, else why not, in words without the credentials."""
+    """Log in. Return None when that worked, else the reason, without the credentials."""
     return _on_cluster(uri, lambda client: client.admin.command("ping"))
 
 
 def drop_database(uri: str, name: str) -> str | None:
-    """Drop a database; None when it is gone, else why not, in words without the credentials."""
+    """Drop a database. Return None when it is gone, else the reason, without the credentials."""
     return _on_cluster(uri, lambda client: client.drop_database(name))
 
 
 def _on_cluster(uri: str, act: Callable[[MongoClient[dict[str, Any]]], object]) -> str | None:
     try:
-        with _client(uri) as client:
+        with MongoClient[dict[str, Any]](
+            uri, serverSelectionTimeoutMS=REACH_MS, connectTimeoutMS=REACH_MS, socketTimeoutMS=REACH_MS
+        ) as client:
             act(client)
     except OperationFailure as error:
         return LOG_IN_REFUSED if error.code in _AUTHENTICATION else f"MongoDB refuses it (code {error.code})"
@@ -33,7 +35,3 @@ def _on_cluster(uri: str, act: Callable[[MongoClient[dict[str, Any]]], object]) 
     except PyMongoError as error:
         return f"the cluster cannot be reached from the broker ({type(error).__name__}); look at its IP access list"
     return None
-
-
-def _client(uri: str) -> MongoClient[dict[str, Any]]:
-    return MongoClient(uri, serverSelectionTimeoutMS=REACH_MS, connectTimeoutMS=REACH_MS, socketTimeoutMS=REACH_MS)

@@ -21,7 +21,7 @@ _logged: set[tuple[str, str]] = set()
 
 
 def list_databases(client: AtlasClient, cluster: Cluster) -> frozenset[str] | None:
-    """Return the databases that Atlas lists on a cluster; None where it does not tell, as on free and Flex clusters."""
+    """Return the databases that Atlas lists on a cluster; None where it lists none, as on free and Flex clusters."""
     if cluster.kind != "dedicated":
         return None
     try:
@@ -77,7 +77,7 @@ def _belongs_to(process: Process, cluster: Cluster, hosts: list[tuple[str, int]]
 
 
 def _is_final(error: AtlasError) -> bool:
-    """Return whether Atlas will never tell what it was asked for, other than in trouble or for a refused key."""
+    """Return whether a retry cannot help: Atlas refuses, and neither is it in trouble nor is the key refused."""
     if isinstance(error, Refused) and error.retryable:
         return False
     status = error.status if isinstance(error, Refused | UnreadableAnswer) else 0

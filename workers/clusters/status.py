@@ -1,4 +1,4 @@
-"""When the users of each cluster changed and what its status said since, shared by all workers.
+"""When the users of each cluster changed, and its status since then; shared by all workers.
 
 One poll of a cluster's status serves every operation that waits on it: the right to poll is taken in MongoDB at most
 once a second, and the worker that polled makes all operations due that the answer confirms.
@@ -41,7 +41,7 @@ def cluster_key(project: str, cluster: str) -> str:
 def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: float) -> bool:
     """Return whether the status that was read confirms that a change has reached the cluster.
 
-    The read must have begun after the change. An APPLIED is then believed at once when a PENDING was read between the
+    The read must have begun after the change. An APPLIED then confirms it at once when a PENDING was read between the
     two and no other change was under way, whose PENDING that may have been; else only ``settle_seconds`` after the
     change, since the status may go on reading an old APPLIED for a while.
     """

@@ -165,7 +165,7 @@ class Runner:
                 return True
             case Later():
                 fields = OperationFields(waits_on=None) | (result.operation or {})
-                if operation.state is State.IN_PROGRESS:  # else the platform has been told already how it ended
+                if operation.state is State.IN_PROGRESS:  # else platforms have read already how it ended
                     fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value

@@ -1,12 +1,13 @@
 """Slows the workers of an Atlas project down together when the project's rate bucket runs low.
 
 A 429 should not happen then. When it does, nothing more is asked of the project until the time that Atlas names.
-``limits`` (well kept, MIT) counts in the Redis that all workers share; where Redis is away each process counts alone.
+The library ``limits`` counts in the Redis that all workers share; while Redis is away each process counts alone.
 """
 
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 
 import structlog
 from limits import RateLimitItemPerSecond
@@ -25,7 +26,6 @@ _REFILL_SECONDS = 120
 """A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
 
 _API = "/api/atlas/"
-_TOO_MANY_REQUESTS = 429
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class RateLimiter:
     def observe(self, answer: Answer) -> None:
         """Look at what is left of the bucket."""
         now = time.monotonic()
-        if answer.status == _TOO_MANY_REQUESTS and answer.path.startswith(_API):
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS and answer.path.startswith(_API):
             seconds = (answer.error and answer.error.retry_after) or 1.0
             log.warning("rate_limited", project=self._project, seconds=seconds)
             self._silent_until = max(self._silent_until, now + min(seconds, SLOW_SECONDS))

@@ -52,7 +52,7 @@ def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
     roles = client.key_roles()
     may = bool(roles and roles & MAY_CHANGE_USERS)
     if roles is None:
-        # Ask for the removal of a user that does not exist: the answer tells the role, and nothing is changed.
+        # Ask for the removal of a user that does not exist: the answer shows the role, and nothing is changed.
         may = True
         try:
             client.delete_user(f"atlas-broker-check-{secrets.token_hex(8)}")

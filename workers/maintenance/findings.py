@@ -16,5 +16,5 @@ def guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
         yield from look()
     except (AtlasError, SettingError) as error:
         yield BAD, f"{what}: {error}"
-    except Exception as error:  # noqa: BLE001 - a check that breaks off tells less than one that goes on
+    except Exception as error:  # noqa: BLE001 - the other checks must go on
         yield BAD, f"{what}: cannot be checked ({type(error).__name__})"

@@ -34,7 +34,7 @@ class Drift:
 
 
 def reconcile(context: Context, *, repair: bool) -> None:
-    """Compare every project; report in the log and for /ready, and repair when told to."""
+    """Compare every project; report in the log and for /ready, and repair if asked to."""
     if not context.keys.passes():
         return
     orphans, missing = 0, 0
@@ -74,7 +74,7 @@ def compare(context: Context, client: AtlasClient) -> Drift:
 
 
 def _is_orphan(context: Context, user: DatabaseUser) -> bool:
-    """Return whether nothing in MongoDB wants the user; one that is being made or removed is wanted."""
+    """Return whether no record needs the user; one that is being created or removed is needed."""
     instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
     try:
         if binding_id is None:

@@ -22,7 +22,7 @@ class _Record(NamedTuple):
 
 
 class _Known:
-    """What the records tell of a database: the reservation, and the instances that have it or left it behind."""
+    """What the records hold about a database: the reservation, and the instances that have it or left it behind."""
 
     def __init__(self, job: AtlasJob[Instance], instance: Instance) -> None:
         reserved = job.context.databases.find(instance)
@@ -74,12 +74,12 @@ def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluste
 
 
 def _is_new(client: AtlasClient, cluster: Cluster, name: str, *, just_dropped: bool, any_owner: bool) -> bool:
-    """Return whether nothing but one instance's data will be in a database; False where Atlas does not tell."""
+    """Return whether nothing but one instance's data will be in a database; False where Atlas lists none."""
     listed = list_databases(client, cluster)
     if listed is None:
         return False
     in_any_case = name.lower() in (each.lower() for each in listed)
-    if just_dropped and in_any_case:  # Atlas tells what its monitoring saw last
+    if just_dropped and in_any_case:  # Atlas lists what its monitoring saw last
         return True
     if name in listed:
         if not any_owner:

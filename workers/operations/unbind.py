@@ -43,7 +43,7 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 
 def _username(job: AtlasJob[Binding]) -> str | None:
-    """Return the user's name; atlasbroker 2.0.0 did not store it, but its hook still tells."""
+    """Return the user's name; atlasbroker 2.0.0 did not store it, but its hook still gives it."""
     binding = job.record
     if binding.username or not binding.legacy:
         return binding.username
