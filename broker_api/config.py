@@ -5,8 +5,6 @@ they return is stored, so a changed hook never loses sight of a user that exists
 """
 
 import json
-import secrets
-import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,12 +15,10 @@ from urllib.parse import quote
 
 from broker_api.errors import BadRequest, ErrClusterConfig
 from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
+from broker_api.passwords import new_password
 
 _escaped = partial(quote, safe="")
 """Percent-encodes a part of a connection string; a space as ``%20``, since many drivers read ``+`` as a plus."""
-
-PASSWORD_LENGTH = 32
-_PASSWORD_ALPHABET = string.ascii_letters + string.digits
 
 
 class RoleSpecs(StrEnum):
@@ -203,7 +199,7 @@ class Config:
             ErrClusterConfig: the cluster has no connection string.
         """
         name = self.generate_binding_username(binding)
-        password = "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(PASSWORD_LENGTH))
+        password = new_password()
         database = binding.instance.get_dbname() or ""
         uris = self._uris(binding.instance, name, password, database)
         return {"username": name, "password": password, "database": database, **uris}

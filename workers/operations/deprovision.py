@@ -1,11 +1,11 @@
 """``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database."""
 
-import secrets
 from contextlib import suppress
 from enum import StrEnum
 
 from broker_api.config import with_credentials
 from broker_api.jobs.queue import JOBS
+from broker_api.passwords import new_password
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
@@ -79,7 +79,7 @@ def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Create the temporary user; its name and password are stored first, so that a second attempt asks for the same."""
     _check_in_time(job)
     if job.record.sealed_dropper is None:
-        secret = {"username": f"atlas-broker-{job.operation.id}", "password": secrets.token_hex(16)}
+        secret = {"username": f"atlas-broker-{job.operation.id}", "password": new_password()}
         return Next(Step.CREATE_TEMPORARY_USER, {"sealed_dropper": job.context.vault.seal(secret)})
     user = temporary_user(job)
     try:
