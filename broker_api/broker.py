@@ -60,7 +60,7 @@ class Broker:
         """Raise SettingError when MongoDB answers and what is stored there is sealed with none of the keys."""
         check_at_start(self.settings)
 
-    def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the seed's address
+    def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the address of atlasbroker 2.0.0
         """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)

@@ -1,4 +1,4 @@
-"""The seed's ``Config``: credentials, the catalog's content, and the hooks that name databases, users and roles.
+"""``Config``, as in atlasbroker 2.0.0: credentials, the catalog, and hooks that name databases, users and roles.
 
 Subclass it to change a policy; constructing one calls nothing. Hooks run in workers, once for each operation: what
 they return is stored, so a changed hook never loses sight of a user that exists already.
@@ -22,7 +22,7 @@ _escaped = partial(quote, safe="")
 
 
 class RoleSpecs(StrEnum):
-    """Atlas's built-in database roles, under the names that the seed's hooks used."""
+    """Atlas's built-in database roles, under the names that the hooks of atlasbroker 2.0.0 used."""
 
     atlasAdmin = "atlasAdmin"  # noqa: N815 - Atlas's own spelling, here and below
     readWriteAnyDatabase = "readWriteAnyDatabase"  # noqa: N815
@@ -128,7 +128,7 @@ class Config:
     UUID_PLANS_EXISTING_CLUSTER = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
 
     DATABASES = "own"
-    """Which databases instances may have: ``own``, or ``any`` as the seed did, also those that others have."""
+    """Which databases instances may have: ``own``, or ``any``, also those of others, as in atlasbroker 2.0.0."""
 
     ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {"readWrite": ["dbAdmin", "readWrite"], "readOnly": ["read"]}
     """What the binding parameter ``role`` may be, and the roles that it stands for."""
@@ -168,7 +168,7 @@ class Config:
 
     @staticmethod
     def load_json(json_file: str) -> dict[str, Any] | None:
-        """Read a secret.json; None when there is no such file (the seed's answer).
+        """Read a secret.json; None when there is no such file (as in atlasbroker 2.0.0).
 
         Raises:
             ValueError: it holds something else than a JSON object.
@@ -216,8 +216,8 @@ class Config:
             uris["connectionString"] = with_credentials(srv, name, password, database)
         return uris
 
-    def isGenerateBindingCredentialsPredictible(self) -> bool:  # noqa: N802 - the seed's name
-        """Return whether credentials come out the same each time; kept for the seed's subclasses.
+    def isGenerateBindingCredentialsPredictible(self) -> bool:  # noqa: N802 - the name in atlasbroker 2.0.0
+        """Return whether credentials come out the same each time; kept for subclasses written for atlasbroker 2.0.0.
 
         The broker keeps the credentials of each binding, so an identical bind is answered with them either way.
         """

@@ -26,9 +26,10 @@ def _safe(text: str, keep: int) -> str:
 
 
 def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
-    """Name an instance's database: ``instance-<instance_id>`` as the seed did, made safe or shorter where it must be.
+    """Return the name of an instance's database: ``instance-<instance_id>``, as in atlasbroker 2.0.0.
 
-    ``limit`` is one of the two limits above.
+    An id with other characters, or one that is too long, becomes its beginning and a digest. ``limit`` is one of the
+    two limits above.
     """
     plain = f"{DATABASE_PREFIX}{instance_id}"
     if _PLAIN_DATABASE.fullmatch(plain) and len(plain) <= limit:
@@ -42,7 +43,10 @@ def is_default_database(name: str, instance_id: str) -> bool:
 
 
 def username(binding_id: str) -> str:
-    """Name a binding's user: the binding id as the seed did, made safe where it must be (URIs need no escaping)."""
+    """Return the name of a binding's user: the binding id, as in atlasbroker 2.0.0.
+
+    An id with characters that a URI would escape becomes its beginning and a digest.
+    """
     return binding_id if _PLAIN_USER.fullmatch(binding_id) else _safe(binding_id, 48)
 
 

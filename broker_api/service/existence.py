@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from broker_api.errors import ConcurrencyError, ErrStorageFindInstance, Gone, NotFound
-from broker_api.state.records import DELETES, Binding, Instance, Phase
+from broker_api.state.records import DELETES, HOLDS_NOTHING, Binding, Instance, Phase
 
 AnyResource = TypeVar("AnyResource", Instance, Binding)
 
@@ -26,7 +26,7 @@ def require_usable(instance_id: str, found: Instance | None) -> Instance:
         ErrStorageFindInstance: it does not exist.
         ConcurrencyError: it is being made or deleted.
     """
-    if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+    if found is None or found.phase in HOLDS_NOTHING:
         raise ErrStorageFindInstance(instance_id)
     if found.phase is not Phase.READY:
         raise ConcurrencyError

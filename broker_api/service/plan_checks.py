@@ -7,7 +7,7 @@ from broker_api.errors import BadRequest, ErrPlanUnsupported, MaintenanceInfoCon
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import BindRequest, MaintenanceInfo, ProvisionRequest, RotateRequest, UpdateRequest
 from broker_api.settings.settings import Settings
-from broker_api.state.records import Binding, Instance, Phase
+from broker_api.state.records import HOLDS_NOTHING, Binding, Instance
 
 
 def check_ids(
@@ -31,7 +31,7 @@ def check_ids(
     except (BadRequest, ErrPlanUnsupported):
         for find in finds:
             found = find()
-            if found is None or found.phase in (Phase.GONE, Phase.FAILED):
+            if found is None or found.phase in HOLDS_NOTHING:
                 continue
             if request.service_id in (None, found.service_id) and request.plan_id in (None, found.plan_id):
                 return

@@ -1,1 +1,1 @@
-"""The state that API and workers share: records, the MongoDB store, claims, encryption."""
+"""The state that API and workers share: records in MongoDB, claims of operations, encryption."""

@@ -58,6 +58,9 @@ class Phase(StrEnum):
     GONE = "gone"  # kept until expire_at; → CREATING when the id is used again
 
 
+HOLDS_NOTHING = frozenset({Phase.GONE, Phase.FAILED})
+"""Phases in which an instance or binding has nothing in Atlas: it counts as not existing."""
+
 DELETES = frozenset({Kind.DEPROVISION, Kind.UNBIND})
 CREATES = frozenset({Kind.PROVISION, Kind.BIND})
 

@@ -22,6 +22,7 @@ from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, 
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
     EPOCH,
+    HOLDS_NOTHING,
     UNREADABLE,
     AnyResource,
     Binding,
@@ -144,8 +145,7 @@ class Store:
 
         A binding in a phase that only another release knows counts.
         """
-        without_user = [Phase.GONE, Phase.FAILED]
-        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": without_user}}
+        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": [*HOLDS_NOTHING]}}
         return self.collection.count_documents(query)
 
     @storage_errors("find instances")

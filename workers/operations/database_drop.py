@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from broker_api.state.databases import DatabaseRecord
-from broker_api.state.records import Instance, Phase
+from broker_api.state.records import HOLDS_NOTHING, Instance, Phase
 from workers.atlas.client import AtlasRole, DatabaseUser, UserNotFound
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
@@ -49,7 +49,7 @@ def _others_with_database(job: AtlasJob[Instance], instance: Instance) -> list[I
         found = job.context.store.instance(user)
         if (
             found
-            and found.phase not in (Phase.GONE, Phase.FAILED)
+            and found.phase not in HOLDS_NOTHING
             and found.cluster == instance.cluster
             and (found.database or "").lower() == (instance.database or "").lower()
         ):
