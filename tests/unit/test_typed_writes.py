@@ -24,7 +24,7 @@ TYPOS = {
     "a step": ("workers/operations/bind.py", "Next(Step.CREATE_USER", "Next(Step.CRAETE_USER"),
     "a step as bare text": ("workers/operations/bind.py", "Next(Step.CREATE_USER", 'Next("create"'),
     "a field of a new instance": (
-        "broker_api/service/service.py",
+        "broker_api/service/instances.py",
         '"organization_guid": request',
         '"organisation_guid": request',
     ),
