@@ -157,7 +157,7 @@ def _plain(value: object) -> object:
 
 
 def _complaint(service: object, mistakes: ValidationError) -> str:
-    """Name the service or plan, the field, and what it should be."""
+    """Return a sentence with the service or plan, the field, and what it should be."""
     mistake = mistakes.errors(include_url=False)[0]
     location, owner = list(mistake["loc"]), _called("Service", service)
     if location[:1] == ["plans"] and len(location) > 1 and isinstance(service, dict):

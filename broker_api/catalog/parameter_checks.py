@@ -1,4 +1,4 @@
-"""Checks of the parameters that platforms send, against their schemas and beyond what schemas can say."""
+"""Checks of the parameters that platforms send, against their schemas, and of what a schema cannot express."""
 
 import json
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ _DEMANDS = {
 
 
 def _complaint(error: ValidationError) -> str:
-    """Name the parameter and say what it should be. Its value is not quoted: it may be a secret."""
+    """Return a sentence with the parameter and what it should be. Its value is left out: it may be a secret."""
     name = "parameters" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
     keyword, wanted = str(error.validator), error.validator_value
     schema = error.schema if isinstance(error.schema, Mapping) else {}

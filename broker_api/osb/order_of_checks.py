@@ -53,7 +53,7 @@ def check_requests(app: Flask, users: Users) -> None:
         identity = originating_identity(request.headers)
         if identity:
             bind_contextvars(**user_of(identity))
-        # Only the literal "true" says that the platform can poll.
+        # Only the literal "true" counts.
         can_poll = request.args.get("accepts_incomplete") == "true"
         g.caller = Caller(can_poll, identity, given_id or None)
 

@@ -111,7 +111,7 @@ class Bindings:
 
     def unbind(self, instance_id: str, binding_id: str, caller: Caller) -> Accepted | Complete:
         """Delete a binding, also one that is still being made or whose bind failed."""
-        # A platform that cannot poll is told this first: otherwise it would repeat the delete for ever.
+        # Gone comes before AsyncRequired: a platform that cannot poll repeats its delete until it gets Gone.
         require_deletable(self._store.binding(instance_id, binding_id))
 
         def decide() -> Accepted | None:

@@ -1,4 +1,4 @@
-"""Which instances and bindings count as existing, for deletes, for what needs an instance, and for polls."""
+"""Which instances and bindings exist: for a delete, for an update or bind, and for a poll."""
 
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ AnyResource = TypeVar("AnyResource", Instance, Binding)
 
 
 def require_deletable(found: AnyResource | None) -> AnyResource:
-    """Return what a delete is about, in whatever state it is.
+    """Return what is to be deleted, in any phase that still exists.
 
     Raises:
         Gone: it does not exist.
@@ -34,6 +34,10 @@ def require_usable(instance_id: str, found: Instance | None) -> Instance:
 
 
 def poll_of_nothing(operation_id: str | None, description: str) -> Gone | NotFound:
-    """Return the error for a poll of what is not stored: Gone when the operation's id says that it was a delete."""
+    """Return the error for a poll of an instance or binding that is not stored.
+
+    Returns:
+        ``Gone`` if the id of the operation is that of a delete, else ``NotFound``.
+    """
     deleted = operation_id is not None and operation_id.startswith(tuple(f"{kind}-" for kind in DELETES))
     return Gone() if deleted else NotFound(description)

@@ -40,9 +40,10 @@ class Instances:
         """Make an instance, or find that an identical request has made it or is making it."""
         check_ids(self._catalog, request, lambda: self._store.instance(instance_id))
         parameters = request.parameters or {}
+        fields = _fields(instance_id, request)
         if plan := self._catalog.plans.get(request.plan_id):
             self._catalog.check_instance(plan, parameters, creating=True)
-        fields = _fields(instance_id, request)
+            fields["plan"] = self._catalog.kept(plan)
 
         def decide() -> Accepted | Complete | None:
             found = self._store.instance(instance_id)
@@ -53,7 +54,6 @@ class Instances:
             if plan is None:
                 raise ErrPlanUnsupported(request.plan_id)
             check_maintenance(plan, request.maintenance_info)
-            fields["plan"] = self._catalog.kept(plan)
             dashboard = self._dashboard_url(plan, parameters)
             return self._operations.create(fields, Kind.PROVISION, caller, found, dashboard)
 
@@ -138,7 +138,7 @@ class Instances:
 
     def deprovision(self, instance_id: str, caller: Caller) -> Accepted | Complete:
         """Delete an instance, also one that is still being made or whose provision failed."""
-        # A platform that cannot poll is told this first: otherwise it would repeat the delete for ever.
+        # Gone comes before AsyncRequired: a platform that cannot poll repeats its delete until it gets Gone.
         require_deletable(self._store.instance(instance_id))
 
         def decide() -> Accepted | None:

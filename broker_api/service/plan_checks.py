@@ -1,4 +1,4 @@
-"""What a request may say about services and plans, given the catalog and what exists."""
+"""Checks of the services and plans that requests name, against the catalog and what exists."""
 
 from collections.abc import Callable
 

@@ -53,7 +53,7 @@ def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     ``instance_usable`` is set for failed updates and deprovisions only.
     """
     operation = found.known_operation(operation_id)
-    # A state that only another release knows counts as running; a poll that this release can read tells how it ends.
+    # A state that only another release knows counts as running, until a poll finds one that this release knows.
     state = operation.state if operation.state in (*State,) else State.IN_PROGRESS
     sentences = _DONE if state == State.SUCCEEDED else _RUNNING
     description = operation.description or sentences.get(operation.kind)

@@ -97,9 +97,10 @@ class SyncWait:
         return None, None
 
     def raise_untold_failure(self, found: Instance | Binding, kind: Kind, caller: Caller) -> None:
-        """Raise the failure of an operation that an earlier request like this one has waited for in vain, once.
+        """Raise, once, the failure of an operation that ended after the request that waited for it had given up.
 
-        Otherwise a platform that cannot poll would begin again and again what takes longer to fail than it waits.
+        Otherwise a platform that cannot poll would begin the same operation again and again, without ever seeing why it
+        fails.
 
         Raises:
             BadRequest, OperationFailed: the failure.
