@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 
 import pytest
 from pymongo.errors import OperationFailure
@@ -139,8 +139,10 @@ def test_a_hundred_binds_cost_a_hundred_posts_and_a_handful_of_polls(crowd: Crow
 
 
 def test_a_cluster_is_polled_once_a_second_at_most(crowd: Crowd) -> None:
+    """The turns are a second apart; a worker that stands still may send its poll late, but makes no more of them."""
     polls = sorted(call["start"] for call in crowd.calls if call["template"] == STATUS)
-    assert all(later - earlier > 0.85 for earlier, later in pairwise(polls))
+    stall = 1
+    assert len(polls) - 1 <= polls[-1] - polls[0] + stall
 
 
 def test_a_hundred_binds_are_challenged_less_than_three_times_in_ten_calls(crowd: Crowd) -> None:

@@ -1,177 +1,261 @@
-"""Faults that somebody might make in the broker's code, each with the story that must catch it."""
+"""Faults that an engineer might make in the broker's code, each with the story that must catch it.
 
-import shutil
-from dataclasses import dataclass
+A fault replaces a function, method or constant, which is looked up by its name, in the processes of one broker. They
+run the code of the checkout, and ``sitecustomize.py``, which Python imports first, plants the fault.
+"""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from broker_api.jobs.queue import JOBS
+from broker_api.state.mongo import NOW
+from broker_api.state.records import Kind, Phase
 from tests.chaos import scenarios, slow
 from tests.chaos.scenarios import Scenario
-from tests.dev.processes import CHECKOUT
+from workers.engine.results import Done
 
-CODE = ("broker_api", "workers", "celeryconfig.py")
+VARIABLE = "PLANTED_FAULT"
+SITECUSTOMIZE = f"""
+import os, traceback
+try:
+    from tests.chaos import planted
+    planted.named(os.environ["{VARIABLE}"]).plant()
+except BaseException:
+    traceback.print_exc()
+    os._exit(70)  # else Python would go on without the fault
+"""
+Broken = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Planted:
-    """``old``, which stands exactly once in ``file``, becomes ``new``; ``quick`` ones are always run."""
+    """``target`` is ``module:name``; ``broken`` makes the replacement of what is there; ``quick`` ones always run."""
 
     name: str
-    file: str
-    old: str
-    new: str
+    target: str
+    broken: Broken
     caught_by: Scenario
     quick: bool = False
 
-    def broken(self) -> str:
-        """The file with the fault in it; AssertionError when the fault does not fit the code any more."""
-        text = (CHECKOUT / self.file).read_text()
-        assert text.count(self.old) == 1, f"{self.file} has {text.count(self.old)} times: {self.old}"
-        return text.replace(self.old, self.new)
+    def found(self) -> tuple[Any, str]:
+        """Return what holds the target, and its name there; AssertionError when there is no such thing any more."""
+        module, _, path = self.target.partition(":")
+        *holders, name = path.split(".")
+        held: Any = importlib.import_module(module)
+        for each in (*holders, name):
+            holder, held = held, getattr(held, each, None)
+            assert held is not None, f"{self.target} is gone: name in tests/chaos/planted.py what has taken its place"
+        return holder, name
 
-    def plant(self, folder: Path) -> None:
-        """Copy the broker's code to the folder, with the fault."""
-        for name in CODE:
-            copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-            copy(CHECKOUT / name, folder / name)
-        (folder / self.file).write_text(self.broken())
+    def plant(self) -> None:
+        """Replace the target in this process, also where other modules have imported it by its name."""
+        holder, name = self.found()
+        original = getattr(holder, name)
+        broken = self.broken(original)
+        setattr(holder, name, broken)
+        for module in [each for key, each in sys.modules.items() if key.startswith(("broker_api", "workers"))]:
+            for alias in [alias for alias, value in vars(module).items() if value is original]:
+                setattr(module, alias, broken)
+
+    def settings(self, folder: Path) -> dict[str, str]:
+        """Return the settings of a process that has the fault; the folder is for what Python reads at its start."""
+        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        return {"PYTHONPATH": str(folder), VARIABLE: self.name}
 
 
-CLAIMS, USERS, BIND, UNBIND, OPERATIONS = (
-    "broker_api/state/operation_claims.py",
-    "workers/operations/database_users.py",
-    "workers/operations/bind.py",
-    "workers/operations/unbind.py",
-    "broker_api/service/operations.py",
+def named(name: str) -> Planted:
+    (found,) = [fault for fault in FAULTS if fault.name == name]
+    return found
+
+
+def returns(value: object) -> Broken:
+    """Return a replacement that does nothing but to return the value."""
+    return lambda _original: lambda *_args, **_options: value
+
+
+def is_now(value: object) -> Broken:
+    """Return a replacement for a constant."""
+    return lambda _original: value
+
+
+def sends_first(provision: Any) -> Any:  # noqa: ANN401 - as the other replacements: what is found by its name
+    def broken(service: Any, instance_id: str, *others: Any) -> Any:  # noqa: ANN401
+        service._queue.send(JOBS[Kind.PROVISION], [instance_id, None, instance_id])  # noqa: SLF001
+        return provision(service, instance_id, *others)
+
+    return broken
+
+
+def without_fence(filter_and_write: Any) -> Any:  # noqa: ANN401
+    def broken(claims: Any, claim: Any, *others: Any, **options: Any) -> Any:  # noqa: ANN401
+        with contextlib.suppress(TypeError):
+            now = claims._collection.find_one({"_id": claim.record.key})["operation"]  # noqa: SLF001
+            claim = replace(claim, fence=now["fence"], token=now["lease_token"])
+        return filter_and_write(claims, claim, *others, **options)
+
+    return broken
+
+
+def another_password(update_user: Any) -> Any:  # noqa: ANN401
+    return lambda client, name, *, password="", **more: update_user(client, name, password=f"{password}-2", **more)
+
+
+def forgives(delete_user: Any) -> Any:  # noqa: ANN401
+    def broken(*args: object) -> None:
+        with contextlib.suppress(Exception):
+            delete_user(*args)
+
+    return broken
+
+
+def unauthorized_is_not_found(refusal: Any) -> Any:  # noqa: ANN401
+    from workers.atlas import errors  # noqa: PLC0415 - planted while that module's name may be in the making
+
+    return lambda status, code: errors.UserNotFound if status == 401 else refusal(status, code)
+
+
+def always_takes_the_turn(take_turn: Any) -> Any:  # noqa: ANN401
+    def broken(status: Any, project: str, cluster: str) -> Any:  # noqa: ANN401
+        long_ago = {"polled_at": None, "answered_at": None, "next_poll": None}
+        documents = status._documents  # noqa: SLF001
+        documents.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
+        return take_turn(status, project, cluster)
+
+    return broken
+
+
+def keeps_the_user(bind: Any) -> Any:  # noqa: ANN401
+    bind.undo.update(dict.fromkeys(bind.undo, lambda _: Done(Phase.FAILED, "")))
+    return bind
+
+
+def loses_no_connection(init: Any) -> Any:  # noqa: ANN401
+    def broken(consumer: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        init(consumer, *args, **options)
+        consumer.connection_errors = ()
+
+    return broken
+
+
+JOB, CLAIMS, USERS = (
+    "workers.operations.atlas_job:AtlasJob",
+    "broker_api.state.operation_claims",
+    "workers.operations.database_users",
 )
 
 FAULTS = [
     Planted(
         "send before write",
-        OPERATIONS,
-        "        begun = self._store.create(",
-        '        self._queue.send(JOBS[kind], [fields["instance_id"], None, fields["instance_id"]])\n'
-        "        begun = self._store.create(",
+        "broker_api.service.service:Service.provision",
+        sends_first,
         scenarios.nothing_is_sent_before_it_is_written,
-        quick=True,
     ),
     Planted(
         "a send without bounds",
-        "broker_api/jobs/queue.py",
-        '        "socket_timeout": SOCKET_SECONDS,\n',
-        "",
+        "broker_api.jobs.queue:SOCKET_SECONDS",
+        is_now(60.0),
         scenarios.what_redis_lost_is_sent_by_the_sweep,
     ),
     Planted(
         "no sweep",
-        "workers/app.py",
-        "    sweeper.start()",
-        "    del sweeper",
+        "workers.engine.sweeper:Sweeper.start",
+        returns(None),
         scenarios.what_redis_lost_is_sent_by_the_sweep,
     ),
     Planted(
         "a claim that ignores the lease",
-        CLAIMS,
-        '"$expr": _DUE_AND_UNHELD,',
-        '"$expr": {"$lte": ["$operation.due", NOW]},',
+        f"{CLAIMS}:_DUE_AND_UNHELD",
+        is_now({"$lte": ["$operation.due", NOW]}),
         scenarios.two_workers_never_work_on_the_same_operation,
         quick=True,
     ),
     Planted(
         "no fence",
-        CLAIMS,
-        '            "operation.fence": claim.fence,\n            "operation.lease_token": claim.token,\n',
-        "",
+        f"{CLAIMS}:Claims._write",
+        without_fence,
         scenarios.a_worker_that_lost_its_lease_writes_nothing,
     ),
     Planted(
         "credentials before APPLIED",
-        BIND,
-        "    if wait := job.wait_until_applied(cluster_needed=True):\n        return wait\n",
-        "",
+        f"{JOB}.wait_until_applied",
+        returns(None),
         scenarios.credentials_come_when_they_work,
     ),
     Planted(
         "an old APPLIED is believed",
-        "workers/clusters/status.py",
-        "applied - change.at >= timedelta(seconds=settle_seconds)",
-        "True",
+        "workers.clusters.status:is_confirmed",
+        lambda _: lambda change, status, _seconds: (status.get("applied_at") or change.at) > change.at,
         scenarios.an_applied_of_before_is_not_believed,
     ),
     Planted(
         "another password at the second attempt",
-        USERS,
-        "        user.username, password=user.password, roles",
-        '        user.username, password=f"{user.password}-2", roles',
+        "workers.atlas.client:AtlasClient.update_user",
+        another_password,
         scenarios.a_user_made_without_an_answer_gets_the_given_password,
     ),
     Planted(
         "409 is success",
-        USERS,
-        "    job.context.claims.renew(job.claim)  # still held",
-        "    return\n    job.context.claims.renew(job.claim)  # still held",
+        f"{USERS}:take_over",
+        returns(None),
         scenarios.a_user_left_with_our_labels_gets_the_given_password,
     ),
     Planted(
         "409 is always ours",
-        USERS,
-        "    if not is_ours(job.record, job.atlas.user(user.username)):",
-        "    if not user.username:",
+        f"{USERS}:is_ours",
+        returns(value=True),
         scenarios.a_user_of_somebody_else_is_not_touched,
     ),
     Planted(
         "unbind forgets failures",
-        UNBIND,
-        "    except UserNotFound:\n        pass\n",
-        "    except Exception:\n        pass\n",
+        "workers.atlas.client:AtlasClient.delete_user",
+        forgives,
         scenarios.a_refused_delete_is_no_success,
     ),
     Planted(
         "401 means gone",
-        "workers/atlas/errors.py",
-        "        return Unauthorized\n",
-        "        return UserNotFound\n",
+        "workers.atlas.errors:refusal",
+        unauthorized_is_not_found,
         scenarios.a_refused_delete_is_no_success,
     ),
     Planted(
         "a failed bind keeps its user",
-        BIND,
-        "    undo={Step.REMOVE_USER: remove_user},",
-        '    undo={Step.REMOVE_USER: lambda _: Done(Phase.FAILED, "")},',
+        "workers.operations.bind:BIND",
+        keeps_the_user,
         scenarios.a_failed_bind_leaves_no_user,
     ),
     Planted(
         "unbind does not wait for requests under way",
-        UNBIND,
-        "    if wait := job.wait_for_late_effect():",
-        "    if (wait := job.wait_for_late_effect()) and False:",
+        f"{JOB}.wait_for_late_effect",
+        returns(None),
         scenarios.an_unbind_waits_for_a_request_that_is_still_under_way,
     ),
     Planted(
         "a temporary user is forgotten",
-        "workers/operations/deprovision.py",
-        "    if wait := job.wait_for_late_effect():\n        return wait\n    instance",
-        "    instance",
+        f"{JOB}.wait_for_late_effect",
+        returns(None),
         scenarios.a_temporary_user_made_late_is_removed,
     ),
     Planted(
         "everybody polls",
-        "workers/clusters/status.py",
-        '            {"_id": _name(project, cluster), "$expr": allowed},',
-        '            {"_id": _name(project, cluster)},',
+        "workers.clusters.status:ClusterStatus._take_turn",
+        always_takes_the_turn,
         scenarios.a_waiting_operation_holds_no_worker,
     ),
     Planted(
         "no circuit",
-        "workers/guard/guard.py",
-        "        if breaker.is_open and breaker.project not in self.probes:",
-        "        if False and breaker.is_open:",
+        "workers.guard.circuit_breaker:CircuitBreaker.take_probe",
+        returns(value=True),
         slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
     ),
     Planted(
         "a lost connection ends the worker",
-        "workers/transport.py",
-        "        self.connection_errors = (Exception,)",
-        "        self.connection_errors = ()",
+        "workers.transport:Consumer.__init__",
+        loses_no_connection,
         slow.a_worker_outlives_redis_with_messages_unacknowledged,
     ),
 ]

@@ -77,20 +77,18 @@ def _launcher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
 
 
-def spawn(
-    command: Sequence[str | Path], log: Path, environment: Mapping[str, str], folder: Path = CHECKOUT
-) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a child in its own session (Ctrl-C does not reach it), killed by the kernel if this process dies."""
     setpriv = shutil.which("setpriv")
     tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment), folder).result()
+    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment)).result()
 
 
-def _popen(command: list[str], log: Path, environment: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+def _popen(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
-            cwd=folder,
+            cwd=CHECKOUT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -111,8 +109,6 @@ class Server(ABC):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
     ready_seconds = 60.0
-    folder = CHECKOUT
-    """Where the process runs, and finds the packages that are there."""
     farewell = signal.SIGTERM
     """How the process is ended for good; SIGKILL where only its data would profit from more."""
 
@@ -151,7 +147,7 @@ class Server(ABC):
     def launch(self) -> None:
         self.home.mkdir(exist_ok=True)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self.process = spawn(self.command(), self.log, self.environment(), self.folder)
+        self.process = spawn(self.command(), self.log, self.environment())
         self._group_ended = False
 
     def wait_until_ready(self) -> None:
