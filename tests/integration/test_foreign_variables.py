@@ -78,7 +78,7 @@ def test_a_warning_names_each_variable_and_no_value(misled: Stack) -> None:
         assert "Traceback" not in told
 
 
-@pytest.mark.parametrize("command", [["inspect", "ping"], ["call", "maintenance.reconcile"], ["status"]])
+@pytest.mark.parametrize("command", [["inspect", "ping"], ["call", "maintenance.reconcile"]])
 def test_other_commands_of_celery_talk_to_the_brokers_redis(misled: Stack, command: list[str]) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "workers", *command],

@@ -43,6 +43,12 @@ def example(word: str) -> str:
 
 @pytest.fixture
 def secrets(tmp_path: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Path:
+    return secret_file(tmp_path, state_mongod, redis_server, emulator)
+
+
+def secret_file(
+    folder: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, redis_database: int = 9
+) -> Path:
     """A secret.json of the seed's form, with the further sections that this broker has. It needs no environment."""
     content = {
         "mongo": {"uri": state_mongod.uri, "db": f"seed-{uuid4().hex}", "timeoutms": 5000, "collection": "instances"},
@@ -50,9 +56,9 @@ def secrets(tmp_path: Path, state_mongod: Mongod, redis_server: Redis, emulator:
         "users": {USER: PASSWORD},
         "encryption_keys": [Fernet.generate_key().decode()],
         # A database of its own in the Redis that others use, too.
-        "redis": {"url": redis_server.uri.removesuffix("/0") + "/9"},
+        "redis": {"url": redis_server.uri.removesuffix("/0") + f"/{redis_database}"},
     }
-    file = tmp_path / "secret.json"
+    file = folder / "secret.json"
     file.write_text(json.dumps(content))
     return file
 
@@ -113,9 +119,12 @@ def test_run_without_arguments_listens_where_the_seed_did() -> None:
     assert (parameters["host"].default, parameters["port"].default) == ("0.0.0.0", SEEDS_PORT)
 
 
-@pytest.fixture
-def custom(secrets: Path, emulator: AtlasEmulator) -> Iterator[Script]:
+@pytest.fixture(scope="module")
+def custom(
+    tmp_path_factory: pytest.TempPathFactory, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
+) -> Iterator[Script]:
     """The README's script, word for word, on port 5000; on another one only where somebody else has that."""
+    secrets = secret_file(tmp_path_factory.mktemp("custom"), state_mongod, redis_server, emulator, redis_database=7)
     text, port = example("class CustomConfig"), SEEDS_PORT
     if _taken(SEEDS_PORT):
         port = free_port()

@@ -152,8 +152,10 @@ def test_the_rate_limit_is_shared(topology: Topology) -> None:
 
 @pytest.mark.parametrize("lost", [dead, hanging])
 def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
-    topology: Topology, settled: Stack, lost: Loss
+    topology: Topology, settled: Stack, lost: Loss, *, long_form: bool
 ) -> None:
+    if lost is dead and not long_form:
+        pytest.skip("with --long; one that hangs holds up more than one that is dead")
     with ExitStack() as stack:
         stack.enter_context(lost(topology.sentinels[0]))  # type: ignore[arg-type]
         api = stack.enter_context(Api(settled.api_settings, "api-of-three-sentinels"))
@@ -174,8 +176,10 @@ def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
 
 @pytest.mark.parametrize("lost", [dead, hanging])
 def test_without_any_sentinel_requests_are_accepted_and_workers_end(
-    topology: Topology, settled: Stack, lost: Loss
+    topology: Topology, settled: Stack, lost: Loss, *, long_form: bool
 ) -> None:
+    if lost is dead and not long_form:
+        pytest.skip("with --long; those that hang hold up more than those that are dead")
     with ExitStack() as stack:
         with lost(*topology.sentinels):  # type: ignore[attr-defined]
             api = stack.enter_context(Api(settled.api_settings, "api-without-sentinels"))

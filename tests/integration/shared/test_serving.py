@@ -88,12 +88,8 @@ def _answers(host: str, port: int) -> bool:
 @pytest.mark.parametrize(
     ("host", "answering", "silent"),
     [
-        ("::", ["[::1]", HOST], []),
         ("[::]", ["[::1]", HOST], []),
         ("::1", ["[::1]"], [HOST]),
-        ("[::1]", ["[::1]"], [HOST]),
-        ("0.0.0.0", [HOST], ["[::1]"]),
-        ("localhost", [HOST], []),
     ],
 )
 def test_it_listens_on_the_address_that_it_is_given(
@@ -107,16 +103,9 @@ def test_it_listens_on_the_address_that_it_is_given(
 BY_PYTHON = "import sys; from broker_api.broker import Broker; Broker().run(host=sys.argv[1], port=int(sys.argv[2]))"
 
 
-@pytest.mark.parametrize("how", ["command", "Python"])
 @pytest.mark.parametrize(
-    ("host", "reason"),
-    [
-        (HOST, "Address already in use"),
-        ("::", "Address already in use"),
-        ("192.0.2.99", "Cannot assign requested address"),
-        ("no-such-name.invalid", "not known"),
-        ("127.0.0.1:80", "not known"),
-    ],
+    ("how", "host", "reason"),
+    [("command", "::", "Address already in use"), ("Python", "no-such-name.invalid", "not known")],
 )
 def test_an_address_that_cannot_be_had_is_one_line_and_the_end(stack: Stack, how: str, host: str, reason: str) -> None:
     port = str(stack.api.port)
