@@ -83,10 +83,10 @@ def is_now(value: object) -> Broken:
     return lambda _original: value
 
 
-def sends_first(provision: Any) -> Any:  # noqa: ANN401 - as the other replacements: what is found by its name
-    def broken(service: Any, instance_id: str, *others: Any) -> Any:  # noqa: ANN401
-        service._queue.send(JOBS[Kind.PROVISION], [instance_id, None, instance_id])  # noqa: SLF001
-        return provision(service, instance_id, *others)
+def sends_first(create: Any) -> Any:  # noqa: ANN401 - as the other replacements: what is found by its name
+    def broken(operations: Any, fields: Any, kind: Kind, *others: Any) -> Any:  # noqa: ANN401
+        operations._queue.send(JOBS[kind], [fields["instance_id"], None, "early"])  # noqa: SLF001
+        return create(operations, fields, kind, *others)
 
     return broken
 
@@ -151,7 +151,7 @@ JOB, CLAIMS, USERS = (
 FAULTS = [
     Planted(
         "send before write",
-        "broker_api.service.service:Service.provision",
+        "broker_api.service.operations:Operations.create",
         sends_first,
         scenarios.nothing_is_sent_before_it_is_written,
     ),
