@@ -45,7 +45,7 @@ from workers.atlas.models import (
     user_fields,
 )
 from workers.atlas.service_account import MemoryTokens, ServiceAccount, Token, TokenStore
-from workers.atlas.wire import Answer, CallGuard, Unguarded, Wire
+from workers.atlas.wire import Answer, CallGuard, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ class AtlasClient:
     ) -> None:
         self.project_id = project_id
         self._wire = Wire(base_url, auth, timeout)
-        self._guard: CallGuard = guard or Unguarded()
+        self._guard = guard
 
     def guarded(self, guard: CallGuard) -> Self:
         """Return the same client, with the same connections and tokens, under another guard."""
@@ -200,31 +200,26 @@ class AtlasClient:
 
     def _pages(self, endpoint: ApiEndpoint, parse: Callable[[Json], T], **names: str) -> Iterator[T]:
         """Return all results, also when Atlas gives fewer a page than asked for: no count or page size is relied on."""
+
+        def parse_page(body: Json) -> tuple[list[T], Json]:
+            if body.get("results") is None:  # no empty list: every user would seem to be gone
+                raise Malformed("results is missing")
+            return [parse(each) for each in objects(body, "results")], body
+
         seen = 0
         for number in range(1, _MOST_PAGES):
             query = {"pageNum": number, "itemsPerPage": PAGE}
             call = Call(endpoint, {"project": self.project_id} | names, query=query)
-            results, body = self._wire.ask(call, lambda body: (_parse_results(body, parse), body), self._guard)
+            results, body = self._wire.ask(call, parse_page, self._guard)
             yield from results
             seen += len(results)
-            if not results or not _has_more(body, seen):
+            total, links = body.get("totalCount"), body.get("links")
+            more = isinstance(links, list) and any(
+                isinstance(each, dict) and each.get("rel") == "next" for each in links
+            )
+            if not results or (seen >= total if isinstance(total, int) else not more):
                 return
         raise UnreadableAnswer(f"Atlas's list when asked to {call.does} does not end.", status=200)
-
-
-def _parse_results(body: Json, parse: Callable[[Json], T]) -> list[T]:
-    """Return what a page lists. A list that is left out is no empty list: every user would seem to be gone."""
-    if body.get("results") is None:
-        raise Malformed("results is missing")
-    return [parse(each) for each in objects(body, "results")]
-
-
-def _has_more(body: Json, seen: int) -> bool:
-    total = body.get("totalCount")
-    if isinstance(total, int):
-        return seen < total
-    links = body.get("links")
-    return isinstance(links, list) and any(isinstance(link, dict) and link.get("rel") == "next" for link in links)
 
 
 def _parse_project(body: Json) -> Json:

@@ -61,16 +61,6 @@ class CallGuard(Protocol):
         """Take note of an answer."""
 
 
-class Unguarded:
-    """A guard that lets everything pass."""
-
-    def before(self) -> None:
-        """Let the request be sent."""
-
-    def after(self, answer: Answer) -> None:
-        """Ignore the answer."""
-
-
 class _Adapter(HTTPAdapter):
     """Asks the guard ahead of every single request, repeated ones included, and lets no redirect be followed."""
 
@@ -79,7 +69,8 @@ class _Adapter(HTTPAdapter):
         self._local = local
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
-        self._local.guard.before()
+        if self._local.guard:
+            self._local.guard.before()
         response = super().send(request, *args, **kwargs)
         response.headers.pop("Location", None)
         return response
@@ -90,7 +81,7 @@ class _PerThread(threading.local):
 
     session: requests.Session | None = None
     pid = 0
-    guard: CallGuard = Unguarded()
+    guard: CallGuard | None = None
 
 
 class Wire:
@@ -105,7 +96,7 @@ class Wire:
         self._timeout = timeout
         self._local = _PerThread()
 
-    def ask(self, call: Call, parse: Callable[[Json], T], guard: CallGuard) -> T:
+    def ask(self, call: Call, parse: Callable[[Json], T], guard: CallGuard | None) -> T:
         """Return what `parse` makes of Atlas's JSON object, which is empty for 204.
 
         `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever the guard raises.
@@ -150,7 +141,8 @@ class Wire:
             seconds=time.monotonic() - started,
             requests=1 if response is None else 1 + len(response.history),
         )
-        guard.after(answer)
+        if guard:
+            guard.after(answer)
         if isinstance(result, AtlasError):
             raise result  # outside the handler: the library's error holds the request with its Authorization
         return result

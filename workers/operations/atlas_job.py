@@ -5,7 +5,6 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-from broker_api.catalog.catalog import Plan
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim
@@ -87,13 +86,10 @@ class AtlasJob(Job[AnyResource]):
             late_effect=error.sent and not refused,
         )
 
-    def plan_of(self, instance: Instance) -> Plan:
-        """Return an instance's plan, with what it pins, also when it is not in the catalog any more."""
-        return self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
-
     def connection_choice(self, instance: Instance) -> Choice:
         """Return which of the cluster's connection strings serve an instance: the plan's, else the parameters'."""
-        plan, parameters = self.plan_of(instance), instance.parameters
+        plan = self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+        parameters = instance.parameters
         kind = plan.connection or parameters.get("connection", STANDARD)
         return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 

@@ -65,8 +65,10 @@ def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
     """Return the cluster and the client of its project. A project whose key is wrong hides no cluster of another."""
-    name = job.plan_of(job.record).cluster or job.record.parameters.get(job.config.PARAMETER_CLUSTER, "")
-    wanted = job.plan_of(job.record).project or job.record.parameters.get("project")
+    record = job.record
+    plan = job.context.catalog.plan_of(record.service_id, record.plan_id, record.plan)
+    name = plan.cluster or record.parameters.get(job.config.PARAMETER_CLUSTER, "")
+    wanted = plan.project or record.parameters.get("project")
     if wanted and wanted not in job.context.projects:
         raise FailedError(f"The broker has no credentials for the Atlas project {wanted}.", refused=True)
     found: list[tuple[AtlasClient, Cluster]] = []

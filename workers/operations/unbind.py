@@ -28,7 +28,11 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
         instance = job.context.store.instance(job.record.instance_id)
         if instance and instance.cluster:
             return Next(Step.REMOVE_USER, {"cluster": instance.cluster, "project": job.project})
-    name = _username(job)
+    name = job.record.username
+    if not name and job.record.legacy:  # atlasbroker 2.0.0 did not store it, but its hook still gives it
+        instance = job.context.store.instance(job.record.instance_id)
+        view = binding_view(job.config, job.record, instance or job.record)
+        name = call_hook("generate_binding_username", job.config.generate_binding_username, view)
     if name is None:
         return _gone(job)
     try:
@@ -40,16 +44,6 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if wait := job.wait_for_late_effect():
         return replace(wait, changes=BindingFields(made=False))
     return _gone(job) if job.operation.undo else job.users_changed(Step.WAIT_APPLIED)
-
-
-def _username(job: AtlasJob[Binding]) -> str | None:
-    """Return the user's name; atlasbroker 2.0.0 did not store it, but its hook still gives it."""
-    binding = job.record
-    if binding.username or not binding.legacy:
-        return binding.username
-    instance = job.context.store.instance(binding.instance_id)
-    view = binding_view(job.config, binding, instance or binding)
-    return call_hook("generate_binding_username", job.config.generate_binding_username, view)
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:

@@ -39,9 +39,11 @@ class Requested(TypedDict, total=False):
 
 def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Find out what the new parameters mean for the connection strings and for the roles of existing bindings."""
-    bindings = job.context.store.bindings(job.record.instance_id)
-    if any(_has_settled_roles(binding) for binding in bindings):
-        return Later(BIND_LOOK_SECONDS, "Waiting until bindings that are being made are done.")
+    for binding in job.context.store.bindings(job.record.instance_id):
+        # A binding in the making that has not settled its roles yet waits for the update.
+        settling = binding.operation.undo or binding.operation.step in ("", BindStep.SETTLE_CREDENTIALS)
+        if binding.phase is Phase.CREATING and binding.operation.open and not settling:
+            return Later(BIND_LOOK_SECONDS, "Waiting until bindings that are being made are done.")
     updated = _updated(job)
     if job.connection_choice(updated) != job.connection_choice(job.record):
         job.connection_strings(updated)
@@ -71,23 +73,11 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     return Done(Phase.READY, "")
 
 
-def _has_settled_roles(binding: Binding) -> bool:
-    """Return whether a binding in the making has settled its roles; one that has not waits for the update."""
-    settling = binding.operation.undo or binding.operation.step in ("", BindStep.SETTLE_CREDENTIALS)
-    return binding.phase is Phase.CREATING and binding.operation.open and not settling
-
-
-def _requested(job: AtlasJob[Instance]) -> Requested:
-    requested: Requested = json.loads(job.operation.request)
-    return requested
-
-
 def _updated(job: AtlasJob[Instance]) -> Instance:
-    requested = _requested(job)
-    changes = {"parameters": requested["parameters"], "plan_id": requested["plan_id"]}
-    if "plan" in requested:
-        changes["plan"] = requested["plan"]
-    return job.record.model_copy(update=changes)
+    """Return the instance with the plan and the parameters that the update asks for."""
+    requested: Requested = json.loads(job.operation.request)
+    changed = ("parameters", "plan_id", "plan")
+    return job.record.model_copy(update={name: value for name, value in requested.items() if name in changed})
 
 
 def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
@@ -116,7 +106,7 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
 
 
 def _done(job: AtlasJob[Instance]) -> Done[InstanceFields]:
-    requested = _requested(job)
+    requested: Requested = json.loads(job.operation.request)
     changes: InstanceFields = {
         "plan_id": requested["plan_id"],
         "parameters": requested["parameters"],
