@@ -89,7 +89,7 @@ ONLY_WALL = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "0"}
 CLOCK = re.compile(r"datetime\.now|time\.time\(|utcnow|date\.today")
 ALLOWED = {
     "workers/atlas/": "how long a token lives, and what a Retry-After that is a date means: Atlas's own times",
-    "workers/operations/deprovision.py": "when Atlas removes a temporary user by itself: hours away, a safety net",
+    "workers/operations/database_drop.py": "when Atlas removes a temporary user by itself: hours away, a safety net",
 }
 
 

@@ -61,8 +61,8 @@ def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluste
         return known.records[0].owned
     own_name = is_default_database(name, instance.instance_id)
     # The names that the broker makes for future instances: users may not name them, hooks may make such ones.
-    reserved = name in instance.parameters.values() and name.lower().startswith(DATABASE_PREFIX) and not own_name
-    if reserved and not any_owner:
+    brokers = name in instance.parameters.values() and name.lower().startswith(DATABASE_PREFIX) and not own_name
+    if brokers and not any_owner:
         raise FailedError(
             f"Names of databases that begin with {DATABASE_PREFIX} are the broker's own. Choose another name, or leave "
             f"{job.config.PARAMETER_DATABASE} out.",
