@@ -1,4 +1,4 @@
-"""``Broker(config)``: composes the front end; ``run()`` is a complete broker in one command."""
+"""``Broker(config)``: composes the API; ``run()`` is a complete broker in one command."""
 
 import contextlib
 import functools
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 DESCRIPTORS = 1024
-"""Where a listening socket is looked for; it is opened first and has a low number."""
+"""The highest file descriptor that a listening socket may have; it is opened early and has a low one."""
 
 
 class Broker:
-    """The front end on a ``Config``; ``config=None`` takes the one that the environment names.
+    """The API on a ``Config``; with ``config=None`` on the one that the environment names.
 
     Raises:
         SettingError: a setting, or the catalog in the ``Config``, is missing or wrong.
@@ -53,15 +53,15 @@ class Broker:
 
     @functools.cached_property
     def app(self) -> Flask:
-        """The WSGI app; it connects, and makes the indexes, from the moment that it is asked for."""
+        """The WSGI app; the first access makes it, connects it and makes the indexes."""
         return front_end(self.settings)
 
     def check_encryption_keys(self) -> None:
-        """Raise SettingError when MongoDB answers and what is stored there is sealed with none of the keys."""
+        """Raise SettingError when MongoDB answers and none of the keys decrypts what is stored there."""
         check_at_start(self.settings)
 
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the address of atlasbroker 2.0.0
-        """Serve the API, and work its jobs in processes of its own, until it is told to stop."""
+        """Serve the API, and run its jobs in a worker process, until a signal stops it."""
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
         try:
@@ -78,7 +78,7 @@ class Broker:
 
 
 def front_end(made: Settings) -> Flask:
-    """Compose the WSGI app: HTTP on the service, the service on store and queue."""
+    """Return the WSGI app: HTTP on the service, the service on the store and the queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
     key_check = KeyCheck(store, Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
@@ -87,7 +87,7 @@ def front_end(made: Settings) -> Flask:
 
 
 def _prepare(store: Store, key_check: KeyCheck) -> None:
-    """Make the indexes and try the keys as soon as MongoDB answers; requests need not wait for that."""
+    """Make the indexes and check the keys as soon as MongoDB answers, while requests are served already."""
     while True:
         try:
             store.prepare()
@@ -100,9 +100,9 @@ def _prepare(store: Store, key_check: KeyCheck) -> None:
 
 
 class _Worker:
-    """A worker in a process of its own, started again when it dies.
+    """A worker in a process of its own, started again when it ends.
 
-    A fork inherits the Config, also one that was made in the script that calls ``run()``.
+    The process is a fork, which inherits the Config, also one made in the script that calls ``run()``.
     """
 
     def __init__(self, made: Settings) -> None:
@@ -113,7 +113,7 @@ class _Worker:
         self._pid = 0
 
     def start(self) -> None:
-        """Start the worker, and a thread that watches over it."""
+        """Start the worker, and a thread that starts it again."""
         self._pid = self._fork()
         threading.Thread(target=self._watch, name="worker", daemon=True).start()
 
@@ -121,12 +121,15 @@ class _Worker:
         if pid := os.fork():
             return pid
         try:
-            _forget_handlers()
+            for number in signal.valid_signals():  # the fork has inherited the handlers of the server
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)
             _close_listeners()
             parent.end_with(self._parent, signal.SIGTERM)
-            _work(self._settings)
+            (run,) = entry_points(group="atlas_broker.worker")  # the API's own code does not know the workers
+            run.load()(self._settings)
         finally:
-            os._exit(0)  # the parent's clean-up is not this process's
+            os._exit(0)  # without the parent's clean-up
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
@@ -137,7 +140,7 @@ class _Worker:
                     self._pid = self._fork()
 
     def stop(self) -> None:
-        """Let the worker finish its steps, and end it; the server's children come by here, too, when they end."""
+        """Stop the worker after its running steps; without effect in the server's children, which call it, too."""
         if os.getpid() != self._parent:
             return
         with self._starting:
@@ -147,15 +150,8 @@ class _Worker:
         _await_end(self._pid)
 
 
-def _forget_handlers() -> None:
-    """Let signals end this process: handlers that came with a fork would keep them for the server."""
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-
-
 def _close_listeners() -> None:
-    """Close the server's port in a process that came from it by a fork: it would stay open when the server ends."""
+    """Close the server's port in a fork of it; else the port would stay open after the server has ended."""
     for number in range(3, DESCRIPTORS):
         try:
             inherited = socket.socket(fileno=number)
@@ -172,9 +168,3 @@ def _close_listeners() -> None:
 def _await_end(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):  # the server may have noticed first
         os.waitpid(pid, 0)
-
-
-def _work(made: Settings) -> None:
-    """Be a worker. Found by entry point: the API's own code knows nothing of workers."""
-    (run,) = entry_points(group="atlas_broker.worker")
-    run.load()(made)

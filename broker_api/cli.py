@@ -1,4 +1,4 @@
-"""The command ``atlas-broker``. Commands of parts that are not installed (no workers in the API image) are left out."""
+"""The command ``atlas-broker``; without commands of parts that are not installed (the API image has no workers)."""
 
 import os
 import sys
@@ -16,18 +16,18 @@ _GROUP = "atlas_broker.commands"
 
 
 class _Commands(click.Group):
-    """Commands of this package, and those that other parts offer; each is imported only when it is asked for.
+    """The commands of this package and those of other parts, which are imported when they are called.
 
-    So ``atlas-broker api`` never loads the workers' code, and an image without a part does not offer its commands.
+    ``atlas-broker api`` therefore never imports the workers, and an image without a part lacks only its commands.
     """
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """Name all commands that can be had here."""
+        """Return the names of all commands that are installed."""
         offered = (found.name for found in entry_points(group=_GROUP) if _is_installed(found))
         return sorted([*super().list_commands(context), *offered])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Return a command, loaded now."""
+        """Import and return a command."""
         for found in entry_points(group=_GROUP, name=name):
             if _is_installed(found):
                 command: click.Command = found.load()
@@ -36,7 +36,7 @@ class _Commands(click.Group):
 
 
 def _is_installed(found: EntryPoint) -> bool:
-    """Return whether the part that offers a command is here."""
+    """Return whether the part with this command is installed."""
     try:
         return find_spec(found.module) is not None
     except ModuleNotFoundError:
@@ -65,7 +65,7 @@ def api(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Run the command line; a wrong setting is one line, not a traceback."""
+    """Run the command line; end with one line when a setting is wrong."""
     try:
         cli()
     except SettingError as error:

@@ -1,7 +1,7 @@
 """``Config``, as in atlasbroker 2.0.0: credentials, the catalog, and hooks that name databases, users and roles.
 
 Subclass it to change a policy; constructing one calls nothing. Hooks run in workers, once for each operation: what
-they return is stored, so a changed hook never loses sight of a user that exists already.
+they return is stored, so the broker finds existing users also after a hook has changed.
 """
 
 import json
@@ -24,21 +24,21 @@ _escaped = partial(quote, safe="")
 class RoleSpecs(StrEnum):
     """Atlas's built-in database roles, under the names that the hooks of atlasbroker 2.0.0 used."""
 
-    atlasAdmin = "atlasAdmin"  # noqa: N815 - Atlas's own spelling, here and below
-    readWriteAnyDatabase = "readWriteAnyDatabase"  # noqa: N815
-    readAnyDatabase = "readAnyDatabase"  # noqa: N815
-    clusterMonitor = "clusterMonitor"  # noqa: N815
+    atlasAdmin = "atlasAdmin"
+    readWriteAnyDatabase = "readWriteAnyDatabase"
+    readAnyDatabase = "readAnyDatabase"
+    clusterMonitor = "clusterMonitor"
     backup = "backup"
-    dbAdminAnyDatabase = "dbAdminAnyDatabase"  # noqa: N815
-    enableSharding = "enableSharding"  # noqa: N815
+    dbAdminAnyDatabase = "dbAdminAnyDatabase"
+    enableSharding = "enableSharding"
     read = "read"
-    readWrite = "readWrite"  # noqa: N815
-    dbAdmin = "dbAdmin"  # noqa: N815
+    readWrite = "readWrite"
+    dbAdmin = "dbAdmin"
 
 
 @dataclass(frozen=True)
 class Role:
-    """One role of a database user; ``collection`` narrows it."""
+    """A role of a database user, on one collection or on the whole database."""
 
     name: str
     database: str
@@ -47,7 +47,7 @@ class Role:
 
 @dataclass
 class Permissions:
-    """The roles of a user in the making; the hook ``generate_binding_permissions`` fills it."""
+    """The roles of a user that will be created; the hook ``generate_binding_permissions`` adds them."""
 
     roles: list[Role] = field(default_factory=list)
 
@@ -67,9 +67,11 @@ class Permissions:
 
 @dataclass(frozen=True)
 class InstanceView:
-    """An instance as hooks see it. ``connection`` holds the cluster's strings (``standard``, ``srv``) once known.
+    """An instance as hooks see it.
 
-    ``database_limit`` is how many bytes the name of a database may have on this cluster.
+    Attributes:
+        connection: the cluster's connection strings (``standard``, ``srv``) once they are known.
+        database_limit: how many bytes the name of a database may have on this cluster.
     """
 
     instance_id: str
@@ -80,7 +82,7 @@ class InstanceView:
     database_limit: int = MAX_DATABASE_BYTES
 
     def get_dbname(self) -> str | None:
-        """Return the database's name; None while the provision has not settled it."""
+        """Return the database's name; None before the provision has chosen it."""
         return self.database
 
     def get_cluster(self) -> str:
@@ -103,16 +105,8 @@ class _Section(dict[str, Any]):
     whole: Mapping[str, Any]
 
 
-def _section(content: Any, whole: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
-    if not isinstance(content, dict):
-        return content
-    section = _Section(content)
-    section.whole = whole
-    return section
-
-
 class Config:
-    """What an operator decides: credentials, catalog, names, permissions.
+    """What an operator decides: credentials, catalog, names and permissions.
 
     Args:
         atlas_credentials: ``{"user", "password", "group"}`` (key pair) or ``{"client_id", "client_secret", "group"}``
@@ -131,11 +125,11 @@ class Config:
     """Which databases instances may have: ``own``, or ``any``, also those of others, as in atlasbroker 2.0.0."""
 
     ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {"readWrite": ["dbAdmin", "readWrite"], "readOnly": ["read"]}
-    """What the binding parameter ``role`` may be, and the roles that it stands for."""
+    """The values of the binding parameter ``role``, each with the Atlas roles that it means."""
     ALLOWED_ROLES: ClassVar[frozenset[str]] = frozenset({"read", "readWrite", "dbAdmin"})
-    """What the binding parameter ``roles`` may ask for on the instance's own database."""
+    """The roles that the binding parameter ``roles`` may contain, on the instance's own database."""
     CUSTOM_ROLES: ClassVar[frozenset[str]] = frozenset()
-    """Custom roles of the Atlas project that ``roles`` may ask for; such a role stands alone."""
+    """Custom roles of the Atlas project that ``roles`` may contain; a binding with one has no other role."""
 
     def __init__(
         self,
@@ -179,7 +173,13 @@ class Config:
             return None
         if not isinstance(whole, dict):
             raise ValueError(f"{json_file} must hold a JSON object")  # noqa: TRY004 - like any other wrong JSON
-        return {name: _section(content, whole) for name, content in whole.items()}
+        sections = {
+            name: _Section(content) if isinstance(content, dict) else content for name, content in whole.items()
+        }
+        for section in sections.values():
+            if isinstance(section, _Section):
+                section.whole = whole
+        return sections
 
     # --- hooks ------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Config:
         return username(binding.binding_id)
 
     def generate_binding_credentials(self, binding: BindingView) -> dict[str, Any]:
-        """Make what the application gets: at least ``username`` and ``password``.
+        """Return the credentials for the application: at least ``username`` and ``password``.
 
         Raises:
             ErrClusterConfig: the cluster has no connection string.
@@ -216,7 +216,7 @@ class Config:
             uris["connectionString"] = with_credentials(srv, name, password, database)
         return uris
 
-    def isGenerateBindingCredentialsPredictible(self) -> bool:  # noqa: N802 - the name in atlasbroker 2.0.0
+    def isGenerateBindingCredentialsPredictible(self) -> bool:
         """Return whether credentials come out the same each time; kept for subclasses written for atlasbroker 2.0.0.
 
         The broker keeps the credentials of each binding, so an identical bind is answered with them either way.
@@ -224,10 +224,10 @@ class Config:
         return False
 
     def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
-        """Fill in the roles of a binding's user: the parameter ``roles``, else the preset ``role``.
+        """Add the roles of a binding's user: those of the parameter ``roles``, else those that ``role`` means.
 
         Raises:
-            BadRequest: a role is asked for on another database than the instance's.
+            BadRequest: a role is for another database than the instance's.
         """
         database = binding.instance.get_dbname() or ""
         explicit = binding.parameters.get("roles")
@@ -235,26 +235,20 @@ class Config:
             preset = binding.parameters.get("role", "readWrite")
             return permissions.add_roles(database, self.ROLE_PRESETS[preset])
         for wanted in explicit:
-            name, asked, collection = _explicit_role(wanted)
+            role = {"roleName": wanted} if isinstance(wanted, str) else wanted
+            name, asked = role["roleName"], role.get("databaseName")
             where = "admin" if name in self.CUSTOM_ROLES else database
             if asked not in (None, where):
                 raise BadRequest(f"The role {name} is given on the database {where} only, not on {asked}.")
-            permissions.add_role(where, name, collection)
+            permissions.add_role(where, name, role.get("collectionName"))
         return permissions
 
 
-def _explicit_role(wanted: str | Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """Return the role's name, and the database and collection that it is asked for on."""
-    if isinstance(wanted, str):
-        return wanted, None, None
-    return wanted["roleName"], wanted.get("databaseName"), wanted.get("collectionName")
-
-
 def with_credentials(connection_string: str, name: str, password: str, database: str) -> str:
-    """Put user, password and database into a connection string of Atlas; hosts and options stay as they are.
+    """Return a connection string of Atlas with user, password and database; hosts and options stay as they are.
 
-    ``authSource=admin`` is added where it is missing: Atlas keeps its users there, and a database in the path would
-    otherwise be taken for the place to authenticate against (MongoDB connection string specification).
+    ``authSource=admin`` is added where it is missing: Atlas's users are in ``admin``, and without the option drivers
+    authenticate against the database in the path (MongoDB connection string specification).
     """
     scheme, _, rest = connection_string.partition("://")
     location, _, options = rest.partition("?")

@@ -1,4 +1,4 @@
-"""Logs: a static event and key-values, one JSON object a line; ids are bound once per request and per job."""
+"""Logs: one JSON object a line, a fixed event with key-values; each request and each job binds its ids once."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ _SHARED: list[Any] = [
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Send our logs and those of libraries to standard error in one form; called once by each command."""
+    """Write the logs of the broker and of its libraries to standard error in one form; each command calls it once."""
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -1,4 +1,4 @@
-"""How opaque ids become names that MongoDB and Atlas accept: ids may hold slashes, spaces or any Unicode character."""
+"""Names that MongoDB and Atlas accept, made from ids that may have slashes, spaces or any Unicode character."""
 
 import hashlib
 import re
@@ -16,13 +16,9 @@ _PLAIN_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _safe(text: str, keep: int) -> str:
-    """Return a readable part of the id and a digest of all of it, so that two ids never share a name."""
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', text)[:keep]}-{_digest(text)}"
+    """Return the beginning of the id and a digest of all of it, so that two ids never have the same name."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', text)[:keep]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
@@ -38,7 +34,7 @@ def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
 
 
 def is_default_database(name: str, instance_id: str) -> bool:
-    """Return whether the broker makes this database name from the instance's own id."""
+    """Return whether this is a name that the broker makes from the instance's id."""
     return name in (database_name(instance_id), database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES))
 
 

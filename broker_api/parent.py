@@ -1,4 +1,4 @@
-"""Children that end with their parent: no process is left that holds a port, or works, after a ``kill -9``."""
+"""Children that end with their parent, so that none keeps a port or a lease after a ``kill -9`` of the parent."""
 
 import ctypes
 import os
@@ -6,11 +6,11 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""Linux's name for "send me this signal when my parent dies" (prctl(2))."""
+"""Linux's option to receive a signal when the parent dies (prctl(2))."""
 
 
 def end_with(parent: int, number: signal.Signals) -> None:
-    """Let the kernel send the signal to this process, a child just forked, when its parent dies; on Linux only."""
+    """Ask the kernel to send the signal to this process, a new child, when its parent dies; only on Linux."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

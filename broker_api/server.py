@@ -1,7 +1,7 @@
 """The production WSGI server: gunicorn with threads.
 
-It hands over the raw path, without which an id with ``%2F`` cannot be told from two path segments, and keeps idle
-connections without a thread.
+It passes the raw path on, which distinguishes an id with ``%2F`` from two path segments, and idle connections take no
+thread.
 """
 
 import errno
@@ -30,26 +30,26 @@ from broker_api import parent
 from broker_api.service.watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
-"""Requests that wait for their job each hold a thread; as many again answer polls meanwhile."""
+"""Each request that waits for its job takes a thread; 64 more answer other requests."""
 GRACE_SECONDS = 10
-"""What a process that is told to stop gets beyond the longest wait of a request for its job."""
+"""How much longer than the longest wait for a job a process may take to stop."""
 LINGER_SECONDS = 2
-"""So long a process that stops keeps connections on which no request has come yet."""
+"""How long a process that stops keeps connections on which no request has come yet."""
 READ_SECONDS = 10
-"""So long a client may pause in the middle of a request: each one that does holds a thread."""
+"""How long a client may pause within a request, which takes a thread meanwhile."""
 BACKLOG = 2048
 HEADER_BYTES = 65_536
-"""Of a header's value: an originating identity names all groups of its user."""
+"""The limit of one header: an originating identity may contain all groups of its user."""
 HEADERS_BYTES = 2 * HEADER_BYTES
-"""Of all headers of a request together: they are read before the client is authenticated."""
+"""The limit of all headers of a request together, which are read before the client is authenticated."""
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
 stopping = threading.Event()
-"""Set in a process that was told to stop: it takes no new connection, and finishes what it has begun."""
+"""Set in a process that stops: it accepts no new connection, and finishes the requests that it has begun."""
 
 
 class _JsonSocket:
-    """A client's socket on which gunicorn's own HTML errors become JSON; they are about requests that no app saw."""
+    """A client's socket that turns gunicorn's HTML errors, for requests that never reach the app, into JSON."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
@@ -58,15 +58,15 @@ class _JsonSocket:
         return getattr(self._client, name)
 
     def sendall(self, answer: bytes) -> None:
-        """Send the answer's status with a body of ours."""
+        """Send the status of the answer with a JSON body."""
         status = answer.partition(b"\r\n")[0]
         body = json.dumps({"description": "The request is not valid HTTP, or too long; see the status."}).encode()
         head = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
         self._client.sendall(b"\r\n".join([status, head, b"", body]))
 
 
-class _Request(Request):  # type: ignore[misc]
-    """A request whose headers have a limit together; gunicorn's own is the limit of one times their number."""
+class _Request(Request):
+    """A request with a limit for all headers together; gunicorn's is the limit of one multiplied by their number."""
 
     @property
     def max_buffer_headers(self) -> int:
@@ -77,29 +77,29 @@ class _Request(Request):  # type: ignore[misc]
     def max_buffer_headers(self, _: int) -> None: ...
 
 
-class _Parser(RequestParser):  # type: ignore[misc]
+class _Parser(RequestParser):
     mesg_class = _Request
 
 
-class _Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threads, with errors that platforms can read, and a port that is closed once it is not served."""
+class _Worker(ThreadWorker):
+    """gunicorn's worker with threads; its errors are JSON, and it closes the port as soon as it stops."""
 
     def init_process(self) -> None:
-        """Begin to serve. An orphan would hold the port for as long as its requests last, and answer no new one."""
+        """Start to serve; end with the parent, since an orphan would keep the port and answer no new request."""
         parent.end_with(self.ppid, signal.SIGKILL)
         logging.getLogger("gunicorn.error").addFilter(_is_no_pause)
         super().init_process()
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401 - gunicorn's connection
-        """Serve a request. The system's own time limit stays when gunicorn makes the socket a blocking one."""
+        """Serve a request, with a time limit of the system that stays when gunicorn makes the socket blocking."""
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
         conn.parser = conn.parser or _Parser(self.cfg, conn.sock, conn.client)
         return super().handle(conn)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
-        """Accept connections or not; once this process is to stop, close the port.
+        """Accept connections or not; close the port when this process stops.
 
-        gunicorn closes it only after the last request: until then a client could connect, and would never be answered.
+        gunicorn closes it only after the last request: until then a client could connect, and would get no answer.
         """
         super().set_accept_enabled(enabled)
         if self.alive:
@@ -115,17 +115,17 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
             silent.timeout = min(silent.timeout, time.monotonic() + LINGER_SECONDS)
 
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
-        """Answer a request that could not be read."""
+        """Answer a request that gunicorn could not read."""
         super().handle_error(req, _JsonSocket(client), addr, exc)
 
 
 def _is_no_pause(record: logging.LogRecord) -> bool:
-    """A client that paused too long is nothing to tell with a traceback."""
+    """Return False for the traceback of a client that paused too long."""
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
-class _Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with our options, and no command line of its own."""
+class _Server(BaseApplication):
+    """gunicorn with the broker's options instead of a command line."""
 
     def __init__(self, make_app: Callable[[], Flask], options: dict[str, Any]) -> None:
         self._make_app = make_app
@@ -133,20 +133,20 @@ class _Server(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """Take our options instead of files and arguments."""
+        """Set the broker's options."""
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the app in the serving process: connections and threads do not survive a fork."""
+        """Make the app in the process that serves: connections and threads do not survive a fork."""
         return self._make_app()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port, or end the process with one line that says why that cannot be.
+    """Open the port, or end the process with one line that gives the reason.
 
-    ``::`` is every address, also those of IPv4, and on a machine without IPv6 only those. An IPv6 address may stand in
-    brackets. A name that has addresses of both families stands for that of IPv4.
+    ``::`` is every address, also those of IPv4, and only those on a machine without IPv6. An IPv6 address may be in
+    brackets. A name with addresses of both families means that of IPv4.
     """
     try:
         return _open(host.removeprefix("[").removesuffix("]"), port)
@@ -177,7 +177,7 @@ def _open_everywhere(port: int) -> socket.socket:
 
 
 def serve(make_app: Callable[[], Flask], listener: socket.socket, longest_wait: float) -> None:
-    """Serve until told to stop; requests under way, which may wait so long for their job, are finished first."""
+    """Serve until a signal stops it; requests that have begun, and wait up to ``longest_wait`` seconds, end first."""
     options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,

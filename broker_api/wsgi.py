@@ -1,4 +1,4 @@
-"""For any WSGI server: ``broker_api.wsgi:app``. The one module that reads the environment when imported."""
+"""The app for any WSGI server, ``broker_api.wsgi:app``; the only module that reads the environment when imported."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from broker_api.errors import SettingError
 from broker_api.settings import foreign_variables
 
 _BOOT_ERROR = 3
-"""gunicorn ends with such a worker; one that ends with another code is started again, for ever."""
+"""gunicorn stops when a worker ends with this code; after another one it starts the worker again, without end."""
 
 logs.configure()
 foreign_variables.warn(foreign_variables.ignored(os.environ))

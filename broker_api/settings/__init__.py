@@ -1,1 +1,1 @@
-"""What is set from outside: read once, checked, passed in."""
+"""Settings: read once at start, checked, and passed in."""

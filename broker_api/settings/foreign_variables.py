@@ -1,4 +1,4 @@
-"""Variables of Celery in the environment: the broker's own settings win, and a warning names what is ignored."""
+"""Celery's variables in the environment, which the broker ignores; a warning names each of them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +18,7 @@ CELERY_VARIABLES = (
     "CELERY_CONFIG",
     "CELERY_CONFIG_MODULE",
 )
-"""What Celery, or its command line, reads as the broker, the result backend or the configuration."""
+"""Variables that Celery or its command line reads as the broker, the result backend or the configuration."""
 
 log = structlog.get_logger(__name__)
 

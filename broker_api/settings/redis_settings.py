@@ -1,7 +1,7 @@
-"""BROKER_REDIS_URL, read once. Queue, worker, rate limiter, check and /ready connect by what is here.
+"""BROKER_REDIS_URL, read once. The queue, workers, the rate limiter, ``check`` and ``/ready`` all connect by it.
 
-A list of URLs has one meaning: what one of them says (database, user, password, TLS, master) holds for all of them.
-Several ``redis://`` servers are tried in the order given; several sentinels are asked all at once.
+In a list of URLs, the database, user, password, TLS options and master of one URL are those of all. Several
+``redis://`` servers are tried in the order of the list; several sentinels are asked at the same time.
 """
 
 import os
@@ -140,7 +140,7 @@ class ParallelSentinel(Sentinel):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where Redis is and how it is opened. No secret is in its text form."""
+    """Where Redis is and how to connect. No secret is in its text form."""
 
     scheme: str
     servers: tuple[tuple[str, int], ...]
@@ -191,7 +191,7 @@ class RedisSettings:
         connection_class: type[Connection] | None = None,
         **options: Any,  # noqa: ANN401 - redis-py's
     ) -> ConnectionPool:
-        """Return a pool of connections. Each wait of theirs, for a sentinel too, ends after so many seconds."""
+        """Return a pool of connections. No wait, also for a sentinel, takes longer than ``seconds``."""
         times = {
             "socket_timeout": seconds,
             "socket_connect_timeout": connect_seconds or seconds,
@@ -226,7 +226,7 @@ class RedisSettings:
         return made
 
     def client(self, seconds: float) -> Redis:
-        """Return a client whose calls end after so many seconds or so, whatever Redis does."""
+        """Return a client whose calls end after about this time, also when Redis never answers."""
         return Redis(connection_pool=self.pool(seconds, health_check_interval=10))
 
 

@@ -1,17 +1,18 @@
-"""What addresses and names of MongoDB and Atlas must look like; nothing is resolved or connected here.
+"""Validators of the URLs and names of MongoDB and Atlas; they resolve and connect nothing.
 
-No message repeats any part of a value, nor what a parser says of it: a URI holds a password, and one with an
-unescaped character ends up in any of its parts. For the same reason no exception here has a cause.
+pydantic's URL types do not fit: ``MongoDsn`` accepts URIs that the driver refuses, and ``HttpUrl`` accepts and changes
+URLs without a host. No message repeats a part of a value or the text of a parser's error: a URI has a password, and
+where a character is not escaped, the password may be in any part. Therefore no exception here has a cause.
 """
 
 import warnings
-from typing import Any
-from urllib.parse import SplitResult, unquote_plus, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from pymongo import MongoClient
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
 from broker_api.errors import SettingError
+from broker_api.json_types import JsonObject
 from broker_api.naming import MAX_DATABASE_BYTES, database_problem
 
 MAX_NAMESPACE_BYTES = 255
@@ -31,7 +32,7 @@ _MONGO_OPTIONS = frozenset(
         *("maxpoolsize", "minpoolsize", "maxconnecting", "maxidletimems"),
     }
 )
-"""Options of the URI that say where MongoDB is and how to log in; how to read, write and wait is the broker's part."""
+"""Options for where MongoDB is and how to log in. The broker itself decides how it reads, writes and waits."""
 _SAME_AS_OURS = {
     "w": "majority",
     "journal": "true",
@@ -42,7 +43,7 @@ _SAME_AS_OURS = {
     "directconnection": "false",
     "loadbalanced": "false",
 }
-"""What Atlas and others put into URIs as a matter of course: dropped without a word, since it changes nothing."""
+"""Options that Atlas and others put into each URI: removed without a warning, since they change nothing."""
 _REFUSED_MONGO_OPTIONS = {
     "directconnection": (
         "BROKER_MONGO_URI: must be without directConnection=true: a direct connection reads from a secondary as well. "
@@ -64,41 +65,40 @@ _MONGO_FORM = (
 def check_mongo_uri(uri: str) -> str:
     """Return the URI; raise SettingError unless the driver could connect to it.
 
-    The driver itself says so: it reads all of a URI when a client is made, and with ``connect=False`` nothing else.
+    The driver checks the whole URI when a client is made; with ``connect=False`` it does nothing else.
     """
     _, _, location = uri.partition("://")
     behind_hosts = location.replace("?", "/", 1).partition("/")[2]
     if not uri.startswith(("mongodb://", _SRV)) or not _is_plain(uri) or "@" in behind_hosts:
         raise SettingError(_MONGO_FORM)
     try:
-        _make_client(uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of options that the driver ignores; it warns again in use
+            MongoClient[JsonObject](uri, connect=False).close()
     except OSError:
         raise SettingError("BROKER_MONGO_URI: must name files that can be read in its options tls…File") from None
     except Exception:  # noqa: BLE001 - the driver raises errors of its own and any of Python's, with parts of the URI
         raise SettingError(_MONGO_FORM) from None
-    if uri.startswith(_SRV) and not _is_domain(urlsplit(uri).hostname or ""):
-        raise SettingError(_MONGO_FORM)
-    for name, value in _options(uri):
+    if uri.startswith(_SRV):
+        host = urlsplit(uri).hostname or ""
+        # An SRV record cannot have an IP address or a name without a dot.
+        if "." not in host or not _are_labels(host) or host.rpartition(".")[2].isdigit():
+            raise SettingError(_MONGO_FORM)
+    for part in _options(uri):
+        name, value = _option(part)
         if name in _REFUSED_MONGO_OPTIONS and value != "false":
             raise SettingError(_REFUSED_MONGO_OPTIONS[name])
     return uri
 
 
-def _make_client(uri: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of options that the driver passes over; it warns again when it is used
-        client: MongoClient[dict[str, Any]] = MongoClient(uri, connect=False)
-    client.close()
-
-
 def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
     """Return a valid URI without the options that the broker decides itself, and the names of those it overrides.
 
-    An option's value is never named, and no unknown option: that may be a part of a password.
+    Neither values nor names of unknown options are returned: they may be a part of a password.
     """
-    location, _, options = uri.partition("?")
+    location = uri.partition("?")[0]
     kept, overridden = [], set()
-    for part in options.replace(";", "&").split("&"):
+    for part in _options(uri):
         written = part.partition("=")[0]
         name, value = _option(part)
         if name in _MONGO_OPTIONS:
@@ -108,19 +108,19 @@ def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
     return f"{location}?{'&'.join(kept)}" if kept else location, tuple(sorted(overridden))
 
 
-def _options(uri: str) -> list[tuple[str, str]]:
+def _options(uri: str) -> list[str]:
     """Return the options as the driver reads them: "&" or ";" between them, some of them twice."""
-    return [_option(part) for part in uri.partition("?")[2].replace(";", "&").split("&")]
+    return uri.partition("?")[2].replace(";", "&").split("&")
 
 
 def _option(part: str) -> tuple[str, str]:
-    """Return name and value of ``name=value`` in lower case, since the driver takes names in any case."""
+    """Return name and value of ``name=value`` in lower case, since the driver accepts names in any case."""
     name, _, value = part.partition("=")
     return name.lower(), unquote_plus(value).lower()
 
 
 def check_mongo_names(database: str, collection: str) -> None:
-    """Raise SettingError unless MongoDB takes these, also for the collection with the suffix ``_housekeeping``."""
+    """Raise SettingError unless MongoDB accepts these names, also for the collection with ``_housekeeping`` added."""
     if database_problem(database):
         raise SettingError(
             f"BROKER_MONGO_DB: must have 1 to {MAX_DATABASE_BYTES} bytes, no space and none of "
@@ -138,30 +138,23 @@ def check_mongo_names(database: str, collection: str) -> None:
 def check_base_url(url: str) -> str:
     """Return the URL without a slash at its end; raise SettingError unless paths of Atlas can be appended to it."""
     try:
-        fits = _is_plain(url) and _is_base(urlsplit(url))
-    except ValueError:  # a port that is none
+        parts = urlsplit(url)
+        fits = (
+            _is_plain(url)
+            and parts.scheme in ("http", "https")
+            and _are_labels(parts.hostname or "")
+            and parts.port != 0
+            and not (parts.query or parts.fragment or "@" in parts.netloc)
+        )
+    except ValueError:  # no valid port
         fits = False
     if not fits:
         raise SettingError("MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path] or http://…")
     return url.rstrip("/")
 
 
-def _is_base(parts: SplitResult) -> bool:
-    return (
-        parts.scheme in ("http", "https")
-        and _are_labels(parts.hostname or "")
-        and parts.port != 0
-        and not (parts.query or parts.fragment or "@" in parts.netloc)
-    )
-
-
 def _is_plain(url: str) -> bool:
     return url.isprintable() and " " not in url
-
-
-def _is_domain(host: str) -> bool:
-    """Return whether an SRV record can have this name: an IP address cannot, a name without a dot has none."""
-    return "." in host and _are_labels(host) and not host.rpartition(".")[2].isdigit()
 
 
 def _are_labels(host: str) -> bool:
