@@ -21,14 +21,14 @@ def held(stack: Stack, collection: str = "instances") -> Iterator[Collection[Jso
 
 
 def document(stack: Stack, instance_id: str, binding_id: str | None = None) -> Json:
-    """As stored; empty when there is none."""
+    """Return a document as stored; empty when there is none."""
     key = binding_key(instance_id, binding_id) if binding_id else instance_key(instance_id)
     with held(stack) as documents:
         return documents.find_one({"_id": key}) or {}
 
 
 def kept_credentials(stack: Stack, instance_id: str, binding_id: str) -> Json:
-    """Also those that no platform may see yet."""
+    """Return the stored credentials, also those that no platform may see yet."""
     sealed = document(stack, instance_id, binding_id)["sealed_credentials"]
     credentials: Json = Vault((stack.encryption_key,)).open(sealed)
     return credentials

@@ -41,7 +41,7 @@ LONGEST = ("chaos", "atlas", "osb", "integration/redis")
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """With ``-n``: the tests of a folder stay in one process, since they share servers, but for those of ``APART``."""
+    """With ``-n``, keep the tests of a folder in one process, since they share servers; files of ``APART`` go alone."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.split("::", 1)[0])
@@ -69,7 +69,7 @@ class NetworkRefused(RuntimeError):
 
 
 def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook: it sees every socket of this process, in whatever library, and cannot be taken away."""
+    """Refuse connections to other machines; an audit hook sees every socket of this process, in any library."""
     if event not in ("socket.connect", "socket.sendto"):
         return
     address = arguments[1]
@@ -93,12 +93,12 @@ def every_5xx_was_asked_for() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def long_form(request: pytest.FixtureRequest) -> bool:
-    """Whether the run was asked (``--long``) for the long forms."""
+    """Return whether the long forms of tests were asked for (``--long``)."""
     return bool(request.config.getoption("--long"))
 
 
 def _need(find: Callable[[], object]) -> None:
-    """Without the program: an error where CI is set; elsewhere a skip that says what to install, shown by -ra."""
+    """Raise an error where CI is set and a program is missing; elsewhere skip, with what to install."""
     try:
         find()
     except RuntimeError as error:
@@ -155,9 +155,9 @@ def measured() -> dict[str, str]:
 def stack(
     state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
 ) -> Iterator[Stack]:
-    """API and two workers that all tests share. Whoever kills or pauses something starts a ``Stack()`` of its own.
+    """API and two workers that all tests share. A test that kills or pauses a process starts a ``Stack()`` of its own.
 
-    It believes the first ``APPLIED``; tests of stale ones use ``oauth_stack`` or a stack of their own.
+    The first ``APPLIED`` confirms a change there; tests of an old ``APPLIED`` use ``oauth_stack`` or their own stack.
     """
     with Stack(
         flower=False,
@@ -183,7 +183,7 @@ def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmu
 
 
 def _compare_server_errors(stack: Stack) -> None:
-    """The API counts too: it sees the requests of tests that do not use ``OsbClient``."""
+    """Compare with the count of the API, which also sees the requests of tests that do not use ``OsbClient``."""
     metrics = requests.get(f"{stack.api.uri}/metrics", auth=(stack.user, stack.password), timeout=10).text
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     counted = [s for s in samples if s.name == "broker_http_request_seconds_count" and s.labels["status"] >= "500"]

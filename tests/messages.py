@@ -8,7 +8,7 @@ from tests.tenant import eventually
 
 
 class Messages:
-    """To the workers of a stack. Give ``done`` the ids that ``send`` gave."""
+    """Sends messages to the workers of a stack; ``done`` takes the ids that ``send`` has returned."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack

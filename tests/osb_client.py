@@ -70,7 +70,7 @@ class Options(TypedDict, total=False):
 
 
 class OsbClient:
-    """Ids are percent-encoded here. Asks for asynchronous operations unless told otherwise. Threads may share it."""
+    """Percent-encodes ids, and asks for asynchronous operations by default. Threads may share it."""
 
     def __init__(self, base_url: str, user: str, password: str, *, version: str = "2.17") -> None:
         self.base_url = base_url.rstrip("/")
@@ -94,7 +94,7 @@ class OsbClient:
 
     @contextlib.contextmanager
     def expecting(self, *statuses: int) -> Iterator[None]:
-        """Announce 5xx that may come inside: one that nobody has announced fails the run."""
+        """Announce 5xx that may come inside; a 5xx that was not announced fails the run."""
         self._expected.update(statuses)
         try:
             yield

@@ -69,7 +69,7 @@ def log_in(credentials: Json) -> MongoClient[Json]:
 
 
 def works(credentials: Json) -> bool:
-    """Whether one can log in; any trouble but a refusal is raised."""
+    """Return whether the credentials can log in; raise every trouble but a refusal."""
     try:
         with log_in(credentials) as cluster:
             cluster[credentials["database"]]["things"].find_one()
@@ -81,13 +81,13 @@ def works(credentials: Json) -> bool:
 
 
 def together(*acts: Callable[[], T]) -> list[T]:
-    """Does these at the same time; gives what they give, in their order."""
+    """Call all at the same time; return the results in order."""
     with ThreadPoolExecutor(len(acts)) as pool:
         return [begun.result() for begun in [pool.submit(act) for act in acts]]
 
 
 def eventually(holds: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Polls until it holds."""
+    """Wait until ``holds`` returns something true; fail with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"

@@ -83,8 +83,8 @@ class Chaos:
         self._ended_by_us -= set(servers)
 
     def surprises(self) -> list[str]:
-        """The obituaries of processes that ended by themselves."""
-        return [server.obituary() for server in self.stack.ended() if server not in self._ended_by_us]
+        """The reports of processes that ended by themselves."""
+        return [server.report_of_end() for server in self.stack.ended() if server not in self._ended_by_us]
 
     def mend(self) -> None:
         """Everything runs and nothing is wrong with it any more."""

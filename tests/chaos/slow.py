@@ -26,7 +26,7 @@ def a_worker_outlives_redis_with_messages_unacknowledged(chaos: Chaos) -> None:
         instance_id = chaos.instance(platform)
         for _ in range(2):
             bindings = redis_dies_under_load(chaos, platform, instance_id)
-            assert worker.running, worker.obituary()
+            assert worker.running, worker.report_of_end()
             assert bindings <= chaos.users()
         succeeds(platform, platform.deprovision(instance_id), instance_id)
 

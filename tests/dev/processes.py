@@ -1,7 +1,7 @@
 """Child processes that never outlive the process which started them, and leave nothing on the disk.
 
-Three things hold that, whatever happens: leaving the context kills the child's process group; the kernel kills the
-child when its parent dies without a word (SIGKILL); a shell that waits for the parent's end removes the directory.
+Three mechanisms ensure that: leaving the context kills the child's process group; the kernel kills the child when its
+parent is killed (SIGKILL); a shell that waits for the end of the parent removes the directory.
 """
 
 import atexit
@@ -31,7 +31,7 @@ _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on and that this process gives only once."""
+    """Return a port of the loopback address that is free and that this process has not been given before."""
     for port in random.sample(_PORTS, 200):
         if port not in _taken and _can_bind(port):
             _taken.add(port)
@@ -47,7 +47,7 @@ def _can_bind(port: int) -> bool:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without the broker's settings that happen to be in it, a proxy, or buffered output."""
+    """Return this process's environment without the broker's settings, proxies and buffered output."""
     dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     fixed = {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost", "PYTHONUNBUFFERED": "1"}
@@ -98,7 +98,7 @@ def _popen(command: list[str], log: Path, environment: dict[str, str]) -> subpro
 
 
 def script(name: str) -> Path:
-    """A command of this virtual environment; raises RuntimeError when the checkout is not installed in it."""
+    """Return a command of this virtual environment; raise RuntimeError when the checkout is not installed in it."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         raise RuntimeError(f"There is no command {name} beside {sys.executable}: run pip install -e '.[dev]' first.")
@@ -109,8 +109,8 @@ class Server(ABC):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
     ready_seconds = 60.0
-    farewell = signal.SIGTERM
-    """How the process is ended for good; SIGKILL where only its data would profit from more."""
+    stop_signal = signal.SIGTERM
+    """What ends the process for good; SIGKILL where a clean stop would only save its data."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -118,7 +118,7 @@ class Server(ABC):
         self.home = run_directory() / f"{name}-{self.port}"
         self.log = self.home / "log"
         self.process: subprocess.Popen[bytes] | None = None
-        self._group_ended = True  # a number that was a group once may be somebody else's later
+        self._group_ended = True  # the number of a group that has ended may be reused
         self._log_start = 0
 
     @property
@@ -130,13 +130,13 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Probe once, within a second: does the server serve? Connection errors may be raised and mean no."""
+        """Return whether the server serves; ask once, for at most a second. A connection error means no."""
 
     def environment(self) -> Mapping[str, str]:
         return {}
 
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing
-        """What a server needs after its first answer, once per life of its data."""
+        """Do what a server needs after its first answer, once for its data."""
 
     def start(self) -> Self:
         """Return once the server serves; RuntimeError with the end of its log when it does not get there."""
@@ -168,14 +168,14 @@ class Server(ABC):
         except Exception:  # noqa: BLE001
             return False
 
-    def obituary(self) -> str:
+    def report_of_end(self) -> str:
         return self._trouble(f"ended with status {self.returncode}")
 
     def _trouble(self, what: str) -> str:
         return f"{self.name} {what}; the end of its log:\n{self.log_tail()}"
 
     def log_text(self) -> str:
-        """What the process wrote since it was last started."""
+        """Return what the process has written since it was last started."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
@@ -205,19 +205,19 @@ class Server(ABC):
         self.send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL: no chance to say good-bye. Also what the leader left behind in its group."""
+        """Send SIGKILL to the whole group, so that no child of the process is left either."""
         if self.process and not self._group_ended:
             self.send(signal.SIGKILL)
             self.process.wait()
             self._group_ended = True
 
     def stop(self, seconds: float = 10.0) -> int:
-        """SIGTERM, and SIGKILL after ``seconds``; its exit status."""
+        """Send SIGTERM, and SIGKILL after ``seconds``; return the exit status."""
         self.ask_to_stop(signal.SIGTERM)
         return self.wait_for_end(seconds)
 
     def ask_to_stop(self, number: signal.Signals) -> None:
-        """Only the leader is told: it knows how to end its own children."""
+        """Send a signal to the leader only, which ends its own children."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
             self.process.send_signal(signal.SIGCONT)
@@ -230,7 +230,7 @@ class Server(ABC):
         return self.process.wait()
 
     def restart(self) -> Self:
-        """Start again after whatever happened, on the same port and data."""
+        """Start again, on the same port and data; stop first what runs."""
         if self.running:
             self.stop()
         return self.start()
@@ -259,15 +259,15 @@ class Server(ABC):
 
 
 def start_all(servers: Sequence[Server]) -> None:
-    """All at once; every one has ended its attempt before the first error is raised."""
+    """Start all at the same time; raise the first error once every attempt has ended."""
     with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
         for started in [pool.submit(server.start) for server in servers]:
             started.result()
 
 
 def close_all(servers: Sequence[Server]) -> None:
-    """All are told, once (a second SIGTERM means hurry), before the first is waited for."""
+    """Send every server its signal, once (a second SIGTERM means hurry), then wait for each."""
     for server in servers:
-        server.ask_to_stop(server.farewell)
+        server.ask_to_stop(server.stop_signal)
     for server in servers:
         server.remove()

@@ -20,7 +20,7 @@ Document = dict[str, Any]
 class Mongod(Server):
     """A one-node replica set without access control, or, with ``auth``, a standalone server with a root user."""
 
-    farewell = signal.SIGKILL
+    stop_signal = signal.SIGKILL
 
     def __init__(self, name: str = "mongod", *, auth: bool = False) -> None:
         super().__init__(name)
@@ -79,9 +79,9 @@ class Mongod(Server):
 
 
 class Redis(Server):
-    """Without persistence: losing everything is what the broker must survive."""
+    """Has no persistence, since the broker must survive the loss of all messages."""
 
-    farewell = signal.SIGKILL
+    stop_signal = signal.SIGKILL
 
     def __init__(self, name: str = "redis", options: Sequence[str] = (), url: str = "") -> None:
         """``url`` opens it where ``options`` ask for a password or TLS; ``{port}`` in both is its port."""
@@ -115,7 +115,7 @@ class Redis(Server):
 class Sentinel(Server):
     """Watches the master ``m`` for the clients that ask; one alone is enough to fail over."""
 
-    farewell = signal.SIGKILL
+    stop_signal = signal.SIGKILL
 
     def __init__(
         self, master: Redis, name: str = "sentinel", options: Sequence[str] = (), password: str | None = None

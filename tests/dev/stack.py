@@ -55,7 +55,7 @@ class Stack:
 
     @property
     def shared_settings(self) -> dict[str, str]:
-        """What every process of the broker gets; no Atlas credential is in it."""
+        """Settings of every process of the broker; they hold no Atlas credential."""
         return {
             "MONGODB_ATLAS_PROJECT_ID": self.emulator.project_id,
             "BROKER_MONGO_URI": self.state.uri,
@@ -118,6 +118,6 @@ class Stack:
         self.close()
 
     def close(self) -> None:
-        """The broker's processes first: they say good-bye to what they talk to."""
+        """End the broker's processes first, since they close their connections to the other servers."""
         close_all(self._broker)
         close_all(self._servers)
