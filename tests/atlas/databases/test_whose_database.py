@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, until
-from tests.atlas.test_dropping import DROP, exists, write
+from tests.atlas.databases.test_dropping import DROP, exists, write
 from tests.books import document, held
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
