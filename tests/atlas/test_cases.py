@@ -48,7 +48,7 @@ CASES = {
     "6 several hosts": "atlas/test_clusters_and_projects.py::test_several_hosts_and_options_are_kept",
     "6 deleting, then 404": "atlas/test_clusters_and_projects.py::test_unbind_and_deprovision_succeed_when_the_cluster",
     "7 dropping a database": "atlas/databases/test_dropping.py::test_users_go_first_then_a_scoped_expiring_user_drops",
-    "7 the host is not on the project's list": "atlas/databases/test_dropping.py::test_a_cluster_that_cannot_be_reached",
+    "7 the host is not on the project's list": "atlas/databases/test_dropping.py::test_a_cluster_that_cannot_be",
     "8.1 a fresh user cannot log in for seconds": "atlas/test_users_that_work.py::test_a_stale_applied_cannot_fool_a_b",
     "8.2 authentication fails at random": "atlas/test_users_that_work.py::test_verify_login_retries_until_the_fresh",
     "8.3 12 s a user, one by one": "atlas/test_users_that_work.py::test_a_hundred_binds_cost_a_hundred_posts",
