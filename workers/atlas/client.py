@@ -118,7 +118,11 @@ class AtlasClient:
         return [*self._pages(endpoints.LIST_CLUSTERS, parse_cluster), *self._pages(endpoints.LIST_FLEX, parse_flex)]
 
     def cluster(self, name: str) -> Cluster:
-        """Return a cluster, of the clusters API, or of the flex API when Atlas says that it belongs there."""
+        """Return a cluster, of the clusters API, or of the flex API when Atlas says that it belongs there.
+
+        Raises:
+            ClusterNotFound: the project has no cluster of that name.
+        """
         try:
             return self._wire.ask(self._call(endpoints.GET_CLUSTER, cluster=name), parse_cluster, self._guard)
         except WrongClusterApi:
@@ -139,9 +143,14 @@ class AtlasClient:
         return list(self._pages(endpoints.LIST_DATABASES, lambda database: text(database, "databaseName"), **named))
 
     def create_user(self, user: DatabaseUser) -> None:
-        """Create a user. Raises UserAlreadyExists when the name is taken, UserLimitReached when the project is full.
+        """Create a user.
 
         Every SCRAM user authenticates against `admin`; another databaseName there would be answered with a 500.
+
+        Raises:
+            UserAlreadyExists: the name is taken.
+            UserLimitReached: the project is full.
+            UserExpired: the end of the user's life has passed.
         """
         body = {"username": user.username, "databaseName": "admin", "groupId": self.project_id} | user_fields(
             password=user.password,
@@ -154,17 +163,30 @@ class AtlasClient:
         self._wire.ask(self._call(endpoints.CREATE_USER, body, username=user.username), lambda _: None, self._guard)
 
     def update_user(self, username: str, **changes: Unpack[UserChanges]) -> None:
-        """Change what is given and not None, and nothing else. Raises UserNotFound when there is no such user."""
+        """Change what is given and not None, and nothing else.
+
+        Raises:
+            UserNotFound: there is no such user.
+            UserExpired: the end of the user's life has passed.
+        """
         self._wire.ask(
             self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username), lambda _: None, self._guard
         )
 
     def delete_user(self, username: str) -> None:
-        """Delete a user. Raises UserNotFound when there is no such user."""
+        """Delete a user.
+
+        Raises:
+            UserNotFound: there is no such user.
+        """
         self._wire.ask(self._call(endpoints.DELETE_USER, username=username), lambda _: None, self._guard)
 
     def user(self, username: str) -> DatabaseUser:
-        """Return a user, without the password. Raises UserNotFound when there is no such user."""
+        """Return a user, without the password.
+
+        Raises:
+            UserNotFound: there is no such user.
+        """
         return self._wire.ask(self._call(endpoints.GET_USER, username=username), parse_user, self._guard)
 
     def users(self) -> Iterator[DatabaseUser]:

@@ -47,7 +47,11 @@ class AtlasJob(Job[AnyResource]):
 
     @property
     def atlas(self) -> AtlasClient:
-        """The client of the record's project. Raises FailedError as ``client`` does."""
+        """The client of the record's project.
+
+        Raises:
+            FailedError: the workers have no credentials for that project.
+        """
         return self._clients.get(self.project) or self.client(self.project)
 
     def client(self, project: str) -> AtlasClient:
@@ -94,7 +98,11 @@ class AtlasJob(Job[AnyResource]):
         return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
     def connection_strings(self, instance: Instance) -> Strings:
-        """Return the connection strings that serve an instance. Raises as ``ConnectionStringCache.strings`` does."""
+        """Return the connection strings that serve an instance.
+
+        Raises:
+            FailedError, ClusterGoneError, AtlasError: as ``ConnectionStringCache.strings``.
+        """
         client = self.client(instance.project or self.project)
         choice = self.connection_choice(instance)
         return self.context.connection_strings.strings(client, instance.cluster or "", choice)

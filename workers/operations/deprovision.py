@@ -65,7 +65,11 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
-    """Begin an unbind. Raises FailedError with the reason when one that this operation has begun failed for good."""
+    """Begin the unbind of a binding that is left.
+
+    Raises:
+        FailedError: an unbind that this operation has begun failed for good; with its reason.
+    """
     last = binding.operation
     if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
         raise FailedError(last.description or f"The binding {binding.binding_id} cannot be removed.")
