@@ -61,7 +61,7 @@ class Queue:
         self._outage.recovered()
         return True
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return a sentence when Redis cannot be used, within about a second; calls at the same time share an answer.
 
         The probe writes what each worker writes when it starts: a full Redis and a replica answer to reads.

@@ -81,13 +81,13 @@ def reason(error: BaseException) -> str:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Return whether Redis answered, with an error, or not at all."""
+    """Return True when Redis answered with an error, False when it did not answer."""
     kinds = (exceptions.ResponseError, exceptions.AuthenticationError, exceptions.BusyLoadingError)
     return any(isinstance(each, kinds) for each in _chain(error))
 
 
 def sentence(error: BaseException) -> str:
-    """Return the beginning of a sentence for operators."""
+    """Return a sentence for operators, without a full stop."""
     return f"{'Redis answers with an error' if is_answer(error) else 'Redis does not answer'}: {reason(error)}"
 
 

@@ -25,7 +25,7 @@ class Status:
             report["encryption_keys"] = self._keys.report()
         except ErrStorageMongoConnection as error:
             return False, {"status": "not ready", "description": str(error), "mongodb": error.reason}
-        return True, {"status": "ready", "mongodb": "ok", "redis": self._queue.trouble() or "ok", **report}
+        return True, {"status": "ready", "mongodb": "ok", "redis": self._queue.problem() or "ok", **report}
 
     def operations(self) -> tuple[Mapping[tuple[str, str], int], float]:
         """Return how many operations there are by kind and state, and the seconds that the oldest due one has waited.

@@ -149,7 +149,7 @@ def query(authority: Authority, **more: str) -> str:
 
 def trouble(url: str) -> str | None:
     """What /ready and check tell."""
-    return Queue(RedisSettings.parse(url)).trouble()
+    return Queue(RedisSettings.parse(url)).problem()
 
 
 def test_the_certificate_of_each_server_in_the_list_is_checked(

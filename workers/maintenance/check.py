@@ -154,7 +154,7 @@ def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    if problem := Queue(settings.redis).trouble():
+    if problem := Queue(settings.redis).problem():
         yield BAD, f"{problem}; look at BROKER_REDIS_URL and the network"
     else:
         yield GOOD, "Redis: answers, can be written to"
