@@ -15,8 +15,6 @@ from tests.osb_client import OsbClient
 SHORT_SECONDS = 20.0
 LONG_MINUTES = 30
 PLATFORMS = 30
-FEW = 12
-"""Of the short form."""
 DRAIN_SECONDS = 120.0
 
 
