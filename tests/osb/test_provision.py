@@ -12,6 +12,7 @@ from tests.osb.steps import (
     CLUSTER,
     ON_CLUSTER,
     failed_provision,
+    held_bind,
     held_deprovision,
     held_provision,
     new_id,
@@ -163,13 +164,13 @@ def test_contexts_and_the_order_of_keys_make_no_difference(client: OsbClient) ->
 
 
 @pytest.mark.rule("1.7.12", "1.10.4")
-def test_absent_null_and_empty_parameters_are_the_same(client: OsbClient, instance: str) -> None:
-    binding_id = new_id()
-    body = client.bind(instance, binding_id)
+def test_absent_null_and_empty_parameters_are_the_same(client: OsbClient, atlas: Emulator, instance: str) -> None:
+    binding_id, body = held_bind(client, atlas, instance)
     plan = '"service_id":"2a04f349-4aab-4fcb-af6d-8e1749a77c13","plan_id":"8db474d1-3cc0-4f4d-b864-24e3bd49b874"'
     for parameters in ("", ',"parameters":null', ',"parameters":{}', ',"context":null'):
         again = client.bind(instance, binding_id, raw=f"{{{plan}{parameters}}}".encode())
         assert (again.status, again.operation) == (202, body.operation)
+    release(atlas)
     client.unbind(instance, binding_id)
 
 
