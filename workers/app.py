@@ -20,9 +20,7 @@ from broker_api.settings.settings import Settings, load
 from broker_api.state.key_check import check_at_start
 from workers import library_workarounds
 from workers.context import Context, compose
-from workers.engine.runner import Runner
 from workers.engine.sweeper import Sweeper
-from workers.operations import compose_runner
 
 library_workarounds.ignore_environment()
 app = RedisCelery("workers", include=["workers.tasks"], events="workers.transport:Events")
@@ -60,11 +58,6 @@ def context() -> Context:
         with _one_line_errors():
             _Process.context = compose(_settings())
     return _Process.context
-
-
-def runner() -> Runner:
-    """Return a runner of this process's operations."""
-    return compose_runner(context())
 
 
 @app.on_after_configure.connect

@@ -1,45 +1,30 @@
-"""One function for each job name. The arguments are ids; MongoDB has the operation.
+"""The Celery tasks: one for each job name. Their arguments are ids; MongoDB holds the operation.
 
-More arguments, which a newer release may send, are ignored.
+Further arguments, which a newer release may send, are ignored.
 """
 
 from broker_api.jobs.queue import JOBS, RECONCILE
-from broker_api.state.records import Kind, binding_key, instance_key
-from workers.app import app, context, runner
+from broker_api.state.records import binding_key, instance_key
+from workers.app import app, context
 from workers.maintenance.reconcile import reconcile as compare
+from workers.operations import compose_runner
 
 
-@app.task(name=JOBS[Kind.PROVISION])
-def provision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
-    """Run the provision of an instance."""
-    runner().work(instance_key(instance_id), operation_id)
+def run_operation(instance_id: str, binding_id: str | None, operation_id: str, *_: object, **__: object) -> None:
+    """Run an operation of a binding, or of an instance when ``binding_id`` is None."""
+    key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
+    compose_runner(context()).work(key, operation_id)
 
 
-@app.task(name=JOBS[Kind.UPDATE])
-def update(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
-    """Run the update of an instance."""
-    runner().work(instance_key(instance_id), operation_id)
-
-
-@app.task(name=JOBS[Kind.DEPROVISION])
-def deprovision(instance_id: str, _binding_id: None, operation_id: str, *_: object, **__: object) -> None:
-    """Run the deprovision of an instance."""
-    runner().work(instance_key(instance_id), operation_id)
-
-
-@app.task(name=JOBS[Kind.BIND])
-def bind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
-    """Run a bind."""
-    runner().work(binding_key(instance_id, binding_id), operation_id)
-
-
-@app.task(name=JOBS[Kind.UNBIND])
-def unbind(instance_id: str, binding_id: str, operation_id: str, *_: object, **__: object) -> None:
-    """Run an unbind."""
-    runner().work(binding_key(instance_id, binding_id), operation_id)
+for job in JOBS.values():
+    app.task(name=job)(run_operation)
 
 
 @app.task(name=RECONCILE)
 def reconcile(*_: object, repair: bool = False, **__: object) -> None:
-    """Compare Atlas's users with the bindings; with ``repair`` correct the differences."""
+    """Compare the database users in Atlas with the bindings in MongoDB.
+
+    Args:
+        repair: Also remove the users without a binding, and create the users that are missing.
+    """
     compare(context(), repair=repair)
