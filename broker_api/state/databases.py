@@ -66,16 +66,16 @@ class Reservation:
     sharing: bool = False
 
 
+@dataclass(frozen=True)
 class Databases:
     """The documents ``database/<project>/<cluster>/<name in lower case>``. Every method can be repeated safely."""
 
-    def __init__(self, housekeeping: Housekeeping) -> None:
-        self._documents = housekeeping.collection
+    housekeeping: Housekeeping
 
     @storage_errors("find a database")
     def find(self, instance: Instance) -> DatabaseRecord | None:
         """Return what is known of an instance's database."""
-        document = self._documents.find_one({"_id": _key(instance)})
+        document = self.housekeeping.collection.find_one({"_id": _key(instance)})
         return DatabaseRecord.model_validate(document) if document else None
 
     @storage_errors("reserve a database")
@@ -111,7 +111,7 @@ class Databases:
         exists = {"$and": [{"$ne": [{"$type": "$name"}, "missing"]}, {"$ne": ["$dropped", True]}]}
         kept = {"$cond": [may_join, {"$mergeObjects": ["$$ROOT", joined]}, "$$ROOT"]}
         write = partial(
-            self._documents.find_one_and_update,
+            self.housekeeping.collection.find_one_and_update,
             {"_id": _key(instance)},
             [{"$replaceWith": {"$cond": [exists, kept, made]}}],
             upsert=True,
@@ -128,19 +128,21 @@ class Databases:
         """Take back the reservation of an instance that was never ready; nothing of it is remembered."""
         me = instance.instance_id
         alone = {"_id": _key(instance), "first": me, "users": [me], "used": False}
-        if self._documents.delete_one(alone).deleted_count == 0:
-            self._documents.update_one({"_id": _key(instance), "users": me}, {"$pull": {"users": me}})
+        if self.housekeeping.collection.delete_one(alone).deleted_count == 0:
+            self.housekeeping.collection.update_one({"_id": _key(instance), "users": me}, {"$pull": {"users": me}})
 
     @storage_errors("leave a database")
     def leave(self, instance: Instance) -> None:
         """End an instance's use of its database, which stays and is remembered."""
         mine = {"_id": _key(instance), "users": instance.instance_id}
-        self._documents.update_one(mine, {"$pull": {"users": instance.instance_id}, "$set": {"used": True}})
+        self.housekeeping.collection.update_one(
+            mine, {"$pull": {"users": instance.instance_id}, "$set": {"used": True}}
+        )
 
     @storage_errors("forget users of a database")
     def forget(self, instance: Instance, user: str) -> None:
         """Remove a user that does not have the database of ``instance`` any more."""
-        self._documents.update_one({"_id": _key(instance)}, {"$pull": {"users": user}})
+        self.housekeeping.collection.update_one({"_id": _key(instance)}, {"$pull": {"users": user}})
 
     @storage_errors("begin to drop a database")
     def begin_drop(self, instance: Instance, leaving: list[str]) -> bool:
@@ -156,12 +158,17 @@ class Databases:
             "dropping": {"$in": [None, instance.instance_id]},
             "dropped": False,
         }
-        return self._documents.update_one(free, {"$set": {"dropping": instance.instance_id}}).matched_count == 1
+        return (
+            self.housekeeping.collection.update_one(free, {"$set": {"dropping": instance.instance_id}}).matched_count
+            == 1
+        )
 
     @storage_errors("end dropping a database")
     def end_drop(self, instance: Instance, dropping: str) -> None:
         """Let provisions have the database of ``instance`` again, since the instance ``dropping`` does not drop it."""
-        self._documents.update_one({"_id": _key(instance), "dropping": dropping}, {"$set": {"dropping": None}})
+        self.housekeeping.collection.update_one(
+            {"_id": _key(instance), "dropping": dropping}, {"$set": {"dropping": None}}
+        )
 
     @storage_errors("note that a database is dropped")
     def dropped(self, instance: Instance) -> None:
@@ -180,7 +187,7 @@ class Databases:
             "expire_at": {"$add": [NOW, DROPPED_SECONDS * 1000]},
         }
         others = {"$mergeObjects": ["$$ROOT", {"users": left, "dropping": None}]}
-        self._documents.update_one(
+        self.housekeeping.collection.update_one(
             {"_id": _key(instance), "dropping": instance.instance_id},
             [{"$replaceWith": {"$cond": [{"$eq": [left, []]}, gone, others]}}],
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -73,9 +74,13 @@ class Housekeeping:
         """Set fields of a document by name."""
         self.collection.update_one({"_id": name}, [{"$set": assignments(changes)}], upsert=True)
 
+    @cached_property
     @storage_errors("housekeeping")
     def broker_id(self) -> str:
-        """Return this broker's id, made once: brokers that share an Atlas project tell their users apart by it."""
+        """The id of this broker, created at its first use and then kept in MongoDB.
+
+        Brokers that share an Atlas project recognise their own database users by it. A process reads it once.
+        """
         made = {"value": {"$ifNull": ["$value", uuid4().hex]}}
         document = self.collection.find_one_and_update(
             {"_id": "broker"}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER

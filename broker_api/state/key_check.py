@@ -8,6 +8,7 @@ starts and opens the canary only with a later key seals it again with its first 
 
 import threading
 import time
+from dataclasses import dataclass, field
 
 import pymongo
 import structlog
@@ -37,16 +38,16 @@ WRONG_KEYS = (
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class KeyCheck:
     """Tries the keys of one process on the canary."""
 
-    def __init__(self, store: Store, vault: Vault) -> None:
-        self._store = store
-        self._vault = vault
-        self._lock = threading.Lock()
-        self._looked_at = -FRESH_SECONDS
-        self._problem: str | None = None
-        self._tried = False
+    store: Store
+    vault: Vault
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _looked_at: float = field(default=-FRESH_SECONDS, init=False)
+    _problem: str | None = field(default=None, init=False)
+    _tried: bool = field(default=False, init=False)
 
     @storage_errors("try the encryption keys")
     def problem(self, *, renew: bool = False) -> str | None:
@@ -59,32 +60,32 @@ class KeyCheck:
         if sealed is None:
             if not self._opens_stored_secrets():
                 return WRONG_KEYS
-            made = {"sealed": {"$ifNull": ["$sealed", self._vault.seal(CANARY)]}}
+            made = {"sealed": {"$ifNull": ["$sealed", self.vault.seal(CANARY)]}}
             try:
-                document = self._store.housekeeping.find_one_and_update(
+                document = self.store.housekeeping.find_one_and_update(
                     {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
                 )
                 sealed = str(document["sealed"]) if document else ""
             except DuplicateKeyError:  # another process has made it at this moment
                 sealed = self.canary() or ""
-        if not self._vault.opens(sealed):
+        if not self.vault.opens(sealed):
             return WRONG_KEYS
-        if renew and not self._vault.opens(sealed, first_key_only=True):
+        if renew and not self.vault.opens(sealed, first_key_only=True):
             unchanged = {"_id": CANARY, "sealed": sealed}
-            self._store.housekeeping.update_one(unchanged, {"$set": {"sealed": self._vault.seal(CANARY)}})
+            self.store.housekeeping.update_one(unchanged, {"$set": {"sealed": self.vault.seal(CANARY)}})
         return None
 
     def canary(self) -> str | None:
         """Return the canary as it is stored."""
-        found = self._store.housekeeping.find_one({"_id": CANARY}) or {}
+        found = self.store.housekeeping.find_one({"_id": CANARY}) or {}
         return str(found["sealed"]) if found.get("sealed") else None
 
     def _opens_stored_secrets(self) -> bool:
         """Return whether the keys open one of the secrets that were stored last; true when there is none."""
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
-        found = self._store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
+        found = self.store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
-        return not sealed or any(map(self._vault.opens, sealed))
+        return not sealed or any(map(self.vault.opens, sealed))
 
     def passes(self) -> bool:
         """Return whether this process may work with its keys: what is sealed with a wrong key is lost.

@@ -75,11 +75,11 @@ _DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD
 _RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
 
 
+@dataclass(frozen=True)
 class Claims:
-    """Claims operations and writes what workers did with them; finds those that are due."""
+    """Claims operations, writes the results of workers, and finds the operations that are due."""
 
-    def __init__(self, store: Store) -> None:
-        self._collection = store.collection
+    store: Store
 
     @storage_errors("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
@@ -94,7 +94,9 @@ class Claims:
         }
         taken = assignments({"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
-        document = self._collection.find_one_and_update(free, [{"$set": taken}], return_document=ReturnDocument.AFTER)
+        document = self.store.collection.find_one_and_update(
+            free, [{"$set": taken}], return_document=ReturnDocument.AFTER
+        )
         if document is None:
             return None
         found = record(document)
@@ -146,7 +148,7 @@ class Claims:
             LeaseLostError: another worker holds it.
         """
         if phase is Phase.GONE and claim.record.legacy:
-            legacy.forget(self._collection, claim.record)
+            legacy.forget(self.store.collection, claim.record)
         operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_RELEASED}
         if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}
@@ -164,7 +166,9 @@ class Claims:
         values = assignments(operation, "operation.")
         for fields in filter(None, changes):
             values |= assignments(fields)
-        document = self._collection.find_one_and_update(held, [{"$set": values}], return_document=ReturnDocument.AFTER)
+        document = self.store.collection.find_one_and_update(
+            held, [{"$set": values}], return_document=ReturnDocument.AFTER
+        )
         if document is None:
             raise LeaseLostError
         return replace(claim, record=type(claim.record).read(document))
@@ -182,7 +186,7 @@ class Claims:
         """
         values = {"operation.lease_until": In(0), "operation.due": In(0)} | ({"unsure_until": None} if sure else {})
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
-        self._collection.update_one(mine, [{"$set": assignments(values)}])
+        self.store.collection.update_one(mine, [{"$set": assignments(values)}])
 
     # --- the sweep ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +201,7 @@ class Claims:
             "operation.open": True,
             "$expr": {"$and": [_DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
         }
-        found = self._collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
+        found = self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
         return [due for document in found if (due := _due(document))]
 
     @storage_errors("sweep")
@@ -205,7 +209,7 @@ class Claims:
         """Remember that these were sent, so that the next sweep does not send them again at once."""
         query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
         values = {"operation.dispatched": NOW, "operation.sends": {"$min": [{"$add": [_SENDS, 1]}, 8]}}
-        self._collection.update_many(query, [{"$set": values}])
+        self.store.collection.update_many(query, [{"$set": values}])
 
     @storage_errors("sweep")
     def expire(self) -> int:
@@ -235,7 +239,7 @@ class Claims:
             "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
-        return self._collection.update_many(late, [{"$set": failed}]).modified_count
+        return self.store.collection.update_many(late, [{"$set": failed}]).modified_count
 
     # --- operations that wait for Atlas -------------------------------------------------------------------------------
 
@@ -243,7 +247,7 @@ class Claims:
     def waiting_on(self, name: str) -> list[Waiting]:
         """Return the operations that wait on ``name`` and are held by no worker."""
         waiting = []
-        for document in self._collection.find(_waits_unheld(name), _DUE_FIELDS):
+        for document in self.store.collection.find(_waits_unheld(name), _DUE_FIELDS):
             operation, due = document["operation"], _due(document)
             if due and isinstance(operation.get("changed"), datetime):
                 waiting.append(Waiting(due, operation["changed"], bool(operation.get("overlapped"))))
@@ -254,13 +258,15 @@ class Claims:
         """Make operations due that still wait on ``name``; the caller sends them."""
         query = {"_id": {"$in": [each.key for each in waiting]}} | _waits_unheld(name)
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
-        self._collection.update_many(query, [{"$set": woken}])
+        self.store.collection.update_many(query, [{"$set": woken}])
 
     @storage_errors("wake")
     def make_all_due(self, name: str) -> None:
         """Make everything due that waits on ``name``; the sweeper sends it."""
         query = {"operation.open": True, "operation.waits_on": name}
-        self._collection.update_many(query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}])
+        self.store.collection.update_many(
+            query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}]
+        )
 
 
 def _waits_unheld(name: str) -> Document:

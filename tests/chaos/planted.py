@@ -122,8 +122,7 @@ def unauthorized_is_not_found(refusal: Any) -> Any:  # noqa: ANN401
 def always_takes_the_turn(take_turn: Any) -> Any:  # noqa: ANN401
     def broken(status: Any, project: str, cluster: str) -> Any:  # noqa: ANN401
         long_ago = {"polled_at": None, "answered_at": None, "next_poll": None}
-        documents = status._documents  # noqa: SLF001
-        documents.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
+        status.housekeeping.collection.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
         return take_turn(status, project, cluster)
 
     return broken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def clean_secret(secret: str, name: str) -> str:
     return stripped
 
 
+@dataclass(eq=False, repr=False)
 class _Challenge:
     """The digest challenge that all threads answer, each use with its own count.
 
@@ -34,11 +36,11 @@ class _Challenge:
     challenged once for each thread. No thread waits longer than `FIRST_PATIENCE_SECONDS`.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._values: dict[str, str] = {}
-        self._uses = 0
-        self._good_until = self._asking_until = 0.0
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _values: dict[str, str] = field(default_factory=dict, init=False)
+    _uses: int = field(default=0, init=False)
+    _good_until: float = field(default=0.0, init=False)
+    _asking_until: float = field(default=0.0, init=False)
 
     def take(self) -> tuple[dict[str, str], int]:
         """Return the challenge's values, empty when there is none, and the count of this use."""

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,13 +74,13 @@ class TokenStore(Protocol):
         """Release the right without a token; no worker can take it within `pause` seconds."""
 
 
+@dataclass(eq=False, repr=False)
 class MemoryTokens:
     """A store for one process: `check` and tests."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._token: Token | None = None
-        self._taken_until = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _token: Token | None = field(default=None, init=False)
+    _taken_until: float = field(default=0.0, init=False)
 
     def current(self) -> Token | None:
         """Return the token of this process, expired or not."""
@@ -225,28 +226,24 @@ class ServiceAccount:
         return token, other is None
 
 
+@dataclass(eq=False, repr=False)
 class _Bearer(AuthBase):
     """Shaped like `HTTPDigestAuth`: sets the header, and repeats a request that came back with 401."""
 
-    def __init__(self, account: ServiceAccount, mint: Callable[[], Token]) -> None:
-        self._account = account
-        self._mint = mint
+    account: ServiceAccount
+    mint: Callable[[], Token]
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        token = self._account.token(self._mint)
+        token = self.account.token(self.mint)
         request.headers["Authorization"] = f"Bearer {token.value}"
-
-        def answered(response: Response, **kwargs: object) -> Response:
-            return self._answered(token, response, **kwargs)
-
-        request.hooks["response"].append(answered)
+        request.hooks["response"].append(partial(self._answered, token))
         return request
 
     def _answered(self, token: Token, response: Response, **kwargs: object) -> Response:
         new, repeats = False, 0
         while _is_refused(response) and not new and repeats < REPEATS:
             response.close()
-            replacement, new = self._account.replace(token, self._mint)
+            replacement, new = self.account.replace(token, self.mint)
             if replacement is None:
                 return response
             token, refused, repeats = replacement, response, repeats + 1
@@ -257,9 +254,9 @@ class _Bearer(AuthBase):
             response.history.append(refused)
             response.request = request
         if response.ok:
-            self._account.accepted()
+            self.account.accepted()
         elif new and _is_refused(response):
-            self._account.refused()
+            self.account.refused()
         return response
 
 

@@ -42,11 +42,11 @@ class ClusterGoneError(FailedError):
         super().__init__(f"The cluster {cluster} does not exist any more.")
 
 
+@dataclass(frozen=True)
 class ConnectionStringCache:
     """The documents ``connection/<project>/<cluster>`` beside the instances, shared by all workers."""
 
-    def __init__(self, housekeeping: Housekeeping) -> None:
-        self._housekeeping = housekeeping
+    housekeeping: Housekeeping
 
     def store(self, project: str, cluster: Cluster) -> None:
         """Store all connection strings of a cluster, and why it cannot be used, if so."""
@@ -54,7 +54,7 @@ class ConnectionStringCache:
         # A cluster that cannot be used now is read again at each bind: it may have been resumed.
         read_again = In(0 if problem else REFRESH_SECONDS)
         held = {"ways": _by_kind(cluster), "endpoints": _private(cluster), "trouble": problem, "read_again": read_again}
-        self._housekeeping.write(_name(project, cluster.name), held)
+        self.housekeeping.write(_name(project, cluster.name), held)
 
     def strings(self, client: AtlasClient, cluster: str, choice: Choice) -> Strings:
         """Return a cluster's strings, after reading them again where they are old.
@@ -67,18 +67,18 @@ class ConnectionStringCache:
             AtlasError: nothing is stored, and Atlas cannot be asked.
         """
         name = _name(client.project_id, cluster)
-        held = self._housekeeping.read(name)
+        held = self.housekeeping.read(name)
         missing = "ways" not in held or (choice.endpoint is not None and "endpoints" not in held)
-        if missing or self._housekeeping.take_turn(name, "read_again", REFRESH_SECONDS):
+        if missing or self.housekeeping.take_turn(name, "read_again", REFRESH_SECONDS):
             try:
                 self.store(client.project_id, client.cluster(cluster))
             except ClusterNotFound:
-                self._housekeeping.write(name, {"read_again": In(0)})
+                self.housekeeping.write(name, {"read_again": In(0)})
                 raise ClusterGoneError(cluster) from None
             except AtlasError:
                 if missing:
                     raise
-            held = self._housekeeping.read(name)
+            held = self.housekeeping.read(name)
         if problem := held.get("trouble"):
             raise FailedError(problem)
         by_kind, private = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")

@@ -50,22 +50,21 @@ def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: floa
     return applied > change.at and (saw_pending or applied - change.at >= timedelta(seconds=settle_seconds))
 
 
+@dataclass(frozen=True)
 class ClusterStatus:
     """The documents ``cluster/<project>/<name>`` beside the instances."""
 
-    def __init__(self, housekeeping: Housekeeping, claims: Claims, queue: Queue, settle_seconds: float) -> None:
-        self._housekeeping = housekeeping
-        self._documents = housekeeping.collection
-        self._claims = claims
-        self._queue = queue
-        self._settle_seconds = settle_seconds
+    housekeeping: Housekeeping
+    claims: Claims
+    queue: Queue
+    settle_seconds: float
 
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str) -> Change:
         """Record that Atlas has just accepted a change of users; the returned time is after the answer."""
         settled = {"$ifNull": ["$settled", EPOCH]}
         values: Document = {"overlapped": {"$gt": ["$changed_at", settled]}, "changed_at": NOW, "next_poll": NOW}
-        document = self._documents.find_one_and_update(
+        document = self.housekeeping.collection.find_one_and_update(
             {"_id": _name(project, cluster)}, [{"$set": values}], upsert=True, return_document=ReturnDocument.AFTER
         )
         if document is None:
@@ -80,26 +79,26 @@ class ClusterStatus:
         name = _name(client.project_id, cluster)
         turn = self._take_turn(client.project_id, cluster)
         if turn is None:
-            return is_confirmed(change, self._housekeeping.read(name), self._settle_seconds)
+            return is_confirmed(change, self.housekeeping.read(name), self.settle_seconds)
         answer = client.cluster_status(cluster)
         asked_at = as_datetime(turn["polled_at"])
         values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
         status = {**turn, **values}
         latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
-        if answer == APPLIED and is_confirmed(latest, status, self._settle_seconds):
+        if answer == APPLIED and is_confirmed(latest, status, self.settle_seconds):
             values["settled"] = asked_at
-        self._housekeeping.write(name, values | {"answered_at": In(0)})
+        self.housekeeping.write(name, values | {"answered_at": In(0)})
         if answer == APPLIED:
             waits_on = cluster_key(client.project_id, cluster)
             confirmed = [
                 due
-                for due, changed, overlapped in self._claims.waiting_on(waits_on)
-                if is_confirmed(Change(changed, overlapped), status, self._settle_seconds)
+                for due, changed, overlapped in self.claims.waiting_on(waits_on)
+                if is_confirmed(Change(changed, overlapped), status, self.settle_seconds)
             ]
-            self._claims.make_due(confirmed, waits_on)
+            self.claims.make_due(confirmed, waits_on)
             for due in confirmed:
-                self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
-        return is_confirmed(change, status, self._settle_seconds)
+                self.queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+        return is_confirmed(change, status, self.settle_seconds)
 
     @storage_errors("poll a cluster")
     def _take_turn(self, project: str, cluster: str) -> Mapping[str, Any] | None:
@@ -109,7 +108,7 @@ class ClusterStatus:
         second = int(POLL_SECONDS * 1000)
         earliest = ["$next_poll", {"$add": ["$polled_at", second]}, {"$add": ["$answered_at", second]}]
         allowed = {"$lte": [{"$max": earliest}, NOW]}
-        return self._documents.find_one_and_update(
+        return self.housekeeping.collection.find_one_and_update(
             {"_id": _name(project, cluster), "$expr": allowed},
             [{"$set": {"polled_at": NOW, "next_poll": {"$add": [NOW, pause]}}}],
             return_document=ReturnDocument.AFTER,

@@ -44,14 +44,14 @@ class Lease:
             raise LeaseLostError
 
 
+@dataclass(eq=False)
 class LeaseKeeper:
     """Renews all leases of this process, in one background thread."""
 
-    def __init__(self, claims: Claims) -> None:
-        self._claims = claims
-        self._held: set[Lease] = set()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+    claims: Claims
+    _held: set[Lease] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
 
     @contextmanager
     def holding(self, claim: Claim[Any], asked_at: float) -> Iterator[Lease]:
@@ -77,7 +77,7 @@ class LeaseKeeper:
             for lease in held:
                 asked_at = time.monotonic()
                 try:
-                    self._claims.renew(lease.claim)
+                    self.claims.renew(lease.claim)
                     lease.extend(asked_at)
                 except LeaseLostError:
                     lease.lost = True

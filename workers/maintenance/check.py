@@ -15,6 +15,7 @@ import click
 from pymongo.errors import PyMongoError
 
 from broker_api import logs
+from broker_api.catalog.catalog import Catalog
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.settings import foreign_variables
@@ -27,7 +28,7 @@ from broker_api.state.records import record
 from broker_api.state.store import Store
 from broker_api.state.vault import Vault
 from workers import library_workarounds
-from workers.maintenance.check_atlas import check_project, plans
+from workers.maintenance.check_atlas import check_project
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
 SHOWN_DOCUMENTS = 3
@@ -83,7 +84,7 @@ def _settings(environ: Mapping[str, str], settings: Settings) -> Iterator[Findin
 
 def _catalog(settings: Settings) -> Iterator[Finding]:
     known = {project.project_id for project in settings.projects}
-    for plan in plans(settings):
+    for plan in Catalog(settings.config).plans.values():
         if plan.project and plan.project not in known:
             yield BAD, f"plan {plan.name}: no credentials for its project {plan.project}; add them to BROKER_SECRETS"
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
 
-from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.catalog.catalog import Catalog
 from broker_api.settings.settings import Project, Settings
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
@@ -41,11 +41,6 @@ def check_project(settings: Settings, project: Project, store: Store | None) -> 
     }
     for what, look in looks.items():
         yield from guarded(f"{where}: {what}", look)
-
-
-def plans(settings: Settings) -> list[Plan]:
-    """Return the plans of the catalog."""
-    return list(Catalog(settings.config).plans.values())
 
 
 def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
@@ -83,7 +78,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
         yield BAD, f"{where}: no cluster can be used; create or resume one"
     names = {cluster.name for cluster in clusters}
     only = len(settings.projects) == 1
-    for plan in plans(settings):
+    for plan in Catalog(settings.config).plans.values():
         mine = plan.project == client.project_id or (only and plan.project is None)
         if mine and plan.cluster and plan.cluster not in names:
             yield BAD, f"{where}: there is no cluster {plan.cluster}, which the plan {plan.name} pins"

@@ -1,8 +1,8 @@
 """``maintenance.reconcile``: compares Atlas's users that carry this broker's labels with the bindings in MongoDB."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
@@ -60,7 +60,7 @@ def compare(context: Context, client: AtlasClient) -> Drift:
     store_limit(context.housekeeping, project, limit)
     if is_nearly_full(len(users), limit):
         log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
-    mine = context.housekeeping.broker_id()
+    mine = context.housekeeping.broker_id
     labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
     drift = Drift(
         orphans=[user for user in labelled if _is_orphan(context, user)],
@@ -98,18 +98,18 @@ def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[
 def _repair(context: Context, client: AtlasClient, drift: Drift) -> None:
     for user in drift.orphans:
         if _is_orphan(context, user):
-            _attempt("orphan_removed", user.username, partial(client.delete_user, user.username))
+            with _logged("orphan_removed", user.username):
+                client.delete_user(user.username)
     for binding in drift.missing:
-        _attempt("user_restored", binding.username or "", partial(_restore, context, client, binding))
+        with _logged("user_restored", binding.username or ""):
+            client.create_user(binding_user(context, binding))
 
 
-def _restore(context: Context, client: AtlasClient, binding: Binding) -> None:
-    client.create_user(binding_user(context, binding))
-
-
-def _attempt(event: str, username: str, act: Callable[[], None]) -> None:
+@contextmanager
+def _logged(event: str, username: str) -> Iterator[None]:
+    """Log ``event`` when the block has succeeded, else ``repair_failed``; the other repairs go on."""
     try:
-        act()
+        yield
         log.warning(event, username=username)
     except (AtlasError, HeldBackError, UndecryptableError) as error:
         log.warning("repair_failed", username=username, reason=str(error))

@@ -12,7 +12,7 @@ LABEL_OPERATION = "operation"
 
 def labels(context: Context, record: Resource) -> dict[str, str]:
     """Return the labels of a user made for a record; ids and operation as the platform knows them."""
-    named = {LABEL_BROKER: context.housekeeping.broker_id(), LABEL_INSTANCE: record.instance_id}
+    named = {LABEL_BROKER: context.housekeeping.broker_id, LABEL_INSTANCE: record.instance_id}
     if isinstance(record, Binding):
         named[LABEL_BINDING] = record.binding_id
     return named | {LABEL_OPERATION: record.operation.id}

@@ -135,7 +135,8 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     elif instance.database:
         job.context.databases.withdraw(instance)
     sentence = "The instance is gone."
-    if _is_to_drop(job) and not _drops(job):
+    asked_to_drop = instance.was_ready and instance.parameters.get("policy-on-delete") == "drop"
+    if asked_to_drop and not _drops(job):
         sentence += (
             f" The database {instance.database} on {job.cluster} was kept, since it may hold data that was not this "
             "instance's. If it is not needed, ask the cluster's administrators to drop it."
@@ -152,12 +153,9 @@ def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def _drops(job: AtlasJob[Instance]) -> bool:
-    """Return whether the database goes too: one that was never ready, or is not owned, is not dropped."""
-    return _is_to_drop(job) and job.record.owns_database
-
-
-def _is_to_drop(job: AtlasJob[Instance]) -> bool:
-    return job.record.was_ready and job.record.parameters.get("policy-on-delete") == "drop"
+    """Return whether the database is dropped: only one that was ready once, and that the instance owns."""
+    record = job.record
+    return record.was_ready and record.owns_database and record.parameters.get("policy-on-delete") == "drop"
 
 
 def _wait_for_other_drop(job: AtlasJob[Instance]) -> Later[InstanceFields]:
