@@ -1,4 +1,4 @@
-"""``Broker(config)``: composes the API; ``run()`` is a complete broker in one command."""
+"""``Broker(config)`` composes the API; its ``run()`` is a complete broker, with a worker, in one command."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 import structlog
 from flask import Flask
 
-from broker_api import logs, parent, server
+from broker_api import child_processes, logs, server
 from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
@@ -33,11 +33,15 @@ log = structlog.get_logger(__name__)
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 DESCRIPTORS = 1024
-"""The highest file descriptor that a listening socket may have; it is opened early and has a low one."""
+"""Listening sockets are searched below this file descriptor: they are opened early and have low ones."""
 
 
 class Broker:
-    """The API on a ``Config``; with ``config=None`` on the one that the environment names.
+    """The API on a ``Config``.
+
+    Args:
+        config: the operator's ``Config``; None for the one that the environment names.
+        environ: the environment variables; None for those of this process.
 
     Raises:
         SettingError: a setting, or the catalog in the ``Config``, is missing or wrong.
@@ -53,15 +57,28 @@ class Broker:
 
     @functools.cached_property
     def app(self) -> Flask:
-        """The WSGI app; the first access makes it, connects it and makes the indexes."""
+        """The WSGI app. The first access makes it, and connects to MongoDB and Redis in the background."""
         return front_end(self.settings)
 
     def check_encryption_keys(self) -> None:
-        """Raise SettingError when MongoDB answers and none of the keys decrypts what is stored there."""
+        """Check the encryption keys against the stored data, if MongoDB answers.
+
+        Raises:
+            SettingError: none of the keys decrypts the stored data.
+        """
         check_at_start(self.settings)
 
     def run(self, host: str = "0.0.0.0", port: int = 5000) -> None:  # noqa: S104 - the address of atlasbroker 2.0.0
-        """Serve the API, and run its jobs in a worker process, until a signal stops it."""
+        """Serve the API, and run its jobs in a worker process, until a signal stops this process.
+
+        Args:
+            host: the address to listen on; ``::`` is every address of IPv6 and IPv4.
+            port: the port; 0 is any free one.
+
+        Raises:
+            SettingError: a setting that the worker needs is missing or wrong.
+            SystemExit: the port cannot be opened, or the encryption keys do not fit.
+        """
         logs.configure()
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
         try:
@@ -78,7 +95,7 @@ class Broker:
 
 
 def front_end(made: Settings) -> Flask:
-    """Return the WSGI app: HTTP on the service, the service on the store and the queue."""
+    """Return the WSGI app for these settings: HTTP on the service, the service on the store and the queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
     key_check = KeyCheck(store, Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
@@ -87,11 +104,11 @@ def front_end(made: Settings) -> Flask:
 
 
 def _prepare(store: Store, key_check: KeyCheck) -> None:
-    """Make the indexes and check the keys as soon as MongoDB answers, while requests are served already."""
+    """Make the indexes and check the keys as soon as MongoDB answers. Requests are served meanwhile."""
     while True:
         try:
             store.prepare()
-            key_check.passes()  # which leaves a line in the log when they are wrong
+            key_check.passes()  # logs a line when the keys are wrong
         except ErrStorageMongoConnection as error:
             log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
             time.sleep(PREPARE_SECONDS)
@@ -100,9 +117,9 @@ def _prepare(store: Store, key_check: KeyCheck) -> None:
 
 
 class _Worker:
-    """A worker in a process of its own, started again when it ends.
+    """A worker in a process of its own; a thread starts it again when it ends.
 
-    The process is a fork, which inherits the Config, also one made in the script that calls ``run()``.
+    The process is a fork: so it has the ``Config`` also when the script that calls ``run()`` has made it.
     """
 
     def __init__(self, made: Settings) -> None:
@@ -113,7 +130,7 @@ class _Worker:
         self._pid = 0
 
     def start(self) -> None:
-        """Start the worker, and a thread that starts it again."""
+        """Start the worker, and the thread that starts it again."""
         self._pid = self._fork()
         threading.Thread(target=self._watch, name="worker", daemon=True).start()
 
@@ -121,37 +138,38 @@ class _Worker:
         if pid := os.fork():
             return pid
         try:
-            for number in signal.valid_signals():  # the fork has inherited the handlers of the server
+            for number in signal.valid_signals():  # the fork inherits the server's handlers
                 if callable(signal.getsignal(number)):
                     signal.signal(number, signal.SIG_DFL)
             _close_listeners()
-            parent.end_with(self._parent, signal.SIGTERM)
-            (run,) = entry_points(group="atlas_broker.worker")  # the API's own code does not know the workers
+            child_processes.end_with_parent(self._parent, signal.SIGTERM)
+            (run,) = entry_points(group="atlas_broker.worker")  # the API imports no code of the workers
             run.load()(self._settings)
         finally:
-            os._exit(0)  # without the parent's clean-up
+            os._exit(0)  # skips the parent's clean-up
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            _await_end(self._pid)
+            with contextlib.suppress(ChildProcessError):  # the server may have waited for it already
+                os.waitpid(self._pid, 0)
             self._stopping.wait(RESTART_SECONDS)
             with self._starting:
                 if not self._stopping.is_set():
                     self._pid = self._fork()
 
     def stop(self) -> None:
-        """Stop the worker after its running steps; without effect in the server's children, which call it, too."""
+        """Stop the worker, and return when its running steps have ended. Does nothing in the server's own children."""
         if os.getpid() != self._parent:
             return
         with self._starting:
             self._stopping.set()
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended already
             os.kill(self._pid, signal.SIGTERM)
-        _await_end(self._pid)
+            os.waitpid(self._pid, 0)
 
 
 def _close_listeners() -> None:
-    """Close the server's port in a fork of it; else the port would stay open after the server has ended."""
+    """Close the listening sockets in a fork; else the port would stay open after the server has ended."""
     for number in range(3, DESCRIPTORS):
         try:
             inherited = socket.socket(fileno=number)
@@ -163,8 +181,3 @@ def _close_listeners() -> None:
         if listens:
             inherited.close()
         inherited.detach()
-
-
-def _await_end(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):  # the server may have noticed first
-        os.waitpid(pid, 0)

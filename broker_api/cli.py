@@ -1,5 +1,6 @@
-"""The command ``atlas-broker``; without commands of parts that are not installed (the API image has no workers)."""
+"""The command ``atlas-broker``, without the commands of parts that are not installed (the API image has no workers)."""
 
+import contextlib
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -10,37 +11,40 @@ import click
 from broker_api import logs, server
 from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
-from broker_api.settings import foreign_variables
+from broker_api.settings import ignored_variables
 
 _GROUP = "atlas_broker.commands"
 
 
 class _Commands(click.Group):
-    """The commands of this package and those of other parts, which are imported when they are called.
+    """The commands of this package, and those of other parts. A part is imported only when its command is called.
 
-    ``atlas-broker api`` therefore never imports the workers, and an image without a part lacks only its commands.
+    Therefore ``atlas-broker api`` never imports the workers.
     """
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """Return the names of all commands that are installed."""
-        offered = (found.name for found in entry_points(group=_GROUP) if _is_installed(found))
-        return sorted([*super().list_commands(context), *offered])
+        """Return the names of all installed commands."""
+        return sorted([*super().list_commands(context), *_installed_commands()])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import and return a command."""
-        for found in entry_points(group=_GROUP, name=name):
-            if _is_installed(found):
-                command: click.Command = found.load()
-                return command
+        """Import and return a command; return None when there is no such command."""
+        if found := _installed_commands().get(name):
+            command: click.Command = found.load()
+            return command
         return super().get_command(context, name)
 
 
-def _is_installed(found: EntryPoint) -> bool:
-    """Return whether the part with this command is installed."""
-    try:
-        return find_spec(found.module) is not None
-    except ModuleNotFoundError:
-        return False
+def _installed_commands() -> dict[str, EntryPoint]:
+    """Return the commands of other parts by name.
+
+    The package declares the commands of all its parts, so a declared command may be absent from an image.
+    """
+    found: dict[str, EntryPoint] = {}
+    for declared in entry_points(group=_GROUP):
+        with contextlib.suppress(ModuleNotFoundError):
+            if find_spec(declared.module):
+                found[declared.name] = declared
+    return found
 
 
 @click.group(cls=_Commands)
@@ -51,13 +55,13 @@ def cli() -> None:
 
 @cli.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: is every one, of IPv6 and IPv4."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: is every address of IPv6 and IPv4."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0: any free one.")
 def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()
-    foreign_variables.warn(foreign_variables.ignored(os.environ))
+    ignored_variables.warn(ignored_variables.ignored(os.environ))
     broker = Broker()
     broker.check_encryption_keys()
     made = broker.settings
@@ -65,7 +69,11 @@ def api(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Run the command line; end with one line when a setting is wrong."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: the command has ended; with one line on standard error when a setting is wrong.
+    """
     try:
         cli()
     except SettingError as error:

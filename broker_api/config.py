@@ -1,7 +1,7 @@
-"""``Config``, as in atlasbroker 2.0.0: credentials, the catalog, and hooks that name databases, users and roles.
+"""``Config``, as in atlasbroker 2.0.0: credentials, the catalog, and hooks that choose names, users and roles.
 
-Subclass it to change a policy; constructing one calls nothing. Hooks run in workers, once for each operation: what
-they return is stored, so the broker finds existing users also after a hook has changed.
+Subclass it to change a policy. Its constructor calls no hook and connects to nothing. Hooks run in workers, once for
+each operation. Their results are stored, so the broker finds existing users also after a hook has changed.
 """
 
 import json
@@ -18,11 +18,11 @@ from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
 from broker_api.passwords import new_password
 
 _escaped = partial(quote, safe="")
-"""Percent-encodes a part of a connection string; a space as ``%20``, since many drivers read ``+`` as a plus."""
+"""Percent-encode a part of a connection string; a space becomes ``%20``, since many drivers read ``+`` as a plus."""
 
 
 class RoleSpecs(StrEnum):
-    """Atlas's built-in database roles, under the names that the hooks of atlasbroker 2.0.0 used."""
+    """Atlas's built-in database roles, by the names that the hooks of atlasbroker 2.0.0 used."""
 
     atlasAdmin = "atlasAdmin"
     readWriteAnyDatabase = "readWriteAnyDatabase"
@@ -47,19 +47,28 @@ class Role:
 
 @dataclass
 class Permissions:
-    """The roles of a user that will be created; the hook ``generate_binding_permissions`` adds them."""
+    """The roles of a database user; the hook ``generate_binding_permissions`` adds them."""
 
     roles: list[Role] = field(default_factory=list)
 
     def add_role(self, databasename: str, role: str, collection: str | None = None) -> Self:
-        """Add one role on one database; adding it twice changes nothing."""
+        """Add one role; a role that is there already is not added again.
+
+        Args:
+            databasename: the database.
+            role: the role's name, or a member of ``RoleSpecs``.
+            collection: the collection; None for the whole database.
+
+        Returns:
+            These permissions.
+        """
         added = Role(str(getattr(role, "value", role)), databasename, collection)
         if added not in self.roles:
             self.roles.append(added)
         return self
 
     def add_roles(self, databasename: str, roles_list: Iterable[str]) -> Self:
-        """Add several roles on one database."""
+        """Add several roles on one database, and return these permissions."""
         for role in roles_list:
             self.add_role(databasename, role)
         return self
@@ -70,7 +79,8 @@ class InstanceView:
     """An instance as hooks see it.
 
     Attributes:
-        connection: the cluster's connection strings (``standard``, ``srv``) once they are known.
+        parameters: the parameters of the provision, with the changes of later updates.
+        connection: the cluster's connection strings (``standard``, ``srv``); empty before they are known.
         database_limit: how many bytes the name of a database may have on this cluster.
     """
 
@@ -100,20 +110,20 @@ class BindingView:
 
 
 class _Section(dict[str, Any]):
-    """A section of secret.json that remembers the file it is from, so that ``Config`` finds the further sections."""
+    """A section of secret.json with a reference to the whole file: so ``Config`` finds the other sections."""
 
     whole: Mapping[str, Any]
 
 
 class Config:
-    """What an operator decides: credentials, catalog, names and permissions.
+    """The operator's policy: credentials, catalog, names and permissions.
 
     Args:
         atlas_credentials: ``{"user", "password", "group"}`` (key pair) or ``{"client_id", "client_secret", "group"}``
             (service account), or a list of these, one for each Atlas project.
         mongo_credentials: ``{"uri", "db", "timeoutms", "collection"}``.
-        clusters: connection string templates by cluster name, with ``%s`` for user, password and database. Without
-            it, connection strings are read from Atlas by the jobs.
+        clusters: connection string templates by cluster name, with ``%s`` for user, password and database. For any
+            other cluster the jobs read the connection strings from Atlas.
     """
 
     PARAMETER_DATABASE = "database"
@@ -122,14 +132,14 @@ class Config:
     UUID_PLANS_EXISTING_CLUSTER = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
 
     DATABASES = "own"
-    """Which databases instances may have: ``own``, or ``any``, also those of others, as in atlasbroker 2.0.0."""
+    """Which databases instances may have: ``own``; or ``any``, as in atlasbroker 2.0.0, also those of others."""
 
     ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {"readWrite": ["dbAdmin", "readWrite"], "readOnly": ["read"]}
-    """The values of the binding parameter ``role``, each with the Atlas roles that it means."""
+    """The values of the binding parameter ``role``, each with the Atlas roles that it stands for."""
     ALLOWED_ROLES: ClassVar[frozenset[str]] = frozenset({"read", "readWrite", "dbAdmin"})
     """The roles that the binding parameter ``roles`` may contain, on the instance's own database."""
     CUSTOM_ROLES: ClassVar[frozenset[str]] = frozenset()
-    """Custom roles of the Atlas project that ``roles`` may contain; a binding with one has no other role."""
+    """Custom roles of the Atlas project that ``roles`` may contain. A binding with a custom role has no other role."""
 
     def __init__(
         self,
@@ -162,10 +172,11 @@ class Config:
 
     @staticmethod
     def load_json(json_file: str) -> dict[str, Any] | None:
-        """Read a secret.json; None when there is no such file (as in atlasbroker 2.0.0).
+        """Return the sections of a secret.json; None when there is no such file, as in atlasbroker 2.0.0.
 
         Raises:
-            ValueError: it holds something else than a JSON object.
+            OSError: the file cannot be read.
+            ValueError: the file does not hold a JSON object.
         """
         try:
             whole = json.loads(Path(json_file).read_text(encoding="utf-8"))
@@ -184,16 +195,30 @@ class Config:
     # --- hooks ------------------------------------------------------------------------------------------------
 
     def generate_instance_dbname(self, instance: InstanceView) -> str:
-        """Name the database of an instance: the parameter ``database``, else a name made from the instance's id."""
+        """Return the name of an instance's database.
+
+        The default is the parameter ``database``, or else a name made from the instance's id.
+
+        Args:
+            instance: the instance; its ``database`` is still None.
+        """
         given: str | None = instance.parameters.get(self.PARAMETER_DATABASE)
         return given or database_name(instance.instance_id, instance.database_limit)
 
     def generate_binding_username(self, binding: BindingView) -> str:
-        """Name the database user of a binding; must be the same at each call."""
+        """Return the name of a binding's database user.
+
+        Args:
+            binding: the binding. For the same binding an override must return the same name at each call.
+        """
         return username(binding.binding_id)
 
     def generate_binding_credentials(self, binding: BindingView) -> dict[str, Any]:
-        """Return the credentials for the application: at least ``username`` and ``password``.
+        """Return the credentials that the application gets.
+
+        Returns:
+            At least ``username`` and ``password``; by default also ``database``, ``uri`` and, if the cluster has an
+            SRV record, ``connectionString``.
 
         Raises:
             ErrClusterConfig: the cluster has no connection string.
@@ -217,17 +242,21 @@ class Config:
         return uris
 
     def isGenerateBindingCredentialsPredictible(self) -> bool:
-        """Return whether credentials come out the same each time; kept for subclasses written for atlasbroker 2.0.0.
+        """Return whether each call makes the same credentials. Only for subclasses written for atlasbroker 2.0.0.
 
-        The broker keeps the credentials of each binding, so an identical bind is answered with them either way.
+        The broker does not call it: it stores the credentials of each binding, and returns them to an identical bind.
         """
         return False
 
     def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
-        """Add the roles of a binding's user: those of the parameter ``roles``, else those that ``role`` means.
+        """Return the permissions of a binding's user: the parameter ``roles``, or else the preset ``role``.
+
+        Args:
+            binding: the binding.
+            permissions: permissions without roles; add the roles to them.
 
         Raises:
-            BadRequest: a role is for another database than the instance's.
+            BadRequest: a role is asked for on another database than the instance's.
         """
         database = binding.instance.get_dbname() or ""
         explicit = binding.parameters.get("roles")
@@ -245,10 +274,16 @@ class Config:
 
 
 def with_credentials(connection_string: str, name: str, password: str, database: str) -> str:
-    """Return a connection string of Atlas with user, password and database; hosts and options stay as they are.
+    """Return a connection string of Atlas with user, password and database added.
 
-    ``authSource=admin`` is added where it is missing: Atlas's users are in ``admin``, and without the option drivers
+    ``authSource=admin`` is added if it is missing: Atlas keeps its users in ``admin``, and without the option drivers
     authenticate against the database in the path (MongoDB connection string specification).
+
+    Args:
+        connection_string: ``mongodb://…`` or ``mongodb+srv://…``; its hosts and options are kept.
+        name: the user.
+        password: the password.
+        database: the database in the path.
     """
     scheme, _, rest = connection_string.partition("://")
     location, _, options = rest.partition("?")

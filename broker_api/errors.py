@@ -11,32 +11,35 @@ class SettingError(Exception):
     """A setting is missing or wrong, and the process cannot start. The message is ``NAME: what it should be``."""
 
 
-class UndecryptableError(Exception):
-    """None of the encryption keys opens what was stored: a key was taken away too early."""
+class BrokerError(Exception):
+    """An error with a sentence.
 
-    def __init__(self) -> None:
-        super().__init__("None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it.")
+    Attributes:
+        sentence: the message; each ``{}`` stands for one of the arguments that the exception is raised with.
+    """
+
+    sentence: ClassVar[str] = "{}"
+
+    def __init__(self, *details: object) -> None:
+        super().__init__(self.sentence.format(*details))
+
+
+class UndecryptableError(BrokerError):
+    """None of the encryption keys decrypts a stored secret: a key was removed too early."""
+
+    sentence = "None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it."
 
 
 # --- names and sentences of atlasbroker 2.0.0 -----------------------------------------------------------------------
 
 
-class NamedError(Exception):
-    """An error whose sentence names one thing."""
-
-    sentence: ClassVar[str]
-
-    def __init__(self, name: object) -> None:
-        super().__init__(self.sentence.format(name))
-
-
-class ErrClusterNotFound(NamedError):
+class ErrClusterNotFound(BrokerError):
     """Atlas has no cluster of this name that the broker may use."""
 
     sentence = "The cluster {} is not available on Atlas."
 
 
-class ErrClusterConfig(NamedError):
+class ErrClusterConfig(BrokerError):
     """The cluster exists, but its connection string is not known."""
 
     sentence = "The cluster configuration for {} is not available."
@@ -46,8 +49,8 @@ class ErrStorageMongoConnection(Exception):
     """MongoDB cannot be used.
 
     Attributes:
-        during: What was being done.
-        reason: Why it failed, for operators.
+        during: the task that failed.
+        reason: why it failed, for operators.
     """
 
     def __init__(self, during: str, reason: str = "") -> None:
@@ -57,7 +60,12 @@ class ErrStorageMongoConnection(Exception):
 
 
 class ErrStorageUnreadable(Exception):
-    """A stored document is in a form that this release does not know. Another release may know it."""
+    """A stored document has a form that this release does not know. Another release may know it.
+
+    Args:
+        what: the document, such as ``instance 1``.
+        readable: whether the document itself can be read, and only its phase or operation is unknown.
+    """
 
     def __init__(self, what: str, *, readable: bool) -> None:
         why = (
@@ -68,55 +76,53 @@ class ErrStorageUnreadable(Exception):
         super().__init__(f"The broker's record of the {what} {why}")
 
 
-class ErrStorageTypeUnsupported(NamedError):
+class ErrStorageTypeUnsupported(BrokerError):
     """The store was given something that is neither an instance nor a binding."""
 
     sentence = "Type [{}] unsupported"
 
 
-class ErrStorageRemoveInstance(NamedError):
+class ErrStorageRemoveInstance(BrokerError):
     """An instance could not be removed from the store."""
 
     sentence = "Failed to remove the instance {}"
 
 
-class ErrStorageRemoveBinding(NamedError):
+class ErrStorageRemoveBinding(BrokerError):
     """A binding could not be removed from the store."""
 
     sentence = "Failed to remove the binding {}"
 
 
-class ErrStorageStore(Exception):
+class ErrStorageStore(BrokerError):
     """An instance or binding could not be written."""
 
-    def __init__(self, sentence: str = "Failed to store the instance or binding.") -> None:
-        super().__init__(sentence)
+    sentence = "Failed to store the instance or binding."
 
 
 class ErrStorageTooLarge(ErrStorageStore):
-    """An instance or binding would be larger than a document of MongoDB can be. To ask again does not help."""
+    """An instance or binding exceeds MongoDB's limit for one document. A repeated request fails as well."""
 
-    def __init__(self) -> None:
-        super().__init__("The instance or binding is too large to be stored; give it fewer or shorter parameters.")
+    sentence = "The instance or binding is too large to be stored; give it fewer or shorter parameters."
 
 
-class ErrStorageFindInstance(NamedError):
-    """The instance that a binding or an update is asked for does not exist."""
+class ErrStorageFindInstance(BrokerError):
+    """The instance that a bind or an update names does not exist."""
 
     sentence = "Failed to find the instance {}."
 
 
-class ErrPlanUnsupported(NamedError):
+class ErrPlanUnsupported(BrokerError):
     """The catalog has no such plan."""
 
     sentence = "Plan [{}] not supported."
 
 
-# --- answers of the Open Service Broker API (spec.md, "Service Broker Errors") --------------------------------------
+# --- errors of the Open Service Broker API (spec.md, "Service Broker Errors") ---------------------------------------
 
 
-class OsbError(Exception):
-    """A request is refused or has failed; the message is the answer's ``description``."""
+class OsbError(BrokerError):
+    """A request is refused or has failed; the message is the ``description`` in the response."""
 
 
 class BadRequest(OsbError):
@@ -124,14 +130,13 @@ class BadRequest(OsbError):
 
 
 class NotFound(OsbError):
-    """There is no such instance or binding, or not yet."""
+    """The instance or binding does not exist, or not yet."""
 
 
 class Gone(OsbError):
-    """There is no such instance or binding any more."""
+    """The instance or binding does not exist any more."""
 
-    def __init__(self, description: str = "It does not exist (any more).") -> None:
-        super().__init__(description)
+    sentence = "It does not exist (any more)."
 
 
 class Conflict(OsbError):
@@ -141,37 +146,32 @@ class Conflict(OsbError):
 class AsyncRequired(OsbError):
     """The platform must allow asynchronous operations. Clients compare the sentence word for word."""
 
-    def __init__(self) -> None:
-        super().__init__("This service plan requires client support for asynchronous service operations.")
+    sentence = "This service plan requires client support for asynchronous service operations."
 
 
 class ConcurrencyError(OsbError):
     """Another operation on the same instance or binding is running. Clients compare the sentence word for word."""
 
-    def __init__(self) -> None:
-        super().__init__("The Service Broker does not support concurrent requests that mutate the same resource.")
+    sentence = "The Service Broker does not support concurrent requests that mutate the same resource."
 
 
 class MaintenanceInfoConflict(OsbError):
-    """The maintenance version of the plan in the request is not the one in the catalog."""
+    """The maintenance version in the request differs from the plan's version in the catalog."""
 
-    def __init__(self, given: str, current: str | None) -> None:
-        now = f"the catalog's is {current}" if current else "the plan has none"
-        super().__init__(f"maintenance_info.version {given!r} does not match: {now}. Fetch the catalog again.")
+    sentence = "maintenance_info.version {!r} does not match: {}. Fetch the catalog again."
 
 
 class UpdateNotSupported(OsbError):
-    """The update can never succeed as asked, for example a change of plan."""
+    """This update can never succeed, for example a change to a plan for another cluster."""
 
 
 class OutOfTime(OsbError):
-    """The job was not done while the request could wait. Platforms then send a DELETE, which stops the job."""
+    """The job did not end while the request could wait. Platforms then send a DELETE, which stops the job."""
 
-    def __init__(self, waited: float) -> None:
-        super().__init__(
-            f"Atlas has not finished after {waited:.0f} seconds. Try again in a few minutes; if that takes too long "
-            "again, ask the operator of your platform whether it can use asynchronous operations."
-        )
+    sentence = (
+        "Atlas has not finished after {:.0f} seconds. Try again in a few minutes; if that takes too long again, ask "
+        "the operator of your platform whether it can use asynchronous operations."
+    )
 
 
 class OperationFailed(OsbError):

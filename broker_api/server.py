@@ -1,7 +1,7 @@
 """The production WSGI server: gunicorn with threads.
 
-It passes the raw path on, which distinguishes an id with ``%2F`` from two path segments, and idle connections take no
-thread.
+It passes the raw path to the app: only there an id with ``%2F`` differs from two path segments. Idle connections occupy
+no thread.
 """
 
 import errno
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
@@ -26,17 +27,17 @@ from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
-from broker_api import parent
+from broker_api import child_processes
 from broker_api.service.watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
-"""Each request that waits for its job takes a thread; 64 more answer other requests."""
+"""A request that waits for its job occupies a thread; 64 more threads answer all other requests."""
 GRACE_SECONDS = 10
-"""How much longer than the longest wait for a job a process may take to stop."""
+"""How many seconds a process may take to stop, beyond the longest wait for a job."""
 LINGER_SECONDS = 2
-"""How long a process that stops keeps connections on which no request has come yet."""
+"""How many seconds a stopping process keeps connections on which no request has arrived yet."""
 READ_SECONDS = 10
-"""How long a client may pause within a request, which takes a thread meanwhile."""
+"""How many seconds a client may pause within a request; the request occupies a thread meanwhile."""
 BACKLOG = 2048
 HEADER_BYTES = 65_536
 """The limit of one header: an originating identity may contain all groups of its user."""
@@ -45,32 +46,32 @@ HEADERS_BYTES = 2 * HEADER_BYTES
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
 stopping = threading.Event()
-"""Set in a process that stops: it accepts no new connection, and finishes the requests that it has begun."""
+"""Set when this process stops: it accepts no new connection, and finishes the requests that it has begun."""
 
 
+@dataclass(frozen=True)
 class _JsonSocket:
-    """A client's socket that turns gunicorn's HTML errors, for requests that never reach the app, into JSON."""
+    """A client's socket that replaces gunicorn's HTML errors by JSON; for requests that never reach the app."""
 
-    def __init__(self, client: socket.socket) -> None:
-        self._client = client
+    client: socket.socket
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a socket has
-        return getattr(self._client, name)
+        return getattr(self.client, name)
 
     def sendall(self, answer: bytes) -> None:
-        """Send the status of the answer with a JSON body."""
+        """Send the status line of gunicorn's answer, with a JSON body instead of its HTML."""
         status = answer.partition(b"\r\n")[0]
         body = json.dumps({"description": "The request is not valid HTTP, or too long; see the status."}).encode()
         head = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
-        self._client.sendall(b"\r\n".join([status, head, b"", body]))
+        self.client.sendall(b"\r\n".join([status, head, b"", body]))
 
 
 class _Request(Request):
-    """A request with a limit for all headers together; gunicorn's is the limit of one multiplied by their number."""
+    """A request with one limit for all headers together; gunicorn multiplies the limit of one by their number."""
 
     @property
     def max_buffer_headers(self) -> int:
-        """Return the limit."""
+        """Return the limit in bytes."""
         return HEADERS_BYTES
 
     @max_buffer_headers.setter
@@ -85,13 +86,20 @@ class _Worker(ThreadWorker):
     """gunicorn's worker with threads; its errors are JSON, and it closes the port as soon as it stops."""
 
     def init_process(self) -> None:
-        """Start to serve; end with the parent, since an orphan would keep the port and answer no new request."""
-        parent.end_with(self.ppid, signal.SIGKILL)
-        logging.getLogger("gunicorn.error").addFilter(_is_no_pause)
+        """Start to serve. The process ends with its parent: an orphan would keep the port and answer no new request."""
+        child_processes.end_with_parent(self.ppid, signal.SIGKILL)
+        # No traceback for a client that pauses longer than READ_SECONDS.
+        logging.getLogger("gunicorn.error").addFilter(
+            lambda record: not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+        )
         super().init_process()
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401 - gunicorn's connection
-        """Serve a request, with a time limit of the system that stays when gunicorn makes the socket blocking."""
+        """Serve a request.
+
+        The kernel limits the time of each read (``SO_RCVTIMEO``); this holds also after gunicorn makes the socket
+        blocking.
+        """
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
         conn.parser = conn.parser or _Parser(self.cfg, conn.sock, conn.client)
         return super().handle(conn)
@@ -99,7 +107,7 @@ class _Worker(ThreadWorker):
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Accept connections or not; close the port when this process stops.
 
-        gunicorn closes it only after the last request: until then a client could connect, and would get no answer.
+        gunicorn closes the port only after the last request; a client that connects before that would get no answer.
         """
         super().set_accept_enabled(enabled)
         if self.alive:
@@ -115,13 +123,8 @@ class _Worker(ThreadWorker):
             silent.timeout = min(silent.timeout, time.monotonic() + LINGER_SECONDS)
 
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
-        """Answer a request that gunicorn could not read."""
+        """Answer a request that gunicorn could not read, with a JSON body."""
         super().handle_error(req, _JsonSocket(client), addr, exc)
-
-
-def _is_no_pause(record: logging.LogRecord) -> bool:
-    """Return False for the traceback of a client that paused too long."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 class _Server(BaseApplication):
@@ -138,15 +141,21 @@ class _Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the app in the process that serves: connections and threads do not survive a fork."""
+        """Make the app."""
         return self._make_app()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port, or end the process with one line that gives the reason.
+    """Return a listening socket.
 
-    ``::`` is every address, also those of IPv4, and only those on a machine without IPv6. An IPv6 address may be in
-    brackets. A name with addresses of both families means that of IPv4.
+    Args:
+        host: an address or a name. ``::`` is every address of IPv6 and IPv4, and every IPv4 address on a machine
+            without IPv6. An IPv6 address may be in brackets. Of a name with addresses of both families, the IPv4
+            address is used.
+        port: from 0 to 65535; 0 is any free port.
+
+    Raises:
+        SystemExit: the port cannot be opened; the message is one line with the reason.
     """
     try:
         return _open(host.removeprefix("[").removesuffix("]"), port)
@@ -177,7 +186,13 @@ def _open_everywhere(port: int) -> socket.socket:
 
 
 def serve(make_app: Callable[[], Flask], listener: socket.socket, longest_wait: float) -> None:
-    """Serve until a signal stops it; requests that have begun, and wait up to ``longest_wait`` seconds, end first."""
+    """Serve the app until a signal stops the process. Requests that have begun are finished first.
+
+    Args:
+        make_app: makes the app, in the process that serves: connections and threads do not survive a fork.
+        listener: the socket of ``listen``.
+        longest_wait: how many seconds a request may wait for its job.
+    """
     options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,

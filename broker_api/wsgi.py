@@ -6,13 +6,13 @@ import sys
 from broker_api import logs
 from broker_api.broker import Broker
 from broker_api.errors import SettingError
-from broker_api.settings import foreign_variables
+from broker_api.settings import ignored_variables
 
 _BOOT_ERROR = 3
 """gunicorn stops when a worker ends with this code; after another one it starts the worker again, without end."""
 
 logs.configure()
-foreign_variables.warn(foreign_variables.ignored(os.environ))
+ignored_variables.warn(ignored_variables.ignored(os.environ))
 try:
     broker = Broker()
     broker.check_encryption_keys()

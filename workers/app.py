@@ -15,7 +15,7 @@ from tornado.options import add_parse_callback
 from broker_api import logs
 from broker_api.errors import SettingError
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
-from broker_api.settings import foreign_variables
+from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.state.key_check import check_at_start
 from workers import library_workarounds
@@ -93,7 +93,7 @@ add_parse_callback(_guard_flower)
 @signals.setup_logging.connect
 def _set_up_logging(loglevel: int, **_: object) -> None:
     logs.configure(loglevel)
-    foreign_variables.warn(library_workarounds.take_ignored())
+    ignored_variables.warn(library_workarounds.take_ignored())
 
 
 @signals.worker_process_init.connect

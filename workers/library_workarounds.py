@@ -18,7 +18,7 @@ import click
 from tornado.options import options as flower_options
 from tornado.web import authenticated
 
-from broker_api.settings.foreign_variables import CELERY_VARIABLES, ignored
+from broker_api.settings.ignored_variables import CELERY_VARIABLES, ignored
 
 FLOWER_VARIABLES = (
     "FLOWER_AUTH",

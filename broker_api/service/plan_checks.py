@@ -45,7 +45,8 @@ def check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
         MaintenanceInfoConflict: it is not the plan's.
     """
     if info and info.version and info.version != plan.maintenance_version:
-        raise MaintenanceInfoConflict(info.version, plan.maintenance_version)
+        current = f"the catalog's is {plan.maintenance_version}" if plan.maintenance_version else "the plan has none"
+        raise MaintenanceInfoConflict(info.version, current)
 
 
 def check_move(settings: Settings, catalog: Catalog, found: Instance, wanted: Plan, parameters: JsonObject) -> None:

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.settings import urls
-from broker_api.settings.named_config import load_config
+from broker_api.settings.config_loader import load_config
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.sources import (
     AsText,

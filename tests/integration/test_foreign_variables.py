@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from broker_api.settings.foreign_variables import CELERY_VARIABLES
+from broker_api.settings.ignored_variables import CELERY_VARIABLES
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, clean_environment, script
 from tests.dev.services import Mongod

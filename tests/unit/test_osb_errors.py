@@ -20,7 +20,7 @@ CASES = [
     (errors.Gone(), 410, None),
     (errors.AsyncRequired(), 422, "AsyncRequired"),
     (errors.ConcurrencyError(), 422, "ConcurrencyError"),
-    (errors.MaintenanceInfoConflict("1.0.0", "2.0.0"), 422, "MaintenanceInfoConflict"),
+    (errors.MaintenanceInfoConflict("1.0.0", "the plan has none"), 422, "MaintenanceInfoConflict"),
     (errors.UpdateNotSupported("no"), 422, None),
     (errors.OperationFailed("no"), 500, None),
     (errors.ErrStorageMongoConnection("x"), 503, None),
@@ -38,7 +38,7 @@ def test_errors_become_their_status_and_code(trouble: Exception, status: int, co
 
 def test_every_exception_of_the_broker_that_a_request_can_meet_has_its_answer() -> None:
     own = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__}
-    never = {errors.NamedError, errors.OsbError, errors.SettingError, errors.ErrStorageTypeUnsupported}
+    never = {errors.BrokerError, errors.OsbError, errors.SettingError, errors.ErrStorageTypeUnsupported}
     assert own - never == set(TABLE)
 
 

@@ -18,7 +18,7 @@ from broker_api import logs
 from broker_api.catalog.catalog import Catalog
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
-from broker_api.settings import foreign_variables
+from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.settings.urls import usable_mongo_uri
 from broker_api.state.key_check import SEALED_FIELDS, KeyCheck
@@ -78,7 +78,7 @@ def _settings(environ: Mapping[str, str], settings: Settings) -> Iterator[Findin
         yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
     for name in library_workarounds.all_ignored(environ):
         yield WARN, f"settings: {name} is ignored; unset it"
-    for name in foreign_variables.ignored(environ, library_workarounds.HARMFUL):
+    for name in ignored_variables.ignored(environ, library_workarounds.HARMFUL):
         yield WARN, f"settings: {name} is an option for Celery's commands, also for workers; unset it"
 
 
