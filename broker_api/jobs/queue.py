@@ -1,6 +1,6 @@
-"""Sends jobs to the workers by name. The operation is in MongoDB, so a lost message costs seconds and no operation.
+"""Sends jobs to the workers by name. The operation is in MongoDB, so a lost message delays it by seconds only.
 
-Sending takes about a second at most, also when Redis refuses connections or never answers. After a failure nothing is
+Sending takes at most about a second, also when Redis refuses connections or never answers. After a failure nothing is
 sent for two seconds; the sweeper sends those jobs later.
 """
 
@@ -23,15 +23,18 @@ QUEUES: dict[str, str] = {
     "atlas.unbind": "bindings",
     RECONCILE: "maintenance",
 }
-"""The queue of each job. Each kind of work has a queue, so that it can have worker pods of its own."""
+"""The queue of each job. Each kind of work has its own queue, so that it can have its own worker pods."""
 
 PAUSE_SECONDS = 2.0
+"""How long nothing is sent after a failure."""
 SOCKET_SECONDS = 0.5
+"""The timeout of each connection attempt, read and write."""
 CONNECTIONS = 10
+"""How many jobs can be sent at the same time."""
 
 
 class Queue:
-    """Sends jobs by their names, without their code."""
+    """Sends jobs by name; the API has no code of the jobs."""
 
     def __init__(self, redis: RedisSettings) -> None:
         self._app = RedisCelery("broker_api", set_as_current=False)
@@ -45,7 +48,15 @@ class Queue:
         self._answer: str | None = None
 
     def send(self, job: str, arguments: list[str | None]) -> bool:
-        """Send a job within about a second; return whether Redis took it."""
+        """Send a job; takes at most about a second.
+
+        Args:
+            job: the name, a key of ``QUEUES``.
+            arguments: the arguments of the task in ``workers/tasks.py``.
+
+        Returns:
+            Whether Redis accepted the message. If it did not, the sweeper sends the job later.
+        """
         if not self._slots.acquire(timeout=2 * SOCKET_SECONDS):
             return False
         try:
@@ -62,9 +73,10 @@ class Queue:
         return True
 
     def problem(self) -> str | None:
-        """Return a sentence when Redis cannot be used, within about a second; calls at the same time share an answer.
+        """Return why Redis cannot be used, as a sentence for operators; None if it can. Takes about a second at most.
 
-        The probe writes what each worker writes when it starts: a full Redis and a replica answer to reads.
+        Concurrent calls share one probe. The probe writes the same value that each worker writes when it starts; a
+        read would also succeed on a full Redis and on a replica.
         """
         asked_at = time.monotonic()
         with self._probing:
@@ -79,7 +91,7 @@ class Queue:
 
 
 def _bounded(redis: RedisSettings) -> JsonObject:
-    """Return Celery's settings with which sending ends within about ``SOCKET_SECONDS``."""
+    """Return Celery's settings for sending, with timeouts of ``SOCKET_SECONDS`` and without retries."""
     options = {
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,

@@ -1,4 +1,4 @@
-"""Errors of Redis as sentences for operators, without secrets, and one line in the log for each change."""
+"""Errors of Redis as sentences for operators, without secrets; and the log lines about outages."""
 
 import socket
 import ssl
@@ -12,7 +12,9 @@ from redis import exceptions
 
 NO_SENTINEL = "no sentinel answers"
 REPEAT_SECONDS = 60.0
+"""The shortest time between two log lines about the same outage with the same reason."""
 CHANGE_SECONDS = 5.0
+"""The same when the reason has changed."""
 
 _BY_CLASS: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.OutOfMemoryError, "its memory is full (OOM)"),
@@ -61,7 +63,7 @@ log = structlog.get_logger(__name__)
 
 
 def reason(error: BaseException) -> str:
-    """Return why Redis cannot be used. The text of an error is never repeated: it may hold a secret."""
+    """Return why Redis cannot be used, in a few words without the error's own text, which may hold a secret."""
     if error.__cause__ and isinstance(error, OperationalError):  # kombu's, around the driver's
         return reason(error.__cause__)
     if error.__cause__ and str(error) == NO_SENTINEL:
@@ -81,13 +83,13 @@ def reason(error: BaseException) -> str:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Return True when Redis answered with an error, False when it did not answer."""
+    """Return whether Redis answered, with an error; False if it did not answer at all."""
     kinds = (exceptions.ResponseError, exceptions.AuthenticationError, exceptions.BusyLoadingError)
     return any(isinstance(each, kinds) for each in _chain(error))
 
 
 def sentence(error: BaseException) -> str:
-    """Return a sentence for operators, without a full stop."""
+    """Return a sentence for operators about an error of Redis, without a full stop."""
     return f"{'Redis answers with an error' if is_answer(error) else 'Redis does not answer'}: {reason(error)}"
 
 
@@ -98,7 +100,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class OutageLog:
-    """Logs when Redis is lost, once a minute while it is away, and when it is back."""
+    """Logs when Redis is lost (repeated once a minute while it is away), and when it is back."""
 
     def __init__(self, used_for: str) -> None:
         self._used_for = used_for
@@ -112,7 +114,7 @@ class OutageLog:
         return self._reason is not None
 
     def failed(self, error: BaseException) -> None:
-        """Record a failure."""
+        """Record a failed use of Redis; log it unless the same outage was logged a moment ago."""
         words = reason(error)
         with self._lock:
             now = time.monotonic()
@@ -125,7 +127,7 @@ class OutageLog:
             log.warning("redis_lost", used_for=self._used_for, reason=words, error=type(error).__name__)
 
     def recovered(self) -> None:
-        """Record a success."""
+        """Record a successful use of Redis; log it if the use before failed."""
         if self._reason is None:
             return
         with self._lock:

@@ -1,8 +1,8 @@
-"""Celery on the Redis of ``RedisSettings``: for Celery 5.7 and kombu 5.7.
+"""Celery with the connections of ``RedisSettings``; written for Celery 5.7 and kombu 5.7.
 
-kombu reads each URL of a list by itself and does not bound its calls to sentinels
-(github.com/celery/celery/issues/7997), and Celery prefers variables such as CELERY_BROKER_URL to its configuration.
-Here ``RedisSettings`` makes all connections, in subclasses that Celery and kombu take by name.
+kombu parses each URL of a list separately, and its calls to sentinels have no timeout
+(github.com/celery/celery/issues/7997). Celery prefers variables such as CELERY_BROKER_URL to its configuration.
+Therefore ``RedisSettings`` makes all connections, in subclasses whose names are given to Celery and kombu.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from broker_api.settings.redis_settings import RedisSettings
 if TYPE_CHECKING:
 
     class KombuChannel(redis.Channel):
-        """kombu's channel with those of its private methods that are used here and in the workers."""
+        """kombu's channel, with types for the private methods that are used here and in the workers."""
 
         def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002
         def _brpop_read(self, **options: object) -> object: ...
@@ -31,7 +31,7 @@ else:
 
 
 class Channel(KombuChannel):
-    """kombu's channel on connections of ``RedisSettings``."""
+    """kombu's channel, with the connections of ``RedisSettings``."""
 
     from_transport_options = (*redis.Channel.from_transport_options, "redis_settings")
     redis_settings: RedisSettings
@@ -44,7 +44,7 @@ class Channel(KombuChannel):
         pool = settings.pool(
             self.socket_timeout or 1.0,
             self.socket_connect_timeout,
-            made["connection_class"],  # an asynchronous one leaves kombu's poller when it is closed
+            made["connection_class"],  # kombu's asynchronous class leaves its poller when it is closed
             max_connections=self.max_connections,
             health_check_interval=self.health_check_interval,
         )
@@ -54,16 +54,16 @@ class Channel(KombuChannel):
 
 
 class Transport(redis.Transport):
-    """kombu's transport with that channel."""
+    """kombu's transport, with the channel above."""
 
     Channel = Channel
 
 
 class ShownConnection(Connection):
-    """kombu's connection, which logs, ``inspect`` and Flower show as the operator has set it."""
+    """kombu's connection. Logs, ``inspect`` and Flower show it as the operator has set it."""
 
     def info(self) -> JsonObject:
-        """Return what may be shown, and what the text form of the URL is made of."""
+        """Return the facts that may be shown; kombu also makes the shown URL from them."""
         settings: RedisSettings = (self.transport_options or {})["redis_settings"]
         return {
             **super().info(),
@@ -74,13 +74,13 @@ class ShownConnection(Connection):
 
 
 class Amqp(AMQP):
-    """Celery's messages, sent and received by that connection."""
+    """Celery's messages, sent and received over the connection above."""
 
     Connection = ShownConnection
 
 
 class RedisCelery(Celery):
-    """A Celery application with one broker: no variable of the environment, and no option, selects another."""
+    """A Celery application with one Redis: no environment variable and no option can select another one."""
 
     amqp_cls = "broker_api.jobs.redis_transport:Amqp"
     backend_cls = "disabled"
@@ -97,17 +97,24 @@ class RedisCelery(Celery):
         super().__init__(name, loader=loader, include=include, events=events, set_as_current=set_as_current)
 
     def connection_for_read(self, url: str | None = None, **options: object) -> Connection:  # noqa: ARG002 - Celery's
-        """Return a connection to the broker's Redis, whatever the URL is."""
+        """Return a connection to the configured Redis; ``url`` is ignored."""
         return super().connection_for_read(self.conf.broker_url, **options)
 
     def connection_for_write(self, url: str | None = None, **options: object) -> Connection:  # noqa: ARG002 - Celery's
-        """Return a connection to the broker's Redis, whatever the URL is."""
+        """Return a connection to the configured Redis; ``url`` is ignored."""
         return super().connection_for_write(self.conf.broker_url, **options)
 
 
 def celery_settings(settings: RedisSettings, transport: str, options: JsonObject) -> JsonObject:
-    """Return Celery's settings for this Redis; ``options`` are the transport's."""
-    shown = {"master_name": settings.master_name, "sentinel_kwargs": settings.sentinel}  # to Flower's page of queues
+    """Return Celery's settings for a Redis.
+
+    Args:
+        settings: the Redis.
+        transport: the class of the transport, as ``module:class``.
+        options: the options of the transport.
+    """
+    # Flower's page of queues connects to sentinels with these options.
+    shown = {"master_name": settings.master_name, "sentinel_kwargs": settings.sentinel}
     return {
         "broker_url": settings.celery_url,
         "broker_use_ssl": settings.tls or False,

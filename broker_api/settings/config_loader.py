@@ -1,4 +1,4 @@
-"""BROKER_CONFIG: the operator's own ``Config``, named as ``module:object``."""
+"""Loads the operator's own ``Config``, which BROKER_CONFIG names as ``module:object``."""
 
 import importlib
 
@@ -7,11 +7,14 @@ from broker_api.errors import SettingError
 
 
 def load_config(reference: str) -> Config:
-    """Return the ``Config`` that BROKER_CONFIG names; a function is called for it.
+    """Return the ``Config`` that BROKER_CONFIG names.
+
+    Args:
+        reference: ``module:object``; the object is a ``Config``, or a function without arguments that returns one.
 
     Raises:
-        SettingError: there is none, or the operator's own code fails. Text of its exception may hold a secret, and
-            is repeated only where an import or a name is missing.
+        SettingError: there is no such ``Config``, or the operator's code fails. The message repeats the text of an
+            exception only if an import or a name is missing, since any other text may hold a secret.
     """
     wrong = f"BROKER_CONFIG: must be module:object, a Config or a function that returns one; {reference!r} is not"
     module_name, _, name = reference.partition(":")

@@ -1,4 +1,4 @@
-"""Celery's variables in the environment, which the broker ignores; a warning names each of them."""
+"""Environment variables of Celery that the broker ignores; a warning in the log names each of them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,11 +24,16 @@ log = structlog.get_logger(__name__)
 
 
 def ignored(environ: Mapping[str, str], names: Iterable[str] = CELERY_VARIABLES) -> list[str]:
-    """Return those of the names that are set."""
+    """Return the names of the variables that are set.
+
+    Args:
+        environ: the environment variables.
+        names: the variables to look for.
+    """
     return [name for name in names if environ.get(name)]
 
 
 def warn(names: Iterable[str]) -> None:
-    """Log one line for each variable, never its value."""
+    """Log a warning for each variable, without its value, which may be a secret."""
     for name in names:
         log.warning("variable_ignored", variable=name, instead="the broker's own settings, such as BROKER_REDIS_URL")

@@ -1,6 +1,6 @@
-"""BROKER_REDIS_URL, read once. The queue, workers, the rate limiter, ``check`` and ``/ready`` all connect by it.
+"""BROKER_REDIS_URL, parsed once. The queue, workers, the rate limiter, ``check`` and ``/ready`` all connect with it.
 
-In a list of URLs, the database, user, password, TLS options and master of one URL are those of all. Several
+In a list of URLs, the database, user, password, TLS options and master name of one URL apply to all. Several
 ``redis://`` servers are tried in the order of the list; several sentinels are asked at the same time.
 """
 
@@ -56,7 +56,7 @@ _File = Annotated[str, AfterValidator(_readable)]
 
 
 class TlsOptions(BaseModel):
-    """redis-py's options of TLS that a URL may have; the certificate is checked unless one of them says otherwise."""
+    """redis-py's TLS options that a URL may have. The certificate is checked unless ``ssl_cert_reqs`` is ``none``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +76,7 @@ class TlsOptions(BaseModel):
 if TYPE_CHECKING:
 
     class RedisConnection(Connection):
-        """redis-py's connection with the types of what is replaced here."""
+        """redis-py's connection, with types for the methods that are overridden here."""
 
         def __init__(self, **options: object) -> None: ...
         def _connect(self) -> socket.socket: ...
@@ -86,7 +86,7 @@ else:
 
 
 class ServerConnection(RedisConnection):
-    """A connection to the first of several servers that can be reached."""
+    """A connection to the first reachable one of several servers."""
 
     def __init__(self, *, servers: tuple[tuple[str, int], ...], **options: object) -> None:
         self._servers = servers
@@ -106,14 +106,19 @@ class ServerConnection(RedisConnection):
 
 
 class TlsServerConnection(ServerConnection, SSLConnection):
-    """The same with TLS."""
+    """A TLS connection to the first reachable one of several servers."""
 
 
 class ParallelSentinel(Sentinel):
-    """Asks all sentinels at once, so that one that does not answer takes no time."""
+    """Asks all sentinels at the same time, so that a sentinel that does not answer delays nothing."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Return the master's address from the first sentinel that knows one."""
+        """Return the host and port of the master, from the first sentinel that knows it.
+
+        Raises:
+            RedisConnectionError: no sentinel answers.
+            MasterNotFoundError: the sentinels that answer know no such master.
+        """
         answers: SimpleQueue[tuple[str, int] | Exception | None] = SimpleQueue()
 
         def ask(sentinel: Redis) -> None:
@@ -121,14 +126,14 @@ class ParallelSentinel(Sentinel):
                 state = sentinel.sentinel_masters().get(service_name)  # type: ignore[union-attr]
                 known = state and self.check_master_state(state, service_name)  # type: ignore[no-untyped-call]
                 answers.put((state["ip"], state["port"]) if state and known else None)
-            except Exception as error:  # noqa: BLE001 - another sentinel may know
+            except Exception as error:  # noqa: BLE001 - another sentinel may know the master
                 answers.put(error)
 
         for each in self.sentinels:
             threading.Thread(target=ask, args=(each,), name="sentinel", daemon=True).start()
         errors: list[Exception] = []
         for _ in self.sentinels:
-            answer = answers.get()  # each thread ends by its socket's time-out
+            answer = answers.get()  # each thread ends after its socket's timeout
             if isinstance(answer, tuple):
                 return answer
             if answer:
@@ -140,7 +145,7 @@ class ParallelSentinel(Sentinel):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where Redis is and how to connect. No secret is in its text form."""
+    """Where Redis is and how to connect to it. ``repr`` shows no secret."""
 
     scheme: str
     servers: tuple[tuple[str, int], ...]
@@ -157,10 +162,14 @@ class RedisSettings:
 
     @classmethod
     def parse(cls, url: str) -> "RedisSettings":
-        """Read one URL, or several separated by semicolons.
+        """Parse BROKER_REDIS_URL.
+
+        Args:
+            url: one URL, or several separated by semicolons.
 
         Raises:
-            SettingError: the URL cannot be used, or its parts contradict each other. No part of it is repeated.
+            SettingError: a URL cannot be used, or two of them contradict each other. The message repeats no part of
+                a URL, since it may hold a password.
         """
         if not url.isprintable() or " " in url:
             raise SettingError(_FORM)
@@ -171,7 +180,7 @@ class RedisSettings:
 
     @property
     def celery_url(self) -> str:
-        """The URL for Celery and Flower, which show it without its password: one server's."""
+        """The URL of the first server, for Celery and Flower, which show it without its password."""
         host, port = self.servers[0]
         user = f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
         bracketed = f"[{host}]" if ":" in host else host
@@ -179,7 +188,7 @@ class RedisSettings:
 
     @property
     def connection_class(self) -> type[Connection]:
-        """redis-py's class for one connection."""
+        """The class of redis-py for one connection, with or without TLS."""
         if self.scheme == "sentinel":
             return SentinelManagedConnection if self.tls is None else SentinelManagedSSLConnection
         return ServerConnection if self.tls is None else TlsServerConnection
@@ -191,7 +200,17 @@ class RedisSettings:
         connection_class: type[Connection] | None = None,
         **options: Any,  # noqa: ANN401 - redis-py's
     ) -> ConnectionPool:
-        """Return a pool of connections. No wait, also for a sentinel, takes longer than ``seconds``."""
+        """Return a pool of connections.
+
+        Args:
+            seconds: the timeout of each read and write, also of calls to sentinels.
+            connect_seconds: the timeout of a new connection; None for ``seconds``.
+            connection_class: the class of one connection; None for ``self.connection_class``.
+            options: more options of redis-py's pool and connections.
+
+        Raises:
+            SettingError: ``credential_provider`` names no class of credential providers.
+        """
         times = {
             "socket_timeout": seconds,
             "socket_connect_timeout": connect_seconds or seconds,
@@ -226,7 +245,11 @@ class RedisSettings:
         return made
 
     def client(self, seconds: float) -> Redis:
-        """Return a client whose calls end after about this time, also when Redis never answers."""
+        """Return a client whose calls end in bounded time, also when Redis never answers.
+
+        Args:
+            seconds: the timeout of each connection attempt, read and write.
+        """
         return Redis(connection_pool=self.pool(seconds, health_check_interval=10))
 
 
@@ -248,7 +271,11 @@ def _split(url: str) -> SplitResult:
 
 
 def _merge(parts: list[SplitResult]) -> RedisSettings:
-    """Return what the URLs mean together; raise ValueError when they cannot be used."""
+    """Return the settings of all URLs together.
+
+    Raises:
+        ValueError: the URLs cannot be used.
+    """
     (scheme,) = {each.scheme for each in parts}
     options = _options(parts)
     tls_options = _take(options, "ssl_")
@@ -282,12 +309,12 @@ def _merge(parts: list[SplitResult]) -> RedisSettings:
 
 
 def _take(options: dict[str, str], prefix: str) -> dict[str, str]:
-    """Take the options of TLS with this prefix out of all."""
+    """Remove the options with this prefix and return them as redis-py's TLS options ``ssl_…``."""
     return {f"ssl_{name.removeprefix(prefix)}": options.pop(name) for name in list(options) if name.startswith(prefix)}
 
 
 def _options(parts: list[SplitResult]) -> dict[str, str]:
-    """Return database, user, password and options of all URLs.
+    """Return database, user, password and query options of all URLs, by name.
 
     Raises:
         ValueError: an option is unknown.

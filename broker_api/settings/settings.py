@@ -1,7 +1,7 @@
-"""Settings: read once from the environment and secret.json, checked, frozen, and passed in.
+"""Settings: read once from the environment and secret.json, checked, frozen, and passed to the parts that need them.
 
-The environment goes before the file. A missing or wrong setting raises ``SettingError`` with the variable's name and
-what it must be; an error never repeats a value, since most of them are secrets.
+The environment takes precedence over the file. A missing or wrong setting raises ``SettingError`` with the variable's
+name and what it must be. An error never repeats a value, since most values are secrets.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ from broker_api.settings.sources import (
 
 _Section = dict[str, object]
 Part = Literal["api", "worker", "flower", "client"]
-"""The kinds of processes, which need different settings; a ``client`` is any other command of Celery."""
+"""The kinds of processes. Each needs other settings; ``client`` is any other command of Celery."""
 
 
 class Project(BaseModel):
-    """An Atlas project and its credentials: an API key or a service account; neither in the API process."""
+    """An Atlas project and its credentials: an API key or a service account. The API process needs no credentials."""
 
     model_config = ConfigDict(frozen=True, loc_by_alias=False, hide_input_in_errors=True)
 
@@ -48,7 +48,7 @@ class Project(BaseModel):
 
     @property
     def has_credentials(self) -> bool:
-        """Whether a worker can call Atlas with it."""
+        """Whether there is an API key or a service account to call Atlas with."""
         return bool((self.public_key and self.private_key) or (self.client_id and self.client_secret))
 
     @validator(mode="after")
@@ -61,7 +61,7 @@ class Project(BaseModel):
 
 
 def _users(given: object) -> dict[str, str]:
-    """Return the password of each name; HTTP basic authentication can carry no colon in a name (RFC 7617)."""
+    """Return the passwords by user name. A name cannot have a colon (HTTP basic authentication, RFC 7617)."""
     if isinstance(given, Mapping):
         pairs = list(given.items())
     else:
@@ -95,7 +95,7 @@ _SECONDS = "a number from 0 to 3600"
 
 
 class Settings(BaseSettings):
-    """Everything that is set from outside; times in seconds unless the name says otherwise."""
+    """All settings of a deployment. Times are in seconds unless the name has another unit."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -138,7 +138,11 @@ class Settings(BaseSettings):
         return self
 
     def check_complete(self, part: Part) -> None:
-        """Raise SettingError unless everything is set that this kind of process needs."""
+        """Check that all settings are there that a kind of process needs.
+
+        Raises:
+            SettingError: a setting is missing.
+        """
         if part in ("api", "worker"):
             urls.check_mongo_uri(self.mongo_uri)
         if part in ("api", "flower") and not self.users:
@@ -161,12 +165,12 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
     """Read the settings for one kind of process.
 
     Args:
-        environ: the variables.
-        part: the kind of process, which decides what must be set.
-        config: the operator's ``Config``; without it the one that BROKER_CONFIG or BROKER_SECRETS names.
+        environ: the environment variables.
+        part: the kind of process, which decides which settings are required.
+        config: the operator's ``Config``; None for the one that BROKER_CONFIG or BROKER_SECRETS names.
 
     Raises:
-        SettingError: a setting is missing or wrong; its message is fit for the operator.
+        SettingError: a setting is missing or wrong; the message is for the operator.
     """
     if config is None and (reference := environ.get("BROKER_CONFIG")):
         config = load_config(reference)
@@ -188,7 +192,11 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
 
 
 def _projects(environ: Mapping[str, str], section: _Section | list[_Section] | None) -> list[_Section]:
-    """Return the file's projects; the environment completes the only one, or adds one in front of several."""
+    """Return the projects of the file, together with the project that the environment describes.
+
+    The variables complete the file's only project, or the one with the same id. Otherwise they are one more project,
+    which becomes the first.
+    """
     listed = section if isinstance(section, list) else [section] if section else []
     variables = [variable_of(field) for field in Project.model_fields.values()]
     given = {name: environ[name] for name in variables if name and environ.get(name)}

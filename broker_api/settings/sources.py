@@ -1,4 +1,4 @@
-"""Where settings come from: variables of the environment first, then the sections of secret.json."""
+"""The sources of settings: first the environment variables, then the sections of secret.json."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -18,11 +18,11 @@ def setting(variable: str, *path: str, must_be: str = "", default: object = None
     """Declare a setting.
 
     Args:
-        variable: its name in the environment.
-        path: the section and the key of secret.json that it has too.
-        must_be: what it has to be, for the error when pydantic refuses a value.
-        default: its value where nothing is set, a function without arguments that returns it, or None: there is none.
-        repr: whether the text form of the settings shows it; never for a secret.
+        variable: the name of its environment variable.
+        path: its section and key in secret.json, if the file can have it.
+        must_be: the allowed values, for the message when pydantic refuses a value.
+        default: the value if nothing is set, or a function without arguments that returns it. None: no default.
+        repr: whether ``repr`` of the settings shows it; False for a secret.
     """
     alias = AliasChoices(variable, AliasPath(*path)) if path else AliasChoices(variable)
     if callable(default):
@@ -31,12 +31,12 @@ def setting(variable: str, *path: str, must_be: str = "", default: object = None
 
 
 def is_unicode(text: str) -> bool:
-    """Return False for halves of surrogates, which bytes that are no UTF-8 become in the environment."""
+    """Return False if the text holds a surrogate: Python decodes environment bytes that are not UTF-8 to surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _to_text(value: object) -> str:
-    """Return the text of a value; a file may hold a number without quotes. What is empty counts as not set."""
+    """Return a value as text, since a file may hold a number without quotes. An empty value counts as not set."""
     if value is None:
         raise PydanticUseDefault
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -54,29 +54,29 @@ Text = Annotated[str, AsText]
 
 
 def variable_of(field: FieldInfo) -> str | None:
-    """Return the name of the variable that a field was declared with."""
+    """Return the environment variable that a field was declared with; None if it has none."""
     return str(field.validation_alias.choices[0]) if isinstance(field.validation_alias, AliasChoices) else None
 
 
 class Values(PydanticBaseSettingsSource):
-    """Values that are at hand, by the names that the fields are read from."""
+    """Given values, by the names of variables, sections or fields."""
 
     def __init__(self, model: type[BaseSettings], values: Mapping[str, object]) -> None:
         super().__init__(model)
         self._values = values
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[object, str, bool]:
-        """Return a field's value, and the name that it was found under."""
+        """Return the value of a field, the name that it is stored under, and False: the value is not JSON text."""
         name = variable_of(field) or field_name
         return self._values.get(name), name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return everything."""
+        """Return all values."""
         return dict(self._values)
 
 
 class Environment(Values):
-    """The variables that are declared; an empty one counts as not set."""
+    """The environment variables of the declared settings. An empty variable counts as not set."""
 
     def __call__(self) -> dict[str, Any]:
         """Return the variables that are set."""
@@ -85,7 +85,7 @@ class Environment(Values):
 
 
 class Sections(BaseModel):
-    """The sections of secret.json, of which atlasbroker 2.0.0 knew ``atlas`` and ``mongo``."""
+    """The sections of secret.json. atlasbroker 2.0.0 knew only ``atlas`` and ``mongo``."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -97,10 +97,10 @@ class Sections(BaseModel):
 
 
 def read_file(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of the file that BROKER_SECRETS names; nothing where it is not set.
+    """Return the content of the file that BROKER_SECRETS names; ``{}`` if the variable is not set.
 
     Raises:
-        SettingError: the file cannot be read, or holds something else than a JSON object.
+        SettingError: the file does not exist, cannot be read, or does not hold a JSON object.
     """
     path = environ.get("BROKER_SECRETS")
     if not path:
@@ -115,10 +115,10 @@ def read_file(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_sections(environ: Mapping[str, str], config: Config) -> dict[str, Any]:
-    """Return the sections of secret.json. What the ``Config`` was made with goes before the file.
+    """Return the sections of secret.json. The credentials of the ``Config`` take precedence over the file.
 
     Raises:
-        SettingError: a section has another form.
+        SettingError: the file cannot be read, or a section has a wrong form.
     """
     own = {name: section for name, section in (("mongo", config.mongo), ("atlas", config.atlas)) if section}
     try:
@@ -131,7 +131,15 @@ def read_sections(environ: Mapping[str, str], config: Config) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, fields: Mapping[str, FieldInfo]) -> SettingError:
-    """Return the first error as one line that names the variable and repeats nothing of its value."""
+    """Return the first of pydantic's errors as one line for the operator.
+
+    Args:
+        error: pydantic's errors.
+        fields: the declared settings, by field name.
+
+    Returns:
+        An error with the variable and its allowed values. It repeats no part of the value, which may be a secret.
+    """
     first = error.errors(include_input=False, include_url=False)[0]
     field = fields[next(str(name) for name in reversed(first["loc"]) if name in fields)]
     must_be = "text in UTF-8" if first["type"] == _NOT_TEXT else field.description

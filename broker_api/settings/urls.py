@@ -1,8 +1,8 @@
-"""Validators of the URLs and names of MongoDB and Atlas; they resolve and connect nothing.
+"""Validators of the URLs and names of MongoDB and Atlas. They resolve no host name and open no connection.
 
 pydantic's URL types do not fit: ``MongoDsn`` accepts URIs that the driver refuses, and ``HttpUrl`` accepts and changes
-URLs without a host. No message repeats a part of a value or the text of a parser's error: a URI has a password, and
-where a character is not escaped, the password may be in any part. Therefore no exception here has a cause.
+URLs without a host. No message repeats a part of a value or the text of a parser's error: a URI holds a password, and
+if a character is not escaped, the parser may see the password in any part. Therefore no exception here has a cause.
 """
 
 import warnings
@@ -32,8 +32,8 @@ _MONGO_OPTIONS = frozenset(
         *("maxpoolsize", "minpoolsize", "maxconnecting", "maxidletimems"),
     }
 )
-"""Options for where MongoDB is and how to log in. The broker itself decides how it reads, writes and waits."""
-_SAME_AS_OURS = {
+"""Options that say where MongoDB is and how to log in. How to read, write and wait is set by the broker itself."""
+_SAME_AS_BROKERS = {
     "w": "majority",
     "journal": "true",
     "readpreference": "primary",
@@ -43,7 +43,7 @@ _SAME_AS_OURS = {
     "directconnection": "false",
     "loadbalanced": "false",
 }
-"""Options that Atlas and others put into each URI: removed without a warning, since they change nothing."""
+"""Options in URIs that Atlas and others hand out, with the broker's own values: removed without a warning."""
 _REFUSED_MONGO_OPTIONS = {
     "directconnection": (
         "BROKER_MONGO_URI: must be without directConnection=true: a direct connection reads from a secondary as well. "
@@ -63,9 +63,12 @@ _MONGO_FORM = (
 
 
 def check_mongo_uri(uri: str) -> str:
-    """Return the URI; raise SettingError unless the driver could connect to it.
+    """Return the URI unchanged.
 
     The driver checks the whole URI when a client is made; with ``connect=False`` it does nothing else.
+
+    Raises:
+        SettingError: the driver could not connect to the URI, or it has an option that the broker refuses.
     """
     _, _, location = uri.partition("://")
     behind_hosts = location.replace("?", "/", 1).partition("/")[2]
@@ -73,7 +76,7 @@ def check_mongo_uri(uri: str) -> str:
         raise SettingError(_MONGO_FORM)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of options that the driver ignores; it warns again in use
+            warnings.simplefilter("ignore")  # the driver warns of ignored options again when the client is used
             MongoClient[JsonObject](uri, connect=False).close()
     except OSError:
         raise SettingError("BROKER_MONGO_URI: must name files that can be read in its options tls…File") from None
@@ -92,9 +95,11 @@ def check_mongo_uri(uri: str) -> str:
 
 
 def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
-    """Return a valid URI without the options that the broker decides itself, and the names of those it overrides.
+    """Remove the options that the broker sets itself from a valid URI.
 
-    Neither values nor names of unknown options are returned: they may be a part of a password.
+    Returns:
+        The URI for the driver, and the sorted names of options whose value the broker overrides. Neither values nor
+        the names of unknown options are returned: they may be a part of a password.
     """
     location = uri.partition("?")[0]
     kept, overridden = [], set()
@@ -103,24 +108,28 @@ def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
         name, value = _option(part)
         if name in _MONGO_OPTIONS:
             kept.append(part)
-        elif part and value != _SAME_AS_OURS.get(name):
+        elif part and value != _SAME_AS_BROKERS.get(name):
             overridden.add(written if name in URI_OPTIONS_VALIDATOR_MAP else "an unknown option")
     return f"{location}?{'&'.join(kept)}" if kept else location, tuple(sorted(overridden))
 
 
 def _options(uri: str) -> list[str]:
-    """Return the options as the driver reads them: "&" or ";" between them, some of them twice."""
+    """Return the options of a URI, as the driver splits them: at "&" or ";". A name may occur twice."""
     return uri.partition("?")[2].replace(";", "&").split("&")
 
 
 def _option(part: str) -> tuple[str, str]:
-    """Return name and value of ``name=value`` in lower case, since the driver accepts names in any case."""
+    """Return the name and the value of ``name=value``, in lower case: the driver accepts names in any case."""
     name, _, value = part.partition("=")
     return name.lower(), unquote_plus(value).lower()
 
 
 def check_mongo_names(database: str, collection: str) -> None:
-    """Raise SettingError unless MongoDB accepts these names, also for the collection with ``_housekeeping`` added."""
+    """Check that MongoDB accepts the names, also the collection's name with ``_housekeeping`` appended.
+
+    Raises:
+        SettingError: MongoDB would refuse a name.
+    """
     if database_problem(database):
         raise SettingError(
             f"BROKER_MONGO_DB: must have 1 to {MAX_DATABASE_BYTES} bytes, no space and none of "
@@ -136,7 +145,11 @@ def check_mongo_names(database: str, collection: str) -> None:
 
 
 def check_base_url(url: str) -> str:
-    """Return the URL without a slash at its end; raise SettingError unless paths of Atlas can be appended to it."""
+    """Return the URL without a slash at its end.
+
+    Raises:
+        SettingError: no path of Atlas can be appended to the URL.
+    """
     try:
         parts = urlsplit(url)
         fits = (
@@ -146,7 +159,7 @@ def check_base_url(url: str) -> str:
             and parts.port != 0
             and not (parts.query or parts.fragment or "@" in parts.netloc)
         )
-    except ValueError:  # no valid port
+    except ValueError:  # the port is not valid
         fits = False
     if not fits:
         raise SettingError("MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path] or http://…")
