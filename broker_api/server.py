@@ -28,7 +28,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
 from broker_api import child_processes
-from broker_api.service.watcher import MOST_WAITING
+from broker_api.service.operation_watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
 """A request that waits for its job occupies a thread; 64 more threads answer all other requests."""

@@ -1,6 +1,6 @@
-"""What the broker offers: the services and plans of a ``Config``, checked once, and the checks of parameters.
+"""The catalog: the services and plans of a ``Config``, checked once, and the checks of parameters.
 
-The schemas that the catalog publishes are the very ones that parameters are checked against.
+Parameters are checked against the same schemas that the catalog publishes.
 """
 
 import hashlib
@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from broker_api.catalog.offerings import OfferedPlan, OfferedService, OwnSchema, OwnSchemas, read_services
 from broker_api.catalog.parameter_checks import check_schema
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, schema_problem
+from broker_api.catalog.service_definitions import (
+    OwnSchema,
+    OwnSchemas,
+    PlanDefinition,
+    ServiceDefinition,
+    read_services,
+)
 from broker_api.config import Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
 from broker_api.json_types import JsonObject
@@ -20,7 +26,7 @@ from broker_api.naming import database_problem
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan as the broker works with it. ``project`` to ``endpoint`` are pins: what the plan decides."""
+    """A plan as the broker uses it. ``project`` to ``endpoint`` are pins: values that the plan sets, not the user."""
 
     id: str
     name: str
@@ -35,7 +41,7 @@ class Plan:
     schemas: JsonObject
 
 
-def _pins(plan: OfferedPlan | Plan) -> dict[str, str | None]:
+def _pins(plan: PlanDefinition | Plan) -> dict[str, str | None]:
     return {
         "project": plan.project,
         "cluster": plan.cluster,
@@ -49,8 +55,10 @@ class Catalog:
 
     Attributes:
         plans: the plans by id.
+        kept: the description of each plan that its instances store, by the plan's id; for ``plan_of``. It holds the
+            plan's schemas only if they differ from the broker's own.
         document: the body of ``GET /v2/catalog``.
-        etag: names the content of ``document``.
+        etag: a digest of ``document``.
 
     Raises:
         SettingError: a service or plan is wrong; the message names it.
@@ -61,11 +69,14 @@ class Catalog:
         services = read_services(config.broker)
         self.plans = {plan.id: self._plan(service, plan) for service in services for plan in service.plans}
         self._service_ids = {service.id for service in services}
-        self._kept = {plan.id: self._without_defaults(plan) for plan in self.plans.values()}
+        self.kept: dict[str, JsonObject] = {}
+        for plan in self.plans.values():
+            is_default = plan.schemas == self._schemas(plan.name, _pins(plan), OwnSchemas())
+            self.kept[plan.id] = asdict(plan) | ({"schemas": None} if is_default else {})
         self.document: JsonObject = {"services": [self._published(service) for service in services]}
         self.etag = hashlib.sha256(json.dumps(self.document, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _plan(self, service: OfferedService, plan: OfferedPlan) -> Plan:
+    def _plan(self, service: ServiceDefinition, plan: PlanDefinition) -> Plan:
         return Plan(
             id=plan.id,
             name=plan.name,
@@ -78,7 +89,7 @@ class Catalog:
         )
 
     def _schemas(self, name: str, pins: Mapping[str, str | None], own: OwnSchemas) -> JsonObject:
-        """Return a plan's schemas: the operator's own where there are any, else those of the plan's parameters."""
+        """Return a plan's schemas: the operator's own if there are any, else those of the plan's parameters."""
 
         def chosen(where: str, own: OwnSchema, default: JsonObject) -> JsonObject:
             schema = default if own.parameters is None else own.parameters
@@ -97,18 +108,18 @@ class Catalog:
             "service_binding": {"create": chosen("service_binding.create", own.service_binding.create, bind)},
         }
 
-    def _without_defaults(self, plan: Plan) -> JsonObject:
-        is_default = plan.schemas == self._schemas(plan.name, _pins(plan), OwnSchemas())
-        return {**asdict(plan), "schemas": None} if is_default else asdict(plan)
-
-    def _published(self, service: OfferedService) -> JsonObject:
+    def _published(self, service: ServiceDefinition) -> JsonObject:
         document = service.model_dump(exclude_none=True)
         for plan in document["plans"]:
             plan["schemas"] = self.plans[plan["id"]].schemas
         return document
 
     def check_known(self, service_id: str | None, plan_id: str | None) -> None:
-        """Check that the catalog has a service and a plan; None stands for one that was not named.
+        """Check that the catalog has a service and a plan.
+
+        Args:
+            service_id: the service; None if the request names none.
+            plan_id: the plan; None if the request names none.
 
         Raises:
             BadRequest: there is no such service.
@@ -122,15 +133,14 @@ class Catalog:
         if plan is None or service_id not in (None, plan.service_id):
             raise ErrPlanUnsupported(plan_id)
 
-    def kept(self, plan: Plan) -> JsonObject:
-        """Return what an instance keeps of its plan, for ``plan_of``."""
-        return self._kept[plan.id]
-
     def plan_of(self, service_id: str, plan_id: str, kept: Mapping[str, Any]) -> Plan:
-        """Return the plan of an instance. One that was taken out of the catalog is what the instance has kept of it.
+        """Return the plan of an instance.
 
-        An instance that kept nothing, since an older release made it, can be bound to, with the parameters of a plan
-        that pins nothing.
+        Args:
+            service_id: the instance's service.
+            plan_id: the instance's plan.
+            kept: the description of the plan that the instance stores. It is used if the plan was removed from the
+                catalog. Instances of older releases store none: they are bindable, and their plan pins nothing.
         """
         plan = self.plans.get(plan_id)
         if plan and plan.service_id == service_id:
@@ -145,10 +155,15 @@ class Catalog:
         return replace(retired, schemas=self._schemas(retired.name, _pins(retired), OwnSchemas()))
 
     def check_instance(self, plan: Plan, parameters: JsonObject, *, creating: bool) -> None:
-        """Check the parameters of a provision (``creating``) or an update.
+        """Check the parameters of a provision or an update.
+
+        Args:
+            plan: the plan.
+            parameters: the parameters of the request.
+            creating: whether the request is a provision.
 
         Raises:
-            BadRequest: an instance of the plan cannot have them; the message names the parameter.
+            BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_schema(plan.schemas["service_instance"]["create" if creating else "update"]["parameters"], parameters)
         for pin, value in _pins(plan).items():
@@ -163,7 +178,11 @@ class Catalog:
     def check_binding(self, plan: Plan, parameters: JsonObject) -> None:
         """Check the parameters of a bind.
 
+        Args:
+            plan: the plan of the instance.
+            parameters: the parameters of the request.
+
         Raises:
-            BadRequest: a binding to an instance of the plan cannot have them; the message names the parameter.
+            BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_schema(plan.schemas["service_binding"]["create"]["parameters"], parameters)

@@ -1,4 +1,4 @@
-"""Checks of the parameters that platforms send, against their schemas, and of what a schema cannot express."""
+"""Checks of parameters: against their schemas, and for rules that a schema cannot express."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
 
 MAX_BYTES = 262_144
-"""Limit for a request's body, and for an instance's parameters, to which every update may add."""
+"""The limit of a request's body, and of an instance's parameters, to which each update may add."""
 
 
 def check_schema(schema: JsonObject, parameters: JsonObject) -> None:
     """Check parameters against a schema.
 
     Raises:
-        BadRequest: they do not fit; the message names the parameter that fits least.
+        BadRequest: the parameters do not fit; the message names the parameter that fits least.
     """
     error = best_match(Draft4Validator(schema).iter_errors(parameters))
     if error is not None:
@@ -26,10 +26,10 @@ def check_schema(schema: JsonObject, parameters: JsonObject) -> None:
 
 
 def check_size(parameters: JsonObject) -> None:
-    """Check that an instance has no more parameters than one request could carry.
+    """Check that an instance's parameters together have at most ``MAX_BYTES`` as JSON.
 
     Raises:
-        BadRequest: it would have more.
+        BadRequest: the parameters are too large.
     """
     if len(json.dumps(parameters, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
         raise BadRequest(
@@ -38,10 +38,15 @@ def check_size(parameters: JsonObject) -> None:
 
 
 def check_databases_of_roles(config: Config, parameters: JsonObject, database: str) -> None:
-    """Check that roles are asked for on the instance's database only, and custom roles on ``admin`` only.
+    """Check that each role is on the instance's database, and each custom role on ``admin``.
+
+    Args:
+        config: names the custom roles.
+        parameters: the parameters of a bind.
+        database: the instance's database.
 
     Raises:
-        BadRequest: a role is asked for on another database.
+        BadRequest: a role is on another database.
     """
     roles, custom = parameters.get("roles"), list(config.CUSTOM_ROLES)
     for number, role in enumerate(roles if isinstance(roles, list) else ()):
@@ -52,7 +57,10 @@ def check_databases_of_roles(config: Config, parameters: JsonObject, database: s
 
 
 def same(one: object, other: object) -> bool:
-    """Compare JSON values as JSON Schema does: 1 is 1.0, but not true as in Python."""
+    """Return whether two JSON values are equal as in JSON Schema: 1 equals 1.0; 1 does not equal true.
+
+    In Python, ``1 == True``.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -73,7 +81,7 @@ _DEMANDS = {
 
 
 def _complaint(error: ValidationError) -> str:
-    """Return a sentence with the parameter and what it should be. Its value is left out: it may be a secret."""
+    """Return a sentence with the parameter and its allowed values. Its own value may be a secret and is left out."""
     name = "parameters" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
     keyword, wanted = str(error.validator), error.validator_value
     schema = error.schema if isinstance(error.schema, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The parameters that plans take, as JSON schemas: a parameter is added here. The catalog publishes these schemas."""
+"""The parameters of instances and bindings, as the JSON schemas that the catalog publishes. Add a parameter here."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ from broker_api.json_types import JsonObject
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 MAX_SCHEMA_CHARACTERS = 65_536
 EXPIRES_IN_SECONDS = (60, 604_800)
-"""Atlas removes a user by itself only when that is at most a week away."""
+"""The shortest and the longest time until Atlas removes a user by itself; Atlas allows at most a week."""
 PRIVATE_ENDPOINT = "private-endpoint"
 CONNECTIONS = ("standard", "private", PRIVATE_ENDPOINT)
 DELETE_POLICIES = ("retain", "drop")
 
 _FORBIDDEN_NAMES: JsonObject = {
     "anyOf": [
-        # \x is known to every dialect of regular expressions that platforms use; \u is not (Go).
+        # All dialects of regular expressions that platforms use know \x; Go's does not know \u.
         {"pattern": r'[/\\. "$*<>:|?\x00-\x1f\x7f]'},
         {"pattern": "^([Aa][Dd][Mm][Ii][Nn]|[Ll][Oo][Cc][Aa][Ll]|[Cc][Oo][Nn][Ff][Ii][Gg])$"},
     ]
@@ -34,10 +34,11 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
     """Return the schema of an instance's parameters.
 
     Args:
-        config: names the parameters.
-        pins: what the plan has decided of ``project``, ``cluster``, ``connection`` and ``endpoint``; such parameters
-            are left out.
-        creating: whether it is for a provision. In an update nothing is required, and what is absent stays as it is.
+        config: has the names of the parameters.
+        pins: the plan's values of ``project``, ``cluster``, ``connection`` and ``endpoint``, or None. A pinned
+            parameter is not in the schema.
+        creating: whether the schema is for a provision. In an update no parameter is required, and an absent one
+            stays as it is.
     """
     properties: JsonObject = {
         config.PARAMETER_CLUSTER: {
@@ -101,7 +102,7 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
 
 
 def binding_schema(config: Config) -> JsonObject:
-    """Return the schema of a binding's parameters; ``config`` has the roles that may be asked for."""
+    """Return the schema of a binding's parameters; ``config`` has the roles that they may name."""
     presets, custom = list(config.ROLE_PRESETS), sorted(config.CUSTOM_ROLES)
     minimum, maximum = EXPIRES_IN_SECONDS
     properties: JsonObject = {}
@@ -131,8 +132,8 @@ def binding_schema(config: Config) -> JsonObject:
 def _roles(names: list[str], custom: list[str]) -> JsonObject:
     """Return the schema of ``roles``: names of roles, or objects that narrow a role.
 
-    Atlas takes a custom role only as a user's single one. A misspelt key of an object is refused: without it the role
-    would be wider than what was meant.
+    Atlas accepts a custom role only as the single role of a user. An object with an unknown key is refused: if a
+    misspelt ``collectionName`` were ignored, the role would be wider than intended.
     """
     fields = {
         "roleName": {"type": "string", "enum": names},
@@ -163,7 +164,7 @@ def _roles(names: list[str], custom: list[str]) -> JsonObject:
 
 
 def schema_problem(schema: JsonObject) -> str | None:
-    """Return why a platform would refuse a schema (spec.md, "Schema Parameters"); None when it would not."""
+    """Return why a platform would refuse a schema (spec.md, "Schema Parameters"); None if it would accept it."""
     if str(schema.get("$schema", "")).rstrip("#") != DRAFT_04.rstrip("#"):
         return f"$schema must be {DRAFT_04}"
     if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
@@ -172,7 +173,7 @@ def schema_problem(schema: JsonObject) -> str | None:
         Draft4Validator.check_schema(schema)
     except SchemaError as error:
         return f"{'.'.join(map(str, error.absolute_path)) or 'a schema'} must be valid for draft-04: {error.message}"
-    # A registry that knows nothing else and fetches nothing.
+    # This registry knows no other schema and fetches none.
     resolver = Registry[Any]().with_resource("", DRAFT4.create_resource(schema)).resolver()
     for reference in _references(schema):
         try:

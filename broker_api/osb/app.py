@@ -18,8 +18,8 @@ from broker_api.osb.order_of_checks import check_requests
 from broker_api.osb.paths import EncodedPath, IdConverter
 from broker_api.osb.responses import json_response
 from broker_api.osb.versions import NEWEST, known_catalog, minor
+from broker_api.service.health import Health
 from broker_api.service.service import Service
-from broker_api.service.status import Status
 
 if TYPE_CHECKING:
     from flask.json.provider import DefaultJSONProvider
@@ -35,22 +35,22 @@ def create_app(
     max_body_bytes: int = MAX_BYTES,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Flask:
-    """Return the WSGI app that serves ``service``.
+    """Return the WSGI app.
 
     Args:
-        service: what is served.
+        service: the verbs, the catalog and the health that the app serves.
         users: passwords by user name.
-        max_body_bytes: how long a body may be.
-        is_stopping: whether the process is about to end; it is not ready then.
+        max_body_bytes: the limit of a request's body.
+        is_stopping: returns whether the process is about to end; ``/ready`` then answers 503.
     """
     app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
     cast("DefaultJSONProvider", app.json).sort_keys = False
-    # One path is one route, without redirects: their bodies are HTML.
+    # Redirects have HTML bodies, so no path is redirected to another one.
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdConverter
     check_requests(app, Users(users))
-    metrics = Metrics(service.status)
+    metrics = Metrics(service.health)
     metrics.observe(app)
     answer_errors(app)
 
@@ -62,7 +62,7 @@ def create_app(
     app.add_url_rule(_BINDING, view_func=BindingRoute.as_view("binding", bindings))
     polled = BindingOperationRoute.as_view("binding_operation", bindings)
     app.add_url_rule(f"{_BINDING}/last_operation", view_func=polled)
-    _add_probes(app, service.status, is_stopping)
+    _add_probes(app, service.health, is_stopping)
     app.add_url_rule("/metrics", "metrics", metrics.show)
     description = openapi.document()
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(description, content_type="application/json"))
@@ -72,7 +72,7 @@ def create_app(
 
 
 def _catalog(service: Service) -> Callable[[], Response]:
-    """Return the view of the catalog, which answers each version of the API with the fields that it has."""
+    """Return the view of the catalog. Its answer has only the fields of the API version in the request."""
     versions = range(MINIMUM_MINOR, NEWEST + 1)
     documents = {version: known_catalog(service.catalog.document, version) for version in versions}
 
@@ -87,8 +87,8 @@ def _catalog(service: Service) -> Callable[[], Response]:
     return catalog
 
 
-def _add_probes(app: Flask, status: Status, is_stopping: Callable[[], bool]) -> None:
-    """Add the routes that orchestrators ask for, without authentication and without the protocol's headers."""
+def _add_probes(app: Flask, health: Health, is_stopping: Callable[[], bool]) -> None:
+    """Add the probes of orchestrators, which need neither authentication nor the headers of the API."""
 
     def alive() -> Response:
         return json_response(HTTPStatus.OK, {"status": True})
@@ -97,7 +97,7 @@ def _add_probes(app: Flask, status: Status, is_stopping: Callable[[], bool]) -> 
         if is_stopping():
             sentence = "This process is stopping. Ask another one."
             return json_response(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "stopping", "description": sentence})
-        is_ready, body = status.readiness()
+        is_ready, body = health.readiness()
         if is_ready:
             return json_response(HTTPStatus.OK, body)
         return json_response(HTTPStatus.SERVICE_UNAVAILABLE, {"description": "The database does not answer.", **body})

@@ -12,17 +12,20 @@ _CHALLENGE = WWWAuthenticate("basic", {"realm": "Atlas Broker", "charset": "UTF-
 
 
 class Users:
-    """The configured users. How long an answer takes reveals neither a password nor whether a name is known."""
+    """The configured users. The time of a check reveals neither a password nor whether a name is known."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._digests = {name: _digest(password) for name, password in users.items()}
         self._unknown = _digest(secrets.token_hex())
 
     def require(self, authorization: Authorization | None) -> None:
-        """Check a request's user and password.
+        """Check the user and the password of a request.
+
+        Args:
+            authorization: the parsed header; None if there is none.
 
         Raises:
-            Unauthorized: the user is unknown or the password wrong.
+            Unauthorized: the header is missing, the user is unknown or the password is wrong.
         """
         name = password = ""
         if authorization is not None and authorization.type == "basic":

@@ -1,5 +1,6 @@
 """The routes of bindings."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from flask import Response, g
@@ -12,38 +13,36 @@ from broker_api.osb.versions import known_binding
 from broker_api.service.bindings import Bindings
 
 
+@dataclass(frozen=True)
 class BindingRoute(MethodView):
     """``/v2/service_instances/:instance_id/service_bindings/:binding_id``."""
 
     init_every_request = False
-
-    def __init__(self, bindings: Bindings) -> None:
-        self._bindings = bindings
+    bindings: Bindings
 
     def put(self, instance_id: str, binding_id: str) -> Response:
         """Bind, or rotate."""
-        result = self._bindings.bind(instance_id, binding_id, bind_body(), g.caller)
+        result = self.bindings.bind(instance_id, binding_id, bind_body(), g.caller)
         return verb_response(result, known_binding(result.body) if result.body else {})
 
     def delete(self, instance_id: str, binding_id: str) -> Response:
         """Unbind."""
         queries.require_service_and_plan()
-        result = self._bindings.unbind(instance_id, binding_id, g.caller)
+        result = self.bindings.unbind(instance_id, binding_id, g.caller)
         return verb_response(result, result.body)
 
     def get(self, instance_id: str, binding_id: str) -> Response:
         """Fetch, with credentials."""
-        return json_response(HTTPStatus.OK, known_binding(self._bindings.fetch(instance_id, binding_id)))
+        return json_response(HTTPStatus.OK, known_binding(self.bindings.fetch(instance_id, binding_id)))
 
 
+@dataclass(frozen=True)
 class BindingOperationRoute(MethodView):
     """``/v2/service_instances/:instance_id/service_bindings/:binding_id/last_operation``."""
 
     init_every_request = False
-
-    def __init__(self, bindings: Bindings) -> None:
-        self._bindings = bindings
+    bindings: Bindings
 
     def get(self, instance_id: str, binding_id: str) -> Response:
-        """Poll. Without Retry-After: it makes Cloud Foundry wait longer than the bind of a manifest may take."""
-        return poll_response(self._bindings.last_operation(instance_id, binding_id, queries.operation()))
+        """Poll. There is no Retry-After: with it Cloud Foundry waits longer than a bind in a manifest may take."""
+        return poll_response(self.bindings.last_operation(instance_id, binding_id, queries.operation()))

@@ -1,7 +1,7 @@
-"""Request bodies: JSON that is decoded once and read into the typed requests, whatever the Content-Type.
+"""Request bodies: JSON, decoded once and validated as the typed requests, whatever the Content-Type.
 
-Fields that a request does not have are ignored, whatever they hold. The others are taken as they came, or refused with
-a sentence that names the field.
+Unknown fields are ignored, with any content. A known field is accepted unchanged, or refused with a sentence that names
+it.
 """
 
 import json
@@ -10,7 +10,6 @@ from typing import NoReturn, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from broker_api.errors import BadRequest
@@ -18,7 +17,7 @@ from broker_api.json_types import JsonObject
 from broker_api.service.schemas import BindRequest, RotateRequest
 
 MAX_DEPTH = 64
-"""Levels of nesting of the fields that are kept; the body itself is the first."""
+"""How deep the known fields may be nested; the body itself is the first level."""
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = 20
 _NAME_CHARACTERS = 200
@@ -29,17 +28,21 @@ _Path = tuple["_Path", str] | None
 
 
 def body_as(model: type[_Request]) -> _Request:
-    """Read the request's body.
+    """Return the body of the current request, as a model.
 
     Raises:
-        BadRequest: it cannot be read; the message names the field.
-        RequestEntityTooLarge: it is too long.
+        BadRequest: the body is not JSON or does not fit the model; the message names the field.
+        RequestEntityTooLarge: the body is too long.
     """
     return _typed(model, json_object(_received()))
 
 
 def bind_body() -> BindRequest | RotateRequest:
-    """Read the body of a bind; one that names a predecessor is a rotation. Raises as ``body_as`` does."""
+    """Return the body of the current bind; with a predecessor it is a rotation.
+
+    Raises:
+        BadRequest, RequestEntityTooLarge: as ``body_as``.
+    """
     given = json_object(_received())
     if given.get("predecessor_binding_id") is None:
         return _typed(BindRequest, given)
@@ -50,20 +53,25 @@ def _typed(model: type[_Request], given: JsonObject) -> _Request:
     try:
         read = model.model_validate(given)
     except ValidationError as error:
-        raise BadRequest(
-            "; ".join(map(_complaint, error.errors(include_url=False, include_input=False))) + "."
-        ) from None
+        complaints = []
+        for each in error.errors(include_url=False, include_input=False):
+            complaint = _COMPLAINTS.get(each["type"], "is not valid").format(**each.get("ctx", {}))
+            complaints.append(f"{'.'.join(map(str, each['loc'])) or 'The body'} {complaint}")
+        raise BadRequest(f"{'; '.join(complaints)}.") from None
     _check_values(read)
     return read
 
 
 def _received() -> bytes:
-    """Return the body as it was sent. Without a Content-Length Flask cuts it at its limit, one byte above ours."""
+    """Return the bytes of the body.
+
+    Without a Content-Length Flask cuts the body at ``MAX_CONTENT_LENGTH``, which is one byte more than the limit.
+    """
     try:
         data = request.get_data()
     except RequestEntityTooLarge:
         raise
-    except Exception:  # noqa: BLE001 - only the client's bytes are read, and each server has its own exceptions
+    except Exception:  # noqa: BLE001 - only reading from the client can fail here, and each server has its own exceptions
         raise BadRequest(_BROKEN) from None
     if len(data) < (request.content_length or 0):
         raise BadRequest(_BROKEN)
@@ -73,10 +81,10 @@ def _received() -> bytes:
 
 
 def json_object(data: bytes) -> JsonObject:
-    """Decode a JSON object.
+    """Return the JSON object in ``data``.
 
     Raises:
-        BadRequest: it is no JSON object, or nested too deeply to be decoded.
+        BadRequest: ``data`` is not a JSON object in UTF-8, or is nested too deeply to be decoded.
     """
     if not data:
         raise BadRequest("The body must be JSON, and it is empty.")
@@ -95,15 +103,15 @@ def json_object(data: bytes) -> JsonObject:
 
 
 def _integer(digits: str) -> int:
-    """Return an integer, cut to more digits than 64 bits can hold: it is refused later, with its field's name.
+    """Return an integer; one that is too long for 64 bits is cut, and refused later with the name of its field.
 
-    Python itself refuses integers of 4,300 digits.
+    Python's own error for more than 4,300 digits would not name the field.
     """
     return int(digits[: _INT64_DIGITS + 1])
 
 
 def _number(text: str) -> float:
-    """Return a number with a fraction or exponent; infinity for one that overflows or underflows."""
+    """Return a number with a fraction or exponent; infinity if it overflows or underflows, to be refused later."""
     value = float(text)
     underflows = not value and any(digit in "123456789" for digit in text.lower().partition("e")[0])
     return math.inf if underflows else value
@@ -114,7 +122,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _check_values(body: BaseModel) -> None:
-    """Check that everything the request keeps can be stored. No recursion: the sender chooses how deep it goes.
+    """Check that MongoDB can store all values of a request. It is a loop, since the sender chooses the depth.
 
     Raises:
         BadRequest: a value is nested too deeply, or is a text or number that MongoDB cannot store.
@@ -140,7 +148,7 @@ def _check_values(body: BaseModel) -> None:
 
 
 def _problem(value: object, verb: str = "hold") -> str | None:
-    """Return why MongoDB cannot store a value, or a name of a field; None when it can."""
+    """Return why MongoDB cannot store a value or the name of a field; None if it can."""
     match value:
         case str() if "\x00" in value:
             return f"must not {verb} a NUL character."
@@ -157,17 +165,12 @@ def _problem(value: object, verb: str = "hold") -> str | None:
 
 
 def _name(path: _Path) -> str:
-    """Return a field's name as text that can be answered: half of a surrogate pair becomes a question mark."""
+    """Return the name of a field for a message; half of a surrogate pair becomes a question mark."""
     parts: list[str] = []
     while path is not None:
         path, part = path
         parts.append(part)
     return ".".join(reversed(parts))[:_NAME_CHARACTERS].encode(errors="replace").decode() or "The body"
-
-
-def _complaint(error: ErrorDetails) -> str:
-    name = ".".join(map(str, error["loc"])) or "The body"
-    return f"{name} {_COMPLAINTS.get(error['type'], 'is not valid').format(**error.get('ctx', {}))}"
 
 
 _COMPLAINTS = {

@@ -1,4 +1,4 @@
-"""The bodies of answers (spec.md 2.17) as models, and the JSON schemas of all bodies for the served description."""
+"""The bodies of answers (spec.md 2.17) as models, and the JSON schemas of all bodies for ``/openapi.json``."""
 
 from typing import Annotated, Literal
 
@@ -18,11 +18,11 @@ OperationId = Annotated[
 
 
 class Answer(BaseModel):
-    """An answer or a part of one. A field that is None is left out."""
+    """An answer, or an object in an answer. Fields that are None are left out."""
 
 
 class Empty(Answer):
-    """An object that tells nothing more than the status."""
+    """An object without fields."""
 
 
 class Status(Answer):
@@ -32,7 +32,7 @@ class Status(Answer):
 
 
 class Error(Answer):
-    """Why a request was not done, in a sentence for the platform's user; codes are those of the specification."""
+    """The reason why a request failed, as a sentence for the platform's user. The codes are the specification's."""
 
     error: Literal["AsyncRequired", "ConcurrencyError", "RequiresApp", "MaintenanceInfoConflict"] | None = None
     description: Text
@@ -44,7 +44,7 @@ class Error(Answer):
 
 
 class Accepted(Answer):
-    """The operation goes on behind the request; there are no credentials yet."""
+    """The operation is running; there are no credentials yet."""
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["credentials"]}})
 
@@ -59,7 +59,7 @@ class InstanceMetadata(Answer):
 
 
 class Provisioned(Answer):
-    """An instance that is there."""
+    """An instance that is ready."""
 
     dashboard_url: str | None = None
     metadata: InstanceMetadata | None = None
@@ -70,20 +70,20 @@ class Updated(Provisioned):
 
 
 class InstanceAccepted(Provisioned):
-    """The operation on an instance goes on behind the request."""
+    """The operation on an instance is running."""
 
     operation: OperationId
 
 
 class PlanVersion(Answer):
-    """The version of a plan (spec: Maintenance Info Object)."""
+    """The version of a plan (spec.md, "Maintenance Info Object")."""
 
     version: Text
     description: Text | None = None
 
 
 class Instance(Provisioned):
-    """An instance with what it was made from."""
+    """An instance with its service, plan and parameters."""
 
     service_id: Text | None = None
     plan_id: Text | None = None
@@ -92,7 +92,7 @@ class Instance(Provisioned):
 
 
 class BindingLastOperation(Answer):
-    """How the operation of a binding stands."""
+    """The state of an operation on a binding."""
 
     model_config = ConfigDict(
         json_schema_extra={"not": {"anyOf": [{"required": ["instance_usable"]}, {"required": ["update_repeatable"]}]}}
@@ -103,7 +103,7 @@ class BindingLastOperation(Answer):
 
 
 class LastOperation(Answer):
-    """How the operation of an instance stands."""
+    """The state of an operation on an instance."""
 
     state: Literal["in progress", "succeeded", "failed"]
     description: Text | None = None
@@ -112,7 +112,7 @@ class LastOperation(Answer):
 
 
 class Credentials(Answer):
-    """What the Config's hook makes; these four by default."""
+    """The credentials that the hook of the ``Config`` returns; by default these four."""
 
     username: str
     password: str
@@ -129,7 +129,7 @@ class Endpoint(Answer):
 
 
 class BindingMetadata(Answer):
-    """When the credentials end."""
+    """When the credentials expire."""
 
     expires_at: Time | None = None
     renew_before: Time | None = None
@@ -154,7 +154,7 @@ class ParameterSchema(Answer):
 
 
 class SchemaOfParameters(Answer):
-    """What parameters there are."""
+    """The schema of the parameters of a verb."""
 
     parameters: ParameterSchema | None = None
 
@@ -231,23 +231,23 @@ _ANSWERS: list[type[BaseModel]] = [
 
 
 class _RequestSchemas(GenerateJsonSchema):
-    """JSON schemas without titles, which would only repeat the names."""
+    """Generates JSON schemas without titles, which would only repeat the names."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
-        """Return that fields need no title."""
+        """Return False: no field needs a title."""
         del schema
         return False
 
 
 class _AnswerSchemas(_RequestSchemas):
-    """JSON schemas of answers: what is None is left out, so no field is null."""
+    """Generates JSON schemas of answers: fields that are None are left out, so no field is null."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         """Return the schema of the value alone."""
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Return the schema without a default that is None."""
+        """Return the schema, without the default if that is None."""
         return (
             self.generate_inner(schema["schema"]) if schema.get("default") is None else super().default_schema(schema)
         )
@@ -262,8 +262,10 @@ def component_schemas() -> JsonObject:
     answered: JsonObject = models_json_schema(
         [(model, "validation") for model in _ANSWERS], ref_template=template, schema_generator=_AnswerSchemas
     )[1]["$defs"]
-    # Platforms send it, and the broker does not read it.
-    asked["UpdateRequest"]["properties"]["previous_values"] = {"description": "Ignored: the broker knows what is."}
+    # Platforms send these two fields; the broker reads neither of them here.
+    asked["UpdateRequest"]["properties"]["previous_values"] = {
+        "description": "Ignored: the broker knows the current values."
+    }
     asked["BindRequest"]["properties"]["predecessor_binding_id"] = {
         "type": "null",
         "description": "A string makes it a RotateRequest.",

@@ -1,7 +1,7 @@
-"""The one table from exceptions to answers, and the handlers that apply it.
+"""The table of the answer to each exception, and the error handlers of the app.
 
-Every answer is a JSON object with a ``description`` for the platform's user. ``error`` holds only codes that the
-specification fixes: on a 422 with another code Cloud Foundry takes the broker for broken and deletes what it asked for.
+Every answer is a JSON object with a ``description`` for the platform's user. ``error`` holds only codes of the
+specification: after a 422 with another code Cloud Foundry deletes the instance or binding that it wanted to make.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _NO_STORAGE = "The broker cannot reach its database at the moment. Ask again in 
 
 @dataclass(frozen=True)
 class _Answer:
-    """``description`` replaces the exception's own message where that is not for a platform's user."""
+    """The answer to an exception. ``description`` replaces a message that is not for a platform's user."""
 
     status: int
     code: str | None = None
@@ -62,7 +62,7 @@ _DESCRIPTIONS = {
 
 
 def answer_errors(app: Flask) -> None:
-    """Answer every exception of the app."""
+    """Register the error handlers; afterwards every exception has a JSON answer."""
     for kind in TABLE:
         app.register_error_handler(kind, _expected)
     app.register_error_handler(HTTPException, _of_flask)
@@ -78,13 +78,13 @@ def _expected(error: Exception) -> Response:
 
 
 def _of_flask(error: HTTPException) -> Response:
-    """Answer what Flask refuses. Its own sentences are written for users of browsers."""
+    """Answer an error of Flask, such as 404. Flask's own sentences are for users of browsers and are replaced."""
     original = getattr(error, "original_exception", None)
     if original is not None:
         return _unexpected(original)
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     if error.description != type(error).description:
-        description = error.description  # one of ours
+        description = error.description  # a sentence of the broker
     elif isinstance(error, RequestEntityTooLarge):
         description = f"The body must have at most {current_app.config['MAX_CONTENT_LENGTH'] - 1} bytes."
     else:

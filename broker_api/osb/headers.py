@@ -1,4 +1,4 @@
-"""The headers of the Open Service Broker API: its version, the request's identity and the originating identity."""
+"""The headers of the Open Service Broker API: its version, the request identity and the originating identity."""
 
 import base64
 import re
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 def require_version(headers: Headers) -> int:
-    """Return the minor version of the API that the request names. A minor version only adds to the one before.
+    """Return the minor version of the API in the request. Each minor version only adds to the previous one.
 
     Raises:
         PreconditionFailed: the version is missing, malformed, too old, or has another major number.
@@ -41,19 +41,21 @@ def require_version(headers: Headers) -> int:
 
 
 def request_identity(headers: Headers) -> str:
-    """Return the platform's id of the request, without characters that could end a header or a log line.
+    """Return the platform's id of the request, or ``""``.
 
-    Returns:
-        The id, or ``""`` when the platform sent none.
+    Control characters are removed: they could end the header in the response, or a log line.
     """
     return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
 
 
 def originating_identity(headers: Headers) -> JsonObject | None:
-    """Return ``{"platform", "value"}`` of the user behind the request; None when it is absent or cannot be read.
+    """Return the platform and the user of the request (OSB profile, "Originating Identity Header").
 
-    Only the fields of the value that identify the user are kept (OSB profile, "Originating Identity Header"): a user of
-    a directory may be in hundreds of groups, which the broker does not need.
+    Of the value only the fields that identify the user are returned: a user may be in hundreds of groups, which the
+    broker does not need.
+
+    Returns:
+        ``{"platform": str, "value": object}``; None if the header is absent or cannot be decoded.
     """
     given = headers.get(ORIGINATING_IDENTITY)
     if not given:
@@ -69,7 +71,11 @@ def originating_identity(headers: Headers) -> JsonObject | None:
 
 
 def user_of(identity: JsonObject) -> JsonObject:
-    """Return the fields that log lines hold of an originating identity."""
+    """Return the platform and the user of an originating identity, as fields of log lines.
+
+    Args:
+        identity: an originating identity, as ``originating_identity`` returns it.
+    """
     user = next(filter(None, map(identity["value"].get, _USER_FIELDS)), None)
     return {"platform": identity["platform"], **({"user": user} if user else {})}
 

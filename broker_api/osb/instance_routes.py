@@ -1,5 +1,6 @@
 """The routes of instances."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from flask import Response, g
@@ -13,46 +14,44 @@ from broker_api.service.instances import Instances
 from broker_api.service.schemas import ProvisionRequest, UpdateRequest
 
 
+@dataclass(frozen=True)
 class InstanceRoute(MethodView):
     """``/v2/service_instances/:instance_id``."""
 
     init_every_request = False
-
-    def __init__(self, instances: Instances) -> None:
-        self._instances = instances
+    instances: Instances
 
     def put(self, instance_id: str) -> Response:
         """Provision."""
-        result = self._instances.provision(instance_id, body_as(ProvisionRequest), g.caller)
+        result = self.instances.provision(instance_id, body_as(ProvisionRequest), g.caller)
         return verb_response(result, result.body)
 
     def patch(self, instance_id: str) -> Response:
         """Update."""
-        result = self._instances.update(instance_id, body_as(UpdateRequest), g.caller)
+        result = self.instances.update(instance_id, body_as(UpdateRequest), g.caller)
         return verb_response(result, known(result.body, UPDATE))
 
     def delete(self, instance_id: str) -> Response:
         """Deprovision."""
         queries.require_service_and_plan()
-        result = self._instances.deprovision(instance_id, g.caller)
+        result = self.instances.deprovision(instance_id, g.caller)
         return verb_response(result, result.body)
 
     def get(self, instance_id: str) -> Response:
         """Fetch."""
-        return json_response(HTTPStatus.OK, known(self._instances.fetch(instance_id), INSTANCE))
+        return json_response(HTTPStatus.OK, known(self.instances.fetch(instance_id), INSTANCE))
 
 
+@dataclass(frozen=True)
 class InstanceOperationRoute(MethodView):
     """``/v2/service_instances/:instance_id/last_operation``."""
 
     init_every_request = False
-
-    def __init__(self, instances: Instances) -> None:
-        self._instances = instances
+    instances: Instances
 
     def get(self, instance_id: str) -> Response:
-        """Poll. service_id and plan_id are ignored: while the plan changes they are the old ones."""
-        operation = self._instances.last_operation(instance_id, queries.operation())
+        """Poll. service_id and plan_id are ignored: during a change of plan they are those of the old plan."""
+        operation = self.instances.last_operation(instance_id, queries.operation())
         response = poll_response(operation)
         if operation.retry_after is not None and minor() >= RETRY_AFTER:
             response.headers["Retry-After"] = str(operation.retry_after)

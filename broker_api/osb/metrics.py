@@ -1,7 +1,8 @@
-"""Metrics for Prometheus: the requests of this process, and all operations in MongoDB. One log line per request."""
+"""Metrics for Prometheus: the requests of this process and all operations in MongoDB. Also logs each request."""
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import structlog
@@ -12,9 +13,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.service.status import Status
+from broker_api.service.health import Health
 
-# The last buckets are for requests that wait for their operation.
+# The last buckets are for requests that wait for their operations.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MUTATIONS = frozenset({"PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"}) | _MUTATIONS
@@ -23,11 +24,11 @@ log = structlog.get_logger()
 
 
 class Metrics:
-    """The metrics of one app, in a registry of its own."""
+    """The metrics of one app, in their own registry."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, health: Health) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Operations(status))
+        self._registry.register(_Operations(health))
         self._requests = Histogram(
             "broker_http_request_seconds",
             "Requests and how long they took, by method, route and status.",
@@ -77,16 +78,16 @@ class Metrics:
         return response
 
 
+@dataclass(eq=False)
 class _Operations(Collector):
-    """Counts operations at each scrape, since every process of the broker changes them."""
+    """Reads the number of operations from MongoDB at each scrape, since every process of the broker changes it."""
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
+    health: Health
 
     def collect(self) -> Iterator[Metric]:
         up = "Whether MongoDB answers."
         try:
-            counts, oldest = self._status.operations()
+            counts, oldest = self.health.operations()
         except ErrStorageMongoConnection:
             yield GaugeMetricFamily("broker_mongodb_up", up, value=0)
             return

@@ -1,4 +1,4 @@
-"""The served OpenAPI description, made from the models of requests and answers. Every answer that can come is in it."""
+"""The OpenAPI description at ``/openapi.json``, made from the models of requests and answers. It has every answer."""
 
 import functools
 import json
@@ -27,17 +27,17 @@ ERRORS = {
     422: (
         "Refused",
         (
-            "error says why: AsyncRequired, ConcurrencyError (also what Service Catalog is told when a request has "
-            "waited too long: it asks again) or MaintenanceInfoConflict; without it the update can never succeed as "
-            "asked."
+            "error has the reason: AsyncRequired, ConcurrencyError (Service Catalog gets it also when a request has "
+            "waited too long, and repeats the request) or MaintenanceInfoConflict. Without error, the update can never "
+            "succeed."
         ),
     ),
     500: (
         "BrokerError",
-        "The broker has met an error of its own, or the job that the request waited for has failed.",
+        "Internal error of the broker, or the job that the request waited for has failed.",
     ),
     503: ("NoDatabase", "The broker cannot reach its database, or (only /ready) the process is stopping."),
-    504: ("OutOfTime", "The job was not done while the request could wait; it goes on until it is deleted."),
+    504: ("OutOfTime", "The job did not end while the request could wait; it goes on until it is deleted."),
 }
 
 
@@ -75,13 +75,14 @@ def _operation(
     """Return the description of one method of one path.
 
     Args:
-        operation_id: Its id. Operations of platforms have headers and errors in common; their ids begin as in ``TAGS``.
-        summary: A few words.
-        responses: What it answers, by status.
-        errors: More answers: statuses of ``ERRORS``. Without 401 it needs no authentication.
-        description: A few sentences.
-        parameters: Names of ``PARAMETERS``, beside those that all have.
-        body: The name of the schema of the request's body.
+        operation_id: the id of the method. Ids of methods for platforms begin with a key of ``TAGS``; these methods
+            share their headers and errors.
+        summary: a few words.
+        responses: the answers without errors, by status.
+        errors: the statuses of ``ERRORS`` that it can answer. Without 401 it needs no authentication.
+        description: a few sentences.
+        parameters: names of ``PARAMETERS``, beside the common ones.
+        body: the name of the schema of the request's body.
     """
     tag = TAGS.get(operation_id.partition(".")[0])
     errors = {*errors, 401, 412, 500, 503} if tag else errors
@@ -107,7 +108,7 @@ def _operation(
     return described
 
 
-_ACCEPTED = "Accepted, or the same request is being worked on: poll last_operation."
+_ACCEPTED = "Accepted, or an identical request is running already: poll last_operation."
 _ACCEPTED_DELETE = "Accepted, or it is being deleted: poll last_operation."
 _MADE, _DELETED = "Made while the request waited.", "Deleted while the request waited."
 _PROGRESS = "How the operation is going."
@@ -177,7 +178,7 @@ PATHS: JsonObject = {
             "Deprovision an instance",
             {200: _answer(_DELETED, bodies.Empty), 202: _answer(_ACCEPTED_DELETE, bodies.Accepted)},
             {400, 410, 422, 504},
-            description="Bindings that are left are removed first. A running create is stopped and everything that it "
+            description="Remaining bindings are removed first. A running create is stopped, and everything that it "
             "made is removed.",
             parameters=_DELETE_PARAMETERS,
         ),
@@ -257,8 +258,8 @@ PATHS: JsonObject = {
     "/ready": {
         "get": _operation(
             "ready",
-            "Whether MongoDB answers, and how everything else is",
-            {200: _answer("MongoDB answers; trouble elsewhere is told in the body.", {"type": "object"})},
+            "Whether MongoDB answers, and other trouble",
+            {200: _answer("MongoDB answers; the body names other trouble.", {"type": "object"})},
             {500, 503},
         )
     },
@@ -329,7 +330,7 @@ PARAMETERS: JsonObject = {
 
 @functools.cache
 def document() -> bytes:
-    """Return the description as JSON, made once in a process."""
+    """Return the description as JSON. It is made once in each process."""
     error_headers = {401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
     described = {
         "openapi": "3.1.0",
@@ -337,8 +338,8 @@ def document() -> bytes:
             "title": "Atlas Broker",
             "version": "2.17",
             "description": (
-                "The Open Service Broker API 2.17 as Atlas Broker serves it. Written from the specification; every "
-                "answer that can come is listed."
+                "The Open Service Broker API 2.17 as Atlas Broker serves it, written from the specification. Every "
+                "possible answer is listed."
             ),
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },

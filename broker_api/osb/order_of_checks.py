@@ -1,4 +1,4 @@
-"""What every request must pass before its route, in this order, and what every response gets.
+"""The checks of every request, in this order, and the completion of every response.
 
 1. authentication, also for unknown paths
 2. the version of the API, unless the path does not have the method
@@ -26,16 +26,16 @@ from broker_api.osb.headers import (
 from broker_api.service.schemas import MAX_ID_LENGTH, Caller
 
 PROBES = frozenset({"health", "live", "ready"})
-"""Endpoints that need no authentication: orchestrators ask for them."""
+"""Endpoints without authentication, for orchestrators."""
 DISCARDED_BYTES = 4_194_304
-"""How much of the body of a refused request is read."""
+"""How many bytes of the body of a refused request are read at most."""
 
 
 def check_requests(app: Flask, users: Users) -> None:
-    """Check every request of the app.
+    """Make the app check every request.
 
-    ``g`` holds for the routes: ``started``, ``request_id``, ``minor`` (of the API's version) and ``caller``. The log
-    lines of a request hold its id, the ids in its path, and the platform and user behind it.
+    The checks set for the routes, in ``flask.g``: ``started``, ``request_id``, ``minor`` (of the API's version) and
+    ``caller``. They bind to all log lines of the request: its id, the ids in its path, its platform and its user.
     """
 
     @app.before_request
@@ -59,11 +59,11 @@ def check_requests(app: Flask, users: Users) -> None:
 
     @app.after_request
     def complete(response: Response) -> Response:
-        # What is left of the body of a refused request would end the connection, so it is read. The application cannot
-        # close the connection itself: ``Connection`` is the server's own header (PEP 3333).
-        if "wsgi.input_terminated" in request.environ:  # else reading to the end might never return
+        # Read the rest of the body of a refused request, since unread bytes break the connection. The app cannot close
+        # the connection properly: ``Connection`` is a header of the server (PEP 3333).
+        if "wsgi.input_terminated" in request.environ:  # otherwise reading to the end might never return
             body, left = request.environ["wsgi.input"], DISCARDED_BYTES
-            with contextlib.suppress(Exception):  # a body that cannot be read: the server closes the connection
+            with contextlib.suppress(Exception):  # if the body cannot be read, the server closes the connection
                 while left > 0 and (read := len(body.read(min(left, 65_536)))):
                     left -= read
         if g.request_identity:

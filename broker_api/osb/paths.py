@@ -1,10 +1,11 @@
-"""Ids in paths are opaque: any path segment is one id, whatever characters it holds, encoded slashes included.
+"""Ids in paths are opaque: each path segment is one id, which may hold any character, also an encoded slash.
 
-WSGI passes on a path that is decoded already, in which an id's ``%2F`` looks like a separator. So the path is taken
-from the request line and matched with its segments encoded; the converter decodes each id.
+The path of WSGI is already decoded: there the ``%2F`` of an id looks like a separator. So the path is taken from the
+request line, and matched with its segments encoded. The converter decodes each id.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
+@dataclass(frozen=True)
 class EncodedPath:
-    """WSGI middleware: ``PATH_INFO`` becomes the path with each segment percent-encoded in one canonical way."""
+    """WSGI middleware that makes ``PATH_INFO`` the path with each segment percent-encoded in one canonical way."""
 
-    def __init__(self, app: "WSGIApplication") -> None:
-        self._app = app
+    app: "WSGIApplication"
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
-        return self._app({**environ, "PATH_INFO": encoded_path(environ)}, start_response)
+        return self.app({**environ, "PATH_INFO": encoded_path(environ)}, start_response)
 
 
 def encoded_path(environ: "WSGIEnvironment") -> str:
-    """Return the encoded path of the request line, or of ``PATH_INFO`` where the server does not pass that line on."""
+    """Return the encoded path of the request line, or of ``PATH_INFO`` if the server does not pass that line."""
     target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if not target:
         segments = environ.get("PATH_INFO", "").encode("latin-1").split(b"/")
@@ -44,13 +45,13 @@ def encoded_path(environ: "WSGIEnvironment") -> str:
 
 
 class IdConverter(BaseConverter):
-    """One segment, decoded. An id that cannot be stored is answered with 400, not 404."""
+    """Decodes a segment to an id. An id that cannot be stored is answered with 400, not 404."""
 
     def to_python(self, value: str) -> str:
         """Return the id in a segment.
 
         Raises:
-            BadRequest: it is not UTF-8, holds NUL, or is too long.
+            BadRequest: the id is not UTF-8, holds a NUL character, or is too long.
         """
         try:
             text = unquote_to_bytes(value).decode()

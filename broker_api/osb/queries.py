@@ -6,10 +6,10 @@ from broker_api.errors import BadRequest
 
 
 def require_service_and_plan() -> None:
-    """Check the two arguments that every DELETE must have. They are hints, and what they hold is ignored.
+    """Check that a DELETE has its two mandatory arguments. They are hints; their values are ignored.
 
     Raises:
-        BadRequest: one of them is missing or empty.
+        BadRequest: an argument is missing or empty.
     """
     for name in ("service_id", "plan_id"):
         if not request.args.get(name):
@@ -17,5 +17,5 @@ def require_service_and_plan() -> None:
 
 
 def operation() -> str | None:
-    """Return the operation that a poll asks for, or None for the latest one."""
+    """Return the id of the operation that a poll asks for; None for the latest operation."""
     return request.args.get("operation") or None

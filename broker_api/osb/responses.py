@@ -1,4 +1,4 @@
-"""What the service returns, as HTTP responses: always a JSON object, without the fields that are None."""
+"""HTTP responses from the results of the service: always a JSON object, without the fields that are None."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,14 +11,24 @@ from broker_api.service.schemas import Accepted, Complete, LastOperation
 
 
 def json_response(status: int, body: Mapping[str, object]) -> Response:
-    """Return a response. Fields that are None are left out: Cloud Foundry refuses a null ``operation``."""
+    """Return a response with a JSON object.
+
+    Args:
+        status: the HTTP status.
+        body: the object. Fields that are None are left out: Cloud Foundry refuses a null ``operation``.
+    """
     response = jsonify({name: value for name, value in body.items() if value is not None})
     response.status_code = status
     return response
 
 
 def verb_response(result: Accepted | Complete, body: JsonObject) -> Response:
-    """Return 202 while the operation is running, 201 for what this request made, 200 for what is so already."""
+    """Return the response of a verb.
+
+    Args:
+        result: ``Accepted`` becomes 202; ``Complete`` becomes 201 if this request has created something, else 200.
+        body: the fields of the body, without ``operation``.
+    """
     if isinstance(result, Accepted):
         return json_response(HTTPStatus.ACCEPTED, {**body, "operation": result.operation})
     return json_response(HTTPStatus.CREATED if result.created else HTTPStatus.OK, body)

@@ -1,7 +1,7 @@
-"""Which fields of answers each minor version of the API has; a request gets only those of its own version.
+"""The fields of answers in each minor version of the API. An answer has only the fields of the request's version.
 
-A minor version only adds to the one before, but older clients may refuse fields that they do not know, or fail to
-decode them. The tables name the version that brought each field (spec.md, v2.13 to v2.17).
+A minor version only adds to the previous one, but older clients may refuse unknown fields, or fail to decode them. The
+tables name the minor version that introduced each field (spec.md, v2.13 to v2.17).
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ RETRY_AFTER: Final = 15
 
 
 def minor() -> int:
-    """Return the minor version that the request names; the newest one where it names none."""
+    """Return the minor version of the API in the request; the newest one if the request has none."""
     version: int = g.get("minor", NEWEST)
     return version
 
@@ -36,20 +36,25 @@ def known(body: JsonObject, since: Mapping[str, int], version: int | None = None
     Args:
         body: the whole answer, or an object in it.
         since: the table above for this object.
-        version: the minor version, if not that of the request.
+        version: the minor version; None for that of the request.
     """
     version = g.get("minor", NEWEST) if version is None else version
     return {name: value for name, value in body.items() if since.get(name, 0) <= version}
 
 
 def known_binding(body: JsonObject) -> JsonObject:
-    """Return the fields of a binding that the request's version has."""
+    """Return the fields of a binding that the request's version of the API has."""
     metadata = {"metadata": known(body["metadata"], BINDING_METADATA)} if body.get("metadata") else {}
     return known(body | metadata, BINDING)
 
 
 def known_catalog(document: JsonObject, version: int) -> JsonObject:
-    """Return the fields of a catalog that a version of the API has."""
+    """Return the services and plans of a catalog with the fields that a version of the API has.
+
+    Args:
+        document: the whole catalog.
+        version: the minor version.
+    """
     services = [known(service, SERVICE, version) for service in document["services"]]
     for service in services:
         service["plans"] = [known(plan, PLAN, version) for plan in service["plans"]]

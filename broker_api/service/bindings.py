@@ -1,4 +1,4 @@
-"""The verbs of bindings: bind and rotate, unbind, fetch, poll. They decide as those of instances do."""
+"""The verbs of bindings: bind and rotate, unbind, fetch, poll. They read, decide and write as those of instances."""
 
 from broker_api.catalog.catalog import Catalog
 from broker_api.catalog.parameter_checks import check_databases_of_roles
@@ -6,9 +6,9 @@ from broker_api.config import Config
 from broker_api.errors import BadRequest, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
-from broker_api.service.existence import poll_of_nothing, require_deletable, require_usable
+from broker_api.service.existence_checks import poll_of_nothing, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete
-from broker_api.service.operations import Operations
+from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, plan_of_bind
 from broker_api.service.schemas import Accepted, BindRequest, Caller, Complete, LastOperation, RotateRequest
 from broker_api.service.sync_wait import SyncWait
@@ -20,10 +20,10 @@ from broker_api.state.vault import Vault
 
 
 class Bindings:
-    """What platforms can do with bindings. Raises the exceptions of ``broker_api.errors``."""
+    """The verbs of bindings. They raise the exceptions of ``broker_api.errors``."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, store: Store, operations: Operations, sync_wait: SyncWait
+        self, settings: Settings, catalog: Catalog, store: Store, operations: OperationStarter, sync_wait: SyncWait
     ) -> None:
         self._config = settings.config
         self._catalog = catalog
@@ -35,14 +35,14 @@ class Bindings:
     def bind(
         self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
     ) -> Accepted | Complete:
-        """Make a binding, or find that an identical request has made it or is making it."""
+        """Bind or rotate, or return the answer to an identical request that has made the binding or is making it."""
         check_ids(
             self._catalog,
             request,
             lambda: self._store.instance(instance_id),
             lambda: self._store.binding(instance_id, binding_id),
         )
-        checked = None  # the plan that the request's parameters have been checked against
+        checked = None  # the plan that the request's parameters were checked against
         if isinstance(request, BindRequest) and (checked := self._catalog.plans.get(request.plan_id)):
             self._catalog.check_binding(checked, request.parameters or {})
 
@@ -71,10 +71,10 @@ class Bindings:
     def _fields(
         self, instance: Instance, binding_id: str, request: BindRequest | RotateRequest, found: Binding | None
     ) -> BindingFields:
-        """Return what a new binding is made with; a rotation takes it from the predecessor.
+        """Return the fields of a new binding; a rotation takes them from the predecessor.
 
         Raises:
-            BadRequest: the predecessor is not there or has expired.
+            BadRequest: the predecessor does not exist or has expired.
         """
         fields: BindingFields = {
             "instance_id": instance.instance_id,
@@ -92,7 +92,7 @@ class Bindings:
                 "bind_resource": resource.model_dump(exclude_none=True) if resource else None,
             }
         predecessor = request.predecessor_binding_id
-        # When a rotation is repeated, the predecessor may be gone already; the binding itself has what it took over.
+        # When a rotation is repeated, the predecessor may be gone already; the binding itself has its fields.
         repeated = found and found.phase is not Phase.GONE and found.predecessor == predecessor
         source = found if repeated else self._store.binding(instance.instance_id, predecessor)
         if source is None or (not repeated and (source.phase is not Phase.READY or self._has_expired(source))):
@@ -127,16 +127,16 @@ class Bindings:
         """Return a binding that is ready, with its credentials.
 
         Raises:
-            NotFound: it is not there, or not yet, or has expired.
+            NotFound: the binding does not exist, is not ready yet, or has expired.
         """
         found = self._ready(instance_id, binding_id)
         return {**self._credentials(found), "parameters": found.parameters}
 
     def last_operation(self, instance_id: str, binding_id: str, operation_id: str | None) -> LastOperation:
-        """Return the state of a binding's operation; that of the latest one when the asked one is not known.
+        """Return the state of a binding's operation, or of its latest operation if the id is None or unknown.
 
         Raises:
-            Gone, NotFound: the binding is not there.
+            Gone, NotFound: the binding does not exist.
         """
         found = self._store.binding(instance_id, binding_id, any_release=True)
         if found is None:

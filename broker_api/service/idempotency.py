@@ -8,7 +8,7 @@ from broker_api.service.schemas import Accepted, Complete
 from broker_api.state.records import CREATES, Binding, Instance, Kind, Phase, State
 
 SAME_LEGACY = ("service_id", "plan_id", "parameters")
-"""All that atlasbroker 2.0.0 kept of a request."""
+"""The fields of a request that atlasbroker 2.0.0 stored."""
 SAME_PROVISION = (*SAME_LEGACY, "organization_guid", "space_guid")
 """Two provisions that agree in these fields are identical; contexts and maintenance information may differ."""
 SAME_BIND = (*SAME_LEGACY, "app_guid", "bind_resource", "predecessor")
@@ -16,18 +16,17 @@ SAME_BIND = (*SAME_LEGACY, "app_guid", "bind_resource", "predecessor")
 
 
 def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> Accepted | Complete | None:
-    """Answer a provision or bind of an id that is known already.
+    """Return the answer to a provision or bind of an id that is stored already.
 
     Args:
         found: the instance or binding of this id.
         asked: the fields that the request would give a new one.
 
     Returns:
-        ``Accepted`` while it is being made, ``Complete`` without a body when it is there, None when a new one may
-        be made.
+        ``Accepted`` while it is being made; ``Complete`` without a body if it is ready; None if a new one may be made.
 
     Raises:
-        Conflict: it exists, or its create failed, with other attributes; or its removal failed.
+        Conflict: it exists with other attributes, or its create failed with other attributes, or its delete failed.
         ConcurrencyError: it is being deleted.
     """
     if found.phase is Phase.GONE:
@@ -45,11 +44,14 @@ def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> A
 
 
 def repeated_update(found: Instance, asked: str) -> Accepted | None:
-    """Answer an update while an operation is running; None when none is.
+    """Return the answer to an update while an operation is running.
 
     Args:
         found: the instance.
-        asked: what the request asks for, as canonical JSON.
+        asked: the wanted state of the request, as canonical JSON.
+
+    Returns:
+        ``Accepted`` while an identical update is running; None if no operation is running.
 
     Raises:
         ConcurrencyError: another operation is running.
@@ -63,10 +65,17 @@ def repeated_update(found: Instance, asked: str) -> Accepted | None:
 
 
 def repeated_delete(found: Instance | Binding, kind: Kind) -> Accepted | None:
-    """Answer a delete of what is being deleted already; None when the delete may begin.
+    """Return the answer to a delete that may be a repeated one.
+
+    Args:
+        found: the instance or binding.
+        kind: the kind of the delete.
+
+    Returns:
+        ``Accepted`` while the delete is running already; None if it may start. A running create does not hinder it.
 
     Raises:
-        ConcurrencyError: another operation is running that a delete does not stop.
+        ConcurrencyError: another operation is running, which a delete does not stop.
     """
     operation = found.operation
     if operation.state is not State.IN_PROGRESS or operation.kind in CREATES:

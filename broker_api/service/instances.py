@@ -1,7 +1,7 @@
 """The verbs of instances: provision, update, deprovision, fetch, poll.
 
-A decision is made from what was read, and written with a filter that repeats it. When the filter finds the document
-changed, the verb reads again and decides anew.
+A verb reads a document, decides, and writes with a filter that still expects the document as it was read. If another
+request has changed the document meanwhile, the verb reads it and decides again.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from broker_api.catalog.parameter_checks import check_size, same
 from broker_api.errors import BadRequest, ConcurrencyError, ErrPlanUnsupported, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
-from broker_api.service.existence import poll_of_nothing, require_deletable, require_usable
+from broker_api.service.existence_checks import poll_of_nothing, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update
-from broker_api.service.operations import Operations
+from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, check_maintenance, check_move
 from broker_api.service.schemas import Accepted, Caller, Complete, LastOperation, ProvisionRequest, UpdateRequest
 from broker_api.service.sync_wait import SyncWait
@@ -25,10 +25,10 @@ from broker_api.state.store import Store
 
 
 class Instances:
-    """What platforms can do with instances. Raises the exceptions of ``broker_api.errors``."""
+    """The verbs of instances. They raise the exceptions of ``broker_api.errors``."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, store: Store, operations: Operations, sync_wait: SyncWait
+        self, settings: Settings, catalog: Catalog, store: Store, operations: OperationStarter, sync_wait: SyncWait
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -37,13 +37,13 @@ class Instances:
         self._sync_wait = sync_wait
 
     def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
-        """Make an instance, or find that an identical request has made it or is making it."""
+        """Provision an instance, or return the answer to an identical request that has made it or is making it."""
         check_ids(self._catalog, request, lambda: self._store.instance(instance_id))
         parameters = request.parameters or {}
         fields = _fields(instance_id, request)
         if plan := self._catalog.plans.get(request.plan_id):
             self._catalog.check_instance(plan, parameters, creating=True)
-            fields["plan"] = self._catalog.kept(plan)
+            fields["plan"] = self._catalog.kept[plan.id]
 
         def decide() -> Accepted | Complete | None:
             found = self._store.instance(instance_id)
@@ -98,7 +98,7 @@ class Instances:
         if not moves:
             version = version or found.maintenance_version
         wanted: JsonObject = {"plan_id": plan.id, "parameters": parameters, "maintenance_version": version}
-        kept = {"plan": self._catalog.kept(plan)} if moves else {}
+        kept = {"plan": self._catalog.kept[plan.id]} if moves else {}
         asked = canonical({**wanted, "context": request.context, **kept})
         dashboard = self._dashboard(found)
         if repeated := repeated_update(found, asked):
@@ -116,11 +116,11 @@ class Instances:
         return self._operations.start(found, Kind.UPDATE, caller, asked, dashboard)
 
     def _merged_parameters(self, found: Instance, parameters: Mapping[str, object]) -> JsonObject:
-        """Return the parameters after an update. The cluster, database and project that it has may be named again.
+        """Return the parameters after an update. The current cluster, database and project may be named again.
 
         Raises:
-            BadRequest: another cluster, database or project is named, since data does not move with a parameter; or
-                there would be too many parameters.
+            BadRequest: another cluster, database or project is named, to which the data would not move; or there
+                would be too many parameters.
         """
         config = self._settings.config
         fixed = {
@@ -154,8 +154,8 @@ class Instances:
         """Return the description of an instance that is ready.
 
         Raises:
-            NotFound: it is not there, or not yet.
-            ConcurrencyError: it is being updated.
+            NotFound: the instance does not exist, or is not ready yet.
+            ConcurrencyError: the instance is being updated.
         """
         found = self._ready(instance_id)
         if found.operation.kind is Kind.UPDATE and found.operation.state is State.IN_PROGRESS:
@@ -163,10 +163,10 @@ class Instances:
         return serializers.instance(found, self._dashboard(found))
 
     def last_operation(self, instance_id: str, operation_id: str | None) -> LastOperation:
-        """Return the state of an instance's operation; that of the latest one when the asked one is not known.
+        """Return the state of an instance's operation, or of its latest operation if the id is None or unknown.
 
         Raises:
-            Gone, NotFound: the instance is not there.
+            Gone, NotFound: the instance does not exist.
         """
         found = self._store.instance(instance_id, any_release=True)
         if found is None:
@@ -188,7 +188,7 @@ class Instances:
     def _dashboard_url(
         self, plan: Plan, parameters: JsonObject, project: str | None = None, cluster: str | None = None
     ) -> JsonObject:
-        """Return ``{"dashboard_url": …}``, or nothing where the cluster or project is not known."""
+        """Return ``{"dashboard_url": …}``, or ``{}`` if the cluster or project is not known."""
         projects = self._settings.projects
         only_project = projects[0].project_id if len(projects) == 1 else None
         cluster = cluster or plan.cluster or parameters.get(self._settings.config.PARAMETER_CLUSTER)

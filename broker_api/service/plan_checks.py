@@ -1,4 +1,4 @@
-"""Checks of the services and plans that requests name, against the catalog and what exists."""
+"""Checks of the services and plans in requests, against the catalog and the stored instances and bindings."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,17 @@ def check_ids(
     request: ProvisionRequest | UpdateRequest | BindRequest | RotateRequest,
     *finds: Callable[[], Instance | Binding | None],
 ) -> None:
-    """Check that the catalog has the service and plan, or that something exists that was made with them.
+    """Check that the service and plan are in the catalog, or that a stored instance or binding was made with them.
 
     Args:
         catalog: the catalog.
-        request: names the service and plan.
-        finds: read what exists; called only if the catalog does not have the ids, since the plan was taken out of it.
+        request: the request with the ids.
+        finds: functions that read the instance and the binding. They are called only if the catalog lacks an id: its
+            plan may have been removed from the catalog after the instance was made.
 
     Raises:
-        BadRequest: the service is not known.
-        ErrPlanUnsupported: the plan is not known.
+        BadRequest: the service is unknown.
+        ErrPlanUnsupported: the plan is unknown.
     """
     try:
         catalog.check_known(request.service_id, request.plan_id)
@@ -39,10 +40,10 @@ def check_ids(
 
 
 def check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
-    """Check the maintenance version that the request names, if it names one.
+    """Check the maintenance version in a request, if there is one.
 
     Raises:
-        MaintenanceInfoConflict: it is not the plan's.
+        MaintenanceInfoConflict: the plan has another version, or none.
     """
     if info and info.version and info.version != plan.maintenance_version:
         current = f"the catalog's is {plan.maintenance_version}" if plan.maintenance_version else "the plan has none"
@@ -50,11 +51,18 @@ def check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:
 
 
 def check_move(settings: Settings, catalog: Catalog, found: Instance, wanted: Plan, parameters: JsonObject) -> None:
-    """Check that an instance can pass from its current plan to the wanted one, with these parameters.
+    """Check that an instance can change from its current plan to another one.
+
+    Args:
+        settings: name the projects, and the parameter for the cluster.
+        catalog: the catalog.
+        found: the instance.
+        wanted: the new plan.
+        parameters: the parameters that the instance would have.
 
     Raises:
-        UpdateNotSupported: the current plan cannot be left, or the wanted one pins another cluster or project (data
-            does not move), or does not take the instance's parameters.
+        UpdateNotSupported: the current plan allows no change; or the new plan pins another cluster or project, to
+            which the data would not move; or the new plan does not allow the parameters.
     """
     current = catalog.plan_of(found.service_id, found.plan_id, found.plan)
     if not current.updateable:
@@ -76,14 +84,14 @@ def check_move(settings: Settings, catalog: Catalog, found: Instance, wanted: Pl
 
 
 def plan_of_bind(catalog: Catalog, instance: Instance, request: BindRequest | RotateRequest) -> Plan:
-    """Return the plan that a new binding is made under: the instance's own.
+    """Return the plan of a new binding: the plan of its instance.
 
     Raises:
-        BadRequest: the request names another one, or the plan has no bindings.
+        BadRequest: the request names another plan, or the plan is not bindable.
     """
     service_id, plan_id = request.service_id or instance.service_id, request.plan_id or instance.plan_id
     plan = None
-    if instance.legacy:  # atlasbroker 2.0.0 kept no plan, and the catalog need not have the default one
+    if instance.legacy:  # atlasbroker 2.0.0 stored no plan, and the catalog may lack the default one
         plan = catalog.plans.get(instance.plan_id) or catalog.plans.get(plan_id)
     elif (service_id, plan_id) != (instance.service_id, instance.plan_id):
         own = f"{instance.service_id} and {instance.plan_id}"

@@ -1,7 +1,7 @@
-"""Requests of platforms and results of the service, as typed values without anything of HTTP.
+"""Requests of platforms and results of the service, as typed values that know nothing of HTTP.
 
 Requests are pydantic models of the OSB bodies (spec.md 2.17). Unknown fields are ignored, since platforms add
-their own; wrong types and empty ids are refused with the field's name.
+their own. Wrong types and empty ids are refused with the name of the field.
 """
 
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class _Body(BaseModel):
 
 
 class MaintenanceInfo(_Body):
-    """The version of the plan that the platform knows; other fields are ignored (spec: Maintenance Info Object).
+    """The version of the plan that the platform knows (spec.md, "Maintenance Info Object"); other fields are ignored.
 
-    Without a version nothing is compared. Generated clients send the object without one, or with an empty one.
+    Generated clients send the object without a version, or with an empty one: then nothing is compared.
     """
 
     version: (
@@ -67,7 +67,7 @@ class UpdateRequest(_Body):
 
 
 class BindResource(_Body):
-    """What a binding is for. Two identical binds have the same one."""
+    """The application or route that a binding is for. Identical binds have the same one."""
 
     app_guid: Identifier | None = None
     route: str | None = None
@@ -85,7 +85,7 @@ class BindRequest(_Body):
 
 
 class RotateRequest(_Body):
-    """Body of a bind that replaces another one and takes over its parameters (spec: Rotating a Service Binding)."""
+    """Body of a bind that takes over the parameters of an older binding (spec.md, "Rotating a Service Binding")."""
 
     predecessor_binding_id: Identifier
     service_id: Identifier | None = None
@@ -111,7 +111,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The operation is running: 202. ``body`` is the rest of the answer (``dashboard_url``)."""
+    """The operation is running: 202. ``body`` holds the other fields of the answer (``dashboard_url``)."""
 
     operation: str
     body: JsonObject = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Complete:
-    """All that was asked for is done: 201 when this request has ``created`` it, else 200. ``body`` is the answer."""
+    """The request is fulfilled: 201 if this request has ``created`` something, else 200. ``body`` is the answer."""
 
     body: JsonObject = field(default_factory=dict)
     created: bool = False

@@ -1,4 +1,4 @@
-"""How records are shown to platforms: in the words of the OSB API, and only the fields that are set."""
+"""Turns records into the JSON of the OSB API, with only the fields that are set."""
 
 from datetime import datetime
 from urllib.parse import quote
@@ -18,14 +18,23 @@ _DONE: dict[str, str] = {Kind.PROVISION: "The instance is ready.", Kind.BIND: "T
 
 
 def dashboard(base_url: str, project: str | None, cluster: str | None) -> JsonObject:
-    """Return ``{"dashboard_url": …}``, the cluster's page in the Atlas UI; ``{}`` without a project or cluster."""
+    """Return the address of a cluster's page in the Atlas UI.
+
+    Returns:
+        ``{"dashboard_url": …}``, or ``{}`` if the project or the cluster is not known.
+    """
     if not project or not cluster:
         return {}
     return {"dashboard_url": f"{base_url}/v2/{quote(project)}#/clusters/detail/{quote(cluster)}"}
 
 
 def instance(found: Instance, about: JsonObject) -> JsonObject:
-    """Return the description of an instance (spec: Fetching a Service Instance), together with ``about``."""
+    """Return the body of a fetched instance (spec.md, "Fetching a Service Instance").
+
+    Args:
+        found: the instance.
+        about: more fields of the body.
+    """
     body: JsonObject = {"service_id": found.service_id, "plan_id": found.plan_id, "parameters": found.parameters}
     if found.maintenance_version:
         body["maintenance_info"] = {"version": found.maintenance_version}
@@ -33,7 +42,7 @@ def instance(found: Instance, about: JsonObject) -> JsonObject:
 
 
 def binding(found: Binding, credentials: JsonObject) -> JsonObject:
-    """Return the description of a binding with its credentials (spec: Fetching a Service Binding)."""
+    """Return the body of a fetched binding, with its credentials (spec.md, "Fetching a Service Binding")."""
     body: JsonObject = {"credentials": credentials}
     if found.endpoints:
         body["endpoints"] = found.endpoints
@@ -43,17 +52,17 @@ def binding(found: Binding, credentials: JsonObject) -> JsonObject:
 
 
 def _moment(when: datetime) -> str:
-    """Return ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
+    """Return a time in UTC as ``yyyy-mm-ddThh:mm:ss.sZ``, the only form that the specification allows."""
     return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 100000}Z"
 
 
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
-    """Return the state of an operation, of the latest one if the asked one is not known.
+    """Return the state of an operation, or of the latest operation if this id is not known.
 
-    ``instance_usable`` is set for failed updates and deprovisions only.
+    ``instance_usable`` is set only for failed updates and deprovisions.
     """
     operation = found.known_operation(operation_id)
-    # A state that only another release knows counts as running, until a poll finds one that this release knows.
+    # A state that only another release knows counts as running until a later poll.
     state = operation.state if operation.state in (*State,) else State.IN_PROGRESS
     sentences = _DONE if state == State.SUCCEEDED else _RUNNING
     description = operation.description or sentences.get(operation.kind)

@@ -1,7 +1,7 @@
-"""Carrying out a verb, for platforms that can poll and for those that cannot.
+"""Carries out a verb, for platforms that can poll and for platforms that cannot.
 
-The request of a platform that cannot poll waits for its operation. It may give up before the operation has failed; then
-the same request, when it comes again, is answered with that failure.
+The request of a platform that cannot poll waits for its operation. If the wait ends before the operation fails, the
+next identical request gets the failure.
 """
 
 import time
@@ -10,13 +10,13 @@ from contextlib import nullcontext
 
 from broker_api.errors import AsyncRequired, BadRequest, ConcurrencyError, OperationFailed, OutOfTime
 from broker_api.json_types import JsonObject
+from broker_api.service.operation_watcher import OperationWatcher
 from broker_api.service.schemas import Accepted, Caller, Complete
-from broker_api.service.watcher import Watcher
 from broker_api.state.records import Binding, Instance, Kind, Operation, PastOperation, State
 from broker_api.state.store import Store
 
 RACES = 20
-"""How often a request decides anew when others change the same document at the same moment."""
+"""How often a request decides again because other requests changed the same document meanwhile."""
 SERVICE_CATALOG = "kubernetes"
 """The name of Service Catalog's platform in contexts and originating identities (OSB profile)."""
 
@@ -27,7 +27,7 @@ class SyncWait:
     def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
-        self._watcher = Watcher(store)
+        self._watcher = OperationWatcher(store)
 
     def carry_out(
         self,
@@ -37,18 +37,21 @@ class SyncWait:
         completed: Callable[[], Complete],
         context: JsonObject | None = None,
     ) -> Accepted | Complete:
-        """Decide until no race is lost; then answer at once, or wait for the operation if the platform cannot poll.
+        """Start an operation, and wait for its end if the platform cannot poll.
 
         Args:
-            decide: reads, checks and begins the operation; returns None when another request was faster.
+            decide: reads, checks and starts the operation; returns None when another request has changed the document
+                meanwhile, and is called again then.
             caller: the platform, and whether it can poll.
             key: the document of the instance or binding.
-            completed: makes the answer when the operation has succeeded.
+            completed: returns the answer when the operation has succeeded.
             context: the request's context.
 
         Raises:
-            AsyncRequired: requests do not wait, or too many wait already.
-            ConcurrencyError: too many races are lost.
+            AsyncRequired: the platform cannot poll, and waiting is turned off or too many requests wait already.
+            ConcurrencyError: other requests changed the document each time, or the wait is over (see ``_wait``).
+            OutOfTime: the wait is over.
+            BadRequest, OperationFailed: the operation has failed.
         """
         if not caller.accepts_incomplete and self._seconds <= 0:
             raise AsyncRequired
@@ -68,10 +71,10 @@ class SyncWait:
 
         Raises:
             BadRequest, OperationFailed: it has failed.
-            ConcurrencyError: it is still running, and the platform is Service Catalog: that repeats the request after
-                this error and waits for the same operation again; after a 504 it would delete what is being made.
-            OutOfTime: it is still running, and the platform is another one: Cloud Foundry deletes what is being made
-                only after a 5xx, and leaves it behind after any other error.
+            ConcurrencyError: it is still running, and the platform is Service Catalog, which repeats the request after
+                this error and so waits again; after a 504 it would delete the instance or binding.
+            OutOfTime: it is still running, and the platform is another one. Cloud Foundry deletes the instance or
+                binding after a 5xx, and would leave it behind after any other error.
         """
         began = time.monotonic()
         self._watcher.wait(key, operation_id, self._seconds)
@@ -88,7 +91,7 @@ class SyncWait:
     def _latest(
         self, key: str, operation_id: str
     ) -> tuple[Instance | Binding | None, Operation | PastOperation | None]:
-        """Read the operation; if it is still running, mark it as untold, so that the next request gets its failure."""
+        """Return the document and the operation. Mark a running operation: the next request gets its failure."""
         while found := self._store.get(key):
             operation = found.known_operation(operation_id)
             is_running = operation is found.operation and operation.state == State.IN_PROGRESS
@@ -97,10 +100,9 @@ class SyncWait:
         return None, None
 
     def raise_untold_failure(self, found: Instance | Binding, kind: Kind, caller: Caller) -> None:
-        """Raise, once, the failure of an operation that ended after the request that waited for it had given up.
+        """Raise the failure of an operation that failed after the request that waited for it had ended. Raise it once.
 
-        Otherwise a platform that cannot poll would begin the same operation again and again, without ever seeing why it
-        fails.
+        Otherwise a platform that cannot poll would start the same operation again and again, and never see the reason.
 
         Raises:
             BadRequest, OperationFailed: the failure.

@@ -150,7 +150,7 @@ JOB, CLAIMS, USERS = (
 FAULTS = [
     Planted(
         "send before write",
-        "broker_api.service.operations:Operations.create",
+        "broker_api.service.operation_start:OperationStarter.create",
         sends_first,
         scenarios.nothing_is_sent_before_it_is_written,
     ),

@@ -9,6 +9,7 @@ from broker_api.config import Config
 from broker_api.errors import Conflict, Gone, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service.bindings import Bindings
+from broker_api.service.health import Health
 from broker_api.service.instances import Instances
 from broker_api.service.schemas import (
     Accepted,
@@ -21,7 +22,6 @@ from broker_api.service.schemas import (
     UpdateRequest,
 )
 from broker_api.service.service import Service
-from broker_api.service.status import Status
 
 Request = ProvisionRequest | UpdateRequest | BindRequest | RotateRequest
 SERVICE_ID = Config.UUID_SERVICES_CLUSTER
@@ -51,7 +51,7 @@ class InMemoryService:
     @property
     def service(self) -> Service:
         """What the HTTP layer is given."""
-        return Service(self.catalog, InMemoryInstances(self), InMemoryBindings(self), InMemoryStatus(self))
+        return Service(self.catalog, InMemoryInstances(self), InMemoryBindings(self), InMemoryHealth(self))
 
     def note(self, caller: Caller | None = None, request: Request | None = None) -> None:
         if self.trouble is not None:
@@ -146,7 +146,7 @@ class InMemoryBindings(Bindings):
         return self._memory.last
 
 
-class InMemoryStatus(Status):
+class InMemoryHealth(Health):
     def __init__(self, memory: InMemoryService) -> None:
         self._memory = memory
 

@@ -1,7 +1,9 @@
-"""Beginning operations: one atomic write, then one message to the workers, in this order.
+"""Starts operations: first one atomic write, then one message to the workers.
 
-A message that is lost costs seconds: the sweeper sends what was written and not sent.
+A lost message delays the operation by seconds: the sweeper sends the jobs of operations that were written but not sent.
 """
+
+from dataclasses import dataclass
 
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
@@ -11,12 +13,15 @@ from broker_api.state.records import Binding, Instance, Kind, Phase
 from broker_api.state.store import Start, Store
 
 
-class Operations:
-    """Begins operations. Its methods return None when another request has changed the document: decide again then."""
+@dataclass(frozen=True)
+class OperationStarter:
+    """Starts operations.
 
-    def __init__(self, store: Store, queue: Queue) -> None:
-        self._store = store
-        self._queue = queue
+    Each method returns None when another request has changed the document meanwhile: read it and decide again then.
+    """
+
+    store: Store
+    queue: Queue
 
     def create(
         self,
@@ -26,21 +31,21 @@ class Operations:
         replaced: Instance | Binding | None,
         body: JsonObject | None = None,
     ) -> Accepted | None:
-        """Begin a provision or bind.
+        """Start a provision or bind.
 
         Args:
-            fields: what the new document holds.
+            fields: the fields of the new document.
             kind: the operation.
             caller: the platform and user.
             replaced: a gone or failed instance or binding of the same id, if there is one.
-            body: what the answer holds beside the operation.
+            body: fields of the answer beside the operation.
         """
         start = Start(kind, identity=caller.identity, request_id=caller.request_id)
-        begun = self._store.create(fields, start, replaced.operation if replaced else None)
+        begun = self.store.create(fields, start, replaced.operation if replaced else None)
         if begun is None:
             return None
         binding_id = fields.get("binding_id")
-        self._queue.send(JOBS[kind], [fields["instance_id"], str(binding_id) if binding_id else None, begun.id])
+        self.queue.send(JOBS[kind], [fields["instance_id"], str(binding_id) if binding_id else None, begun.id])
         return Accepted(begun.id, body or {})
 
     def start(
@@ -51,20 +56,20 @@ class Operations:
         request: str = "{}",
         body: JsonObject | None = None,
     ) -> Accepted | None:
-        """Begin an update or delete of what exists.
+        """Start an update or delete.
 
         Args:
             found: the instance or binding as it was when this was decided.
             kind: the operation.
             caller: the platform and user.
-            request: what an update asks for, as canonical JSON.
-            body: what the answer holds beside the operation.
+            request: the wanted state after an update, as canonical JSON.
+            body: fields of the answer beside the operation.
         """
         start = Start(kind, request, caller.identity, caller.request_id)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
-        begun = self._store.start(found.key, found.operation, start, phase)
+        begun = self.store.start(found.key, found.operation, start, phase)
         if begun is None:
             return None
         binding_id = found.binding_id if isinstance(found, Binding) else None
-        self._queue.send(JOBS[kind], [found.instance_id, binding_id, begun.id])
+        self.queue.send(JOBS[kind], [found.instance_id, binding_id, begun.id])
         return Accepted(begun.id, body or {})

@@ -1,6 +1,6 @@
-"""What may stand in ``Config.broker``: services and plans (spec.md, "Catalog Management"), read and checked.
+"""The services and plans in ``Config.broker``, as models that check them (spec.md, "Catalog Management").
 
-The limits of lengths are Cloud Foundry's, which refuses a catalog with longer texts.
+The limits of lengths are Cloud Foundry's: it refuses a catalog with longer texts.
 """
 
 import json
@@ -16,7 +16,7 @@ from broker_api.json_types import JsonObject
 
 POLLING_SECONDS = 1800
 
-# The expression that semver.org gives, without its named groups.
+# The expression of semver.org, without its named groups.
 _NUMBER = r"(0|[1-9]\d*)"
 _PRE_RELEASE = rf"({_NUMBER}|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
 _BUILD = r"[0-9a-zA-Z-]+"
@@ -53,7 +53,7 @@ class _Setting(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class OfferedMaintenance(_Setting):
+class MaintenanceDefinition(_Setting):
     """The version of a plan."""
 
     version: Annotated[_Text, AfterValidator(_semantic)]
@@ -61,7 +61,7 @@ class OfferedMaintenance(_Setting):
 
 
 class OwnSchema(_Setting):
-    """A schema that the operator has written for a plan; None for the broker's own."""
+    """An operator's own schema for a plan; without one, the plan has the broker's schema."""
 
     parameters: JsonObject | None = None
 
@@ -76,14 +76,14 @@ class _BindingSchemas(_Setting):
 
 
 class OwnSchemas(_Setting):
-    """The schemas that the operator has written for a plan."""
+    """An operator's own schemas for a plan."""
 
     service_instance: _InstanceSchemas = _InstanceSchemas()
     service_binding: _BindingSchemas = _BindingSchemas()
 
 
-class OfferedPlan(_Setting):
-    """A plan of the ``Config``. What ``project`` to ``endpoint`` decide is not published."""
+class PlanDefinition(_Setting):
+    """A plan in the ``Config``. Its pins, ``project`` to ``endpoint``, are not published."""
 
     id: _Text
     name: _Text
@@ -94,7 +94,7 @@ class OfferedPlan(_Setting):
     binding_rotatable: bool = True
     plan_updateable: bool | None = None
     maximum_polling_duration: Annotated[int, Field(gt=0)] = POLLING_SECONDS
-    maintenance_info: OfferedMaintenance | None = None
+    maintenance_info: MaintenanceDefinition | None = None
     schemas: OwnSchemas = OwnSchemas()
     project: Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")] | None = Field(default=None, exclude=True)
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
@@ -102,8 +102,8 @@ class OfferedPlan(_Setting):
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
 
 
-class OfferedService(_Setting):
-    """A service of the ``Config``."""
+class ServiceDefinition(_Setting):
+    """A service in the ``Config``."""
 
     id: _Text
     name: _Text
@@ -117,17 +117,20 @@ class OfferedService(_Setting):
     metadata: JsonObject | None = None
     dashboard_client: JsonObject | None = None
     plan_updateable: bool = False
-    plans: Annotated[list[OfferedPlan], Field(min_length=1)]
+    plans: Annotated[list[PlanDefinition], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _tags_fit(self) -> "OfferedService":
+    def _tags_fit(self) -> "ServiceDefinition":
         if sum(map(len, self.tags or [])) > _MAX_TAGS:
             raise ValueError(f"tags must have at most {_MAX_TAGS} characters together")
         return self
 
 
-def read_services(broker: object) -> list[OfferedService]:
-    """Return the services in a ``Config.broker``, which is one service or a list of them.
+def read_services(broker: object) -> list[ServiceDefinition]:
+    """Return the checked services.
+
+    Args:
+        broker: ``Config.broker``: one service, or a list of services.
 
     Raises:
         SettingError: a service or plan is wrong; the message names it.
@@ -136,7 +139,7 @@ def read_services(broker: object) -> list[OfferedService]:
     for raw in broker if isinstance(broker, list | tuple) else [broker]:
         plain = _plain(raw)
         try:
-            services.append(OfferedService.model_validate_json(json.dumps(plain)))
+            services.append(ServiceDefinition.model_validate_json(json.dumps(plain)))
         except ValidationError as mistakes:
             raise SettingError(_complaint(plain, mistakes)) from None
         except (TypeError, ValueError):
@@ -146,7 +149,7 @@ def read_services(broker: object) -> list[OfferedService]:
 
 
 def _plain(value: object) -> object:
-    """Return JSON values: objects with attributes (openbrokerapi's ``ServicePlan``) as dicts, None as absent."""
+    """Return JSON values: objects with attributes (such as openbrokerapi's ``ServicePlan``) as dicts, without None."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple | set | frozenset):
@@ -157,7 +160,7 @@ def _plain(value: object) -> object:
 
 
 def _complaint(service: object, mistakes: ValidationError) -> str:
-    """Return a sentence with the service or plan, the field, and what it should be."""
+    """Return a sentence with the service or plan, the field, and its allowed values."""
     mistake = mistakes.errors(include_url=False)[0]
     location, owner = list(mistake["loc"]), _called("Service", service)
     if location[:1] == ["plans"] and len(location) > 1 and isinstance(service, dict):
@@ -172,8 +175,8 @@ def _called(kind: str, raw: object) -> str:
     return f"{kind} {fields.get('name') or fields.get('id') or 'without a name'}"
 
 
-def _check_unique(services: list[OfferedService]) -> None:
-    """Check that ids are unique over all services and plans, names among services and among one service's plans."""
+def _check_unique(services: list[ServiceDefinition]) -> None:
+    """Check that ids are unique among all services and plans, and names among services and within a service."""
     for service in services:
         _refuse_doubles("Plan", "name", ((plan.name, plan.name) for plan in service.plans))
     _refuse_doubles("Service", "name", ((service.name, service.name) for service in services))
@@ -183,7 +186,7 @@ def _check_unique(services: list[OfferedService]) -> None:
 
 
 def _refuse_doubles(kind: str, what: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Raise for the last of the pairs (value, name) whose value another one has too."""
+    """Raise SettingError if two of the pairs (value, name) have the same value; the message is about the last one."""
     seen: set[str] = set()
     double = None
     for value, name in pairs:

@@ -1,6 +1,6 @@
-"""How requests that wait for an operation learn that it has ended.
+"""Wakes the requests that wait for an operation when it has ended.
 
-One thread asks MongoDB one question for all of them, and only while there are any.
+One thread looks for all of them with one query of MongoDB, and only while requests wait.
 """
 
 import contextlib
@@ -17,22 +17,25 @@ MOST_WAITING = 64
 LOOK_EVERY_SECONDS = 0.1
 
 
-class Watcher:
-    """The waiting requests of one process. ``most`` bounds them, so that polls always find a free thread."""
+class OperationWatcher:
+    """The waiting requests of one process.
 
-    def __init__(self, store: Store, most: int = MOST_WAITING) -> None:
+    ``MOST_WAITING`` bounds their number, so that other requests always find a free thread.
+    """
+
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._places = threading.BoundedSemaphore(most)
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], list[threading.Event]] = {}
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of the places while a request waits.
+        """Count one waiting request while the context is open. Enter it before the request stores anything.
 
         Raises:
-            AsyncRequired: all places are taken. Nothing has been stored then.
+            AsyncRequired: too many requests wait already.
         """
         if not self._places.acquire(blocking=False):
             raise AsyncRequired
@@ -42,7 +45,13 @@ class Watcher:
             self._places.release()
 
     def wait(self, key: str, operation_id: str, seconds: float) -> None:
-        """Return when the operation has ended, or is not the latest any more, or after ``seconds``."""
+        """Wait until an operation has ended.
+
+        Args:
+            key: the document of the instance or binding.
+            operation_id: the operation. If it is not the latest one any more, it has ended.
+            seconds: return after this time in any case.
+        """
         operation = (key, operation_id)
         ended = threading.Event()
         with self._changed:
@@ -64,7 +73,7 @@ class Watcher:
                 while not self._waiting:
                     self._changed.wait()
                 operations = list(self._waiting)
-            # Without an answer it asks again shortly; each request has its own bound.
+            # When MongoDB does not answer, the next round asks again; each request has its own time limit.
             with contextlib.suppress(ErrStorageMongoConnection):
                 ended = self._store.ended(operations)
                 with self._changed:

@@ -1,4 +1,4 @@
-"""Which instances and bindings exist: for a delete, for an update or bind, and for a poll."""
+"""Checks whether an instance or binding exists: for a delete, for an update or bind, and for a poll."""
 
 from typing import TypeVar
 
@@ -9,10 +9,10 @@ AnyResource = TypeVar("AnyResource", Instance, Binding)
 
 
 def require_deletable(found: AnyResource | None) -> AnyResource:
-    """Return what is to be deleted, in any phase that still exists.
+    """Return the instance or binding to delete. It may also be one that is still being made, or that has failed.
 
     Raises:
-        Gone: it does not exist.
+        Gone: the instance or binding does not exist.
     """
     if found is None or found.phase is Phase.GONE:
         raise Gone
@@ -23,8 +23,8 @@ def require_usable(instance_id: str, found: Instance | None) -> Instance:
     """Return an instance that can be updated and bound to.
 
     Raises:
-        ErrStorageFindInstance: it does not exist.
-        ConcurrencyError: it is being made or deleted.
+        ErrStorageFindInstance: the instance does not exist.
+        ConcurrencyError: the instance is being made or deleted.
     """
     if found is None or found.phase in HOLDS_NOTHING:
         raise ErrStorageFindInstance(instance_id)
@@ -37,7 +37,7 @@ def poll_of_nothing(operation_id: str | None, description: str) -> Gone | NotFou
     """Return the error for a poll of an instance or binding that is not stored.
 
     Returns:
-        ``Gone`` if the id of the operation is that of a delete, else ``NotFound``.
+        ``Gone`` if the operation id is that of a delete, else ``NotFound`` with the description.
     """
     deleted = operation_id is not None and operation_id.startswith(tuple(f"{kind}-" for kind in DELETES))
     return Gone() if deleted else NotFound(description)
