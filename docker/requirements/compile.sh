@@ -2,7 +2,7 @@
 # Compile the lock files anew with the uv that tests/dev/set-up.sh has put into .venv.
 # Pins that still fit are kept; `docker/requirements/compile.sh --upgrade` moves all of them.
 # Each lock is complete, with markers, for every Python from 3.11.0 on: it is installed with --no-deps.
-# The order matters: worker.txt decides the versions that api.txt and dev.txt repeat.
+# The order matters: worker.txt sets the versions, and api.txt and dev.txt repeat them.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
