@@ -1,1 +1,1 @@
-"""What the broker knows of the clusters: whether a change is applied, how to connect, how many users fit."""
+"""Facts about clusters: whether a change is applied, connection strings, databases, the limit of users."""

@@ -1,4 +1,4 @@
-"""How to connect to each cluster: read from Atlas when an instance is provisioned, and again when that is long ago."""
+"""Connection strings of clusters: read from Atlas at the provision of an instance, and again when they are old."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFou
 from workers.engine.results import FailedError
 
 REFRESH_SECONDS = 60
-"""What is known of a cluster is read again after this, by one bind for all."""
+"""The age at which stored connection strings are read again; one bind does it for all."""
 
 STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
 DEFAULT_PORT = 27017
 
 Strings = dict[str, str]
-"""``standard`` and ``srv``, as far as the cluster has them."""
+"""Connection strings by name: ``standard`` and ``srv``; one may be absent."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a cluster's connection strings to use; ``endpoint`` is a private endpoint's id, or its region."""
+    """Which connection strings of a cluster to use. ``endpoint`` is the id or the region of a private endpoint."""
 
     kind: str = STANDARD
     endpoint: str | None = None
@@ -49,22 +49,22 @@ class ConnectionStringCache:
     housekeeping: Housekeeping
 
     def store(self, project: str, cluster: Cluster) -> None:
-        """Store all connection strings of a cluster, and why it cannot be used, if so."""
+        """Store all connection strings of a cluster and, if the cluster cannot be used, the reason."""
         problem = why_unusable(cluster)
-        # A cluster that cannot be used now is read again at each bind: it may have been resumed.
+        # A cluster that cannot be used is read again at each bind, since it may have been resumed.
         read_again = In(0 if problem else REFRESH_SECONDS)
         held = {"ways": _by_kind(cluster), "endpoints": _private(cluster), "trouble": problem, "read_again": read_again}
         self.housekeeping.write(_name(project, cluster.name), held)
 
     def strings(self, client: AtlasClient, cluster: str, choice: Choice) -> Strings:
-        """Return a cluster's strings, after reading them again where they are old.
+        """Return the chosen connection strings of a cluster; old ones are first read again from Atlas.
 
-        What is stored already serves while Atlas cannot be asked.
+        If Atlas cannot be asked, the stored ones are returned.
 
         Raises:
-            FailedError: the cluster has none of this kind, no such private endpoint, or cannot be used now.
-            ClusterGoneError: it is gone.
-            AtlasError: nothing is stored, and Atlas cannot be asked.
+            FailedError: The cluster has none of this kind, no such private endpoint, or cannot be used now.
+            ClusterGoneError: The cluster does not exist any more.
+            AtlasError: None are stored, and Atlas cannot be asked.
         """
         name = _name(client.project_id, cluster)
         held = self.housekeeping.read(name)
@@ -86,23 +86,23 @@ class ConnectionStringCache:
 
 
 def why_unusable(cluster: Cluster) -> str | None:
-    """Return a sentence that says why a cluster cannot be used; None when it can, or soon will."""
+    """Return why a cluster cannot be used, as a sentence for users; None when it can be used or is being created."""
     if cluster.state == "DELETING":
         return f"The cluster {cluster.name} is being deleted."
     return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
 
 
 def strings_of(cluster: Cluster, choice: Choice) -> Strings:
-    """Return the chosen strings of a cluster.
+    """Return the chosen connection strings of a cluster.
 
     Raises:
-        FailedError: the cluster has none of this kind, or no such private endpoint.
+        FailedError: The cluster has none of this kind, or no such private endpoint.
     """
     return _choose(_by_kind(cluster), _private(cluster), cluster.name, choice)
 
 
 StoredEndpoint = Mapping[str, Any]
-"""A private endpoint's ``ids`` and ``regions`` in the cloud, and its ``strings``."""
+"""A private endpoint: its ``ids`` and ``regions`` in the cloud, and its connection ``strings``."""
 
 
 def _choose(by_kind: Mapping[str, Strings], private: Sequence[StoredEndpoint], cluster: str, choice: Choice) -> Strings:
@@ -118,7 +118,7 @@ def _choose(by_kind: Mapping[str, Strings], private: Sequence[StoredEndpoint], c
 
 
 def _find_endpoint(private: Sequence[StoredEndpoint], cluster: str, wanted: str) -> StoredEndpoint:
-    """Find a private endpoint by its id or region; AWS and Atlas spell regions differently."""
+    """Return the private endpoint with this id or region; AWS and Atlas write regions differently."""
 
     def spelled_alike(region: str) -> str:
         return region.upper().replace("-", "_")
@@ -140,7 +140,7 @@ def _find_endpoint(private: Sequence[StoredEndpoint], cluster: str, wanted: str)
 
 
 def _listed(private: Sequence[StoredEndpoint]) -> str:
-    """Name private endpoints as one may choose them, and the region of each."""
+    """Return the ids and regions of private endpoints as a text for users."""
     shown = (each["ids"] + [f"({region})" for region in each["regions"]] for each in private)
     return ", ".join(" ".join(words) or "one without an id" for words in shown)
 

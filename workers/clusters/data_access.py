@@ -1,4 +1,4 @@
-"""Access to the clusters themselves: log in with new credentials, drop a database."""
+"""Connections to the clusters themselves: logging in with new credentials, dropping a database."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,31 @@ from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyM
 REACH_MS = 5000
 LOG_IN_REFUSED = "the log-in is refused"
 _AUTHENTICATION = {11, 18, 8000}
-"""MongoDB's and Atlas's codes for a log-in that failed; the first when the user goes away meanwhile."""
+"""Error codes of a refused log-in: UserNotFound (the user was deleted meanwhile), AuthenticationFailed, Atlas's own."""
 
 
 def log_in(uri: str) -> str | None:
-    """Log in. Return None when that worked, else the reason, without the credentials."""
+    """Log in to a cluster.
+
+    Args:
+        uri: The connection string with the credentials.
+
+    Returns:
+        None when the log-in succeeded, else the reason, without the credentials.
+    """
     return _on_cluster(uri, lambda client: client.admin.command("ping"))
 
 
 def drop_database(uri: str, name: str) -> str | None:
-    """Drop a database. Return None when it is gone, else the reason, without the credentials."""
+    """Drop a database.
+
+    Args:
+        uri: The connection string of the cluster with the credentials.
+        name: The database.
+
+    Returns:
+        None when the database does not exist any more, else the reason, without the credentials.
+    """
     return _on_cluster(uri, lambda client: client.drop_database(name))
 
 

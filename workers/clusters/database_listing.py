@@ -1,4 +1,4 @@
-"""Which databases Atlas lists on a cluster. It lists none of free and Flex clusters, and keys may lack the role."""
+"""The databases that Atlas lists on a cluster. It lists none on free and Flex clusters, and keys may lack the role."""
 
 import re
 from collections import defaultdict
@@ -17,11 +17,18 @@ _NODE = re.compile(r"-(shard|config)-\d+-\d+(?=\.)")
 
 log = structlog.get_logger(__name__)
 _logged: set[tuple[str, str]] = set()
-"""The clusters, with their projects, that ``databases_not_listed`` was logged of."""
+"""Project and name of the clusters for which ``databases_not_listed`` has been logged."""
 
 
 def list_databases(client: AtlasClient, cluster: Cluster) -> frozenset[str] | None:
-    """Return the databases that Atlas lists on a cluster; None where it lists none, as on free and Flex clusters."""
+    """Return the names of the databases on a cluster.
+
+    Returns:
+        The names; None when Atlas does not list them, as on free and Flex clusters or when the key lacks the role.
+
+    Raises:
+        AtlasError: Atlas cannot be asked now.
+    """
     if cluster.kind != "dedicated":
         return None
     try:
@@ -41,7 +48,7 @@ def list_databases(client: AtlasClient, cluster: Cluster) -> frozenset[str] | No
 
 
 def _of_process(client: AtlasClient, host: str, port: int) -> frozenset[str] | None:
-    """None when Atlas says no: it may know the process by another name than the connection string has."""
+    """Return None when Atlas refuses: it may know the process by another name than the connection string does."""
     try:
         return frozenset(client.databases(host, port))
     except AtlasError as error:
@@ -51,7 +58,10 @@ def _of_process(client: AtlasClient, host: str, port: int) -> frozenset[str] | N
 
 
 def _of_cluster(client: AtlasClient, cluster: Cluster, hosts: list[tuple[str, int]]) -> frozenset[str] | None:
-    """Ask one mongod of each shard: an unsharded database is on one of them only. Config servers may hold some, too."""
+    """Return the databases of all shards, since an unsharded database is on one shard only.
+
+    One mongod of each shard is asked, and one of the config servers, which may hold databases too.
+    """
     shards: dict[str | None, list[Process]] = defaultdict(list)
     for process in client.processes():
         if process.kind not in (MONGOS, NO_DATA) and _belongs_to(process, cluster, hosts):
@@ -69,7 +79,10 @@ def _of_cluster(client: AtlasClient, cluster: Cluster, hosts: list[tuple[str, in
 
 
 def _belongs_to(process: Process, cluster: Cluster, hosts: list[tuple[str, int]]) -> bool:
-    """Return whether a process is the cluster's. The connection string of a sharded one has the ports of its mongos."""
+    """Return whether a process belongs to a cluster.
+
+    The connection string of a sharded cluster has the ports of its mongos, so its processes are known by host only.
+    """
     names = {name for name in (process.host, process.alias) if name}
     if not cluster.sharded:
         return any((name, process.port) in hosts for name in names)
@@ -77,7 +90,7 @@ def _belongs_to(process: Process, cluster: Cluster, hosts: list[tuple[str, int]]
 
 
 def _is_final(error: AtlasError) -> bool:
-    """Return whether a retry cannot help: Atlas refuses, and neither is it in trouble nor is the key refused."""
+    """Return whether a retry cannot help: Atlas answers 4xx, not because of the credentials or a rate limit."""
     if isinstance(error, Refused) and error.retryable:
         return False
     status = error.status if isinstance(error, Refused | UnreadableAnswer) else 0
@@ -85,7 +98,7 @@ def _is_final(error: AtlasError) -> bool:
 
 
 def _not_listed(client: AtlasClient, cluster: Cluster, reason: str) -> frozenset[str] | None:
-    """Return None, after logging once for each cluster that its databases are not known."""
+    """Return None; log once for each cluster that its databases are not known."""
     if (client.project_id, cluster.name) not in _logged:
         _logged.add((client.project_id, cluster.name))
         log.warning("databases_not_listed", project=client.project_id, cluster=cluster.name, reason=reason)

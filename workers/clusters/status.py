@@ -1,7 +1,7 @@
-"""When the users of each cluster changed, and its status since then; shared by all workers.
+"""The last change of the users of each cluster, and the cluster's status since then; shared by all workers.
 
-One poll of a cluster's status serves every operation that waits on it: the right to poll is taken in MongoDB at most
-once a second, and the worker that polled makes all operations due that the answer confirms.
+One poll of a cluster's status serves every operation that waits on the cluster. A worker polls only after it has taken
+the turn to poll in MongoDB, at most once a second, and then makes all operations due whose change the answer confirms.
 """
 
 from collections.abc import Mapping
@@ -27,23 +27,29 @@ APPLIED = "APPLIED"
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a cluster's users: when, and whether another change was still under way then."""
+    """A change of a cluster's users: its time, and whether an earlier change was not yet applied at that time."""
 
     at: datetime
     overlapped: bool
 
 
 def cluster_key(project: str, cluster: str) -> str:
-    """Return the name of a cluster across projects; operations that wait on it carry this name."""
+    """Return the name (``waits_on``) of operations that wait on a cluster."""
     return f"{project}/{cluster}"
 
 
 def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: float) -> bool:
-    """Return whether the status that was read confirms that a change has reached the cluster.
+    """Return whether the status of a cluster confirms that a change has reached it.
 
-    The read must have begun after the change. An APPLIED then confirms it at once when a PENDING was read between the
-    two and no other change was under way, whose PENDING that may have been; else only ``settle_seconds`` after the
-    change, since the status may go on reading an old APPLIED for a while.
+    The poll must have begun after the change. An APPLIED confirms the change at once if a PENDING was read after the
+    change and belongs to it, that is, no earlier change was still being applied. Otherwise an APPLIED confirms it only
+    ``settle_seconds`` after the change, since Atlas may return an old APPLIED for a while.
+
+    Args:
+        change: The change.
+        status: The document of the cluster, with ``applied_at`` and ``pending_at``: the start of the last poll that
+            was answered with each.
+        settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
     """
     applied, pending = status.get("applied_at") or EPOCH, status.get("pending_at") or EPOCH
     saw_pending = not change.overlapped and change.at < pending < applied
@@ -61,7 +67,7 @@ class ClusterStatus:
 
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str) -> Change:
-        """Record that Atlas has just accepted a change of users; the returned time is after the answer."""
+        """Record that Atlas has just accepted a change of users; return the change, timed after Atlas's answer."""
         settled = {"$ifNull": ["$settled", EPOCH]}
         values: Document = {"overlapped": {"$gt": ["$changed_at", settled]}, "changed_at": NOW, "next_poll": NOW}
         document = self.housekeeping.collection.find_one_and_update(
@@ -72,9 +78,13 @@ class ClusterStatus:
         return Change(as_datetime(document["changed_at"]), bool(document["overlapped"]))
 
     def is_applied(self, client: AtlasClient, cluster: str, change: Change) -> bool:
-        """Return whether a change has reached the cluster, after at most one poll, which may be another worker's.
+        """Return whether a change has reached the cluster.
 
-        A poll stores when it asked, and sends the operations that its answer confirms.
+        Poll the cluster if it is time for it, else use the last poll of any worker. After a poll, also send the other
+        operations whose change its answer confirms.
+
+        Raises:
+            AtlasError: The poll failed.
         """
         name = _name(client.project_id, cluster)
         turn = self._take_turn(client.project_id, cluster)
@@ -102,7 +112,11 @@ class ClusterStatus:
 
     @storage_errors("poll a cluster")
     def _take_turn(self, project: str, cluster: str) -> Mapping[str, Any] | None:
-        """Take the turn to poll now, and return the document; the longer a change takes, the rarer the polls."""
+        """Take the turn to poll now. The pause between polls grows with the age of the change, from 1 s to 5 s.
+
+        Returns:
+            The document of the cluster; None when it is too early for a poll.
+        """
         age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}
         pause = {"$min": [SLOWEST_POLL_SECONDS * 1000, {"$max": [POLL_SECONDS * 1000, age]}]}
         second = int(POLL_SECONDS * 1000)

@@ -1,4 +1,4 @@
-"""How full an Atlas project is of database users: a binding is a user, and Atlas allows 100 of them by default."""
+"""The number of database users of an Atlas project and its limit: each binding is a user, the default limit is 100."""
 
 import structlog
 
@@ -12,17 +12,23 @@ log = structlog.get_logger(__name__)
 
 
 def is_nearly_full(users: int, limit: int) -> bool:
-    """Return whether it is time to warn: only MongoDB's support can raise the limit of a project."""
+    """Return whether a project has 80 % of the users it may have.
+
+    A warning comes this early because only MongoDB's support can raise the limit.
+    """
     return users >= limit * WARN_SHARE
 
 
 def store_limit(housekeeping: Housekeeping, project: str, limit: int) -> None:
-    """Store what Atlas says a project may hold, so that binds need not ask."""
+    """Store the limit that Atlas has for the users of a project, so that binds do not have to ask Atlas."""
     housekeeping.write(f"room/{project}", {"limit": limit})
 
 
 def warn_when_nearly_full(store: Store, housekeeping: Housekeeping, project: str) -> None:
-    """Warn by the broker's own count, which costs no call to Atlas; the reconciliation counts all users."""
+    """Log a warning when the broker's bindings nearly reach the limit of users.
+
+    This counts in MongoDB and needs no call to Atlas; only the reconciliation counts the users of others too.
+    """
     users = store.count_users(project)
     if users >= DEFAULT_LIMIT * WARN_SHARE:
         limit = int(housekeeping.read(f"room/{project}").get("limit") or DEFAULT_LIMIT)

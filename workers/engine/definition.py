@@ -1,4 +1,4 @@
-"""How an operation is declared: its steps in order, and the steps that remove what it made."""
+"""Declaration of an operation: its steps in order, and the steps that remove what it has created."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,16 +9,19 @@ from broker_api.state.records import AnyResource
 from workers.engine.results import Result
 
 StepFunction = Callable[[Any], Result[Any]]
-"""Takes a job. Every step looks before it acts, or can be run twice."""
+"""Takes a job and returns the result of the step. A step may run twice, so it checks before it acts."""
 
 
 @dataclass(frozen=True)
 class Definition(Generic[AnyResource]):
-    """One kind of operation. The first entry of ``steps`` begins it, the first of ``undo`` begins the removal.
+    """One kind of operation.
 
-    ``undo`` runs when the operation has failed for good or has reached its deadline. ``late_effects`` names the steps
-    that send a request which may take effect after its answer was lost. ``on_lease_lost`` is called with the job when
-    this worker has lost its lease.
+    Attributes:
+        steps: The functions of the steps by name; the operation begins with the first one.
+        undo: The steps that remove what the operation has created. They run when it has failed for good or has reached
+            its deadline.
+        late_effects: The steps whose request to Atlas may still take effect when its answer was lost.
+        on_lease_lost: Called with the job when this worker has lost its lease.
     """
 
     steps: Mapping[StrEnum, StepFunction]

@@ -1,4 +1,4 @@
-"""What a step is given: the claimed record and its lease."""
+"""The job that a step receives: the claimed record and its lease."""
 
 from typing import Generic
 
@@ -9,7 +9,7 @@ from workers.engine.results import StepTrouble
 
 
 class Job(Generic[AnyResource]):
-    """One operation under way in this worker. Subclasses add what the steps of their operations need."""
+    """An operation that this worker runs. Subclasses add what the steps of their operations need."""
 
     claim: Claim[AnyResource]
     record: AnyResource
@@ -20,14 +20,22 @@ class Job(Generic[AnyResource]):
     def __init__(self, claim: Claim[AnyResource], lease: Lease) -> None:
         self.lease = lease
         self.late_effect = False
-        """Whether a request of the last step may still take effect, since its answer was lost."""
+        """Whether a request of the last step may still take effect although its answer was lost."""
         self.update(claim)
 
     def update(self, claim: Claim[AnyResource]) -> None:
-        """Go on with the record as it was written last."""
+        """Replace the record by its latest version.
+
+        Args:
+            claim: The claim that the latest write returned.
+        """
         self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
 
     def classify(self, error: Exception) -> StepTrouble | None:
-        """Return what an exception of a step means; None for one that nothing is known about, which is a defect."""
+        """Classify an exception that a step has raised.
+
+        Returns:
+            The sentence for the user and whether a retry can help; None for an unknown exception, which is a defect.
+        """
         del error
         return None

@@ -23,10 +23,12 @@ log = structlog.get_logger(__name__)
 class Lease:
     """The time for which this process holds a claim.
 
-    ``until`` is measured by the monotonic clock, which goes on while the process is stopped, and from the moment at
-    which the claim or renewal was asked for, so that the lease never seems longer than it is in MongoDB. ``lost`` says
-    that another worker has taken the operation over. ``probes`` names the open circuit breakers that the running step
-    may pass; the runner empties it before each step.
+    Attributes:
+        claim: The claim.
+        until: The end of the lease in monotonic seconds. That clock also runs while the process is stopped. The time
+            counts from the moment before the request to MongoDB, so the lease never ends later here than in MongoDB.
+        lost: Another worker has taken over the operation.
+        probes: The projects whose open circuit breaker the running step may pass; empty at the start of each step.
     """
 
     claim: Claim[Any]
@@ -35,11 +37,19 @@ class Lease:
     probes: set[str] = field(default_factory=set)
 
     def extend(self, asked_at: float) -> None:
-        """Count a renewal that was asked for at ``asked_at`` (monotonic seconds)."""
+        """Extend the lease after a renewal in MongoDB.
+
+        Args:
+            asked_at: The moment before the request to MongoDB, in monotonic seconds.
+        """
         self.until = asked_at + LEASE_SECONDS
 
     def check(self) -> None:
-        """Raise ``LeaseLostError`` unless a call that begins now ends within the lease."""
+        """Check that a call to Atlas that begins now ends within the lease.
+
+        Raises:
+            LeaseLostError: The call might end after the lease, or the lease is lost.
+        """
         if self.lost or time.monotonic() > self.until - CALL_SECONDS:
             raise LeaseLostError
 
@@ -55,7 +65,12 @@ class LeaseKeeper:
 
     @contextmanager
     def holding(self, claim: Claim[Any], asked_at: float) -> Iterator[Lease]:
-        """Renew the claim's lease while the block runs. ``asked_at``: monotonic seconds when it was asked for."""
+        """Renew the lease of a claim every few seconds while the block runs.
+
+        Args:
+            claim: The claim.
+            asked_at: The moment before the claim was requested from MongoDB, in monotonic seconds.
+        """
         lease = Lease(claim, asked_at + LEASE_SECONDS)
         with self._lock:
             self._held.add(lease)

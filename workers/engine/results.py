@@ -1,4 +1,4 @@
-"""What a step returns: go on with another step, look again later, or done. A step that cannot succeed raises."""
+"""Results of a step: continue with another step, run again later, or done. A step that cannot succeed raises."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,10 @@ from broker_api.state.records import Phase
 
 @dataclass(frozen=True)
 class Next(Generic[AnyFields]):
-    """Go on at once with ``step``; ``changes`` are written to the record, ``operation`` to its operation."""
+    """Continue at once with ``step``.
+
+    ``changes`` are written to the instance or binding, ``operation`` to its operation.
+    """
 
     step: StrEnum
     changes: AnyFields | None = None
@@ -19,10 +22,7 @@ class Next(Generic[AnyFields]):
 
 @dataclass(frozen=True)
 class Later(Generic[AnyFields]):
-    """Look again in ``seconds``. ``description`` is what platforms read meanwhile.
-
-    ``step``: look again with this step instead of the same one.
-    """
+    """Run the same step, or ``step``, again after ``seconds``. Platforms read ``description`` in the meantime."""
 
     seconds: float
     description: str
@@ -33,7 +33,7 @@ class Later(Generic[AnyFields]):
 
 @dataclass(frozen=True)
 class Done(Generic[AnyFields]):
-    """The operation has ended; ``phase`` is where it leaves the instance or binding."""
+    """The operation has ended; ``phase`` is the new phase of the instance or binding."""
 
     phase: Phase
     description: str
@@ -44,9 +44,11 @@ Result = Next[AnyFields] | Later[AnyFields] | Done[AnyFields]
 
 
 class FailedError(Exception):
-    """The operation cannot succeed; the message is for the platform's user.
+    """The operation cannot succeed. The message is for the platform's user.
 
-    ``refused``: because of what was requested, so that the same request would fail again.
+    Args:
+        sentence: The message.
+        refused: The request itself is the cause, so the same request would fail again.
     """
 
     def __init__(self, sentence: str, *, refused: bool = False) -> None:
@@ -55,9 +57,12 @@ class FailedError(Exception):
 
 
 class HeldBackError(Exception):
-    """The step must not act now, for example because a circuit breaker is open. Costs the operation no attempt.
+    """The step must not call Atlas now, for example because a circuit breaker is open. It does not count as an attempt.
 
-    ``waits_on``: a name under which a later event can make all such operations due at once.
+    Args:
+        seconds: The pause before the next attempt.
+        why: The reason, for the platform's user.
+        waits_on: The name of an event that makes all operations that wait on it due at once.
     """
 
     def __init__(self, seconds: float, why: str, waits_on: str | None = None) -> None:
@@ -68,10 +73,13 @@ class HeldBackError(Exception):
 
 @dataclass(frozen=True)
 class StepTrouble:
-    """What an exception of a step means: ``sentence`` for the platform's user, and whether a retry can help.
+    """The classification of an exception that a step has raised.
 
-    ``retry_after`` is the least pause in seconds. ``late_effect``: the request may still take effect, since its answer
-    was lost.
+    Attributes:
+        sentence: The message for the platform's user.
+        retry: Whether a retry can help.
+        retry_after: The shortest pause before the retry, in seconds.
+        late_effect: The request may still take effect, since its answer was lost.
     """
 
     sentence: str

@@ -1,7 +1,7 @@
 """Runs an operation: claims it, runs its steps one after the other, and records the result of each.
 
-When a step fails for good, the steps that remove what the operation made follow (``undo``); only then does the
-operation end as failed.
+When a step fails for good, the undo steps follow, which remove what the operation has created. After them the operation
+ends as failed.
 """
 
 import random
@@ -31,17 +31,24 @@ LONGEST_BACKOFF_SECONDS = 15.0
 OTHER_RELEASE_SECONDS = 5.0
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 LATE_EFFECT_SECONDS = 30.0
-"""For so long a request whose answer was lost may still take effect."""
+"""How long a request whose answer was lost may still take effect."""
 
 
 def backoff(attempts: int) -> float:
-    """Return the seconds to wait after so many failures: doubling, with jitter, up to a cap."""
+    """Return the pause before the next attempt.
+
+    Args:
+        attempts: The number of failed attempts before this one.
+
+    Returns:
+        Seconds: they double with each attempt up to a maximum, with random jitter.
+    """
     longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(attempts, 10))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
 def _log_context(claim: Claim[Any]) -> dict[str, object]:
-    """Return what each log line of an operation says: its ids, and its author."""
+    """Return the key-values of each log line of an operation: its ids, and the user that requested it."""
     record, operation = claim.record, claim.record.operation
     context = {
         "instance_id": record.instance_id,
@@ -54,7 +61,16 @@ def _log_context(claim: Claim[Any]) -> dict[str, object]:
 
 
 class Runner:
-    """Runs operations by their ``definitions``. ``new_job`` makes what steps are given; ``stopping`` ends the work."""
+    """Runs operations.
+
+    Args:
+        claims: Claims operations and writes their results.
+        leases: Renews the lease of each claim while its steps run.
+        keys: Checks the encryption keys before each operation.
+        definitions: The definition of each kind of operation.
+        new_job: Creates the job that the steps of an operation receive.
+        stopping: Set when the process stops; operations are then released after their current step.
+    """
 
     def __init__(
         self,
@@ -74,9 +90,16 @@ class Runner:
         self._stopping = stopping
 
     def work(self, key: str, operation_id: str) -> None:
-        """Carry an operation on until it ends or has to wait. A late or repeated message finds nothing to claim."""
+        """Run the steps of an operation until it ends or has to wait.
+
+        A late or repeated message does no harm, since there is no operation to claim then.
+
+        Args:
+            key: The ``_id`` of the document of the instance or binding.
+            operation_id: The operation.
+        """
         try:
-            if not self._keys.passes():  # what is sealed with a wrong key is lost; workers with the right ones go on
+            if not self._keys.passes():  # a secret that is encrypted with a wrong key is lost; other workers take over
                 return
             asked_at = time.monotonic()
             claim = self._claims.claim(key, operation_id)
@@ -103,12 +126,12 @@ class Runner:
                     if definition and definition.on_lease_lost:
                         definition.on_lease_lost(job)
         except ErrStorageMongoConnection as error:
-            log.warning("operation_interrupted", key=key, reason=error.reason)  # its lease ends by itself
+            log.warning("operation_interrupted", key=key, reason=error.reason)  # the lease expires by itself
 
     def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
-        """Return name and function of the next step.
+        """Return the name and the function of the next step.
 
-        An operation that has not begun has the step "": the API need not know the name of the first one.
+        A new operation has the step "", so that the API does not have to know the name of the first step.
         """
         job.lease.probes.clear()
         operation = job.operation
@@ -121,18 +144,16 @@ class Runner:
         return operation.step, _leave_to_other_release
 
     def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
-        """Turn an error of a step into a retry, or into the removal of what the operation made.
+        """Turn an exception of a step into a retry, or into the first undo step.
 
-        A removal that fails is tried again for ever, but rarely.
+        An undo step that fails is retried without an end, with long pauses.
         """
         if isinstance(error, HeldBackError):
             return Later(error.seconds, str(error), operation={"waits_on": error.waits_on, "error": str(error)})
         trouble = StepTrouble(str(error), retry=False) if isinstance(error, FailedError) else job.classify(error)
         if trouble is None:
             log.error("step_raised", step=name, exc_info=error)
-            trouble = StepTrouble(
-                "Internal error of the broker; its operator finds the cause in the log of the workers."
-            )
+            trouble = StepTrouble(INTERNAL_ERROR)
         definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
@@ -152,7 +173,7 @@ class Runner:
         return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
 
     def _record(self, job: Job[Any], name: str, result: Result[Any]) -> bool:
-        """Write the result of a step; return whether the operation goes on under the same claim."""
+        """Write the result of a step; return whether the next step follows at once, under the same claim."""
         log.info("step_finished", step=name, result=type(result).__name__)
         operation = job.operation
         match result:
@@ -165,7 +186,7 @@ class Runner:
                 return True
             case Later():
                 fields = OperationFields(waits_on=None) | (result.operation or {})
-                if operation.state is State.IN_PROGRESS:  # else platforms have read already how it ended
+                if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value
@@ -180,9 +201,9 @@ class Runner:
 
 
 def _hand_over(job: Job[Any]) -> Result[Any]:
-    """Let another worker go on, since this one is stopping."""
+    """Release the operation for another worker, since this one is stopping."""
     return Later(0, job.operation.description or "Handed over to another worker.")
 
 
 def _leave_to_other_release(_: Job[Any]) -> Result[Any]:
-    return Later(OTHER_RELEASE_SECONDS, "Left to the workers of another release of the broker, which began it.")
+    return Later(OTHER_RELEASE_SECONDS, "Waiting for a worker of the broker's release that began this operation.")

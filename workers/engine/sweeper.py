@@ -1,7 +1,7 @@
 """Background sweeper. Runs in every worker; a MongoDB lease elects the active one.
 
-It sends what is due and held by no worker, ends what is past its deadline, and starts the hourly reconciliation. Two
-active sweepers at once do no harm, since operations are claimed.
+It sends the operations that are due and that no worker holds, fails those whose deadline has passed, and starts the
+hourly reconciliation. Two active sweepers at the same time do no harm, since each operation is claimed before it runs.
 """
 
 import random
@@ -68,15 +68,15 @@ class Sweeper:
                     self.sweep()
             except ErrStorageMongoConnection as error:
                 log.warning("sweep_skipped", reason=error.reason)
-            except Exception:  # the loop must outlive whatever one round meets
+            except Exception:  # no error of one round may end the loop
                 log.exception("sweep_failed")
         try:
             self._housekeeping.release(SWEEP, self._owner)
         except ErrStorageMongoConnection as error:
-            log.info("sweep_lease_left_to_expire", reason=error.reason)
+            log.info("sweep_lease_not_released", reason=error.reason)
 
     def _is_active(self) -> bool:
-        """Hold or take the lease; asked for once a second at most, so that being passive costs little."""
+        """Return whether this sweeper has the lease; MongoDB is asked at most once a second."""
         now = time.monotonic()
         if now - self._elected_at >= SWEEP_RENEW_SECONDS:
             elected = self._housekeeping.acquire(SWEEP, self._owner, SWEEP_LEASE_SECONDS)
@@ -84,7 +84,14 @@ class Sweeper:
         return self._elected_at > 0
 
     def sweep(self) -> int:
-        """Sweep once; return the number of jobs sent."""
+        """Sweep once.
+
+        Returns:
+            The number of jobs that were sent.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
         due = self._claims.due(BATCH)
         if due or time.monotonic() - self._expired_at > EXPIRE_SECONDS:
             self._expired_at = time.monotonic()
@@ -97,10 +104,13 @@ class Sweeper:
         return len(sent)
 
     def _send(self, due: Iterable[Due]) -> list[Due]:
-        """Send until Redis fails; the rest is due again in the next round.
+        """Send jobs until Redis fails; the others are due again in the next round.
 
-        Of the operations that wait on the same cluster one is sent: its look at the cluster answers for all. An
-        operation of a kind that this release does not know is left to workers of the release that does.
+        Of the operations that wait on the same cluster only one is sent, since one poll of the cluster serves all of
+        them. Operations of a kind that only another release knows are sent by the sweepers of that release.
+
+        Returns:
+            The operations that were sent.
         """
         sent: list[Due] = []
         waits: set[str] = set()
@@ -115,7 +125,7 @@ class Sweeper:
         return sent
 
     def _start_reconciliation(self) -> None:
-        """Start it once an hour for all workers; a new broker has nothing to compare yet."""
+        """Start the reconciliation once an hour for all workers; a new broker waits for the first hour to pass."""
         owner = uuid4().hex
         first = not self._housekeeping.read(RECONCILE)
         if not self._housekeeping.acquire(RECONCILE, owner, RECONCILE_SECONDS) or first:

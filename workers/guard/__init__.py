@@ -1,1 +1,1 @@
-"""What is asked before each call to Atlas and learns from its answer: lease, circuit breaker, rate limiter."""
+"""Checks before and after each call to Atlas: lease, circuit breaker, rate limiter."""

@@ -1,8 +1,8 @@
 """The circuit breaker of an Atlas project: while Atlas is down or refuses the key, workers wait.
 
-It opens when only failures have come for two seconds, and admits one probe every ten seconds; the first successful call
-closes it. Its state is a document in MongoDB, shared by all workers and shown by /ready. An Atlas that answers every
-other call keeps it closed: there the pauses between attempts are enough.
+It opens after two seconds with failures only. While it is open, one probe may pass every ten seconds; the first
+successful call closes it. Its state is a document in MongoDB, which all workers share and /ready shows. It stays closed
+while some calls still succeed: the pauses between attempts are enough then.
 """
 
 import threading
@@ -22,19 +22,19 @@ FAILURES = 3
 DOWN_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 10.0
 FRESH_SECONDS = 1.0
-"""How long the state that was read from MongoDB is used before it is read again."""
+"""How long a state that was read from MongoDB is used."""
 
 log = structlog.get_logger(__name__)
 
 
 def waits_on_project(project: str) -> str:
-    """Return the name under which operations wait until a project's circuit breaker closes."""
+    """Return the name (``waits_on``) of operations that wait until the circuit breaker of a project closes."""
     return f"project:{project}"
 
 
 @dataclass
 class _Failures:
-    """Consecutive failures that this process has seen, and the operations that met them."""
+    """Consecutive failures in this process since a monotonic time, and the ids of the operations that had them."""
 
     count: int = 0
     operations: set[str] = field(default_factory=set)
@@ -47,7 +47,7 @@ class CircuitBreaker:
     def __init__(self, project: str, housekeeping: Housekeeping, claims: Claims) -> None:
         self.project = project
         self.is_open = False
-        """Whether calls are held back, as it was read last."""
+        """Whether calls are stopped, by the state that was read last."""
         self.fresh_until = 0.0
         """When the state must be read again (monotonic seconds)."""
         self._document = f"{CIRCUIT}{project}"
@@ -65,15 +65,19 @@ class CircuitBreaker:
         self.is_open = bool(document.get("open"))
 
     def reason(self) -> str:
-        """Return why it is open."""
+        """Return why it is open, as a sentence for users."""
         return str(self._housekeeping.read(self._document).get("reason", "Atlas is in trouble."))
 
     def take_probe(self) -> bool:
-        """Take the right to the one probe of these ten seconds, for all workers."""
+        """Take the right to send a probe; return False when a worker has taken it in the last ten seconds."""
         return self._housekeeping.take_turn(self._document, "until", PROBE_EVERY_SECONDS)
 
     def record_success(self) -> None:
-        """Record a healthy answer: a 2xx or an ordinary 4xx."""
+        """Record a healthy answer (2xx, or 4xx except refused credentials), which closes an open circuit.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
         with self._lock:
             self._failures = None
             self._succeeded_at = time.monotonic()
@@ -86,10 +90,13 @@ class CircuitBreaker:
             self._claims.make_all_due(waits_on_project(self.project))
 
     def record_failure(self, reason: str, operation_id: str, *, unauthorized: bool) -> None:
-        """Record that Atlas did not answer, answered 5xx, or refused the key.
+        """Record a failed call: no answer, a 5xx, or refused credentials.
 
-        A refused key may concern one kind of call only: it opens the circuit when several operations meet it and no
-        call succeeds in between.
+        Args:
+            reason: The error as a sentence for users.
+            operation_id: The operation that made the call; empty for maintenance.
+            unauthorized: Atlas refused the credentials. This may concern one kind of call only, so it opens the circuit
+                only when several operations had it without a successful call in between.
         """
         with self._lock:
             seen = self._failures = self._failures or _Failures()
@@ -111,5 +118,8 @@ class CircuitBreaker:
             log.warning("circuit_not_shared", project=self.project, reason=error.reason)
 
     def succeeded_within(self, period: timedelta) -> bool:
-        """Return whether a call has succeeded lately, so that a failure is about one call and not about Atlas."""
+        """Return whether a call of this process has succeeded in the last ``period``.
+
+        If so, a failure concerns its own request and not Atlas as a whole.
+        """
         return self._succeeded_at is not None and time.monotonic() - self._succeeded_at < period.total_seconds()

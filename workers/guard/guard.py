@@ -1,4 +1,4 @@
-"""The one object that each call to Atlas passes: ``before`` it is sent, and ``after`` its answer."""
+"""The guard of each call to Atlas: ``before`` it is sent, and ``after`` its answer."""
 
 import random
 import time
@@ -18,9 +18,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Guard:
-    """Guards the calls of one operation, or, without a lease, of one run of maintenance.
+    """Guards the calls of one operation, or of one run of maintenance.
 
-    ``probes`` names the projects whose open circuit breaker is being probed; for an operation it is its lease's.
+    Attributes:
+        breaker: The circuit breaker of the project.
+        limiter: The rate limiter of the project.
+        lease: The lease of the operation; None for maintenance.
+        probes: The projects whose open circuit breaker these calls may pass; for an operation the set of its lease.
     """
 
     breaker: CircuitBreaker
@@ -29,11 +33,12 @@ class Guard:
     probes: set[str] = field(default_factory=set)
 
     def before(self) -> None:
-        """Let a call be sent now. All calls of a step, or of a run of maintenance, pass as one probe.
+        """Check that a call may be sent now. All calls of one step, or of one run of maintenance, are one probe.
 
         Raises:
-            LeaseLostError: the call might end after the lease.
-            HeldBackError: the circuit breaker is open, or the project is near its rate limit.
+            LeaseLostError: The call might end after the lease.
+            HeldBackError: The circuit breaker is open, or the project is near its rate limit.
+            ErrStorageMongoConnection: MongoDB cannot be used.
         """
         if self.lease:
             self.lease.check()
@@ -49,10 +54,13 @@ class Guard:
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
 
     def after(self, answer: Answer) -> None:
-        """Learn from an answer. A refusal of one request, and 429, are healthy answers."""
+        """Pass an answer on to the rate limiter and the circuit breaker.
+
+        A refusal that concerns one request only, and a 429, count as healthy.
+        """
         log.debug("atlas_call", method=answer.method, path=answer.path, status=answer.status, seconds=answer.seconds)
-        # Atlas counts calls about processes in a small bucket of their own, and not every tier answers them: a limit or
-        # a refusal there says nothing of the other calls.
+        # Calls about processes have a small rate bucket of their own, and some tiers refuse them: such a limit or
+        # refusal does not concern the other calls.
         about_processes = "/processes" in answer.path
         if not about_processes:
             self.limiter.observe(answer)

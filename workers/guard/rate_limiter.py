@@ -1,7 +1,7 @@
-"""Slows the workers of an Atlas project down together when the project's rate bucket runs low.
+"""Slows down all workers of an Atlas project when the rate bucket of the project is nearly empty.
 
-A 429 should not happen then. When it does, nothing more is asked of the project until the time that Atlas names.
-The library ``limits`` counts in the Redis that all workers share; while Redis is away each process counts alone.
+This should prevent a 429. After a 429 no call is sent to the project until the time that Atlas names. The library
+``limits`` counts in the Redis that all workers share; while Redis cannot be reached, each process counts alone.
 """
 
 import time
@@ -32,14 +32,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Pause:
-    """For how long no call may be sent, and why."""
+    """How many seconds no call may be sent, and why, as a sentence for users."""
 
     seconds: float
     reason: str
 
 
 class RateLimiter:
-    """Watches ``RateLimit-Remaining`` and 429 of one project; minting OAuth tokens has limits and pauses of its own."""
+    """Watches ``RateLimit-Remaining`` and 429 of one project. Requests for OAuth tokens have limits of their own."""
 
     def __init__(self, project: str, redis: RedisSettings) -> None:
         self._project = project
@@ -51,7 +51,7 @@ class RateLimiter:
         self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
 
     def observe(self, answer: Answer) -> None:
-        """Look at what is left of the bucket."""
+        """Read from an answer how full the rate bucket is, and whether Atlas asks to wait (429)."""
         now = time.monotonic()
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS and answer.path.startswith(_API):
             seconds = (answer.error and answer.error.retry_after) or 1.0
@@ -61,13 +61,13 @@ class RateLimiter:
             return
         if now > self._slow_until:
             log.warning("rate_limit_near", project=self._project, remaining=answer.remaining)
-        # Half of what is refilled: the other half lets the bucket recover.
+        # Use half of the refill rate, so that the other half fills the bucket again.
         calls = max(1, answer.limit * WINDOW_SECONDS // (2 * _REFILL_SECONDS))
         self._most = RateLimitItemPerSecond(calls, WINDOW_SECONDS)
         self._slow_until = now + SLOW_SECONDS
 
     def pause(self) -> Pause | None:
-        """Return how long to wait before the next call; None when it may be sent, which is then counted."""
+        """Return how long to wait before the next call; None, and the call is counted, when it may be sent now."""
         now = time.monotonic()
         if now < self._silent_until:
             return Pause(self._silent_until - now, "Atlas asks the broker to wait; it goes on soon.")
@@ -76,7 +76,7 @@ class RateLimiter:
         return None
 
     def _count(self) -> bool:
-        """Count a call; return False when the workers together have made those of this window."""
+        """Count a call; return False when all workers together have used up the calls of this window."""
         key = f"atlas-broker-{self._project}"
         try:
             hit = self._shared.hit(self._most, key)

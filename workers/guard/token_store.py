@@ -1,4 +1,4 @@
-"""The OAuth token of a service account, shared by all workers: encrypted in MongoDB, minted by one at a time."""
+"""The OAuth token of a service account, encrypted in MongoDB for all workers; one worker at a time requests it."""
 
 from datetime import datetime
 from uuid import uuid4
@@ -20,7 +20,7 @@ class SharedTokens:
         self._owner = uuid4().hex
 
     def current(self) -> Token | None:
-        """Return the token that was saved last; None also when its encryption key was taken away."""
+        """Return the token that was saved last; None when there is none or no key decrypts it any more."""
         sealed = self._housekeeping.read(self._name).get("sealed")
         if sealed is None:
             return None
@@ -31,20 +31,20 @@ class SharedTokens:
         return Token(value, datetime.fromisoformat(issued_at), datetime.fromisoformat(expires_at))
 
     def take(self, seconds: float) -> bool:
-        """Take the right to mint; every attempt is another owner, so that two threads cannot both have it."""
+        """Take the right to mint; each attempt has another owner, so that two threads cannot both have the right."""
         owner = uuid4().hex
         taken = self._housekeeping.acquire(self._lease, owner, seconds)
         self._owner = owner if taken else self._owner
         return taken
 
     def save(self, token: Token) -> None:
-        """Keep a new token and give the right to mint back."""
+        """Save a new token and release the right to mint."""
         value = [token.value, token.issued_at.isoformat(), token.expires_at.isoformat()]
         self._housekeeping.write(self._name, {"sealed": self._vault.seal(value)})
         self.release()
 
     def release(self, pause: float = 0.0) -> None:
-        """Return the right to mint; no worker can take it within ``pause`` seconds."""
+        """Release the right to mint; no worker can take it in the next ``pause`` seconds."""
         if pause:
             self._housekeeping.acquire(self._lease, self._owner, pause)
         else:
