@@ -1,7 +1,7 @@
-"""The Celery application: reads its settings when a command starts, composes the parts, starts the sweeper.
+"""The Celery application: reads the settings when a command starts, creates the worker's parts, starts the sweeper.
 
-Importing it reads and connects nothing. ``celery -A workers worker`` and ``… flower`` stop with one line when a setting
-is wrong.
+Importing this module reads no setting and opens no connection. ``celery -A workers worker`` and ``… flower`` stop with
+one line when a setting is wrong.
 """
 
 import os
@@ -28,7 +28,7 @@ app.config_from_object("celeryconfig")
 
 
 class _Process:
-    """What this process holds: its settings, and the context of a worker."""
+    """The state of this process: its settings, and in a worker its context."""
 
     settings: Settings | None = None
     keys_checked = False
@@ -45,7 +45,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _settings() -> Settings:
-    """Return the settings of this process, which may lack what its command does not need."""
+    """Return the settings of this process; those that its command does not need may be missing."""
     if _Process.settings is None:
         with _one_line_errors():
             _Process.settings = load(os.environ, "client")
@@ -53,7 +53,11 @@ def _settings() -> Settings:
 
 
 def context() -> Context:
-    """Return the parts of this worker process."""
+    """Return the parts of this worker process, created at the first call.
+
+    Raises:
+        SystemExit: A setting is missing or wrong.
+    """
     if _Process.context is None:
         with _one_line_errors():
             _Process.context = compose(_settings())
@@ -62,14 +66,14 @@ def context() -> Context:
 
 @app.on_after_configure.connect
 def _configure_broker(sender: Celery, **_: object) -> None:
-    """Add what celeryconfig.py cannot know, when a command first needs its configuration."""
+    """Add the settings of the deployment to those of celeryconfig.py, when a command first needs them."""
     options = dict(sender.conf.broker_transport_options)
     sender.conf.update(celery_settings(_settings().redis, "workers.transport:Transport", options))
 
 
 @signals.celeryd_init.connect
 def _check_worker(**_: object) -> None:
-    """End a worker that lacks a setting, or whose keys do not decrypt what is stored, before it connects."""
+    """End a worker before it connects to Redis when a setting or its encryption keys are wrong."""
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("worker")
@@ -79,7 +83,10 @@ def _check_worker(**_: object) -> None:
 
 
 def _guard_flower() -> None:
-    """Guard Flower; end it when a setting is missing. Flower, and no other command, parses its options by Tornado."""
+    """Put Flower behind authentication; end it when a setting is missing.
+
+    Tornado calls this after it has parsed the options; of Celery's commands only Flower uses Tornado.
+    """
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("flower")
@@ -98,7 +105,7 @@ def _set_up_logging(loglevel: int, **_: object) -> None:
 
 @signals.worker_process_init.connect
 def _forget_context(**_: object) -> None:
-    """Compose anew in a child of a pool of processes: connections do not survive a fork."""
+    """Create new parts in a child of a pool of processes, since connections cannot be used after a fork."""
     _Process.context = None
 
 
@@ -118,11 +125,15 @@ def _start_sweeper(**_: object) -> None:
 
 @signals.worker_shutting_down.connect
 def _stop_operations(**_: object) -> None:
-    """Let running steps end and release their operations, instead of going on with the next step."""
+    """Release each operation after its current step, so that another worker runs the next one."""
     context().stopping.set()
 
 
 def run_worker(settings: Settings) -> None:
-    """Run a worker with settings that are made and checked already; for ``Broker.run()``, in a process of its own."""
+    """Run a worker until it is stopped; ``Broker.run()`` calls this in a new process.
+
+    Args:
+        settings: Settings that have been checked already, together with the encryption keys.
+    """
     _Process.settings, _Process.keys_checked = settings, True
     app.worker_main(["worker", "--loglevel=INFO"])

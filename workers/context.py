@@ -1,4 +1,4 @@
-"""The parts of a worker process, composed once from its settings."""
+"""The parts of a worker process, created once from its settings."""
 
 import threading
 from dataclasses import dataclass, field
@@ -25,21 +25,25 @@ from workers.guard.token_store import SharedTokens
 
 @dataclass(frozen=True)
 class AtlasProject:
-    """An Atlas project that the worker has credentials for. ``client`` is used through ``guarded`` only."""
+    """An Atlas project with its credentials. Call it through ``guarded``, never by ``client``."""
 
     client: AtlasClient
     breaker: CircuitBreaker
     limiter: RateLimiter
 
     def guarded(self, lease: Lease | None = None) -> AtlasClient:
-        """Return a client for the calls of one operation, or without a lease for maintenance."""
+        """Return a client whose calls pass the guard.
+
+        Args:
+            lease: The lease of the operation that makes the calls; None for maintenance.
+        """
         guard = Guard(self.breaker, self.limiter, lease, lease.probes if lease else set())
         return self.client.guarded(guard)
 
 
 @dataclass
 class Context:
-    """The parts of a worker. Nothing connects before its first use; threads may share all of it."""
+    """The parts of a worker. Each one connects at its first use; all of them are safe to share between threads."""
 
     settings: Settings
     catalog: Catalog
@@ -59,10 +63,10 @@ class Context:
 
 
 def compose(settings: Settings) -> Context:
-    """Put a worker together.
+    """Create the parts of a worker; nothing connects yet.
 
     Raises:
-        SettingError: the catalog in the ``Config`` is wrong.
+        SettingError: The catalog in the ``Config`` is wrong.
     """
     store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
     claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis)
@@ -93,7 +97,11 @@ def compose(settings: Settings) -> Context:
 
 
 def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount:
-    """Return the credentials of a project; a service account goes first, as MongoDB recommends."""
+    """Return the credentials of a project: its service account, as MongoDB recommends, else its API key.
+
+    Raises:
+        ValueError: A secret is not in the form that Atlas uses.
+    """
     if project.client_id and project.client_secret:
         return ServiceAccount(project.client_id, project.client_secret, tokens)
     return ApiKey(project.public_key, project.private_key)

@@ -1,1 +1,1 @@
-"""What operators run, and what runs by itself: ``atlas-broker check`` and the reconciliation."""
+"""``atlas-broker check``, which operators run, and the reconciliation, which runs every hour."""

@@ -1,7 +1,7 @@
 """``atlas-broker check``: checks everything that the broker needs.
 
-One line for each finding: ``good``, ``warn`` or ``bad``, and what to do. It changes nothing that lasts, and prints no
-secret.
+It prints one line for each finding: ``good``, ``warn`` or ``bad``, and what to do. It leaves no change behind, and
+prints no secret.
 """
 
 import logging
@@ -37,7 +37,7 @@ SHOWN_DOCUMENTS = 3
 @click.command()
 def check() -> None:
     """Check settings, MongoDB, Redis, keys and Atlas; exit status 0 when nothing is bad."""
-    logs.configure(logging.CRITICAL)  # what goes wrong is a finding
+    logs.configure(logging.CRITICAL)  # errors become findings
     marks = set()
     for mark, sentence in findings(os.environ):
         click.echo(f"{mark:<4}  {' '.join(sentence.split())}")
@@ -46,7 +46,11 @@ def check() -> None:
 
 
 def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield every finding as soon as it is known. Raises nothing, whatever is broken."""
+    """Yield each finding as soon as it is known. Every error becomes a finding, so nothing is raised.
+
+    Args:
+        environ: The environment variables of the process.
+    """
     try:
         settings = load(environ, "worker")
     except SettingError as error:
@@ -91,7 +95,7 @@ def _catalog(settings: Settings) -> Iterator[Finding]:
 
 @contextmanager
 def _state(settings: Settings) -> Iterator[Store | None]:
-    """Open the state; None when the URI cannot be used: a DNS record is looked up at once."""
+    """Open the state; yield None when the URI cannot be used (its DNS record is read at once)."""
     try:
         client = connect(settings.mongo_uri, settings.mongo_timeout_ms)
         store = Store(client, settings.mongo_db, settings.mongo_collection)
@@ -111,7 +115,7 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client:
             hello, version = client.admin.command("hello"), client.server_info()["version"]
         problem, advice = "cannot be written to", f"give its user readWrite on {settings.mongo_db}"
-        # As the broker writes, acknowledged by a majority, and taken back.
+        # Write as the broker does, acknowledged by a majority, and delete it again.
         name = f"check/{secrets.token_hex(8)}"
         store.housekeeping.insert_one({"_id": name})
         store.housekeeping.delete_one({"_id": name})
@@ -128,7 +132,7 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
 
 
 def _documents(store: Store) -> Iterator[Finding]:
-    """Look for documents that this release does not understand; what can be read but not understood is named too."""
+    """Look for documents that cannot be read, or whose state or phase only another release knows."""
     found = store.collection.find({"operation": {"$exists": True}})
     odd = [str(document["_id"]) for document in found if not record(document).understood]
     if odd:

@@ -25,9 +25,18 @@ _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 def check_project(settings: Settings, project: Project, store: Store | None) -> Iterator[Finding]:
-    """Yield what is found of one project. ``store`` is None where the state cannot be used."""
+    """Yield the findings about one project.
+
+    Args:
+        settings: The settings.
+        project: The project with its credentials.
+        store: The state; None when it cannot be used.
+
+    Raises:
+        AtlasError: The credentials do not open the project.
+    """
     tokens: TokenStore = MemoryTokens()
-    if store:  # the workers' token where that is possible: Atlas counts the tokens that live
+    if store:  # use the workers' token: Atlas limits how many are valid at the same time
         tokens = SharedTokens(Housekeeping(store), Vault(settings.encryption_keys), project.client_id)
     client = AtlasClient(settings.base_url, project.project_id, credentials(project, tokens))
     where = f"project {project.project_id}"
@@ -47,7 +56,7 @@ def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
     roles = client.key_roles()
     may = bool(roles and roles & MAY_CHANGE_USERS)
     if roles is None:
-        # Ask for the removal of a user that does not exist: the answer shows the role, and nothing is changed.
+        # Delete a user that does not exist: the answer shows whether the role is there, and nothing is changed.
         may = True
         try:
             client.delete_user(f"atlas-broker-check-{secrets.token_hex(8)}")
@@ -85,7 +94,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
 
 
 def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
-    """Matters for dropping databases and for BROKER_VERIFY_LOGIN only; the Admin API has a list of its own."""
+    """Check the IP access list of the clusters, which only drops of databases and BROKER_VERIFY_LOGIN need."""
     listed = [str(entry.get("cidrBlock") or entry.get("ipAddress") or "") for entry in client.access_list()]
     networks = []
     for entry in listed:
@@ -105,7 +114,10 @@ def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterato
 
 
 def _own_address(base_url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address from which this host would reach Atlas; nothing is sent. Behind a NAT, Atlas sees another."""
+    """Return the local address of a connection to Atlas, without sending anything; None when there is none.
+
+    Behind a NAT, Atlas sees another address.
+    """
     parts = urlsplit(base_url)
     try:
         family, kind, _, _, address = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)[0]

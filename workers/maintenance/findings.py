@@ -1,4 +1,4 @@
-"""What ``atlas-broker check`` finds: a mark, and a sentence."""
+"""The findings of ``atlas-broker check``."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,11 +7,17 @@ from workers.atlas.client import AtlasError
 
 GOOD, WARN, BAD = "good", "warn", "bad"
 Finding = tuple[str, str]
-"""A mark, and a sentence that says what was found and what to do."""
+"""A mark, and a sentence with the finding and what to do about it."""
 
 
 def guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield what ``look`` finds; what it raises is a finding too. The text of an unknown error may hold a secret."""
+    """Yield the findings of a check; an exception becomes a finding too.
+
+    Args:
+        what: The subject of the check, for the finding about an exception. Of an unknown exception only the type is
+            shown, since its text may contain a secret.
+        look: The check.
+    """
     try:
         yield from look()
     except (AtlasError, SettingError) as error:

@@ -27,14 +27,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Drift:
-    """What differs in one project: users without a binding, and bindings without a user."""
+    """The differences in one project: users without a binding (orphans), and bindings without a user (missing)."""
 
     orphans: list[DatabaseUser]
     missing: list[Binding]
 
 
 def reconcile(context: Context, *, repair: bool) -> None:
-    """Compare every project; report in the log and for /ready, and repair if asked to."""
+    """Compare all projects with MongoDB; write the differences to the log and their number for /ready.
+
+    Args:
+        context: The parts of the worker.
+        repair: Also remove the orphans, and create the missing users.
+    """
     if not context.keys.passes():
         return
     orphans, missing = 0, 0
@@ -52,9 +57,15 @@ def reconcile(context: Context, *, repair: bool) -> None:
 
 
 def compare(context: Context, client: AtlasClient) -> Drift:
-    """Return what differs between a project's users and the bindings on it."""
+    """Return the differences between the users of a project and its bindings; log each of them.
+
+    Raises:
+        AtlasError, HeldBackError: Atlas cannot be asked.
+    """
     project = client.project_id
-    ready = context.store.ready_bindings(project)  # before the users: what is bound meanwhile is not missing
+    ready = context.store.ready_bindings(
+        project
+    )  # read before the users, so that a bind in between is not reported as missing
     users = list(client.users())
     limit = client.user_limit() or DEFAULT_LIMIT
     store_limit(context.housekeeping, project, limit)
@@ -74,7 +85,7 @@ def compare(context: Context, client: AtlasClient) -> Drift:
 
 
 def _is_orphan(context: Context, user: DatabaseUser) -> bool:
-    """Return whether no record needs the user; one that is being created or removed is needed."""
+    """Return whether no record needs the user. An operation that creates or removes the user still needs it."""
     instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
     try:
         if binding_id is None:
@@ -82,13 +93,13 @@ def _is_orphan(context: Context, user: DatabaseUser) -> bool:
             operation = instance.operation if instance else None
             return not (operation and operation.open and operation.id == user.labels.get(LABEL_OPERATION))
         binding = context.store.binding(instance_id, binding_id)
-    except ErrStorageUnreadable:  # a record that cannot be read, or only by another release, may well want it
+    except ErrStorageUnreadable:  # such a record may need the user
         return False
     return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
 
 
 def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[Binding]:
-    """Return the bindings that should have a user and have none, also at a second look."""
+    """Return the bindings without a user, except those that have changed or expired in the meantime."""
     now = context.store.now()
     lacking = [binding for binding in ready if binding.made and binding.username not in present]
     living = [binding for binding in lacking if binding.expires is None or binding.expires > now]

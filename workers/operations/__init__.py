@@ -1,4 +1,4 @@
-"""The operations: provision, update, deprovision, bind, unbind. Each file declares its steps first, in order."""
+"""The operations: provision, update, deprovision, bind, unbind. Each file declares the steps of one, in order."""
 
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ DEFINITIONS: dict[str, Definition[Any]] = {
 
 
 def compose_runner(context: Context) -> Runner:
-    """Return what runs all operations with the parts of one worker."""
+    """Return the runner of all kinds of operations, with the parts of one worker."""
     return Runner(
         context.claims,
         context.leases,

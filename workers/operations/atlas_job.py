@@ -1,4 +1,4 @@
-"""What steps work with: the record, its Atlas project, the cluster's connection strings, and reasons to wait."""
+"""The job of operations on Atlas: the record, the client of its project, connection strings, and waiting for Atlas."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -19,19 +19,19 @@ from workers.engine.results import FailedError, Later, Next, StepTrouble
 
 LATE_EFFECT_LOOK_SECONDS = 5.0
 SERVER_ERRORS = 12
-"""A call that Atlas answers with 500 this often while others succeed is a refusal: some bad inputs give 500."""
+"""After so many 500s to one call, while other calls succeed, it counts as refused: Atlas answers some bad input so."""
 OTHERS_SUCCEED = timedelta(minutes=1)
 OPERATOR_SECONDS = 5.0
-"""Pause before a retry that an operator, or workers of another release, must make possible."""
+"""Pause before a retry that can only succeed after an operator or another release has changed something."""
 
 
 class AtlasJob(Job[AnyResource]):
-    """One operation under way in this worker, with the calls to Atlas under its lease."""
+    """An operation that this worker runs, with Atlas clients that check its lease before each call."""
 
     project: str
-    """The project of the record; what atlasbroker 2.0.0 wrote is in the first one."""
+    """The project of the record; records of atlasbroker 2.0.0 name none and belong to the first one."""
     cluster: str
-    """The cluster of the record; empty while none is known."""
+    """The cluster of the record; empty while it is unknown."""
 
     def __init__(self, context: Context, claim: Claim[AnyResource], lease: Lease) -> None:
         self.context = context
@@ -40,7 +40,7 @@ class AtlasJob(Job[AnyResource]):
         super().__init__(claim, lease)
 
     def update(self, claim: Claim[AnyResource]) -> None:
-        """Go on with the record as it was written last."""
+        """Replace the record by its latest version, and read its project and cluster."""
         super().update(claim)
         self.project = self.record.project or next(iter(self.context.projects))
         self.cluster = self.record.cluster or ""
@@ -50,7 +50,7 @@ class AtlasJob(Job[AnyResource]):
         """The client of the record's project.
 
         Raises:
-            FailedError: the workers have no credentials for that project.
+            FailedError: The workers have no credentials for that project.
         """
         return self._clients.get(self.project) or self.client(self.project)
 
@@ -58,7 +58,7 @@ class AtlasJob(Job[AnyResource]):
         """Return the client of a project, whose calls are guarded by this operation's lease.
 
         Raises:
-            FailedError: the workers have no credentials for that project.
+            FailedError: The workers have no credentials for that project.
         """
         if project not in self._clients:
             if project not in self.context.projects:
@@ -67,7 +67,11 @@ class AtlasJob(Job[AnyResource]):
         return self._clients[project]
 
     def classify(self, error: Exception) -> StepTrouble | None:
-        """Return what an error of Atlas, or a secret that cannot be decrypted, means for the operation."""
+        """Classify an error of Atlas, a secret that no key decrypts, or a record that cannot be read.
+
+        Returns:
+            The sentence for the user and whether a retry can help; None for other exceptions.
+        """
         if isinstance(error, UndecryptableError | ErrStorageUnreadable):
             return StepTrouble(str(error), retry_after=OPERATOR_SECONDS)
         if not isinstance(error, AtlasError):
@@ -91,34 +95,49 @@ class AtlasJob(Job[AnyResource]):
         )
 
     def connection_choice(self, instance: Instance) -> Choice:
-        """Return which of the cluster's connection strings serve an instance: the plan's, else the parameters'."""
+        """Return which connection strings of the cluster an instance uses: by its plan, else by its parameters."""
         plan = self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
         parameters = instance.parameters
         kind = plan.connection or parameters.get("connection", STANDARD)
         return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
     def connection_strings(self, instance: Instance) -> Strings:
-        """Return the connection strings that serve an instance.
+        """Return the connection strings of the cluster that an instance uses.
 
         Raises:
-            FailedError, ClusterGoneError, AtlasError: as ``ConnectionStringCache.strings``.
+            FailedError, ClusterGoneError, AtlasError: As in ``ConnectionStringCache.strings``.
         """
         client = self.client(instance.project or self.project)
         choice = self.connection_choice(instance)
         return self.context.connection_strings.strings(client, instance.cluster or "", choice)
 
     def users_changed(self, wait: StrEnum, changes: AnyFields | None = None) -> Next[AnyFields]:
-        """Record that users of the cluster have just changed, and go on with the step that waits for it."""
+        """Record that Atlas has just accepted a change of the cluster's users.
+
+        Args:
+            wait: The step that waits until the change is applied.
+            changes: Fields of the record to write.
+
+        Returns:
+            The result that continues with ``wait``.
+        """
         if not self.cluster:  # a binding of atlasbroker 2.0.0 whose instance is gone: no cluster is known
             return Next(wait, changes)
         change = self.context.status.note_change(self.project, self.cluster)
         return Next(wait, changes, {"changed": change.at, "overlapped": change.overlapped})
 
     def wait_until_applied(self, *, cluster_needed: bool = False) -> Later[Any] | None:
-        """Return when to look again; None once the change has reached the cluster, or the cluster is gone.
+        """Check whether Atlas has applied the change of this operation on the cluster.
+
+        Args:
+            cluster_needed: The operation fails if the cluster does not exist any more.
+
+        Returns:
+            The delay until the next check; None when the change is applied or the cluster does not exist any more.
 
         Raises:
-            ClusterGoneError: the cluster is gone, and what the operation makes is worth nothing without it.
+            ClusterGoneError: The cluster does not exist any more, and ``cluster_needed``.
+            AtlasError: Atlas cannot be asked.
         """
         if self.operation.changed is None:
             return None
@@ -134,7 +153,7 @@ class AtlasJob(Job[AnyResource]):
         return Later(1.0, sentence, operation={"waits_on": cluster_key(self.project, self.cluster)})
 
     def wait_for_late_effect(self) -> Later[Any] | None:
-        """Return a delay while a create whose answer was lost may still take effect, else None."""
+        """Return a delay while a request that creates a user may still take effect, else None."""
         until = self.record.unsure_until
         if until is None or until <= self.context.store.now():
             return None

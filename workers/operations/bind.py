@@ -1,7 +1,7 @@
-"""``atlas.bind``: makes the binding's database user, and ends only once the user can log in.
+"""``atlas.bind``: creates the database user of a binding, and ends when the user can log in.
 
-Name, password and roles are settled and stored before Atlas is asked, so that the worker that goes on after a crash
-asks for the same user with the same password.
+Name, password and roles are stored before Atlas is called. If the worker crashes, the next worker requests the same
+user with the same password.
 """
 
 from datetime import timedelta
@@ -26,7 +26,7 @@ from workers.operations.unbind import remove_user
 log = structlog.get_logger(__name__)
 
 RENEW_SHARE = 0.2
-"""A binding should be renewed when a fifth of its life is left."""
+"""A binding should be renewed when this share of its lifetime is left."""
 
 
 class Step(StrEnum):
@@ -40,10 +40,10 @@ class Step(StrEnum):
 
 
 def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Settle user, password and roles, unless the instance is going away.
+    """Choose and store the user name, the password and the roles, unless the instance is being deleted.
 
-    The claim was a write of a majority, so this read sees every deprovision that was accepted before it. One that is
-    accepted later finds this binding, and stops it.
+    The claim was written with write concern ``majority``, so the instance read here shows every deprovision accepted
+    before the claim. A deprovision that is accepted later finds this binding and removes it.
     """
     instance = _instance_to_bind_to(job)
     if instance is None:
@@ -73,10 +73,10 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 
 def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Create the user, or take over the one that an earlier attempt has made.
+    """Create the user, or take over the one that an earlier attempt has created.
 
-    An update of the instance that began meanwhile either sees that the roles are settled, and waits for this binding,
-    or is seen here.
+    If an update of the instance has begun meanwhile, the credentials are settled again after it, because it may change
+    the roles. An update that begins later waits for this binding.
     """
     if _instance_to_bind_to(job) is None:
         return Next(Step.SETTLE_CREDENTIALS)
@@ -102,7 +102,7 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Wait until Atlas says that the user can log in."""
+    """Wait until Atlas has applied the new user on the cluster."""
     _check_life(job)
     if wait := job.wait_until_applied(cluster_needed=True):
         return wait
@@ -124,9 +124,9 @@ def _done(job: AtlasJob[Binding]) -> Done[BindingFields]:
 
 
 def remove_late_user(job: AtlasJob[Binding]) -> None:
-    """Remove the user that this worker made after it had lost its lease, when no operation wants it any more.
+    """Remove the user that this worker created after it had lost its lease, unless the binding still needs it.
 
-    The user's label says that no other operation has made it or taken it over.
+    The user's label shows that no other operation has created it or taken it over.
     """
     if job.operation.step != Step.CREATE_USER:
         return
@@ -147,7 +147,7 @@ def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
     """Return the binding's instance; None while it is being updated.
 
     Raises:
-        FailedError: the instance is going away.
+        FailedError: The instance is being deleted or does not exist.
     """
     instance = job.context.store.instance(job.record.instance_id)
     if instance is None or instance.phase is not Phase.READY:
@@ -157,9 +157,12 @@ def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
 
 
 def _check_life(job: AtlasJob[Binding]) -> None:
-    """Raise FailedError when the user's life, settled at the start, is over or nearly so.
+    """Check that the lifetime of the user (``expires_in``) is not over or nearly over.
 
-    After ``renew_before`` the credentials would have to be renewed as soon as they are handed out.
+    After ``renew_before`` the platform would have to renew the credentials as soon as it gets them.
+
+    Raises:
+        FailedError: It is.
     """
     binding = job.record
     if binding.expires and (binding.renew_before or binding.expires) <= job.context.store.now():

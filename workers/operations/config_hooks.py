@@ -1,4 +1,4 @@
-"""Calls the operator's hooks: what they see, and what an error of theirs means for the operation."""
+"""Calls of the hooks of ``Config``: their arguments, and the effect of their errors on the operation."""
 
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
@@ -17,11 +17,20 @@ T = TypeVar("T")
 
 
 def call_hook(name: str, hook: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a hook and return what it returns.
+    """Call a hook of the operator's ``Config``.
+
+    Args:
+        name: The name of the hook, for messages.
+        hook: The hook.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The result of the hook.
 
     Raises:
-        FailedError: the hook raised. A missing parameter is named; of other errors only the type is logged, since the
-            text may hold a secret.
+        FailedError: The hook raised an exception. The message names a missing parameter (KeyError). Of unknown errors
+            only the type is logged, since the text may contain a secret.
     """
     try:
         return hook(*args, **kwargs)
@@ -40,7 +49,13 @@ def call_hook(name: str, hook: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 def instance_view(
     config: Config, instance: Instance | Binding, strings: Mapping[str, str] | None = None
 ) -> InstanceView:
-    """Return an instance as hooks see it."""
+    """Return the view of an instance that hooks get.
+
+    Args:
+        config: The operator's ``Config``.
+        instance: The instance, or its binding when the instance of atlasbroker 2.0.0 does not exist any more.
+        strings: The connection strings of the cluster, when they are known.
+    """
     cluster = instance.cluster or instance.parameters.get(config.PARAMETER_CLUSTER) or ""
     return InstanceView(instance.instance_id, instance.parameters, cluster, instance.database, strings or {})
 
@@ -48,15 +63,15 @@ def instance_view(
 def binding_view(
     config: Config, binding: Binding, instance: Instance | Binding, strings: Mapping[str, str] | None = None
 ) -> BindingView:
-    """Return a binding as hooks see it."""
+    """Return the view of a binding that hooks get; the arguments are those of ``instance_view``."""
     return BindingView(binding.binding_id, instance_view(config, instance, strings), binding.parameters)
 
 
 def binding_roles(config: Config, view: BindingView) -> list[dict[str, str]]:
-    """Return the roles of a binding's user as the hook gives them, in the form that is stored with the binding.
+    """Return the roles of a binding's user by the hook, as the field ``roles`` of a binding holds them.
 
     Raises:
-        FailedError: as for ``call_hook``.
+        FailedError: As in ``call_hook``.
     """
 
     def granted() -> list[dict[str, str]]:

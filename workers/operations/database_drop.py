@@ -1,7 +1,7 @@
-"""Dropping a database: whether another instance has it or drops it too, and the temporary user that drops it.
+"""Dropping a database: the check for other instances that use or drop it, and the temporary user that drops it.
 
-The Admin API cannot drop a database. A temporary user does it that may do nothing else, and that Atlas removes by
-itself should the broker never come back.
+The Admin API cannot drop a database, so the broker logs in as a temporary user that has rights on this database only.
+Atlas deletes that user at the end of its lifetime if the broker does not.
 """
 
 from contextlib import suppress
@@ -19,10 +19,13 @@ TEMPORARY_USER_HOURS = 4
 
 
 def begin_drop(job: AtlasJob[Instance]) -> bool:
-    """Take the database for dropping it; False while another instance that has it too is dropping it.
+    """Reserve the database for the drop.
+
+    Returns:
+        False while another instance is dropping it.
 
     Raises:
-        FailedError: another instance uses it.
+        FailedError: Another instance that is not being deleted uses the database.
     """
     instance = with_project(job)
     others = _others_with_database(job, instance)
@@ -40,7 +43,7 @@ def begin_drop(job: AtlasJob[Instance]) -> bool:
 
 
 def _others_with_database(job: AtlasJob[Instance], instance: Instance) -> list[Instance]:
-    """Return the other instances that have the database, and forget those that are gone."""
+    """Return the other instances that have the database; remove those that do not exist any more from its users."""
     others = {other.instance_id: other for other in job.context.store.sharing(instance)}
     reserved = job.context.databases.find(instance)
     for user in reserved.users if reserved else ():
@@ -60,7 +63,10 @@ def _others_with_database(job: AtlasJob[Instance], instance: Instance) -> list[I
 
 
 def another_drops(job: AtlasJob[Instance], reserved: DatabaseRecord) -> bool:
-    """Return whether another instance drops the database now; one that has stopped is noted."""
+    """Return whether another instance is dropping the database now.
+
+    If that instance has stopped dropping it, remove its mark from the reservation.
+    """
     if reserved.dropping in (None, job.record.instance_id):
         return False
     dropper = job.context.store.instance(reserved.dropping or "")
@@ -71,7 +77,10 @@ def another_drops(job: AtlasJob[Instance], reserved: DatabaseRecord) -> bool:
 
 
 def another_will_drop(job: AtlasJob[Instance], instance: Instance) -> bool:
-    """Return whether another instance is about to drop the very database: what is written now would be lost."""
+    """Return whether another instance that is being deleted will drop the database of ``instance``.
+
+    Data that is written to it before the drop would be lost.
+    """
     return any(
         other.phase is Phase.DELETING and other.parameters.get("policy-on-delete") == "drop" and other.owns_database
         for other in job.context.store.sharing(instance)
@@ -79,7 +88,11 @@ def another_will_drop(job: AtlasJob[Instance], instance: Instance) -> bool:
 
 
 def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:
-    """Return the temporary user that drops the database, with the name and password that are stored."""
+    """Return the temporary user that drops the database, with the stored name and password.
+
+    Raises:
+        UndecryptableError: No key decrypts them.
+    """
     secret = job.context.vault.open(job.record.sealed_dropper or "")
     return DatabaseUser(
         username=secret["username"],
@@ -93,7 +106,11 @@ def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:
 
 
 def delete_temporary_user(job: AtlasJob[Instance]) -> None:
-    """Delete the temporary user, if this operation has made one."""
+    """Delete the temporary user, if this operation has created one.
+
+    Raises:
+        AtlasError: Atlas did not delete it.
+    """
     if job.record.sealed_dropper:
         with suppress(UserNotFound):
             job.atlas.delete_user(temporary_user(job).username)

@@ -1,7 +1,7 @@
-"""Ownership of databases: which one an instance may have, and whether it owns it.
+"""Ownership of databases: whether an instance may have the database that it names, and whether it owns it.
 
-The broker's own records come first: the reservations of databases, and the instances of releases that made none. Atlas
-is asked only about names that they do not explain.
+The broker's own records decide first: the reservations of databases, and the instances of releases that did not write
+reservations. Atlas is asked only about names that the records do not contain.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,14 @@ class _Record(NamedTuple):
 
 
 class _Known:
-    """What the records hold about a database: the reservation, and the instances that have it or left it behind."""
+    """The records about a database: its reservation, and the instances that have it or retained it when deleted."""
 
     def __init__(self, job: AtlasJob[Instance], instance: Instance) -> None:
         reserved = job.context.databases.find(instance)
         self.just_dropped = reserved is not None and reserved.dropped
         others = [other for other in job.context.store.of_same_database(instance) if not _is_past(other)]
         self.used = bool(others)
-        # Of several owners, as an earlier release allowed them, the one that owns it counts.
+        # An earlier release allowed several owners; the instance that owns the database counts.
         others.sort(key=lambda other: not other.owns_database)
         self.records = [_Record(other.database or "", other.owner, other.owns_database) for other in others]
         if reserved and not reserved.dropped:
@@ -37,19 +37,24 @@ class _Known:
 
 
 def _is_past(other: Instance) -> bool:
-    """Return whether an instance that is gone says nothing more: its reservation does, or the database was dropped.
+    """Return whether an instance is gone and its record does not matter any more.
 
-    Releases without reservations kept no note of ownership, and dropped whatever they were asked to.
+    That is so when the database has a reservation (``owned`` is set), or was dropped. Releases without reservations
+    dropped every database for which it was requested.
     """
     dropped = other.parameters.get("policy-on-delete") == "drop"
     return other.phase is Phase.GONE and (other.owned is not None or dropped)
 
 
 def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluster, instance: Instance) -> bool:
-    """Check that an instance may have the database that it names; return whether it owns it.
+    """Check that an instance may have the database that it names.
+
+    Returns:
+        Whether the instance owns it.
 
     Raises:
-        FailedError: it may not.
+        FailedError: It may not have it.
+        AtlasError: Atlas cannot be asked for the databases of the cluster.
     """
     name, known, any_owner = instance.database or "", _Known(job, instance), _may_have_anothers(job, instance)
     if not any_owner and any(record.owner != instance.owner for record in known.records):
@@ -60,7 +65,7 @@ def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluste
     if known.records:
         return known.records[0].owned
     own_name = is_default_database(name, instance.instance_id)
-    # The names that the broker makes for future instances: users may not name them, hooks may make such ones.
+    # The prefix of the names that the broker generates: users may not name such a database, hooks may.
     brokers = name in instance.parameters.values() and name.lower().startswith(DATABASE_PREFIX) and not own_name
     if brokers and not any_owner:
         raise FailedError(
@@ -74,7 +79,11 @@ def check_database(job: AtlasJob[Instance], client: AtlasClient, cluster: Cluste
 
 
 def _is_new(client: AtlasClient, cluster: Cluster, name: str, *, just_dropped: bool, any_owner: bool) -> bool:
-    """Return whether nothing but one instance's data will be in a database; False where Atlas lists none."""
+    """Return whether a database is new on the cluster; False when Atlas does not list the databases.
+
+    Raises:
+        FailedError: It exists, or a name exists that differs only in case.
+    """
     listed = list_databases(client, cluster)
     if listed is None:
         return False
@@ -95,7 +104,7 @@ def _is_new(client: AtlasClient, cluster: Cluster, name: str, *, just_dropped: b
 
 
 def wanted_reservation(job: AtlasJob[Instance]) -> Reservation:
-    """Return the reservation that an instance makes once it has been checked."""
+    """Return the reservation of the database that ``check_database`` has allowed for the instance."""
     instance, known = job.record, _Known(job, job.record)
     record = known.records[0] if known.records else _Record("", instance.owner, bool(instance.owned))
     any_owner = _may_have_anothers(job, instance)
@@ -103,7 +112,7 @@ def wanted_reservation(job: AtlasJob[Instance]) -> Reservation:
 
 
 def ensure_reservation(job: AtlasJob[Instance]) -> None:
-    """Reserve the database of an instance that a release without reservations has provisioned."""
+    """Reserve the database of an instance that was provisioned by a release without reservations."""
     instance = with_project(job)
     records = _Known(job, instance).records
     owner, owned = instance.owner, instance.owns_database
@@ -113,12 +122,15 @@ def ensure_reservation(job: AtlasJob[Instance]) -> None:
 
 
 def with_project(job: AtlasJob[Instance]) -> Instance:
-    """Return the instance with its project; atlasbroker 2.0.0 named none."""
+    """Return the instance with its project, which records of atlasbroker 2.0.0 do not name."""
     return job.record.model_copy(update={"project": job.project})
 
 
 def _may_have_anothers(job: AtlasJob[Instance], instance: Instance) -> bool:
-    """Return whether an instance may have what another owner has. It never gets that under the name made for itself."""
+    """Return whether an instance may have a database of another owner (``DATABASES = "any"``).
+
+    This never holds for the database name that the broker generates for this instance.
+    """
     return job.config.DATABASES == "any" and not is_default_database(instance.database or "", instance.instance_id)
 
 

@@ -1,4 +1,4 @@
-"""The database users that operations create in Atlas: labels, roles, and what to do when one exists already (409)."""
+"""The database users that operations create in Atlas: labels, roles, and users that exist already (409)."""
 
 from broker_api.state.records import AnyResource, Binding, Resource
 from workers.atlas.client import AtlasRole, DatabaseUser
@@ -11,7 +11,10 @@ LABEL_OPERATION = "operation"
 
 
 def labels(context: Context, record: Resource) -> dict[str, str]:
-    """Return the labels of a user made for a record; ids and operation as the platform knows them."""
+    """Return the labels of a user that is created for a record: broker, instance, binding and operation.
+
+    The ids are those that the platform uses.
+    """
     named = {LABEL_BROKER: context.housekeeping.broker_id, LABEL_INSTANCE: record.instance_id}
     if isinstance(record, Binding):
         named[LABEL_BINDING] = record.binding_id
@@ -19,7 +22,11 @@ def labels(context: Context, record: Resource) -> dict[str, str]:
 
 
 def binding_user(context: Context, binding: Binding) -> DatabaseUser:
-    """Return a binding's user as Atlas is asked for it, from what was settled and stored."""
+    """Return the user of a binding, with the name, password, roles and lifetime that are stored.
+
+    Raises:
+        UndecryptableError: No key decrypts the password.
+    """
     return DatabaseUser(
         username=binding.username or "",
         password=context.vault.open(binding.sealed_credentials or "")["password"],
@@ -32,27 +39,29 @@ def binding_user(context: Context, binding: Binding) -> DatabaseUser:
 
 
 def atlas_roles(stored: list[dict[str, str]]) -> tuple[AtlasRole, ...]:
-    """Return stored roles as the Atlas client takes them."""
+    """Return the field ``roles`` of a binding in the form of the Atlas client."""
     return tuple(AtlasRole(role["name"], role["database"], role.get("collection")) for role in stored)
 
 
 def is_ours(record: Resource, user: DatabaseUser) -> bool:
-    """Return whether a user was made for this very record, under whichever operation."""
+    """Return whether a user was created for this record, by any of its operations."""
     binding_id = record.binding_id if isinstance(record, Binding) else None
     return (user.labels.get(LABEL_INSTANCE), user.labels.get(LABEL_BINDING)) == (record.instance_id, binding_id)
 
 
 def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
-    """Set the password of a user that exists (409), when an earlier attempt of this operation has made it.
+    """Set password, roles, labels and scopes of a user that exists already (409) and was created for this record.
 
     Raises:
-        FailedError: the user was not made for this record; it is not touched.
+        FailedError: The user was not created for this record; it is not changed.
+        LeaseLostError: Another worker has taken over the operation.
+        AtlasError: Atlas did not change it.
     """
     if not is_ours(job.record, job.atlas.user(user.username)):
         what = "binding" if isinstance(job.record, Binding) else "instance"
         sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
         raise FailedError(sentence, refused=True)
-    job.context.claims.renew(job.claim)  # still held after all that time? Else the user is another worker's.
+    job.context.claims.renew(job.claim)  # if the lease is lost, another worker may have set the password
     job.atlas.update_user(
         user.username, password=user.password, roles=user.roles, labels=user.labels, scopes=user.scopes
     )

@@ -1,4 +1,4 @@
-"""``atlas.deprovision``: removes the users of bindings that are left and, where asked to, drops the database."""
+"""``atlas.deprovision``: removes the remaining bindings and, with ``policy-on-delete: drop``, drops the database."""
 
 from contextlib import suppress
 from enum import StrEnum
@@ -37,7 +37,7 @@ class Step(StrEnum):
 
 
 def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Refuse to drop what another instance uses, before anything is removed."""
+    """Refuse to drop a database that another instance uses, before anything is removed."""
     if job.record.was_ready:
         ensure_reservation(job)
     if _drops(job):
@@ -49,7 +49,7 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Begin an unbind for each binding that is left, stopping binds that are under way; wait until all are gone."""
+    """Begin an unbind for each binding of the instance, also instead of a running bind; wait until all are gone."""
     left = job.context.store.bindings(job.record.instance_id)
     for binding in left:
         if not binding.readable:
@@ -61,14 +61,14 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return Later(UNBIND_LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
     if _drops(job):
         return Next(Step.CREATE_TEMPORARY_USER)
-    return Next(Step.FINISH)  # of an attempt that failed when the database was still to be dropped
+    return Next(Step.FINISH)  # an earlier attempt, which had to drop the database, may have left a temporary user
 
 
 def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
-    """Begin the unbind of a binding that is left.
+    """Begin the unbind of a binding.
 
     Raises:
-        FailedError: an unbind that this operation has begun failed for good; with its reason.
+        FailedError: An unbind that this operation has begun has failed; the message is that of the unbind.
     """
     last = binding.operation
     if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
@@ -80,7 +80,7 @@ def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
 
 
 def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Create the temporary user; its name and password are stored first, so that a second attempt asks for the same."""
+    """Create the temporary user. Its name and password are stored first, so each attempt requests the same user."""
     _check_in_time(job)
     if job.record.sealed_dropper is None:
         secret = {"username": f"atlas-broker-{job.operation.id}", "password": new_password()}
@@ -100,7 +100,7 @@ def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Drop the database, if it still is this instance's alone. StepTrouble on the way to the cluster is tried again."""
+    """Drop the database if no other instance uses it; try again while the cluster cannot be reached."""
     _check_in_time(job)
     if not _drops(job):
         return Next(Step.FINISH)
@@ -110,20 +110,20 @@ def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     name, user = job.record.database or "", temporary_user(job)
     try:
         strings = job.connection_strings(job.record)
-    except ClusterGoneError:  # and the database with it
+    except ClusterGoneError:  # the database does not exist any more either
         return Next(Step.FINISH)
     uri = with_credentials(strings.get("standard") or strings["srv"], user.username, user.password or "", name)
     trouble = data_access.drop_database(uri, name)
     if trouble is None:
         return Next(Step.FINISH)
-    # A log-in that is refused may mean that the temporary user was removed: then it is created again.
+    # When the log-in is refused, the temporary user may have been removed: create it again.
     again = Step.CREATE_TEMPORARY_USER if trouble == data_access.LOG_IN_REFUSED else None
     sentence = f"The database {name} cannot be dropped yet: {trouble}"
     return Later(DROP_AGAIN_SECONDS, sentence, operation={"error": trouble}, step=again)
 
 
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Remove the temporary user, if there is one, give up the reservation of the database, and be done."""
+    """Remove the temporary user, end the reservation of the database, and end the operation."""
     delete_temporary_user(job)
     if wait := job.wait_for_late_effect():
         return wait
@@ -145,7 +145,7 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Leave the instance as it was, without the bindings that are gone already; no temporary user stays."""
+    """Remove the temporary user and keep the instance; bindings that are gone already do not come back."""
     delete_temporary_user(job)
     job.context.databases.end_drop(with_project(job), job.record.instance_id)
     phase = Phase.READY if job.record.was_ready else Phase.FAILED
@@ -165,7 +165,11 @@ def _wait_for_other_drop(job: AtlasJob[Instance]) -> Later[InstanceFields]:
 
 
 def _check_in_time(job: AtlasJob[Instance]) -> None:
-    """Users are removed after the deadline, too; a database is not dropped once that has been said to have failed."""
+    """Check that the deadline has not passed: the platform has then read that the operation failed.
+
+    Raises:
+        FailedError: It has passed. The users are still removed, the database is not dropped any more.
+    """
     if job.operation.state is not State.IN_PROGRESS:
         raise FailedError("The deadline has passed: the database is not dropped any more.")
 

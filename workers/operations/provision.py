@@ -1,4 +1,4 @@
-"""``atlas.provision``: finds the cluster, settles and reserves the database, stores the connection strings."""
+"""``atlas.provision``: finds the cluster, chooses and reserves the database, stores the connection strings."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -29,9 +29,9 @@ class Step(StrEnum):
 
 
 def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Find the cluster in the projects that may hold it, and settle which database on it is meant.
+    """Find the cluster in the projects that may have it, and choose the name of the database.
 
-    The name is stored with the instance before it is reserved, so that a failure finds the reservation to undo.
+    The name is stored with the instance before it is reserved, so that the undo step finds the reservation.
     """
     client, cluster = _cluster(job)
     if problem := why_unusable(cluster):
@@ -50,7 +50,7 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Reserve the database, and be done. What other instances did meanwhile is seen here, and examined again."""
+    """Reserve the database and end the operation; begin again if another instance was faster."""
     instance = job.record
     known = job.connection_strings(instance)
     reserved = job.context.databases.reserve(wanted_reservation(job))
@@ -64,7 +64,14 @@ def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
-    """Return the cluster and the client of its project. A project whose key is wrong hides no cluster of another."""
+    """Return the client of the project that has the cluster, and the cluster.
+
+    A project that cannot be asked is an error only if no other project has the cluster.
+
+    Raises:
+        FailedError: No project, or more than one, has a cluster of that name.
+        AtlasError, HeldBackError: A project cannot be asked, and no other has the cluster.
+    """
     record = job.record
     plan = job.context.catalog.plan_of(record.service_id, record.plan_id, record.plan)
     name = plan.cluster or record.parameters.get(job.config.PARAMETER_CLUSTER, "")
@@ -92,7 +99,11 @@ def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
 
 
 def _database(job: AtlasJob[Instance], cluster: Cluster) -> str:
-    """Return the name that the hook gives, which sees the parameters and how long a name may be."""
+    """Return the name of the database from the hook, which gets the parameters and the longest possible name.
+
+    Raises:
+        FailedError: The hook failed, or its name cannot be used on this cluster.
+    """
     limit = MAX_DATABASE_BYTES if cluster.kind == "dedicated" else MAX_SHARED_TIER_DATABASE_BYTES
     instance = job.record.model_copy(update={"cluster": cluster.name, "database": None})
     view = replace(instance_view(job.config, instance), database_limit=limit)
@@ -114,7 +125,7 @@ def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
 
 
 def withdraw_reservation(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Withdraw the reservation of the database; nothing was made in Atlas."""
+    """Withdraw the reservation of the database; a provision creates nothing in Atlas."""
     if job.record.database:
         job.context.databases.withdraw(job.record)
     return Done(Phase.FAILED, "")

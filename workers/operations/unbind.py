@@ -1,4 +1,4 @@
-"""``atlas.unbind``: removes a binding's user; a user that is gone already is done. A failed bind is undone alike."""
+"""``atlas.unbind``: removes the user of a binding, if it still exists. The undo of a bind uses the same step."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -22,21 +22,21 @@ class Step(StrEnum):
 
 
 def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Remove the user, if there is one that is ours."""
+    """Remove the user of the binding, if it exists and was created for this binding."""
     if job.record.legacy and not job.record.cluster:
         # Only the instance names the cluster of a binding that atlasbroker 2.0.0 wrote.
         instance = job.context.store.instance(job.record.instance_id)
         if instance and instance.cluster:
             return Next(Step.REMOVE_USER, {"cluster": instance.cluster, "project": job.project})
     name = job.record.username
-    if not name and job.record.legacy:  # atlasbroker 2.0.0 did not store it, but its hook still gives it
+    if not name and job.record.legacy:  # atlasbroker 2.0.0 did not store the name; the hook returns it
         instance = job.context.store.instance(job.record.instance_id)
         view = binding_view(job.config, job.record, instance or job.record)
         name = call_hook("generate_binding_username", job.config.generate_binding_username, view)
     if name is None:
         return _gone(job)
     try:
-        # A user that this binding is not known to have made is deleted only when its labels say so.
+        # Without a record that this binding created the user, the labels of the user must show it.
         if job.record.made or job.record.legacy or is_ours(job.record, job.atlas.user(name)):
             job.atlas.delete_user(name)
     except UserNotFound:
@@ -52,7 +52,7 @@ def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 
 def give_up(_job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Leave the binding half removed, since Atlas refuses to remove its user; the unbind can be asked for again."""
+    """Keep the binding, since Atlas refuses to remove its user; the platform can request the unbind again."""
     return Done(Phase.DELETING, "")
 
 

@@ -1,4 +1,4 @@
-"""``atlas.update``: changes parameters, and the roles of existing bindings where those follow from them."""
+"""``atlas.update``: changes the parameters and, if the roles of bindings depend on them, the users of the bindings."""
 
 import json
 from contextlib import suppress
@@ -28,7 +28,7 @@ class Step(StrEnum):
 
 
 class Requested(TypedDict, total=False):
-    """What the operation's ``request`` holds: the values after the update."""
+    """The JSON in the operation's ``request``: the values after the update."""
 
     plan_id: str
     plan: dict[str, object]
@@ -38,9 +38,9 @@ class Requested(TypedDict, total=False):
 
 
 def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Find out what the new parameters mean for the connection strings and for the roles of existing bindings."""
+    """Check the new connection strings, and find out whether the roles of bindings change."""
     for binding in job.context.store.bindings(job.record.instance_id):
-        # A binding in the making that has not settled its roles yet waits for the update.
+        # A binding that is being created waits for the update if its roles are not settled yet.
         settling = binding.operation.undo or binding.operation.step in ("", BindStep.SETTLE_CREDENTIALS)
         if binding.phase is Phase.CREATING and binding.operation.open and not settling:
             return Later(BIND_LOOK_SECONDS, "Waiting until bindings that are being made are done.")
@@ -51,21 +51,21 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Set the roles of all bindings that follow from the new parameters.
+    """Set the roles of all bindings by the new parameters.
 
-    A step of its own: the worker that goes on after a crash waits too, though it finds no role left to change.
+    This is a step of its own: after a crash the next worker waits for the change, although it has no role to set.
     """
     _set_roles(job, _updated(job))
     return job.users_changed(Step.WAIT_APPLIED)
 
 
 def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Wait until the roles hold on the cluster."""
+    """Wait until Atlas has applied the new roles on the cluster."""
     return job.wait_until_applied() or _done(job)
 
 
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Set the roles that the users had: a failed update changes nothing (spec: Updating a Service Instance)."""
+    """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance)."""
     try:
         _set_roles(job, job.record)
     except FailedError as error:
@@ -74,14 +74,14 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def _updated(job: AtlasJob[Instance]) -> Instance:
-    """Return the instance with the plan and the parameters that the update asks for."""
+    """Return the instance with the plan and the parameters that the update requests."""
     requested: Requested = json.loads(job.operation.request)
     changed = ("parameters", "plan_id", "plan")
     return job.record.model_copy(update={name: value for name, value in requested.items() if name in changed})
 
 
 def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
-    """Return the bindings whose user has other roles than follow from ``instance``, with those roles."""
+    """Return each binding whose roles change with the parameters of ``instance``, and its new roles."""
     now = job.context.store.now()
     changes = []
     for binding in job.context.store.bindings(instance.instance_id):
@@ -95,9 +95,9 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
 
 
 def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
-    """Set each user's roles. All are computed first, so that a hook that fails leaves nothing half done.
+    """Set the roles of each user in Atlas, then in MongoDB; if this is interrupted, the next attempt does both again.
 
-    Atlas is changed before the record: when this is interrupted, the next attempt does both again.
+    All new roles are computed first, so that a hook that fails stops the update before the first change.
     """
     for binding, roles in _role_changes(job, instance):
         with suppress(UserNotFound, UserExpired):
