@@ -206,4 +206,4 @@ def _hand_over(job: Job[Any]) -> Result[Any]:
 
 
 def _leave_to_other_release(_: Job[Any]) -> Result[Any]:
-    return Later(OTHER_RELEASE_SECONDS, "Waiting for a worker of the broker's release that began this operation.")
+    return Later(OTHER_RELEASE_SECONDS, "Waiting for a worker of another release of the broker, which began it.")

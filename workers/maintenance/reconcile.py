@@ -63,9 +63,7 @@ def compare(context: Context, client: AtlasClient) -> Drift:
         AtlasError, HeldBackError: Atlas cannot be asked.
     """
     project = client.project_id
-    ready = context.store.ready_bindings(
-        project
-    )  # read before the users, so that a bind in between is not reported as missing
+    ready = context.store.ready_bindings(project)  # before the users, else a bind in between would seem to lack one
     users = list(client.users())
     limit = client.user_limit() or DEFAULT_LIMIT
     store_limit(context.housekeeping, project, limit)
