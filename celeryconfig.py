@@ -1,13 +1,13 @@
-"""Celery's configuration for the workers: a plain module, each setting with its reason.
+"""Celery's configuration for the workers, each setting with its reason.
 
-The broker's URL is not here: it is a setting of the deployment (BROKER_REDIS_URL).
+The URL of Redis is not here, since it is a setting of the deployment (BROKER_REDIS_URL).
 """
 
 from kombu import Exchange, Queue
 
 from broker_api.jobs.queue import QUEUES, RECONCILE
 
-# MongoDB holds the state of each operation; a result in Redis would be a second copy, and grow.
+# MongoDB holds the state of each operation; results in Redis would be a second copy that only grows.
 task_ignore_result = True
 result_backend = None
 task_store_errors_even_if_ignored = False
@@ -16,15 +16,15 @@ task_store_errors_even_if_ignored = False
 task_serializer = "json"
 accept_content = ["json"]
 
-# Each kind of work has its queue, so that each can have worker pods of its own.
+# Each kind of work has its own queue, so that it can have its own worker pods.
 task_queues = [Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys(QUEUES.values())]
 task_default_queue = QUEUES[RECONCILE]
 task_create_missing_queues = False
 task_routes = {job: {"queue": queue} for job, queue in QUEUES.items()}
 
 # Messages are acknowledged before the job runs: the sweeper sends lost jobs again, and the lease in MongoDB prevents
-# that two workers run one operation. Late acknowledgement would run each running job a second time after every
-# interruption of Redis.
+# two workers from running the same operation. With late acknowledgement each running job would run a second time after
+# an interruption of Redis.
 task_acks_late = False
 task_reject_on_worker_lost = False
 
@@ -32,10 +32,10 @@ task_reject_on_worker_lost = False
 worker_pool = "threads"
 worker_concurrency = 32
 
-# A worker fetches no message before it has a free thread, so that another worker can take it.
+# A worker fetches a message only when it has a free thread, so that another worker can take the message meanwhile.
 worker_prefetch_multiplier = 1
 
-# Redis may be unavailable at the start or later, for any time; the worker reconnects.
+# Redis may be unavailable at the start or later, for any length of time; the worker reconnects.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 worker_cancel_long_running_tasks_on_connection_loss = False
@@ -58,7 +58,7 @@ broker_transport_options = {
     "interval_max": 0,
 }
 
-# Flower needs events; the broker sets up the root logger.
+# Flower needs events. The broker configures the root logger itself.
 worker_send_task_events = True
 task_send_sent_event = False
 worker_hijack_root_logger = False

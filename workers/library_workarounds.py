@@ -1,14 +1,14 @@
 """Changes to the command line of Celery and to Flower for which they have no setting: for Celery 5.7 and Flower 2.2.
 
 - Celery's command line reads each option of each command from the environment, such as CELERY_WORKER_POOL for
-  ``celery worker --pool`` (github.com/celery/celery/pull/8469), and cannot be told not to.
+  ``celery worker --pool`` (github.com/celery/celery/pull/8469); no setting prevents it.
 - Flower reads its options from the environment before anything can check them: FLOWER_CONF names a file to execute, and
   a value of a wrong type ends it with a traceback (github.com/mher/flower/issues/1206).
 - Flower answers ``/metrics``, which names workers and jobs, without authentication
   (github.com/mher/flower/issues/1342).
 
-What replaces parts of Celery's consumer by Celery's own settings is in ``workers/transport.py``. The test
-``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do without one of these.
+Replacements of parts of Celery's consumer, for which Celery has settings, are in ``workers/transport.py``. The test
+``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do not need one of these any more.
 """
 
 import os
@@ -32,24 +32,24 @@ FLOWER_VARIABLES = (
     "FLOWER_READ_ONLY",
     "FLOWER_UNAUTHENTICATED_API",
 )
-"""What could open Flower to others, or lead it to another broker."""
+"""Variables that could open Flower to everybody, or connect it to another broker."""
 
 HARMFUL = ("CELERY_VERSION", "CELERY_WORKDIR")
-"""Options that Celery's command line obeys before any code of the broker runs."""
+"""Variables of options that Celery's command line uses before any code of the broker runs."""
 
 FLOWER_TASKS = 10_000
-"""How many finished jobs Flower remembers; its default of ten times as many takes memory without a use."""
+"""How many finished jobs Flower keeps in memory; its default is ten times as many."""
 
 _ignored: set[str] = set()
-"""Variables that this process ignores, beside CELERY_VARIABLES."""
+"""Variables that this process ignores, without CELERY_VARIABLES."""
 _reported: set[str] = set()
 
 
 def ignore_environment() -> None:
-    """Make a command line of Celery that is starting ignore the variables of its options and of Flower's.
+    """Make Celery's command line ignore the environment variables of its options and of Flower's options.
 
-    Celery parses the options of its commands after it has imported the application, its own options before. Outside of
-    such a command line nothing happens.
+    Call this while Celery imports the application: after that it parses the options of its commands. In a process
+    without Celery's command line it does nothing.
     """
     context = click.get_current_context(silent=True)
     if context is None or context.auto_envvar_prefix != "CELERY":
@@ -63,20 +63,24 @@ def ignore_environment() -> None:
 
 
 def take_ignored() -> list[str]:
-    """Return the variables that are ignored and not yet reported; they count as reported then."""
+    """Return the names of the ignored variables that have not been returned before."""
     names = sorted({*_ignored, *ignored(os.environ, CELERY_VARIABLES)} - _reported)
     _reported.update(names)
     return names
 
 
 def print_ignored() -> None:
-    """Report those variables on the terminal, for commands that write no log."""
+    """Print the ignored variables on the terminal, for commands that write no log."""
     for name in take_ignored():
         click.echo(f"atlas-broker: {name} is ignored, the broker's own settings hold", err=True)
 
 
 def all_ignored(environ: Mapping[str, str]) -> list[str]:
-    """Return each variable that a process of the broker would ignore."""
+    """Return the variables that some process of the broker would ignore.
+
+    Args:
+        environ: The environment variables.
+    """
     from celery.bin.celery import celery  # noqa: PLC0415 - Celery's whole command line
 
     return ignored(environ, (*CELERY_VARIABLES, *_option_variables(celery), *FLOWER_VARIABLES))
@@ -89,9 +93,10 @@ def _option_variables(group: click.Command) -> Iterator[str]:
 
 
 def guard_flower(users: Mapping[str, str]) -> None:
-    """Put Flower behind basic authentication, and make it read-only: it stops no worker and sends no job.
+    """Put Flower behind basic authentication, and make it read-only, so that it stops no worker and sends no job.
 
-    The options are Tornado's and Flower's own; the handler of ``/metrics`` goes before the one that Flower has.
+    Args:
+        users: The passwords by user name.
     """
     from flower.urls import handlers  # noqa: PLC0415 - only Flower's process needs it
     from flower.views.monitor import Metrics  # noqa: PLC0415

@@ -1,18 +1,18 @@
-"""No error of Redis, and no message in it, ends a worker: for Celery 5.7 and kombu 5.7.
+"""Celery's consumer, changed so that no error of Redis and no message ends a worker: for Celery 5.7 and kombu 5.7.
 
-These subclasses replace parts of Celery's consumer by Celery's own settings: ``worker_consumer``, ``broker_transport``
-and ``Celery(events=…)``. Each replaces a behaviour that the libraries have no setting for:
+These subclasses replace parts of the consumer by settings of Celery: ``worker_consumer``, ``broker_transport`` and
+``Celery(events=…)``. Each one changes a behaviour for which the libraries have no setting:
 
 - An error answer of Redis (READONLY, OOM, NOPERM, WRONGTYPE, …) is an error of a channel for kombu, and ends the worker
-  (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: pause and reconnect, for
-  as long as it takes.
-- Celery retries to send a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent once.
+  (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: the worker pauses and
+  reconnects until it succeeds.
+- Celery retries a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent only once.
 - kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here a malformed message is
   logged and deleted.
-- When Redis dies while a message is not acknowledged, Celery 5.7.0 closes the connection a second time, through a
-  transport without a client. Here nothing is put back then; the sweeper sends the job again.
+- When Redis is lost while a message is not acknowledged, Celery 5.7.0 closes the connection a second time, through a
+  transport without a client. Here the message is not put back then; the sweeper sends the job again.
 
-``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do without one of these.
+``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do not need one of these any more.
 """
 
 import logging
@@ -40,10 +40,10 @@ from broker_api.jobs.redis_errors import OutageLog, is_answer
 from broker_api.json_types import JsonObject
 
 CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
-"""What Redis or the network raises; any other exception comes from the message."""
+"""Exceptions of Redis and the network; any other exception comes from the message."""
 LONGEST_PAUSE_SECONDS = 3
 ANSWER_SECONDS = 2.0
-"""A waiting BRPOP is answered within a second."""
+"""How long to wait for the answer to a BRPOP, which comes within a second."""
 MOST_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 if TYPE_CHECKING:
 
     class KombuQoS(redis.QoS):
-        """kombu's bookkeeping with those of its methods that its types leave out."""
+        """kombu's QoS, with the methods that its type stubs lack."""
 
         _delivered: OrderedDict[str, Any]
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         def _remove_from_indices(self, delivery_tag: object, pipe: object = None) -> Any: ...  # noqa: ANN401
 
     class CeleryDispatcher(EventDispatcher):
-        """Celery's dispatcher of events with its private method."""
+        """Celery's dispatcher of events, with the method that its type stubs lack."""
 
         def _publish(self, event: object, producer: object, routing_key: str) -> None: ...
 
@@ -79,11 +79,18 @@ else:
 
 
 class MalformedError(ValueError):
-    """A message is not as kombu and Celery write them."""
+    """A message does not have the form in which kombu and Celery write messages."""
 
 
 def check_envelope(payload: object) -> None:
-    """Raise MalformedError unless kombu can handle the message; a compressed one could be of any size."""
+    """Check the form of a message. A compressed message is refused, since its contents could be of any size.
+
+    Args:
+        payload: The message as decoded JSON.
+
+    Raises:
+        MalformedError: kombu could not handle the message.
+    """
     match payload:
         case {
             "body": str(),
@@ -108,7 +115,7 @@ def _log_dropped(error: Exception) -> None:
 
 
 class Message(virtual.Message):
-    """kombu's message, checked before it is read."""
+    """A message of kombu, checked before it is read."""
 
     def __init__(self, payload: JsonObject, channel: virtual.Channel | None = None, **options: object) -> None:
         check_envelope(payload)
@@ -116,17 +123,17 @@ class Message(virtual.Message):
 
 
 class QoS(KombuQoS):
-    """kombu's bookkeeping of messages that are not acknowledged."""
+    """kombu's list of messages that are not acknowledged."""
 
     def restore_unacked(self, client: object = None) -> None:
-        """Put messages back, unless there is no connection to do it through; the sweeper sends those jobs again."""
+        """Put messages back into their queues; without a connection the sweeper sends their jobs again."""
         if OUTAGE.ongoing:
             self._delivered.clear()
         else:
             self._unless_closed(partial(super().restore_unacked, client))
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message, unless there is no connection to do it through."""
+        """Acknowledge a message; do nothing without a connection."""
         self._unless_closed(partial(super().ack, delivery_tag))
 
     def _unless_closed(self, call: Callable[[], None]) -> None:
@@ -138,12 +145,12 @@ class QoS(KombuQoS):
                 raise
 
     def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
-        """Put a message back into its queue; delete one that is malformed, or it would be tried for ever."""
+        """Put a message back into its queue; delete a malformed one, which would otherwise come back for ever."""
         try:
             super().restore_by_tag(tag, client, leftmost)
         except CONNECTION_LOST:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the entry is
+        except Exception as error:  # noqa: BLE001 - a malformed entry can raise anything
             self._remove_from_indices(tag).execute()
             _log_dropped(error)
 
@@ -156,7 +163,7 @@ class Channel(redis_transport.Channel):
     _in_poll: Any
 
     def close(self) -> None:
-        """Close the connections; when Redis is lost, nothing is sent or awaited."""
+        """Close the connections; when Redis is lost, send nothing and wait for nothing."""
         if self._in_poll and not OUTAGE.ongoing and not self._in_poll.can_read(timeout=ANSWER_SECONDS):
             OUTAGE.failed(TimeoutError())
         if OUTAGE.ongoing:
@@ -172,7 +179,7 @@ class Channel(redis_transport.Channel):
             raise
         except CONNECTION_LOST:
             raise
-        except Exception as error:  # noqa: BLE001 - the entry is no JSON
+        except Exception as error:  # noqa: BLE001 - a malformed entry can raise anything
             _log_dropped(error)
             raise Empty from None
 
@@ -181,7 +188,7 @@ class Channel(redis_transport.Channel):
             return super()._receive_one(c)
         except (Empty, RedisError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - the broadcast is no JSON, or for no queue of ours
+        except Exception as error:  # noqa: BLE001 - a malformed broadcast can raise anything
             _log_dropped(error)
             raise Empty from None
 
@@ -197,14 +204,14 @@ class Transport(redis_transport.Transport):
             super()._deliver(message, queue)
         except CONNECTION_LOST:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever Celery raises for what it cannot handle
+        except Exception as error:  # noqa: BLE001 - a malformed message can raise anything
             _log_dropped(error)
             self._acknowledge(message)
         else:
             OUTAGE.recovered()
 
     def _acknowledge(self, message: object) -> None:
-        """Acknowledge a message that kombu had recorded as delivered before it turned out to be malformed."""
+        """Acknowledge a malformed message that kombu has recorded as delivered, so that it does not come back."""
         match message:
             case {"properties": {"delivery_tag": str(tag)}}:
                 for channel in self.channels or ():
@@ -216,7 +223,7 @@ class Transport(redis_transport.Transport):
 
 
 class Dispatcher(CeleryDispatcher):
-    """Sends each event once. One that cannot be sent is kept, up to a limit; a heartbeat reports that Redis is lost."""
+    """Sends each event once; keeps a limited number of unsent events. A heartbeat reports that Redis is lost."""
 
     def __init__(self, connection: Connection | None = None, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(connection, **{**options, "buffer_while_offline": False})
@@ -240,7 +247,7 @@ class Dispatcher(CeleryDispatcher):
 
 
 class Events(CeleryEvents):
-    """Celery's events with that dispatcher."""
+    """Celery's events with the dispatcher above."""
 
     dispatcher_cls = "workers.transport:Dispatcher"
 
@@ -249,19 +256,19 @@ class Events(CeleryEvents):
 
 
 class Consumer(consumer.Consumer):
-    """Celery's consumer, for which each error is a lost connection."""
+    """Celery's consumer, which handles each error like a lost connection."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
         self.connection_errors = (Exception,)
         self._failures = 0
-        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # of a choice that celeryconfig.py makes
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # about a setting in celeryconfig.py
         for name in ("consumer", "connection", "mingle"):
             # Celery logs each attempt; OUTAGE logs changes.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not OUTAGE.ongoing)
 
     def ensure_connected(self, conn: Connection) -> Connection:
-        """Connect, for as long as it takes; SIGTERM ends it within a second."""
+        """Try to connect until it succeeds; SIGTERM ends it within a second."""
         conn.ensure_connection(
             lambda error, _: OUTAGE.failed(error),
             interval_start=1,
@@ -284,7 +291,9 @@ class Consumer(consumer.Consumer):
         self._pause(exc)
 
     def _pause(self, error: Exception) -> None:
-        if not isinstance(error, (*CONNECTION_LOST, KombuError, KeyError)):  # KeyError: kombu, of a stale connection
+        if not isinstance(
+            error, (*CONNECTION_LOST, KombuError, KeyError)
+        ):  # kombu raises KeyError for a stale connection
             log.error("consumer_failed", exc_info=error)
         OUTAGE.failed(error)
         until = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)

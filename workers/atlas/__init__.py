@@ -1,1 +1,1 @@
-"""The Atlas Admin API v2 on the wire. A leaf: imports nothing of the broker, and neither Celery nor a database."""
+"""The Atlas Admin API v2 on the wire. It imports nothing of the broker, no Celery and no database."""

@@ -1,4 +1,4 @@
-"""Authentication by an API key (HTTP digest). All threads of a process answer one challenge."""
+"""Authentication by an API key (HTTP digest). All threads of a process share one challenge of the server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
     from requests.auth import HTTPBasicAuth
 
-NONCE_TRUSTED_SECONDS = 20.0  # after its last use; how long Atlas's nonces live is not documented
+NONCE_TRUSTED_SECONDS = 20.0  # after its last use; Atlas does not document the lifetime of a nonce
 FIRST_PATIENCE_SECONDS = 2.0
 
 
 def clean_secret(secret: str, name: str) -> str:
-    """Return the secret without a line break that a file or a shell added; raise ValueError for a malformed one."""
+    """Return a secret without surrounding white space, which a file or a shell may have added.
+
+    Raises:
+        ValueError: The secret cannot be sent in a header; the message contains ``name`` and not the secret.
+    """
     stripped = secret.strip()
     if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
         raise ValueError(f"{name} must be non-empty ASCII without blanks or line breaks")
@@ -30,10 +34,10 @@ def clean_secret(secret: str, name: str) -> str:
 
 @dataclass(eq=False, repr=False)
 class _Challenge:
-    """The digest challenge that all threads answer, each use with its own count.
+    """The digest challenge (nonce) that all threads use; each request has its own count.
 
-    When it is not known to be good, one thread finds out and the others wait for it, since a burst of jobs would be
-    challenged once for each thread. No thread waits longer than `FIRST_PATIENCE_SECONDS`.
+    When the challenge is old, one thread sends the next request and the others wait for its answer. Otherwise Atlas
+    would challenge each thread of a burst of jobs. No thread waits longer than `FIRST_PATIENCE_SECONDS`.
     """
 
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
@@ -43,7 +47,10 @@ class _Challenge:
     _asking_until: float = field(default=0.0, init=False)
 
     def take(self) -> tuple[dict[str, str], int]:
-        """Return the challenge's values, empty when there is none, and the count of this use."""
+        """Return the values of the challenge (empty when there is none) and the count of this request.
+
+        This may wait up to `FIRST_PATIENCE_SECONDS` for the answer to another thread.
+        """
         with self._changed:
             now = time.monotonic()
             if now > self._good_until and now < self._asking_until:
@@ -54,7 +61,7 @@ class _Challenge:
             return self._values, self._uses
 
     def put(self, values: dict[str, str]) -> None:
-        """Store a new challenge, whose first use was taken: a server may want the counts in order."""
+        """Store a new challenge, which has been used once; the counts go on from there, as servers may require."""
         with self._changed:
             self._values, self._uses = values, 1
         self.confirm()
@@ -67,7 +74,7 @@ class _Challenge:
 
 
 class _Digest(HTTPDigestAuth):
-    """The library's digest for one thread, with a challenge that it shares with the others."""
+    """The digest authentication of `requests` for one thread, with the challenge of all threads."""
 
     def __init__(self, public: str, private: str, challenge: _Challenge) -> None:
         super().__init__(public, private)
@@ -83,7 +90,7 @@ class _Digest(HTTPDigestAuth):
         return signed
 
     def handle_401(self, r: Response, **kwargs: object) -> Response:
-        """Answer a challenge, and share what any answer says about it; the library calls this with every answer."""
+        """Answer a challenge, and share its values with the other threads; `requests` calls this for every answer."""
         response: Response = super().handle_401(r, **kwargs)  # type: ignore[no-untyped-call]
         if response.status_code != HTTPStatus.UNAUTHORIZED:
             if response is r:
@@ -94,7 +101,11 @@ class _Digest(HTTPDigestAuth):
 
 
 class ApiKey:
-    """A programmatic API key. All threads reuse one nonce, so that few calls are challenged."""
+    """A programmatic API key. All threads reuse one nonce, so that Atlas challenges only few calls.
+
+    Raises:
+        ValueError: The public or the private key is malformed.
+    """
 
     def __init__(self, public: str, private: str) -> None:
         self.public = clean_secret(public, "the public API key")
@@ -105,10 +116,14 @@ class ApiKey:
         return f"ApiKey({self.public!r})"
 
     def attach(self, _ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:
-        """Return a new auth object for one session."""
+        """Return a new auth object for one session.
+
+        Args:
+            _ask_token: Not used; a service account needs it.
+        """
         return _Digest(self.public, self._private, self._challenge)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Return what no error text may repeat."""
+        """The secrets that no error message may contain."""
         return (self._private,)

@@ -1,7 +1,8 @@
 """The part of the Atlas Admin API v2 that the broker uses, for one project.
 
-`AtlasClient` is safe to share between threads and across a fork; keep one for as long as the process lives, since
-connections, digest nonces and tokens are reused through it. Every method raises `AtlasError` (see `errors`).
+`AtlasClient` is safe to share between threads and across a fork. Keep one for the life of the process, since it reuses
+connections, digest nonces and tokens. Every method that calls Atlas raises `AtlasError` (see `errors`) and whatever the
+guard raises.
 """
 
 from __future__ import annotations
@@ -79,15 +80,23 @@ __all__ = [
 
 T = TypeVar("T")
 
-PAGE = 500  # the most that Atlas gives at once
+PAGE = 500  # the largest page of Atlas
 _MOST_PAGES = 1000
 USERS_LIMIT = "atlas.project.security.databaseAccess.users"
 
 
 class AtlasClient:
-    """The Atlas Admin API for one project. `guard` is called before each HTTP request and after each answer.
+    """The Atlas Admin API for one project.
 
-    `timeout` is (seconds to connect, seconds between two bytes of the answer).
+    Args:
+        base_url: The URL of Atlas without a path, such as `https://cloud.mongodb.com`.
+        project_id: The id of the project (`groupId`).
+        auth: The API key or the service account.
+        timeout: Seconds to connect, and seconds between two bytes of the answer.
+        guard: Called before each HTTP request and after each answer.
+
+    Raises:
+        ValueError: The base URL is malformed.
     """
 
     def __init__(
@@ -104,24 +113,24 @@ class AtlasClient:
         self._guard = guard
 
     def guarded(self, guard: CallGuard) -> Self:
-        """Return the same client, with the same connections and tokens, under another guard."""
+        """Return a client with the same connections and tokens, and another guard."""
         guarded = copy.copy(self)
         guarded._guard = guard  # noqa: SLF001 - of the same class
         return guarded
 
     def project(self) -> Json:
-        """Return the project as Atlas describes it (`name`, `orgId`, …)."""
+        """Return the JSON object of the project (`id`, `name`, `orgId`, …)."""
         return self._wire.ask(self._call(endpoints.GET_PROJECT), _parse_project, self._guard)
 
     def clusters(self) -> list[Cluster]:
-        """Return dedicated, free and flex clusters. Deleted ones are not there, paused and deleting ones are."""
+        """Return the dedicated, free and flex clusters, with those that are paused or being deleted."""
         return [*self._pages(endpoints.LIST_CLUSTERS, parse_cluster), *self._pages(endpoints.LIST_FLEX, parse_flex)]
 
     def cluster(self, name: str) -> Cluster:
-        """Return a cluster, of the clusters API, or of the flex API when Atlas says that it belongs there.
+        """Return a cluster. A flex cluster takes a second call, to the flex API.
 
         Raises:
-            ClusterNotFound: the project has no cluster of that name.
+            ClusterNotFound: The project has no cluster of that name.
         """
         try:
             return self._wire.ask(self._call(endpoints.GET_CLUSTER, cluster=name), parse_cluster, self._guard)
@@ -130,27 +139,38 @@ class AtlasClient:
         return self._wire.ask(self._call(endpoints.GET_FLEX, cluster=name), parse_flex, self._guard)
 
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
-        """Return whether every change of users has reached the cluster; an old APPLIED may be read for a while."""
+        """Return whether all changes of users have reached the cluster; Atlas may return an old APPLIED for a while.
+
+        Raises:
+            ClusterNotFound: The project has no cluster of that name.
+        """
         return self._wire.ask(self._call(endpoints.GET_STATUS, cluster=name), _parse_status, self._guard)
 
     def processes(self) -> list[Process]:
-        """Return the mongod and mongos processes of the project's dedicated clusters."""
+        """Return the mongod and mongos processes of all dedicated clusters of the project."""
         return list(self._pages(endpoints.LIST_PROCESSES, parse_process))
 
     def databases(self, host: str, port: int) -> list[str]:
-        """Return a mongod's databases, as monitoring saw them lately: what is a minute old may be missing."""
+        """Return the names of the databases of a mongod, as Atlas's monitoring saw them last.
+
+        A database that was created or dropped a minute ago may not be considered yet.
+
+        Args:
+            host: The host name of the process, as in `processes`.
+            port: Its port.
+        """
         named = {"host": host, "port": str(port)}
         return list(self._pages(endpoints.LIST_DATABASES, lambda database: text(database, "databaseName"), **named))
 
     def create_user(self, user: DatabaseUser) -> None:
         """Create a user.
 
-        Every SCRAM user authenticates against `admin`; another databaseName there would be answered with a 500.
+        A SCRAM user has the `databaseName` `admin`; Atlas answers any other with a 500.
 
         Raises:
-            UserAlreadyExists: the name is taken.
-            UserLimitReached: the project is full.
-            UserExpired: the end of the user's life has passed.
+            UserAlreadyExists: The project has a user of that name.
+            UserLimitReached: The project has as many users as Atlas allows.
+            UserExpired: `delete_after` is in the past.
         """
         body = {"username": user.username, "databaseName": "admin", "groupId": self.project_id} | user_fields(
             password=user.password,
@@ -163,11 +183,11 @@ class AtlasClient:
         self._wire.ask(self._call(endpoints.CREATE_USER, body, username=user.username), lambda _: None, self._guard)
 
     def update_user(self, username: str, **changes: Unpack[UserChanges]) -> None:
-        """Change what is given and not None, and nothing else.
+        """Change the given fields of a user; fields that are absent or None keep their values.
 
         Raises:
-            UserNotFound: there is no such user.
-            UserExpired: the end of the user's life has passed.
+            UserNotFound: The project has no such user.
+            UserExpired: The `delete_after` of the user is in the past.
         """
         self._wire.ask(
             self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username), lambda _: None, self._guard
@@ -177,7 +197,7 @@ class AtlasClient:
         """Delete a user.
 
         Raises:
-            UserNotFound: there is no such user.
+            UserNotFound: The project has no such user.
         """
         self._wire.ask(self._call(endpoints.DELETE_USER, username=username), lambda _: None, self._guard)
 
@@ -185,20 +205,20 @@ class AtlasClient:
         """Return a user, without the password.
 
         Raises:
-            UserNotFound: there is no such user.
+            UserNotFound: The project has no such user.
         """
         return self._wire.ask(self._call(endpoints.GET_USER, username=username), parse_user, self._guard)
 
     def users(self) -> Iterator[DatabaseUser]:
-        """Return all users of the project, page by page; one deleted meanwhile may hide another from the list."""
+        """Yield all users of the project. A deletion between two pages may hide another user from the list."""
         return self._pages(endpoints.LIST_USERS, parse_user)
 
     def access_list(self) -> list[Json]:
-        """Return the project's IP access list (the addresses that reach its clusters), as Atlas gives it."""
+        """Return the IP access list of the project's clusters as JSON objects (`cidrBlock` or `ipAddress`, …)."""
         return list(self._pages(endpoints.LIST_ACCESS, lambda entry: entry))
 
     def user_limit(self) -> int | None:
-        """Return how many database users the project may hold; None when Atlas does not say."""
+        """Return how many database users the project may have; None when the answer has no number."""
         body = self._wire.ask(self._call(endpoints.GET_LIMIT, limit=USERS_LIMIT), lambda body: body, self._guard)
         for key in ("value", "defaultLimit"):
             if isinstance(body.get(key), int):
@@ -206,7 +226,7 @@ class AtlasClient:
         return None
 
     def key_roles(self) -> frozenset[str] | None:
-        """Return the API key's roles in this project, and `ORG_OWNER`; None for service accounts."""
+        """Return the roles of the API key in this project, and `ORG_OWNER`; None for service accounts."""
         return self._wire.ask(self._call(endpoints.GET_KEY), self._parse_key_roles, self._guard)
 
     def _parse_key_roles(self, body: Json) -> frozenset[str] | None:
@@ -221,10 +241,10 @@ class AtlasClient:
         return Call(endpoint, {"project": self.project_id} | names, body=body)
 
     def _pages(self, endpoint: ApiEndpoint, parse: Callable[[Json], T], **names: str) -> Iterator[T]:
-        """Return all results, also when Atlas gives fewer a page than asked for: no count or page size is relied on."""
+        """Yield the results of all pages. A page may be smaller than requested, and `totalCount` may be missing."""
 
         def parse_page(body: Json) -> tuple[list[T], Json]:
-            if body.get("results") is None:  # no empty list: every user would seem to be gone
+            if body.get("results") is None:  # not the same as an empty list: all users would seem to be gone
                 raise Malformed("results is missing")
             return [parse(each) for each in objects(body, "results")], body
 

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ApiEndpoint:
-    """One endpoint: `path` is a template, `version` the exact resource version it is asked in.
+    """One endpoint of the Admin API.
 
-    `does` completes "Atlas refused to …", with the path's names.
+    Attributes:
+        method: The HTTP method.
+        path: The template of the path.
+        version: The resource version, a date, for the header `Accept`; None for plain JSON.
+        does: The end of the sentence "Atlas refused to …"; a template with the names of the path.
     """
 
     method: str
@@ -29,7 +33,16 @@ class ApiEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of an endpoint, with everything that it needs on the wire."""
+    """One call of an endpoint.
+
+    Attributes:
+        endpoint: The endpoint.
+        names: The values for the templates of the endpoint.
+        query: The query parameters.
+        body: The JSON body.
+        form: The form body, instead of a JSON body.
+        auth: The authentication, instead of that of the session.
+    """
 
     endpoint: ApiEndpoint
     names: Mapping[str, str] = field(default_factory=dict)
@@ -40,16 +53,16 @@ class Call:
 
     @property
     def does(self) -> str:
-        """What is asked, in words; names stand in quotes with control characters escaped."""
+        """The purpose of the call in words. Names are in quotes, with control characters escaped."""
         return self.endpoint.does.format(**{key: repr(value) for key, value in self.names.items()})
 
     @property
     def path(self) -> str:
-        """The path, each name one segment of it.
+        """The path; each name is one segment, percent-encoded.
 
         Raises:
-            ValueError: no path can carry a name: `.` and `..` would be resolved on the way, and half a surrogate pair
-                cannot be encoded.
+            ValueError: A name cannot be a segment: HTTP resolves `.` and `..`, and half of a surrogate pair cannot be
+                encoded.
         """
         if not {"", ".", ".."}.isdisjoint(self.names.values()):
             raise ValueError("not a name in Atlas")

@@ -1,18 +1,18 @@
-"""What can go wrong between a worker and Atlas, and what may be concluded from it.
+"""Errors of calls to Atlas.
 
     AtlasError
-    ├── NoAnswer               no answer came: refused, reset, timed out, broken off
-    ├── UnreadableAnswer       an answer that Atlas itself would not give: HTML, nothing, another shape
-    └── Refused                Atlas says no: a status and, nearly always, an error code
-        ├── UserNotFound         there is no such database user
-        ├── UserAlreadyExists    the name is taken, perhaps by our own call whose answer was lost
-        ├── UserExpired          the end of a temporary user has passed, by Atlas's clock
-        ├── UserLimitReached     the project holds as many database users as Atlas allows
+    ├── NoAnswer               no answer: connection refused, reset, closed early, or timed out
+    ├── UnreadableAnswer       an answer that Atlas itself would not send: HTML, no body, another shape of JSON
+    └── Refused                an error answer of Atlas: a status and, nearly always, an error code
+        ├── UserNotFound         the project has no such database user
+        ├── UserAlreadyExists    the user name is taken, perhaps by an earlier call whose answer was lost
+        ├── UserExpired          the end of a user's lifetime has passed, by Atlas's clock
+        ├── UserLimitReached     the project has as many database users as Atlas allows
         ├── ClusterNotFound      the project has no cluster of that name
-        ├── WrongClusterApi      a flex cluster was asked for in the API of dedicated ones
-        └── Unauthorized         the key was refused, which says nothing about what was asked for
+        ├── WrongClusterApi      a flex cluster was requested from the API of dedicated clusters
+        └── Unauthorized         the credentials were refused, so the request itself was not examined
 
-``refusal`` picks the type by status and error code. Whether a call is worth repeating is a property of the error.
+``refusal`` chooses the type by status and error code. ``retryable`` of each error says whether a retry can help.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _TRANSIENT_CODE = frozenset(
         (409, "AUTOMATION_CONFIG_CONCURRENT_MODIFICATION"),
     }
 )
-_NOT_ABOUT_THE_KEY = frozenset({"UNSUPPORTED_FOR_CURRENT_CONFIG"})  # beside every ..._LIMIT_EXCEEDED
+_NOT_ABOUT_THE_KEY = frozenset({"UNSUPPORTED_FOR_CURRENT_CONFIG"})  # and every code that ends in _LIMIT_EXCEEDED
 
 
 class AtlasError(Exception):
-    """A call to Atlas that did not do what was asked. Its text is for operators and holds no secret.
+    """A call to Atlas has failed. The message is for operators and contains no secret.
 
-    Everything but the text is an attribute with a default, so that the error survives pickling between processes.
+    All arguments but the message have defaults, so that the error can be pickled between processes.
     """
 
     retryable = True
-    """Whether the same call may succeed later, perhaps after an operator has repaired something."""
+    """Whether the same call may succeed later, perhaps after a repair by an operator."""
 
     def __init__(self, sentence: str, *, retry_after: float | None = None, sent: bool = True) -> None:
         super().__init__(sentence)
         self.retry_after = None if retry_after is None else max(1.0, retry_after)
-        """Seconds that Atlas asks to wait, at least one: "retry after 0 seconds" has been seen."""
+        """Seconds that Atlas asks to wait, at least 1, since Atlas was seen to send 0; None when it does not ask."""
         self.sent = sent
-        """False only when it is certain that Atlas never got the request."""
+        """False only when it is certain that Atlas did not receive the request."""
 
 
 class NoAnswer(AtlasError):
-    """Timed out, refused, reset, or closed before the answer was complete. Whether Atlas acted: see ``sent``."""
+    """No complete answer came. Atlas may have carried out the request, unless ``sent`` is False."""
 
 
 class UnreadableAnswer(AtlasError):
-    """An answer that Atlas itself would not give; usually a proxy, a wrong base URL, or Atlas half down."""
+    """An answer that Atlas itself would not send; usually from a proxy, a wrong base URL, or during an outage."""
 
     def __init__(self, sentence: str, *, status: int = 0, retry_after: float | None = None, sent: bool = True) -> None:
         super().__init__(sentence, retry_after=retry_after, sent=sent)
@@ -59,7 +59,7 @@ class UnreadableAnswer(AtlasError):
 
 
 class Refused(AtlasError):
-    """Atlas says no. ``code`` is its errorCode (or OAuth's ``error``), empty when the answer had none."""
+    """An error answer of Atlas. ``code`` is its errorCode (or OAuth's ``error``), empty when the answer has none."""
 
     always_retryable = False
 
@@ -79,13 +79,13 @@ class Refused(AtlasError):
         self.code = code
         self.detail = detail
         self.parameters = parameters
-        # A 500 may still be a bad input in disguise, so the caller limits how often it repeats one.
+        # Atlas answers some bad input with a 500, so the caller limits how often it repeats such a call.
         transient = status in _TRANSIENT_STATUS or (status, code) in _TRANSIENT_CODE
         self.retryable = transient or self.always_retryable
 
 
 class UserNotFound(Refused):
-    """404 USER_NOT_FOUND (DELETE) or USERNAME_NOT_FOUND (GET, PATCH). Never a missing project or cluster."""
+    """404 USER_NOT_FOUND (DELETE) or USERNAME_NOT_FOUND (GET, PATCH); never for a missing project or cluster."""
 
 
 class UserAlreadyExists(Refused):
@@ -109,7 +109,7 @@ class WrongClusterApi(Refused):
 
 
 class Unauthorized(Refused):
-    """Any 401, and every 403 but those about limits: the codes are many, and some are documented wrongly."""
+    """Any 401, and each 403 that is not about a limit, since Atlas documents the codes of the others incompletely."""
 
     always_retryable = True
 
@@ -128,7 +128,12 @@ _TYPES: dict[tuple[int, str], type[Refused]] = {
 
 
 def refusal(status: int, code: str) -> type[Refused]:
-    """Return the type of error that stands for a status and error code."""
+    """Return the type of the error for an answer.
+
+    Args:
+        status: The HTTP status.
+        code: Atlas's errorCode, or OAuth's ``error``; may be empty.
+    """
     about_limits = code.endswith("_LIMIT_EXCEEDED") or code in _NOT_ABOUT_THE_KEY
     forbidden = status == HTTPStatus.FORBIDDEN and not about_limits
     if status == HTTPStatus.UNAUTHORIZED or code == "invalid_client" or forbidden:

@@ -1,6 +1,6 @@
-"""Clusters and database users as Atlas describes them, as far as the broker needs it.
+"""Clusters, processes and database users, with the fields of Atlas that the broker needs.
 
-Parsing ignores what it does not know and raises `Malformed` when something needed is missing or of another type.
+Parsing ignores unknown fields, and raises `Malformed` when a needed field is missing or has another type.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Json = dict[str, Any]
 
 
 class Malformed(Exception):
-    """The answer is JSON, but not of the shape that this call needs; the client turns it into `UnreadableAnswer`."""
+    """The JSON of an answer does not have the expected shape; `interpret` turns this into `UnreadableAnswer`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtlasRole:
-    """A built-in role on a database, or a custom role by name (database `admin`, the user's only role)."""
+    """A built-in role on a database, or a custom role (database `admin`; then it is the only role of the user)."""
 
     name: str
     database: str
@@ -27,9 +27,13 @@ class AtlasRole:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUser:
-    """A SCRAM user of a project. `scopes` are cluster names; none means every cluster.
+    """A database user of a project.
 
-    Atlas never returns `password`; users of `$external` appear in lists with that `database`.
+    Attributes:
+        scopes: The names of the clusters that the user may log in to; empty for all clusters.
+        password: Only sent, never returned by Atlas.
+        delete_after: The end of the user's lifetime, at which Atlas deletes it.
+        database: `admin` for SCRAM users, `$external` for others, which appear in lists.
     """
 
     username: str
@@ -44,7 +48,7 @@ class DatabaseUser:
 
 @dataclass(frozen=True, slots=True)
 class PrivateEndpoint:
-    """Connection strings of their own, with ids and regions of the cloud's endpoints that they go through."""
+    """The connection strings of a private endpoint, with the ids and regions of its endpoints in the cloud."""
 
     standard: str | None
     srv: str | None
@@ -56,7 +60,7 @@ class PrivateEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStrings:
-    """All None while a dedicated cluster is being created; `standard` of free and flex ones comes after `srv`."""
+    """Connection strings. All are None while a dedicated cluster is created; free and flex clusters get `srv` first."""
 
     standard: str | None = None
     srv: str | None = None
@@ -67,9 +71,11 @@ class ConnectionStrings:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`state` is Atlas's stateName: IDLE, CREATING, UPDATING, DELETING, REPAIRING, or one that came later.
+    """A cluster.
 
-    A `sharded` cluster's standard connection string leads to its mongos.
+    Attributes:
+        state: Atlas's `stateName`: IDLE, CREATING, UPDATING, DELETING, REPAIRING, or a newer one.
+        sharded: The standard connection string names the mongos processes.
     """
 
     name: str
@@ -83,7 +89,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A mongod or mongos; `alias` is the host's name in connection strings, `kind` Atlas's typeName."""
+    """A mongod or mongos. `alias` is the host name in connection strings, `kind` is Atlas's `typeName`."""
 
     host: str
     port: int
@@ -93,7 +99,7 @@ class Process:
 
 
 class UserChanges(TypedDict, total=False):
-    """What may be changed of a user. None is like what is absent; lists replace what Atlas has."""
+    """The fields of a user that can change. None means no change; a list replaces the whole list in Atlas."""
 
     password: str | None
     roles: tuple[AtlasRole, ...] | None
@@ -104,7 +110,7 @@ class UserChanges(TypedDict, total=False):
 
 
 def user_fields(**changes: Unpack[UserChanges]) -> Json:
-    """Return the fields of a user as Atlas takes them."""
+    """Return the JSON fields of a user for a request to Atlas; fields that are absent or None are left out."""
     body: Json = {"password": changes.get("password"), "description": changes.get("description")}
     if (roles := changes.get("roles")) is not None:
         body["roles"] = [
@@ -122,7 +128,11 @@ def user_fields(**changes: Unpack[UserChanges]) -> Json:
 
 
 def parse_user(body: Json) -> DatabaseUser:
-    """Return a user from Atlas's JSON; the password is never in it."""
+    """Parse a user; Atlas never returns its password.
+
+    Raises:
+        Malformed: A needed field is missing or has another type.
+    """
     delete_after = optional_text(body, "deleteAfterDate")
     try:
         moment = datetime.fromisoformat(delete_after) if delete_after else None
@@ -143,13 +153,21 @@ def parse_user(body: Json) -> DatabaseUser:
 
 
 def parse_cluster(body: Json) -> Cluster:
-    """Return a cluster of the clusters API: dedicated, or free when its provider is TENANT."""
+    """Parse a cluster of the clusters API; it is free when its provider is TENANT, else dedicated.
+
+    Raises:
+        Malformed: A needed field is missing or has another type.
+    """
     regions = [region for spec in objects(body, "replicationSpecs") for region in objects(spec, "regionConfigs")]
     return _cluster(body, "free" if any(each.get("providerName") == "TENANT" for each in regions) else "dedicated")
 
 
 def parse_flex(body: Json) -> Cluster:
-    """Return a cluster of the flexClusters API, which has no `paused`."""
+    """Parse a cluster of the flexClusters API, which has no `paused`.
+
+    Raises:
+        Malformed: A needed field is missing or has another type.
+    """
     return _cluster(body, "flex")
 
 
@@ -186,7 +204,11 @@ def _private_endpoint(body: Json) -> PrivateEndpoint:
 
 
 def parse_process(body: Json) -> Process:
-    """Return one of the project's processes, of whichever cluster."""
+    """Parse a process of a cluster.
+
+    Raises:
+        Malformed: A needed field is missing or has another type.
+    """
     port = body.get("port")
     if not isinstance(port, int):
         raise Malformed("port is missing or no number")
@@ -200,7 +222,7 @@ def parse_process(body: Json) -> Process:
 
 
 def text(body: Json, key: str) -> str:
-    """Return a string that must be there and not empty."""
+    """Return a string field; raise Malformed when it is missing, empty or no string."""
     value = body.get(key)
     if not isinstance(value, str) or not value:
         raise Malformed(f"{key} is missing or no text")
@@ -208,7 +230,7 @@ def text(body: Json, key: str) -> str:
 
 
 def optional_text(body: Json, key: str) -> str | None:
-    """Return a string; None when it is absent, null or empty."""
+    """Return a string field, None when it is absent, null or empty; raise Malformed for another type."""
     value = body.get(key)
     if value is not None and not isinstance(value, str):
         raise Malformed(f"{key} is no text")
@@ -216,7 +238,7 @@ def optional_text(body: Json, key: str) -> str | None:
 
 
 def object_of(body: Json, key: str) -> Json:
-    """Return an object; an empty one when it is absent or null."""
+    """Return an object field, empty when it is absent or null; raise Malformed for another type."""
     value = body.get(key)
     if value is not None and not isinstance(value, dict):
         raise Malformed(f"{key} is no object")
@@ -224,7 +246,7 @@ def object_of(body: Json, key: str) -> Json:
 
 
 def objects(body: Json, key: str) -> list[Json]:
-    """Return a list of objects; an empty one when it is absent or null."""
+    """Return a field that is a list of objects, empty when absent or null; raise Malformed for another type."""
     value = body.get(key)
     if value is None:
         return []

@@ -1,4 +1,4 @@
-"""Turns what came back from Atlas, or did not, into a result or one of our errors; no sentence holds a secret."""
+"""Turns an answer of Atlas, or its absence, into a result or an `AtlasError`; no message contains a secret."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_RETRY_AFTER = 3600.0  # seconds; a larger wish is a mistake or a proxy's
-_MOST_DETAIL = 500  # characters of Atlas's own sentence that are repeated in ours
-_PLAIN_REFUSALS = frozenset({401, 429})  # the status says it all, with whatever body
+_MOST_RETRY_AFTER = 3600.0  # seconds; a larger value is a mistake, or comes from a proxy
+_MOST_DETAIL = 500  # characters of Atlas's message that ours repeats
+_PLAIN_REFUSALS = frozenset({401, 429})  # the status is enough, whatever the body is
 _KEY_ADVICE = " Check the API key or service account, its roles in the project, and its API access list."
 
 
 def no_answer(call: Call, error: Exception) -> NoAnswer:
-    """Return the error for a call that got no answer.
+    """Return the error for a call without an answer.
 
-    `requests` wraps what happened twice; only the innermost error shows whether the request was sent. The words are our
-    own: the library's hold object addresses, and a proxy's URL may hold its password.
+    `requests` wraps the cause twice; only the innermost error shows whether the request was sent. The message does not
+    repeat the text of the library, which contains object addresses and perhaps the URL of a proxy with its password.
+
+    Args:
+        call: The call.
+        error: The exception of `requests` or `urllib3`.
     """
     cause = error.args[0] if error.args else None
     reason = getattr(cause, "reason", cause)
@@ -64,7 +68,19 @@ def no_answer(call: Call, error: Exception) -> NoAnswer:
 def interpret(
     call: Call, response: requests.Response, parse: Callable[[Json], T], auth: ApiKey | ServiceAccount
 ) -> T | AtlasError:
-    """Return what ``parse`` makes of a 2xx, else an error. A page of HTML with 200 has deleted no user."""
+    """Turn an answer into a result or an error.
+
+    A 2xx without a JSON object is an error too: a page of HTML with 200 means that no user was deleted.
+
+    Args:
+        call: The call.
+        response: The answer.
+        parse: Turns the JSON object of a 2xx into the result; raises `Malformed` when the shape is wrong.
+        auth: The credentials, whose secrets are masked in messages.
+
+    Returns:
+        The result of ``parse``, or the error, which the caller raises.
+    """
     status = response.status_code
     body: object = {}
     if status != HTTPStatus.NO_CONTENT:
@@ -91,7 +107,7 @@ def interpret(
 
 
 def _refused(call: Call, response: requests.Response, body: Json, code: str, auth: ApiKey | ServiceAccount) -> Refused:
-    """Return the error for a refusal. Atlas may repeat what it was sent: secrets are masked."""
+    """Return the error for an error answer. Atlas may repeat the request in it, so secrets are masked."""
     secrets = [*auth.secrets, (call.body or {}).get("password")]
 
     def masked(text: str) -> str:
@@ -118,7 +134,10 @@ def _refused(call: Call, response: requests.Response, body: Json, code: str, aut
 
 
 def _retry_after(response: requests.Response, body: Json) -> float | None:
-    """Return seconds, from the header (a number or a date) or else from the token bucket's own words."""
+    """Return the seconds to wait, or None.
+
+    They are in the header Retry-After (a number or a date), or in the second parameter of RATE_LIMITED_TOKEN_BUCKET.
+    """
     seconds = math.nan
     if value := response.headers.get("Retry-After"):
         try:

@@ -1,7 +1,7 @@
 """Authentication by a service account (OAuth bearer token).
 
-The token is shared by all workers through a `TokenStore`: Atlas allows 100 live tokens an account and limits how often
-one may be minted.
+All workers share the token through a `TokenStore`, since Atlas allows 100 valid tokens for an account and limits how
+often a new one is issued. To mint a token is to request a new one from Atlas.
 """
 
 from __future__ import annotations
@@ -28,55 +28,57 @@ if TYPE_CHECKING:
 REFRESH_BEFORE = timedelta(minutes=10)
 MINT_LEASE_SECONDS = 45.0  # more than one token request can last with both timeouts
 MINT_PAUSE_SECONDS = 6.0  # after a failed mint; the endpoint was seen to allow ten a minute
-REPEATS = 3  # with tokens that other workers have fetched, before which Atlas may have revoked them too
+REPEATS = 3  # with tokens of other workers, which Atlas may have revoked too
 FIRST_REFUSED_PAUSE_SECONDS = 8.0
-REFUSED_PAUSE_SECONDS = 64.0  # after brand-new tokens were refused: more of them would only fill the limit of 100
+REFUSED_PAUSE_SECONDS = 64.0  # after new tokens were refused: more of them would only use up the limit of 100
 _POLL_SECONDS = 0.1
 
-# 401s that say "this account may not", which another token does not change.
+# Codes of a 401 about the roles of the account: another token does not help.
 _ABOUT_ROLES = (b"NOT_IN_GROUP", b"USER_UNAUTHORIZED", b"USER_CANNOT_ACCESS_GROUP")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token; both times are aware and by this side's clock."""
+    """An access token. Both times have a time zone and are by this process's clock."""
 
     value: str = field(repr=False)
     issued_at: datetime
     expires_at: datetime
 
     def valid(self, now: datetime) -> bool:
-        """Return whether Atlas still accepts it, unless it was revoked."""
+        """Return whether the token has not expired; Atlas may have revoked it all the same."""
         return now < self.expires_at
 
     def fresh(self, now: datetime) -> bool:
-        """Return whether it is not yet due for renewal: ten minutes before its end, or a fifth of a shorter life."""
+        """Return whether it is too early to renew the token.
+
+        The renewal is due ten minutes before the end, or for short lifetimes when a fifth of it is left.
+        """
         return now < self.expires_at - min(REFRESH_BEFORE, (self.expires_at - self.issued_at) / 5)
 
 
 class TokenStore(Protocol):
-    """One service account's token, and the right to mint the next one; shared by every worker.
+    """The token of one service account, and the right to mint the next one; all workers share both.
 
-    Every method is one atomic step. An implementation in a database needs one document:
-    the token (encrypted), and a time until which no worker may mint.
+    Each method is atomic.
     """
 
     def current(self) -> Token | None:
         """Return the token that was saved last, expired or not."""
 
     def take(self, seconds: float) -> bool:
-        """Take the right to mint for at most `seconds`; return False at once when it is taken or paused."""
+        """Take the right to mint for at most `seconds`; return False at once when another has it or minting pauses."""
 
     def save(self, token: Token) -> None:
-        """Make `token` the current one and give the right to mint back."""
+        """Save the current token and release the right to mint."""
 
     def release(self, pause: float = 0.0) -> None:
-        """Release the right without a token; no worker can take it within `pause` seconds."""
+        """Release the right to mint without a token; no worker can take it in the next `pause` seconds."""
 
 
 @dataclass(eq=False, repr=False)
 class MemoryTokens:
-    """A store for one process: `check` and tests."""
+    """A token store for one process, for `atlas-broker check` and tests."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _token: Token | None = field(default=None, init=False)
@@ -96,7 +98,7 @@ class MemoryTokens:
             return True
 
     def save(self, token: Token) -> None:
-        """Keep a token, and give the right to mint back."""
+        """Save a token and release the right to mint."""
         with self._lock:
             self._token, self._taken_until = token, 0.0
 
@@ -107,9 +109,17 @@ class MemoryTokens:
 
 
 class ServiceAccount:
-    """An OAuth client whose token comes from, and goes to, a store that all workers share.
+    """A service account of Atlas (an OAuth client).
 
-    `patience` is how many seconds a call without a token waits while another worker mints one.
+    Args:
+        client_id: Its client id.
+        client_secret: Its secret.
+        tokens: The store of its token, which all workers share.
+        clock: Returns the current time, with a time zone.
+        patience: How many seconds a call waits for a token that another worker mints.
+
+    Raises:
+        ValueError: The id or the secret is malformed.
     """
 
     def __init__(
@@ -133,7 +143,11 @@ class ServiceAccount:
         return f"ServiceAccount({self.client_id!r})"
 
     def attach(self, ask_token: Callable[[HTTPBasicAuth], dict[str, Any]]) -> AuthBase:
-        """Return a new auth object for one session; `ask_token` posts to the token endpoint and returns its answer."""
+        """Return a new auth object for one session.
+
+        Args:
+            ask_token: Sends the request to the token endpoint and returns the JSON object of the answer.
+        """
 
         def mint() -> Token:
             issued_at = self._clock()
@@ -144,14 +158,17 @@ class ServiceAccount:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Return what no error text may repeat."""
+        """The secrets that no error message may contain."""
         return (self._secret, *(token.value for token in [self._known] if token))
 
     def token(self, mint: Callable[[], Token]) -> Token:
-        """Return a token to call with. While it is only due for renewal, a call that cannot renew it uses it.
+        """Return the token for a call, minted if necessary. A token that is due for renewal is used until it expires.
+
+        Args:
+            mint: Requests a new token from Atlas.
 
         Raises:
-            AtlasError: there is no token, and none could be minted.
+            AtlasError: There is no valid token, and none could be minted.
         """
         now = self._clock()
         token = self._known
@@ -172,29 +189,35 @@ class ServiceAccount:
         return token
 
     def replace(self, refused: Token, mint: Callable[[], Token]) -> tuple[Token | None, bool]:
-        """Return another token than the refused one (None when there is none now), and whether it is new.
+        """Replace a token that Atlas refused.
 
-        One that is not new was fetched by another worker, earlier than Atlas may have revoked it.
+        Args:
+            refused: The token.
+            mint: Requests a new token from Atlas.
+
+        Returns:
+            Another token, None when there is none now; and whether it was minted by this call. Atlas may have revoked
+            the token of another worker too.
         """
         replacement, minted = self._await_other(refused, mint)
         self._known = replacement or self._known
         return replacement, minted
 
     def refused(self) -> None:
-        """Pause minting: Atlas refuses a new token, too, so that it is the account that it refuses."""
+        """Pause minting, since Atlas has refused a new token: it refuses the account, not the token."""
         pause = min(REFUSED_PAUSE_SECONDS, FIRST_REFUSED_PAUSE_SECONDS * 2 ** min(self._refusals, 3))
         self._refusals += 1
         if self._tokens.take(pause):
             self._tokens.release(pause=pause)
 
     def accepted(self) -> None:
-        """Record that Atlas accepts the account; end a pause."""
+        """Record that Atlas accepts the account; end the pause of minting, if there is one."""
         if self._refusals:
             self._refusals = 0
             self._tokens.release()
 
     def _await_other(self, old: Token | None, mint: Callable[[], Token]) -> tuple[Token | None, bool]:
-        """Return another token than the old one, and whether it is new; None after `patience` seconds without."""
+        """Return another token than the old one, and whether this call minted it; None after `patience` seconds."""
         end = time.monotonic() + self._patience
         while True:
             if (other := self._other(old)) is not None:
@@ -212,7 +235,7 @@ class ServiceAccount:
         return token
 
     def _mint(self, old: Token | None, mint: Callable[[], Token]) -> tuple[Token, bool]:
-        """Mint, holding the right to do so. Looks once more: another worker may have minted just before."""
+        """Mint a token, unless another worker has minted one just before; the caller has the right to mint."""
         try:
             other = self._other(old)
             token = other or mint()
@@ -228,7 +251,7 @@ class ServiceAccount:
 
 @dataclass(eq=False, repr=False)
 class _Bearer(AuthBase):
-    """Shaped like `HTTPDigestAuth`: sets the header, and repeats a request that came back with 401."""
+    """Sets the header of a request, and repeats a request with another token after a 401, like `HTTPDigestAuth`."""
 
     account: ServiceAccount
     mint: Callable[[], Token]
@@ -261,7 +284,7 @@ class _Bearer(AuthBase):
 
 
 def _is_refused(response: Response) -> bool:
-    """Return whether Atlas refuses the token. Where it refuses the account's roles, another token changes nothing."""
+    """Return whether Atlas refuses the token itself; if it refuses the roles of the account, a new token is no help."""
     return response.status_code == HTTPStatus.UNAUTHORIZED and not any(
         code in response.content for code in _ABOUT_ROLES
     )

@@ -1,7 +1,4 @@
-"""One HTTP exchange with Atlas: sends a call, waits within bounds, and hands the answer to the guard.
-
-Knows sessions and time-outs; knows nothing of clusters or users.
-"""
+"""HTTP exchange with Atlas: sends a call with time-outs, and passes the answer to the guard."""
 
 from __future__ import annotations
 
@@ -34,11 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of one call, for the guard that watches Atlas's health and the rate limits.
+    """The result of one call, for the guard. A request for an OAuth token is a call of its own.
 
-    `path` is the template. `limit` and `remaining` are of the call's token bucket, None when Atlas sent none.
-    `requests` counts HTTP requests: more than one when a digest challenge or a refused token came between.
-    Asking for an OAuth token is a call of its own.
+    Attributes:
+        method: The HTTP method.
+        path: The template of the path.
+        status: The HTTP status; None without an answer.
+        error: The error of the call.
+        limit: The size of the rate bucket of the call (RateLimit-Limit); None when Atlas sent none.
+        remaining: The calls that are left in the bucket (RateLimit-Remaining); None when Atlas sent none.
+        seconds: The duration of the call.
+        requests: The number of HTTP requests; more than one after a digest challenge or a refused token.
     """
 
     method: str
@@ -52,17 +55,17 @@ class Answer:
 
 
 class CallGuard(Protocol):
-    """Called before each HTTP request (what it raises passes through), and after each call with its answer."""
+    """Called before each HTTP request, and after each call with its answer. Its exceptions reach the caller."""
 
     def before(self) -> None:
-        """Raise to prevent the request."""
+        """Prevent the request by an exception, or return."""
 
     def after(self, answer: Answer) -> None:
-        """Take note of an answer."""
+        """Record the answer of a call."""
 
 
 class _Adapter(HTTPAdapter):
-    """Asks the guard ahead of every single request, repeated ones included, and lets no redirect be followed."""
+    """Calls the guard before each request, also a repeated one, and prevents redirects."""
 
     def __init__(self, local: _PerThread) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1)  # one thread, one host
@@ -77,7 +80,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _PerThread(threading.local):
-    """The session of a thread, the process that made it, and the guard of the call under way."""
+    """The session of a thread, the process that created it, and the guard of the current call."""
 
     session: requests.Session | None = None
     pid = 0
@@ -85,7 +88,16 @@ class _PerThread(threading.local):
 
 
 class Wire:
-    """Sessions of one project's client: one for each thread and process, so that connections are reused, not shared."""
+    """The HTTP sessions of a client, one for each thread and process.
+
+    Args:
+        base_url: The URL of Atlas.
+        auth: The credentials.
+        timeout: Seconds to connect, and seconds between two bytes of the answer.
+
+    Raises:
+        ValueError: The base URL is malformed.
+    """
 
     def __init__(self, base_url: str, auth: ApiKey | ServiceAccount, timeout: tuple[float, float]) -> None:
         parts = urlsplit(base_url)
@@ -97,9 +109,19 @@ class Wire:
         self._local = _PerThread()
 
     def ask(self, call: Call, parse: Callable[[Json], T], guard: CallGuard | None) -> T:
-        """Return what `parse` makes of Atlas's JSON object, which is empty for 204.
+        """Send a call.
 
-        `parse` raises Malformed when the shape is wrong. Raises AtlasError, and whatever the guard raises.
+        Args:
+            call: The call.
+            parse: Turns the JSON object of the answer (empty for 204) into the result; raises Malformed when the
+                shape is wrong.
+            guard: Called before each HTTP request and after the answer.
+
+        Returns:
+            The result of `parse`.
+
+        Raises:
+            AtlasError: There is no answer, an error, or an unreadable one. Exceptions of the guard are raised too.
         """
         self._local.guard = guard
         endpoint = call.endpoint
@@ -148,13 +170,12 @@ class Wire:
         return result
 
     def _session(self) -> requests.Session:
-        """Return this thread's session; a forked process must not use its parent's sockets."""
+        """Return the session of this thread; a forked process must not use the sockets of its parent."""
         session = self._local.session
         if session is None or self._local.pid != os.getpid():
             session = self._local.session = requests.Session()
             self._local.pid = os.getpid()
-            # A proxy only when one is named for HTTPS. netrc is then read too, but an auth object, always set, goes
-            # first.
+            # Use a proxy only when HTTPS_PROXY names one. `requests` then reads .netrc too, but prefers session.auth.
             session.trust_env = bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))
             session.headers["User-Agent"] = "atlas-broker"
             session.auth = self._auth.attach(self._ask_token)
@@ -164,13 +185,13 @@ class Wire:
         return session
 
     def _ask_token(self, basic: HTTPBasicAuth) -> Json:
-        """Ask for a token in the middle of a call, under the same guard."""
+        """Request a token during another call, with the guard of that call."""
         call = Call(MINT_TOKEN, form={"grant_type": "client_credentials"}, auth=basic)
         return self.ask(call, _parse_token, self._local.guard)
 
 
 def _parse_token(body: Json) -> Json:
-    """Check that the token fits into a header and its life can be counted; other fields do not matter."""
+    """Check that the token fits into a header and its lifetime is a number; other fields are not needed."""
     token, life = text(body, "access_token"), body.get("expires_in")
     if not token.isascii() or not token.isprintable():
         raise Malformed("access_token is no token")
