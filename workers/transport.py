@@ -291,9 +291,8 @@ class Consumer(consumer.Consumer):
         self._pause(exc)
 
     def _pause(self, error: Exception) -> None:
-        if not isinstance(
-            error, (*CONNECTION_LOST, KombuError, KeyError)
-        ):  # kombu raises KeyError for a stale connection
+        # kombu raises KeyError for a stale connection.
+        if not isinstance(error, (*CONNECTION_LOST, KombuError, KeyError)):
             log.error("consumer_failed", exc_info=error)
         OUTAGE.failed(error)
         until = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)

@@ -1,7 +1,7 @@
-"""Reservations of databases: one document for each database says which instances have it, and which owner.
+"""Reservations of databases: one document for each database, with its owner and the instances that use it.
 
-The document decides between provisions that name the same database at once, keeps provisions off a database that is
-being dropped, and remembers what instances left behind after their own documents are gone.
+The document decides between concurrent provisions of the same database, prevents provisions while the database is being
+dropped, and remembers a retained database after the documents of its instances are gone.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import Instance, Owner, Record
 
 DROPPED_SECONDS = 600
-"""How long Atlas may still list a database that was dropped: it reports what its monitoring saw last."""
+"""How long Atlas may still list a dropped database, since it lists what its monitoring saw last."""
 
 
 class DatabaseRecord(Record):
-    """What is known of a database.
+    """The reservation of a database.
 
     Attributes:
-        owned: An instance of this owner made the database, so it holds no data of others.
-        first: The instance that had it first.
-        users: The instances that have it now.
-        used: Other instances than the first one have had it, or the first one left it behind.
-        dropping: The instance that is dropping it.
-        dropped: It is gone, though Atlas may still list it.
+        owned: An instance of this owner created the database, so it contains no data of others.
+        first: The id of the first instance that used it.
+        users: The ids of the instances that use it now.
+        used: It may contain data of an instance other than ``first``, or of a deleted one.
+        dropping: The id of the instance that is dropping it.
+        dropped: It does not exist any more, although Atlas may still list it.
     """
 
     name: str
@@ -43,20 +43,20 @@ class DatabaseRecord(Record):
 
     @property
     def owner(self) -> Owner:
-        """The organization and space that it belongs to."""
+        """The organization and space to which the database belongs."""
         return self.organization_guid, self.space_guid
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """What an instance asks for.
+    """A request for a reservation.
 
     Attributes:
-        instance: The instance, with the project, cluster and database that it is to have.
-        owner: The owner of the database when it has no document yet.
-        owned: Whether it is owned when it has no document yet.
-        used: Others have had the database before it had a document.
-        sharing: The database may belong to another owner.
+        instance: The instance, with the project, cluster and database to reserve.
+        owner: The owner of the database if it has no document yet.
+        owned: Whether that owner created the database, if it has no document yet.
+        used: Other instances have used the database before it had a document.
+        sharing: Reserve the database even if it belongs to another owner.
     """
 
     instance: Instance
@@ -68,13 +68,16 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Databases:
-    """The documents ``database/<project>/<cluster>/<name in lower case>``. Every method can be repeated safely."""
+    """The documents ``database/<project>/<cluster>/<name in lower case>``. Each method is safe to repeat.
+
+    Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
+    """
 
     housekeeping: Housekeeping
 
     @storage_errors("find a database")
     def find(self, instance: Instance) -> DatabaseRecord | None:
-        """Return what is known of an instance's database."""
+        """Return the reservation of the database of an instance; None when there is none."""
         document = self.housekeeping.collection.find_one({"_id": _key(instance)})
         return DatabaseRecord.model_validate(document) if document else None
 
@@ -83,7 +86,7 @@ class Databases:
         """Add an instance to the users of its database, unless the name is taken or the database is being dropped.
 
         Returns:
-            The document after that. The instance is one of its ``users`` if it has the database now.
+            The document after the change. If the instance has the database now, ``users`` contains its id.
         """
         instance, (organization, space) = wanted.instance, wanted.owner
         made = assignments(
@@ -125,7 +128,7 @@ class Databases:
 
     @storage_errors("withdraw from a database")
     def withdraw(self, instance: Instance) -> None:
-        """Take back the reservation of an instance that was never ready; nothing of it is remembered."""
+        """Remove the reservation of an instance that was never ready; no trace of it is kept."""
         me = instance.instance_id
         alone = {"_id": _key(instance), "first": me, "users": [me], "used": False}
         if self.housekeeping.collection.delete_one(alone).deleted_count == 0:
@@ -133,7 +136,7 @@ class Databases:
 
     @storage_errors("leave a database")
     def leave(self, instance: Instance) -> None:
-        """End an instance's use of its database, which stays and is remembered."""
+        """Remove an instance from the users of its database; the database and its reservation stay."""
         mine = {"_id": _key(instance), "users": instance.instance_id}
         self.housekeeping.collection.update_one(
             mine, {"$pull": {"users": instance.instance_id}, "$set": {"used": True}}
@@ -141,16 +144,24 @@ class Databases:
 
     @storage_errors("forget users of a database")
     def forget(self, instance: Instance, user: str) -> None:
-        """Remove a user that does not have the database of ``instance`` any more."""
+        """Remove another instance, which does not exist any more, from the users of a database.
+
+        Args:
+            instance: An instance that has the database.
+            user: The id of the instance to remove.
+        """
         self.housekeeping.collection.update_one({"_id": _key(instance)}, {"$pull": {"users": user}})
 
     @storage_errors("begin to drop a database")
     def begin_drop(self, instance: Instance, leaving: list[str]) -> bool:
-        """Keep provisions off a database that an instance is about to drop.
+        """Mark a database as being dropped, so that no provision gets it.
+
+        Args:
+            instance: The instance that drops it.
+            leaving: The ids of other instances that are being deleted.
 
         Returns:
-            False when it has users besides the instance and those that are ``leaving``, or another instance is
-            dropping it.
+            False when it has other users than these, or another instance is dropping it.
         """
         free = {
             "_id": _key(instance),
@@ -165,16 +176,22 @@ class Databases:
 
     @storage_errors("end dropping a database")
     def end_drop(self, instance: Instance, dropping: str) -> None:
-        """Let provisions have the database of ``instance`` again, since the instance ``dropping`` does not drop it."""
+        """Remove the mark of ``begin_drop``, so that provisions can have the database again.
+
+        Args:
+            instance: An instance that has the database.
+            dropping: The id of the instance that set the mark.
+        """
         self.housekeeping.collection.update_one(
             {"_id": _key(instance), "dropping": dropping}, {"$set": {"dropping": None}}
         )
 
     @storage_errors("note that a database is dropped")
     def dropped(self, instance: Instance) -> None:
-        """Free the name of a database that is dropped, unless other instances have it and are leaving.
+        """Record that an instance has dropped its database, which makes the name free.
 
-        Their applications may have written to it since, so they drop it again.
+        If other instances that are being deleted still have the database, it stays reserved for them: their
+        applications may have written to it again, so they drop it again.
         """
         me = {"$literal": instance.instance_id}
         left = {"$setDifference": ["$users", [me]]}

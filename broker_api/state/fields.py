@@ -1,7 +1,7 @@
-"""The fields that a write may set, typed, so that mypy refuses a misspelt field or a value of another type.
+"""Types of the fields that a write may set, so that mypy refuses a misspelt field or a value of another type.
 
 Each ``TypedDict`` has the fields of a record of ``broker_api.state.records``; a test compares the two. A moment may be
-given as ``In`` (seconds from now by MongoDB's clock). A field that is absent is not changed.
+an ``In`` (seconds from now by MongoDB's clock). An absent field is not changed.
 """
 
 from datetime import datetime
@@ -38,7 +38,7 @@ class OperationFields(TypedDict, total=False):
 
 
 class ResourceFields(TypedDict, total=False):
-    """Fields that instances and bindings share."""
+    """Fields that instances and bindings have in common."""
 
     instance_id: str
     service_id: str

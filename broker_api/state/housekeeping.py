@@ -1,4 +1,4 @@
-"""Small documents by name, beside the instances: leases, turns, the broker's own id, and what is known of Atlas."""
+"""Small documents by name, in a collection of their own: leases, turns, the broker's id, facts about Atlas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,13 +19,17 @@ SWEEP = "sweep"
 CIRCUIT = "circuit/"
 RECONCILED = "reconciled"
 PROBE_SECONDS = 2.0
-"""Orchestrators give a probe a few seconds; an answer that MongoDB is away must come within them."""
+"""How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 LATE_SECONDS = 10
-"""The sweep's lease is renewed about once a second; this long after its end no worker is running."""
+"""How long after the end of the sweep's lease /ready reports that no worker runs; workers renew it each second."""
 
 
 class Housekeeping:
-    """The documents of one broker. Without the databases' documents, losing them costs a few seconds of work."""
+    """The documents of one broker.
+
+    Each method raises ErrStorageMongoConnection when MongoDB cannot be used. The loss of these documents, except the
+    reservations of databases and the broker's id, costs a few seconds of work.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -33,7 +37,16 @@ class Housekeeping:
 
     @storage_errors("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
-        """Take or renew a lease by name; return False while another owner holds it."""
+        """Take or renew a lease.
+
+        Args:
+            name: The name of the document.
+            owner: The owner that takes it, any unique text.
+            seconds: How long the lease lasts.
+
+        Returns:
+            False while another owner holds it.
+        """
         own = assignments({"owner": owner, "until": In(seconds)})
         expired = {"$lte": [{"$ifNull": ["$until", EPOCH]}, NOW]}
         free = {"$or": [{"$eq": ["$owner", own["owner"]]}, expired]}
@@ -45,20 +58,20 @@ class Housekeeping:
 
     @storage_errors("lease")
     def release(self, name: str, owner: str) -> None:
-        """Release a lease early."""
+        """Release a lease before its end; do nothing if another owner holds it."""
         self.collection.update_one({"_id": name, "owner": owner}, [{"$set": {"until": NOW}}])
 
     @storage_errors("turn")
     def take_turn(self, name: str, field: str, seconds: float) -> bool:
-        """Take the one turn of these ``seconds``, for all processes.
+        """Take a turn, of which all processes together get one in ``seconds``.
 
         Args:
-            name: The document's name.
-            field: Its field that holds the moment of the next turn.
+            name: The name of the document.
+            field: The field with the moment of the next turn.
             seconds: The pause between two turns.
 
         Returns:
-            False when the turn has been taken already, or when there is no such document.
+            False when another process has taken the turn, or the document does not exist.
         """
         due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", EPOCH]}, NOW]}}
         taken = [{"$set": assignments({field: In(seconds)})}]
@@ -89,7 +102,12 @@ class Housekeeping:
 
     @storage_errors("housekeeping")
     def report(self) -> JsonObject:
-        """Return how workers and Atlas are, for ``/ready``: "ok", or a sentence, or one for each project."""
+        """Return the state of workers and Atlas for ``/ready``.
+
+        Returns:
+            ``workers``: "ok" or a sentence. ``atlas``: "ok", or a sentence for each project with an open circuit
+            breaker.
+        """
         with pymongo.timeout(PROBE_SECONDS):
             now, swept_until = self._store.now(), self.read(SWEEP).get("until")
             circuits = list(self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True}))

@@ -1,9 +1,9 @@
-"""Whether this process has the broker's encryption keys: they must open one sealed document, the canary.
+"""Check that this process has the broker's encryption keys: one of them must decrypt a stored text, the canary.
 
-The first process ever makes the canary, once its keys have opened what an earlier release has sealed. To change a key,
-the keys of the processes become [old], [old, new], [new, old], [new], one process after the other. A process that
-starts and opens the canary only with a later key seals it again with its first one, so that the canary is sealed with
-``new`` before the old key is taken away.
+The first process creates the canary, after its keys have decrypted a secret of an earlier release, if there is one. To
+change a key, the keys of all processes become [old], [old, new], [new, old], [new], one process after the other. A
+process that starts, and decrypts the canary only with a key that is not its first, encrypts it again with its first
+key. So the canary is encrypted with ``new`` before the old key is removed.
 """
 
 import threading
@@ -26,7 +26,7 @@ from broker_api.state.vault import Vault
 CANARY = "encryption_keys"
 SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
 START_SECONDS = 3.0
-"""How long the start of a process waits for MongoDB; when it is away, the keys are tried once it answers."""
+"""How long the start of a process waits for MongoDB; without an answer the keys are checked later."""
 FRESH_SECONDS = 1.0
 SAMPLE = 100
 
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(eq=False)
 class KeyCheck:
-    """Tries the keys of one process on the canary."""
+    """Checks the keys of one process."""
 
     store: Store
     vault: Vault
@@ -51,10 +51,16 @@ class KeyCheck:
 
     @storage_errors("try the encryption keys")
     def problem(self, *, renew: bool = False) -> str | None:
-        """Return what is wrong with the keys; None when they open the canary, which is made if there is none.
+        """Check the keys now; create the canary if there is none.
 
         Args:
-            renew: Seal the canary again with the first key if only a later one opens it.
+            renew: Encrypt the canary again with the first key if only another key decrypts it.
+
+        Returns:
+            The problem as a sentence for operators; None when a key decrypts the canary.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
         """
         sealed = self.canary()
         if sealed is None:
@@ -76,21 +82,24 @@ class KeyCheck:
         return None
 
     def canary(self) -> str | None:
-        """Return the canary as it is stored."""
+        """Return the encrypted canary; None when there is none."""
         found = self.store.housekeeping.find_one({"_id": CANARY}) or {}
         return str(found["sealed"]) if found.get("sealed") else None
 
     def _opens_stored_secrets(self) -> bool:
-        """Return whether the keys open one of the secrets that were stored last; true when there is none."""
+        """Return whether the keys decrypt one of the last stored secrets; true when there are none."""
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         found = self.store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
         return not sealed or any(map(self.vault.opens, sealed))
 
     def passes(self) -> bool:
-        """Return whether this process may work with its keys: what is sealed with a wrong key is lost.
+        """Return whether the keys are right; secrets that are encrypted with wrong keys would be lost.
 
-        It is asked before each operation; MongoDB is asked once a second at most.
+        This is called before each operation, and reads from MongoDB at most once a second.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
         """
         with self._lock:
             if time.monotonic() - self._looked_at >= FRESH_SECONDS:
@@ -104,16 +113,20 @@ class KeyCheck:
             return self._problem is None
 
     def report(self) -> str:
-        """Return "ok" or what is wrong with the keys, for ``/ready``."""
+        """Return "ok" or the problem of the keys, for ``/ready``.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
         with pymongo.timeout(PROBE_SECONDS):
             return "ok" if self.passes() else WRONG_KEYS
 
 
 def check_at_start(settings: Settings) -> None:
-    """Try the keys before a process serves or works. When MongoDB does not answer, it is not known, and allowed.
+    """Check the keys at the start of a process. Without an answer of MongoDB the process may start.
 
     Raises:
-        SettingError: The keys do not open the canary.
+        SettingError: The keys do not decrypt the canary.
     """
     try:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client, pymongo.timeout(START_SECONDS):

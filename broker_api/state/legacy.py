@@ -1,7 +1,7 @@
-"""Documents that atlasbroker 2.0.0 wrote, converted into documents of this broker at the first use.
+"""Documents of atlasbroker 2.0.0, converted into documents of this broker when they are first used.
 
 Its instances are ``{instance_id, database, cluster, parameters}`` and its bindings ``{binding_id, instance_id,
-parameters}``. It could write the same id several times: one document is converted, all are removed.
+parameters}``. It could write several documents with the same id: one is converted, all are removed.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def adopt(collection: Documents, instance_id: str, binding_id: str | None = None
     """Convert the document of an instance, or of a binding when ``binding_id`` is given.
 
     Returns:
-        The converted document; None when atlasbroker 2.0.0 wrote none.
+        The converted document; None when there is no document of atlasbroker 2.0.0.
     """
     query = _written_before(instance_id, binding_id)
     found = collection.find_one(query, sort=[("_id", 1)])
@@ -53,10 +53,10 @@ def adopt_bindings(collection: Documents, instance_id: str) -> None:
 
 
 def forget(collection: Documents, found: Instance | Binding) -> None:
-    """Remove the documents of an instance or binding that is about to be gone.
+    """Remove the documents of atlasbroker 2.0.0 for an instance or binding that is being deleted.
 
     Raises:
-        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB did not do it; it is to be tried again.
+        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB failed; the caller tries again later.
     """
     binding_id = found.binding_id if isinstance(found, Binding) else None
     try:
@@ -68,7 +68,7 @@ def forget(collection: Documents, found: Instance | Binding) -> None:
 
 
 def sharing(collection: Documents, instance: Instance) -> list[Instance]:
-    """Return the instances whose documents are not converted yet and that use the same database."""
+    """Return the other instances of atlasbroker 2.0.0, not converted yet, that use the same database."""
     query = {
         "instance_id": {"$ne": instance.instance_id},
         "binding_id": {"$exists": False},
@@ -81,7 +81,7 @@ def sharing(collection: Documents, instance: Instance) -> list[Instance]:
 
 
 def in_any_case(name: str) -> JsonObject:
-    """Return the query for a name in any spelling that differs only in case."""
+    """Return the query for a name in upper or lower case."""
     return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
 
 
@@ -91,14 +91,14 @@ def _written_before(instance_id: str, binding_id: str | None) -> JsonObject:
 
 
 def _converted(found: JsonObject, key: str) -> JsonObject:
-    """Return the document as this broker writes it: ready, under an operation that has succeeded long ago."""
+    """Return the document in the form of this broker: ready, with an operation that has succeeded."""
     kind = Kind.BIND if "binding_id" in found else Kind.PROVISION
     done = Operation(id=f"{kind}-legacy", kind=kind, state=State.SUCCEEDED, open=False)
     kept = {name: found[name] for name in ("instance_id", "binding_id", "database", "cluster") if name in found}
     return kept | {
         "_id": key,
         "service_id": Config.UUID_SERVICES_CLUSTER,
-        "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,  # it had this one only
+        "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,  # its only plan
         "parameters": canonical(found.get("parameters") or {}),
         "phase": Phase.READY.value,
         "legacy": True,

@@ -1,4 +1,4 @@
-"""The connection to the state's MongoDB, and update expressions for values, by the database's clock."""
+"""The connection to the MongoDB that holds the state, and update expressions by the database's clock."""
 
 import functools
 from collections.abc import Mapping
@@ -16,20 +16,24 @@ from broker_api.state.records import canonical
 
 Document = dict[str, Any]
 NOW = "$$NOW"
-"""The database's clock: the clocks of processes may differ, this one is the same for all."""
+"""The database's clock, which is the same for all processes; their own clocks may differ."""
 
 log = structlog.get_logger(__name__)
 
 
 class In(float):
-    """A moment that is so many seconds from now, by the database's clock."""
+    """A moment, as seconds from now by the database's clock."""
 
 
 def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
-    """Return the ``$set`` of an update pipeline for some fields.
+    """Return the ``$set`` of an update pipeline.
 
-    ``$literal`` keeps text of users from being read as an operator or a field's name. Objects and lists, whose keys
-    users may have chosen, become JSON text.
+    ``$literal`` prevents MongoDB from reading text of users as an operator or a field name. Objects and lists become
+    JSON text, since users may have chosen their keys.
+
+    Args:
+        changes: The values by field.
+        prefix: The path of the object with the fields, such as ``operation.``.
     """
     return {
         prefix + name: {"$add": [NOW, int(value * 1000)]}
@@ -40,11 +44,11 @@ def assignments(changes: Mapping[str, object], prefix: str = "") -> Document:
 
 
 def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
-    """Return a client; it sends nothing before its first use.
+    """Return a client, which connects at its first use.
 
     Args:
-        uri: Where MongoDB is and how to log in. How to read, write and wait is decided here.
-        timeout_ms: How long one operation may take as a whole.
+        uri: The hosts, credentials, TLS, compression and pool sizes; its other options are ignored.
+        timeout_ms: How long one operation may take as a whole, in milliseconds.
     """
     usable, overridden = usable_mongo_uri(uri)
     _warn_of_overridden(overridden)
@@ -68,7 +72,7 @@ def connect(uri: str, timeout_ms: int) -> MongoClient[Document]:
 
 @functools.cache
 def _warn_of_overridden(options: tuple[str, ...]) -> None:
-    """Write one line for each process, which may connect several times."""
+    """Log the ignored options once in each process, which may connect several times."""
     if options:
         log.warning("mongo_uri_options_ignored", options=list(options))
 
@@ -76,11 +80,11 @@ def _warn_of_overridden(options: tuple[str, ...]) -> None:
 _TOLERANT: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
-"""A value that Python cannot hold makes its own document unreadable and does not end the whole query."""
+"""With these options a value that Python cannot represent does not end the query for the other documents."""
 
 
 def durable_collection(client: MongoClient[Document], database: str, name: str) -> Collection[Document]:
-    """Return a collection that is read from the primary and whose writes a majority has in its journal."""
+    """Return a collection with reads from the primary, and writes that a majority has in its journal."""
     return client.get_database(database).get_collection(
         name,
         codec_options=_TOLERANT,
@@ -91,10 +95,10 @@ def durable_collection(client: MongoClient[Document], database: str, name: str) 
 
 
 def as_datetime(value: object) -> datetime:
-    """Return the value of a date field.
+    """Return the value of a date field, with a time zone.
 
     Raises:
-        TypeError: It is no date.
+        TypeError: The value is not a date.
     """
     if not isinstance(value, datetime):
         raise TypeError(f"{value!r} is no date")

@@ -1,6 +1,6 @@
-"""Errors of MongoDB as the broker's own, with a reason in an operator's words.
+"""Errors of MongoDB as errors of the broker, with a reason in an operator's words.
 
-The driver's own text holds hosts, options and a page about the topology.
+The messages of the driver are not used, since they contain hosts, options and the whole topology.
 """
 
 import functools
@@ -63,10 +63,16 @@ _BY_TEXT = (
 
 
 def storage_errors(during: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function raise the broker's storage errors instead of the driver's.
+    """Return a decorator for functions that use MongoDB.
+
+    The decorated function raises, instead of an error of the driver:
+
+    - ErrStorageTooLarge: The document is larger than MongoDB allows.
+    - ErrStorageStore: A value cannot be stored as BSON.
+    - ErrStorageMongoConnection: Any other error of MongoDB or of the connection.
 
     Args:
-        during: What the function does, for the error's message.
+        during: The purpose of the function, for the error message.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -87,12 +93,16 @@ def storage_errors(during: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def reason(error: Exception) -> str:
-    """Return why MongoDB could not be used, in an operator's words, without hosts, options or secrets."""
+    """Return why MongoDB could not be used, in an operator's words, without hosts, options or secrets.
+
+    Args:
+        error: The error of the driver.
+    """
     code = getattr(error, "code", None) if isinstance(error, OperationFailure) else None
-    # What the driver adds to a failed choice of a server is all it knows of all servers: the cause stands before it.
+    # After the cause the driver appends a description of all servers, which is cut off.
     cause = re.split(r", Timeout: |, Topology Description:", re.sub(r"\(configured timeouts[^)]*\)", "", str(error)))[0]
     found = next((words for pattern, words in _BY_TEXT if re.search(pattern, cause, re.IGNORECASE)), None)
-    if code in _BY_CODE and found != _STORAGE_FULL:  # Atlas refuses a write over the quota with another error's code
+    if code in _BY_CODE and found != _STORAGE_FULL:  # Atlas reports a full quota with the code of another error
         return _BY_CODE[code]
     if found:
         return found

@@ -1,7 +1,8 @@
-"""Claims of operations: the lease and fence under which one worker carries an operation on, and when it is due again.
+"""Claims of operations: the lease and the fence of the worker that runs an operation, and when it is due again.
 
-Every write of a worker names the fence that its claim drew. Once another worker has claimed the operation, or another
-operation has replaced it, the write matches no document and raises ``LeaseLostError``.
+The fence is a number that grows with each claim, and the filter of each write of a worker contains the fence of its
+claim. When another worker has claimed the operation, or another operation has replaced it, the filter matches no
+document and the write raises ``LeaseLostError``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,23 +22,29 @@ from broker_api.state.store import Store
 
 LEASE_SECONDS = 20
 RESEND_SECONDS = 3
-"""A message that no worker has acted on is sent again after this, then after twice as long, up to ``RESEND_MOST``."""
+"""The pause before an operation is sent again that no worker has claimed; it doubles up to ``RESEND_MOST``."""
 RESEND_MOST = 15
 KEPT = {Phase.GONE: In(48 * 3600), Phase.FAILED: In(7 * 24 * 3600)}
-"""How long a document is kept whose operation ended in this phase; the others are kept without end.
+"""How long a document in this phase is kept after its operation; documents in other phases are kept without a limit.
 
-A platform may ask about a deleted instance or binding for a while. Of a failed create nothing is left in Atlas, and
-some platforms never delete it.
+A platform may poll a deleted instance or binding for a while. A failed create leaves nothing in Atlas, and some
+platforms never delete it.
 """
 
 
 class LeaseLostError(Exception):
-    """The lease was lost or the operation superseded; stop without writing."""
+    """Another worker holds the lease, or another operation has replaced this one; stop without a write."""
 
 
 @dataclass(frozen=True)
 class Claim(Generic[AnyResource]):
-    """The right to work on an operation. ``record`` is what was read or written last; ``fence`` guards each write."""
+    """The right to run an operation.
+
+    Attributes:
+        record: The instance or binding as it was last read or written.
+        fence: The number of this claim, which each write checks.
+        token: The id of the lease, unique to this claim.
+    """
 
     record: AnyResource
     fence: int
@@ -45,13 +52,22 @@ class Claim(Generic[AnyResource]):
 
     @property
     def operation_id(self) -> str:
-        """The id of the operation that is held."""
+        """The id of the claimed operation."""
         return self.record.operation.id
 
 
 @dataclass(frozen=True)
 class Due:
-    """An operation that a worker should look at: what a job is sent with."""
+    """An operation for which a job is to be sent.
+
+    Attributes:
+        key: The ``_id`` of its document.
+        kind: What it does, which names the job.
+        instance_id: An argument of the job.
+        binding_id: An argument of the job; None for operations of instances.
+        operation_id: An argument of the job.
+        waits_on: The name of the event on which it waits, if any.
+    """
 
     key: str
     kind: str
@@ -62,7 +78,7 @@ class Due:
 
 
 class Waiting(NamedTuple):
-    """An operation that waits for a change, the moment of that change, and whether another was under way then."""
+    """An operation that waits for a change of a cluster's users; the other fields are those of its operation."""
 
     due: Due
     changed: datetime
@@ -71,7 +87,7 @@ class Waiting(NamedTuple):
 
 _UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
 _DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
-# Without its token, so that a renewal that is under way does not take the lease again.
+# The token is removed too, so that a concurrent renewal does not take the lease again.
 _RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
 
 
@@ -83,7 +99,15 @@ class Claims:
 
     @storage_errors("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
-        """Claim an operation that is due; return None when another worker holds it, or there is nothing to do."""
+        """Claim an operation for ``LEASE_SECONDS``.
+
+        Args:
+            key: The ``_id`` of the document of the instance or binding.
+            operation_id: The operation.
+
+        Returns:
+            The claim; None when the operation is not due, has ended, or another worker holds it.
+        """
         token = uuid4().hex
         free = {
             **UNDERSTOOD,
@@ -104,10 +128,10 @@ class Claims:
 
     @storage_errors("renew")
     def renew(self, claim: Claim[Any]) -> None:
-        """Lengthen the lease.
+        """Extend the lease to ``LEASE_SECONDS`` from now.
 
         Raises:
-            LeaseLostError: another worker holds it.
+            LeaseLostError: Another worker holds the operation.
         """
         self._write(claim, {"lease_until": In(LEASE_SECONDS)})
 
@@ -115,10 +139,19 @@ class Claims:
     def advance(
         self, claim: Claim[AnyResource], step: str, changes: Fields | None, operation: OperationFields
     ) -> Claim[AnyResource]:
-        """Write a step's results and go on with the next step under the same claim.
+        """Write the results of a step and the name of the next step; extend the lease.
+
+        Args:
+            claim: The claim.
+            step: The name of the next step.
+            changes: Fields of the instance or binding.
+            operation: Fields of the operation.
+
+        Returns:
+            The claim with the record after the write.
 
         Raises:
-            LeaseLostError: another worker holds it.
+            LeaseLostError: Another worker holds the operation.
         """
         fields: OperationFields = {
             "step": step,
@@ -131,21 +164,34 @@ class Claims:
 
     @storage_errors("reschedule")
     def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
-        """Release the claim until ``seconds`` from now.
+        """Release the claim; the operation is due again in ``seconds``.
+
+        Args:
+            claim: The claim.
+            seconds: The pause.
+            changes: Fields of the instance or binding to write.
+            operation: Fields of the operation to write.
 
         Raises:
-            LeaseLostError: another worker holds it.
+            LeaseLostError: Another worker holds the operation.
         """
         self._write(claim, {"due": In(seconds), **_RELEASED, **operation}, changes)
 
     @storage_errors("finish")
     def finish(self, claim: Claim[Any], state: State, phase: Phase, changes: Fields | None, description: str) -> None:
-        """End the operation, with the state and the description that the platform reads.
+        """End the operation and release the claim.
 
-        An operation whose deadline has passed stays failed, also when what it made has been removed.
+        An operation that has failed at its deadline keeps its state and description.
+
+        Args:
+            claim: The claim.
+            state: The state that the platform reads.
+            phase: The new phase of the instance or binding.
+            changes: Fields of the instance or binding to write.
+            description: The description that the platform reads.
 
         Raises:
-            LeaseLostError: another worker holds it.
+            LeaseLostError: Another worker holds the operation.
         """
         if phase is Phase.GONE and claim.record.legacy:
             legacy.forget(self.store.collection, claim.record)
@@ -175,14 +221,14 @@ class Claims:
 
     @storage_errors("release")
     def release(self, claim: Claim[Any], *, sure: bool) -> None:
-        """Release a lease that this worker has lost, once its step is over.
+        """Release a lease after ``LeaseLostError``, when the running step has ended.
 
-        An operation that replaced this one waits for the lease, so the filter is the lease's token and not the
-        operation.
+        The operation that has replaced this one waits for the lease, so the filter contains the token of the lease and
+        not the operation.
 
         Args:
-            claim: What was held.
-            sure: No request of this worker is under way to Atlas any more.
+            claim: The claim.
+            sure: No request of this worker can still take effect in Atlas.
         """
         values = {"operation.lease_until": In(0), "operation.due": In(0)} | ({"unsure_until": None} if sure else {})
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
@@ -192,7 +238,10 @@ class Claims:
 
     @storage_errors("sweep")
     def due(self, limit: int) -> list[Due]:
-        """Return operations that are due, held by no worker, and not sent just now. One query with an index."""
+        """Return up to ``limit`` operations that are due, that no worker holds, and that were not sent a moment ago.
+
+        The query uses an index.
+        """
         pause = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
         sent_long_ago = {"$lte": ["$operation.dispatched", {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, pause]}]}]}
         due_since_sent = {"$lt": ["$operation.dispatched", {"$max": ["$operation.due", "$operation.lease_until"]}]}
@@ -206,16 +255,19 @@ class Claims:
 
     @storage_errors("sweep")
     def mark_sent(self, sent: Iterable[Due]) -> None:
-        """Remember that these were sent, so that the next sweep does not send them again at once."""
+        """Record that operations were sent, so that the next sweep does not send them again at once."""
         query = {"_id": {"$in": [each.key for each in sent]}, "operation.open": True}
         values = {"operation.dispatched": NOW, "operation.sends": {"$min": [{"$add": [_SENDS, 1]}, 8]}}
         self.store.collection.update_many(query, [{"$set": values}])
 
     @storage_errors("sweep")
     def expire(self) -> int:
-        """Fail the operations whose deadline has passed, held or not, and return their number.
+        """Fail all operations whose deadline has passed, also those that a worker holds.
 
-        What such an operation made in Atlas is removed all the same, under the same operation.
+        Such an operation stays open until the undo steps have removed what it created in Atlas.
+
+        Returns:
+            The number of operations.
         """
         creates = {"$in": ["$operation.kind", [*CREATES]]}
         deletes = {"$in": ["$operation.kind", [*DELETES]]}
@@ -235,7 +287,9 @@ class Claims:
         }
         late = {
             "operation.open": True,
-            "operation.due": {"$gte": EPOCH},  # always so; without it the index of open operations is not used
+            "operation.due": {
+                "$gte": EPOCH
+            },  # always true, but without it MongoDB does not use the index of open operations
             "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
@@ -245,7 +299,7 @@ class Claims:
 
     @storage_errors("wake")
     def waiting_on(self, name: str) -> list[Waiting]:
-        """Return the operations that wait on ``name`` and are held by no worker."""
+        """Return the operations that wait on ``name`` and that no worker holds."""
         waiting = []
         for document in self.store.collection.find(_waits_unheld(name), _DUE_FIELDS):
             operation, due = document["operation"], _due(document)
@@ -255,14 +309,14 @@ class Claims:
 
     @storage_errors("wake")
     def make_due(self, waiting: Iterable[Due], name: str) -> None:
-        """Make operations due that still wait on ``name``; the caller sends them."""
+        """Make those of the operations due that still wait on ``name``; the caller sends them."""
         query = {"_id": {"$in": [each.key for each in waiting]}} | _waits_unheld(name)
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
         self.store.collection.update_many(query, [{"$set": woken}])
 
     @storage_errors("wake")
     def make_all_due(self, name: str) -> None:
-        """Make everything due that waits on ``name``; the sweeper sends it."""
+        """Make all operations due that wait on ``name``; the sweeper sends them."""
         query = {"operation.open": True, "operation.waits_on": name}
         self.store.collection.update_many(
             query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}]
@@ -270,12 +324,15 @@ class Claims:
 
 
 def _waits_unheld(name: str) -> Document:
-    """Return the query for what waits on ``name``; a worker that holds an operation looks for itself."""
+    """Return the query for operations that wait on ``name``, without those that a worker is checking now."""
     return {**UNDERSTOOD, "operation.open": True, "operation.waits_on": name, "$expr": _UNHELD}
 
 
 def _of_type(bson_type: str, field: str, otherwise: object) -> Document:
-    """Return the expression of a field that may have the wrong type in a broken document, which would end a query."""
+    """Return the expression for a field, or ``otherwise`` when a broken document has another type in it.
+
+    A wrong type in an expression would end the whole query with an error.
+    """
     matches = {"$isNumber": field} if bson_type == "number" else {"$eq": [{"$type": field}, bson_type]}
     return {"$cond": [matches, field, otherwise]}
 
@@ -287,7 +344,7 @@ _DUE_FIELDS = dict.fromkeys(["instance_id", "binding_id", *(f"operation.{name}" 
 
 
 def _due(document: Mapping[str, Any]) -> Due | None:
-    """Return what a job is sent with; None when the document is broken, which must not stop the others."""
+    """Return the operation of a document; None for a broken document, which must not stop the others."""
     operation, binding_id = document["operation"], document.get("binding_id")
     if not isinstance(operation, Mapping) or not isinstance(binding_id, str | None):
         return None

@@ -1,9 +1,9 @@
-"""What MongoDB holds: instances and bindings, each with its operation, as frozen records.
+"""The records in MongoDB: instances and bindings, each with its operation.
 
 Two releases can read each other's documents during a rolling update: unknown fields are ignored, new fields have
-defaults, and a kind, state or phase of another release is kept as text. Objects whose keys a platform or a hook has
-chosen (parameters, contexts) are kept as JSON text: no key can then be an operator of MongoDB, and no number is too
-large for BSON.
+defaults, and a kind, state or phase of another release is read as text. Objects with keys of a platform or a hook
+(parameters, contexts) are stored as JSON text, so that no key is an operator of MongoDB and no number is too large for
+BSON.
 """
 
 import json
@@ -22,7 +22,7 @@ from broker_api.naming import is_default_database
 log = structlog.get_logger(__name__)
 
 canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""Return JSON text that is the same for equal values, whatever the order of their keys."""
+"""Return the JSON text of a value; equal values have the same text, whatever the order of their keys."""
 
 UNREADABLE = "unreadable"
 """Kind, state and phase in the record of a document that cannot be read."""
@@ -49,7 +49,7 @@ class State(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where an instance or binding stands in its life."""
+    """The phase of an instance or binding in its lifecycle."""
 
     CREATING = "creating"  # → READY or FAILED, or DELETING when a delete comes first
     READY = "ready"  # → DELETING; an update leaves it here
@@ -59,20 +59,20 @@ class Phase(StrEnum):
 
 
 HOLDS_NOTHING = frozenset({Phase.GONE, Phase.FAILED})
-"""Phases in which an instance or binding has nothing in Atlas: it counts as not existing."""
+"""Phases without anything in Atlas: an instance or binding in them counts as not existing."""
 
 DELETES = frozenset({Kind.DEPROVISION, Kind.UNBIND})
 CREATES = frozenset({Kind.PROVISION, Kind.BIND})
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, and tolerant of fields of another release."""
+    """Base of all records: frozen; ignores fields of another release."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class PastOperation(Record):
-    """An operation that another one has followed, as a late poll of it is answered."""
+    """An earlier operation, with the fields that the answer to a late poll needs."""
 
     id: str
     kind: str
@@ -81,22 +81,28 @@ class PastOperation(Record):
 
 
 class Operation(Record):
-    """The operation of an instance or binding: what the platform sees, and what a worker needs to go on.
+    """The latest operation of an instance or binding, for the platform and for the workers.
 
     Attributes:
-        open: There is work left. An operation that has reached its deadline is failed and still open, while what it
-            made is being removed.
-        undo: The work that is left is to remove what the operation made.
-        refused: What was asked can never be done as it is.
-        error: The error because of which the step is being tried again.
-        failure: The sentence that the operation ends with once what it made is removed.
-        untold: A request has waited for the operation and has not seen it end. If it fails, the next such request is
-            answered with that failure.
-        in_flight: The step sends a request to Atlas that may take effect after its answer was lost.
+        step: The step to run next; empty for the first one.
+        undo: The steps to run are the undo steps.
+        refused: The request itself is the cause of the failure, so the same request would fail again.
+        open: There are steps left. After the deadline an operation is failed and still open until the undo steps end.
+        error: The error after which the step is tried again.
+        failure: The description of the failed operation, set while the undo steps run.
+        due: When a worker may run the next step.
+        fence: The number of the latest claim.
+        dispatched: When a job was last sent; ``sends`` counts the jobs since the last claim.
+        waits_on: The name of the event on which the operation waits.
+        changed: When Atlas accepted the operation's change of a cluster's users.
+        overlapped: An earlier change was not yet applied at that time.
+        untold: A request has waited for the operation and ended before it. If the operation fails, the next such
+            request gets that failure.
+        in_flight: The step sends a request to Atlas that may take effect although its answer was lost.
     """
 
     id: str
-    # A newer release may know kinds and states that this one does not; such an operation is left to it.
+    # Kinds and states of a newer release are read as text; its own workers run such an operation.
     kind: Annotated[Kind | str, Field(union_mode="left_to_right")]
     state: Annotated[State | str, Field(union_mode="left_to_right")] = State.IN_PROGRESS
     step: str = ""
@@ -127,11 +133,11 @@ class Operation(Record):
 
 
 class Resource(Record):
-    """What instances and bindings share.
+    """The fields that instances and bindings have in common.
 
     Attributes:
-        unsure_until: Until then a request to make a database user may be under way to Atlas.
-        legacy: atlasbroker 2.0.0 made it.
+        unsure_until: Until then a request to Atlas that creates a database user may still take effect.
+        legacy: It was created by atlasbroker 2.0.0.
     """
 
     key: str = Field(alias="_id")
@@ -151,10 +157,11 @@ class Resource(Record):
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
-        """Return the record of a document; of one that cannot be read, a record with the ids that can be read.
+        """Return the record of a document.
 
-        A broken document stops no request but those for itself. It is not left out either, since its database is in
-        use and its user is wanted.
+        For a document that cannot be read, this returns a record with the ids that can be read and the phase
+        ``UNREADABLE``. Such a document stops only the requests about itself. It must not be left out, since its
+        database and its user are still needed.
         """
         try:
             return cls.model_validate(document)
@@ -169,19 +176,26 @@ class Resource(Record):
 
     @property
     def readable(self) -> bool:
-        """Whether the document could be read as a whole."""
+        """Whether the whole document could be read."""
         return self.phase != UNREADABLE
 
     @property
     def understood(self) -> bool:
-        """Whether this release knows the phase and the state. If not, the document is left to the release that does.
+        """Whether this release knows the phase and the state; if not, it does not change the document.
 
         ``UNDERSTOOD`` is the same rule for queries.
         """
         return isinstance(self.phase, Phase) and isinstance(self.operation.state, State)
 
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
-        """Return the operation of this id, or the latest one when the id is None or not known any more."""
+        """Return an operation by its id.
+
+        Args:
+            operation_id: The id from the platform, if it sent one.
+
+        Returns:
+            The operation; the latest one when the id is None or not remembered any more.
+        """
         return next((past for past in self.past if past.id == operation_id), self.operation)
 
 
@@ -192,10 +206,10 @@ UNDERSTOOD: JsonObject = {
     "operation.kind": {"$type": "string"},
     "instance_id": {"$type": "string"},
 }
-"""The query for documents that this release understands and that hold what a job is sent with."""
+"""The query for documents that this release understands and that have the arguments of a job."""
 
 Owner = tuple[str | None, str | None]
-"""An organization and a space; both None where they are not known."""
+"""The organization and the space; both are None when they are unknown."""
 
 
 AnyResource = TypeVar("AnyResource", bound=Resource)
@@ -205,10 +219,11 @@ class Instance(Resource):
     """A service instance: a database on a cluster.
 
     Attributes:
-        plan: What the plan says, for the time when the catalog does not have it any more.
-        sealed_dropper: Credentials of the temporary user that drops the database, encrypted.
-        owned: Whether only instances of the same owner have written to the database; None in documents of releases
-            that did not record it.
+        connection: The connection strings; empty until the first provision has succeeded.
+        plan: The properties of the plan, which are needed when the catalog does not have the plan any more.
+        sealed_dropper: The encrypted credentials of the temporary user that drops the database.
+        owned: Whether only instances of the same owner have written to the database; None in documents of earlier
+            releases.
     """
 
     organization_guid: str = ""
@@ -221,17 +236,17 @@ class Instance(Resource):
 
     @property
     def owner(self) -> Owner:
-        """The organization and space; atlasbroker 2.0.0 did not keep them."""
+        """The organization and the space, which are unknown for instances of atlasbroker 2.0.0."""
         return (None, None) if self.legacy else (self.organization_guid, self.space_guid)
 
     @property
     def was_ready(self) -> bool:
-        """Whether it has been ready once, so that applications may have written to its database."""
+        """Whether the instance has ever been ready, so that applications may have written to its database."""
         return bool(self.connection) or self.legacy
 
     @property
     def owns_database(self) -> bool:
-        """Whether its database may be dropped."""
+        """Whether the broker may drop the database of the instance."""
         if self.owned is not None:
             return self.owned
         return not self.legacy and is_default_database(self.database or "", self.instance_id)
@@ -242,8 +257,10 @@ class Binding(Resource):
 
     Attributes:
         predecessor: The binding that this one replaces (spec: Rotating a Service Binding).
-        sealed_credentials: What the platform gets, encrypted.
-        made: An operation of this binding has created the user in Atlas.
+        sealed_credentials: The encrypted credentials that the platform gets.
+        made: This binding has created the user in Atlas.
+        expires: When Atlas deletes the user.
+        renew_before: When the platform should have rotated the binding.
     """
 
     binding_id: str
@@ -265,10 +282,10 @@ def instance_key(instance_id: str) -> str:
 
 
 def binding_key(instance_id: str, binding_id: str) -> str:
-    """Return the ``_id`` of a binding's document; ids count only within their instance."""
+    """Return the ``_id`` of a binding's document; the ids of bindings are unique within their instance only."""
     return f"binding/{quote(instance_id, safe='')}/{quote(binding_id, safe='')}"
 
 
 def record(document: Mapping[str, Any]) -> Instance | Binding:
-    """Read a document of the collection."""
+    """Return the record of a document, which is a binding if it has a ``binding_id``."""
     return Binding.read(document) if "binding_id" in document else Instance.read(document)

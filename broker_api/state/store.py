@@ -1,7 +1,9 @@
 """The collection of instances and bindings: reading them, and beginning operations on them.
 
-Each operation begins by one atomic update whose filter repeats what the decision was based on. A request that loses
-such a race reads again and decides anew.
+Each operation begins with one atomic update. Its filter contains the operation that the request has read before, so
+that of two concurrent requests only one begins its operation. The other request reads again and decides again.
+
+Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 """
 
 from collections import Counter
@@ -39,7 +41,7 @@ from broker_api.state.records import (
 log = structlog.get_logger(__name__)
 
 OPERATION_SECONDS = 1500
-"""An operation's deadline; the catalog's maximum_polling_duration is 1800, so a platform sees how it ended."""
+"""The deadline of an operation; shorter than maximum_polling_duration (1800), so that the platform reads its end."""
 REMEMBERED_OPERATIONS = 20
 
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
@@ -47,7 +49,14 @@ _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 @dataclass(frozen=True)
 class Start:
-    """An operation about to begin. ``request`` is canonical JSON of what was asked, to know a repeated request by."""
+    """A new operation.
+
+    Attributes:
+        kind: What it does.
+        request: The canonical JSON of the request, by which a repeated request is recognised.
+        identity: The originating identity (spec: Originating Identity), if the platform sent one.
+        request_id: The header X-Broker-API-Request-Identity, if the platform sent it.
+    """
 
     kind: Kind
     request: str = "{}"
@@ -55,12 +64,12 @@ class Start:
     request_id: str | None = None
 
     def fields(self) -> Document:
-        """Return the operation's document as update expressions, every field set, since ``$set`` merges documents."""
+        """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out."""
         fresh = Operation(id=f"{self.kind}-{uuid4().hex}", kind=self.kind, request=self.request)
         values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
-            # A worker that still holds the operation before this one finishes its step first.
+            # The lease is kept: a worker that still holds the previous operation ends its step first.
             "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
             "lease_token": {"$ifNull": ["$operation.lease_token", None]},
             "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
@@ -77,7 +86,7 @@ class Store:
 
     @storage_errors("prepare")
     def prepare(self) -> None:
-        """Create the indexes that do not exist yet. An index of another release is left as it is."""
+        """Create the indexes that do not exist yet; an index of another release is not changed."""
         opened = {"operation.open": True}
         forget = IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0)
         indexes = [
@@ -98,18 +107,21 @@ class Store:
 
     @storage_errors("ask the time")
     def now(self) -> datetime:
-        """Return MongoDB's time; the answer also shows that MongoDB is there."""
+        """Return MongoDB's time, with a time zone. /ready also uses it to check that MongoDB answers."""
         return as_datetime(self._client.admin.command("hello")["localTime"])
 
     # --- reading ----------------------------------------------------------------------------------------------
 
     @storage_errors("find instance")
     def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
-        """Return an instance, also one that atlasbroker 2.0.0 wrote.
+        """Return an instance, also one of atlasbroker 2.0.0; None when there is none.
+
+        Args:
+            instance_id: The id of the instance.
+            any_release: Also return an instance in a phase or state that only another release knows.
 
         Raises:
-            ErrStorageUnreadable: Its document cannot be read, or (unless ``any_release``) is in a phase or state that
-                only another release knows.
+            ErrStorageUnreadable: The document cannot be read, or only another release understands it.
         """
         document = self.collection.find_one({"_id": instance_key(instance_id)})
         document = document or legacy.adopt(self.collection, instance_id)
@@ -117,10 +129,10 @@ class Store:
 
     @storage_errors("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
-        """Return a binding of an instance, also one that atlasbroker 2.0.0 wrote.
+        """Return a binding of an instance, also one of atlasbroker 2.0.0; None when there is none.
 
         Raises:
-            ErrStorageUnreadable: As for an instance.
+            ErrStorageUnreadable: As in ``instance``.
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
         document = document or legacy.adopt(self.collection, instance_id, binding_id)
@@ -135,44 +147,44 @@ class Store:
 
     @storage_errors("find bindings")
     def ready_bindings(self, project: str) -> list[Binding]:
-        """Return the bindings of an Atlas project whose credentials platforms have."""
+        """Return the bindings of an Atlas project that are ready, so that platforms have their credentials."""
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY}
         return [Binding.read(document) for document in self.collection.find(query)]
 
     @storage_errors("count users")
     def count_users(self, project: str) -> int:
-        """Return how many bindings use up a database user of an Atlas project, or are about to.
+        """Return the number of bindings that have, or will have, a database user in an Atlas project.
 
-        A binding in a phase that only another release knows counts.
+        A binding in a phase that only another release knows counts too.
         """
         query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": [*HOLDS_NOTHING]}}
         return self.collection.count_documents(query)
 
     @storage_errors("find instances")
     def of_same_database(self, instance: Instance) -> list[Instance]:
-        """Return the other instances that have, or had, the same database of the same cluster.
+        """Return the other instances that have, or had, the same database on the same cluster.
 
-        MongoDB takes two names that differ only in case for one.
+        Names that differ only in case count as the same, since MongoDB does not allow both.
         """
         query = {
-            "_id": {"$ne": instance.key, "$type": "string"},  # not those that atlasbroker 2.0.0 wrote: see below
-            "project": {"$in": [instance.project, None]},  # None: converted from what atlasbroker 2.0.0 wrote
+            "_id": {"$ne": instance.key, "$type": "string"},  # documents of atlasbroker 2.0.0 are added below
+            "project": {"$in": [instance.project, None]},  # None: converted from atlasbroker 2.0.0
             "cluster": instance.cluster,
             "database": legacy.in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
         }
         found = [Instance.read(document) for document in self.collection.find(query)]
-        # An instance that this release does not understand may use the database, and counts.
+        # An instance that this release does not understand may use the database, so it counts.
         used = [other for other in found if other.was_ready or not other.understood]
         return used + legacy.sharing(self.collection, instance)
 
     def sharing(self, instance: Instance) -> list[Instance]:
-        """Return the other instances that are not gone and use the same database of the same cluster."""
+        """Return the other instances that have the same database on the same cluster now."""
         return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
     @storage_errors("find")
     def get(self, key: str) -> Instance | Binding | None:
-        """Return an instance or binding by its document's key."""
+        """Return an instance or binding by the ``_id`` of its document; None when there is none."""
         document = self.collection.find_one({"_id": key})
         return record(document) if document else None
 
@@ -183,12 +195,15 @@ class Store:
         """Write a new instance or binding with its first operation.
 
         Args:
-            fields: ``instance_id``, for a binding also ``binding_id``, and what was asked.
+            fields: ``instance_id``, for a binding also ``binding_id``, and the fields of the request.
             start: The operation.
-            replacing: The last operation of a gone or failed instance or binding of the same id.
+            replacing: The last operation of a gone or failed instance or binding with the same id, if there is one.
 
         Returns:
             The operation; None when another request was faster.
+
+        Raises:
+            ErrStorageTypeUnsupported: ``fields`` has no ``instance_id``.
         """
         ids: Mapping[str, Any] = fields
         if "instance_id" not in ids:
@@ -203,12 +218,18 @@ class Store:
     def start(self, key: str, current: Operation, start: Start, phase: Phase) -> Operation | None:
         """Begin another operation on an instance or binding that exists.
 
+        Args:
+            key: The ``_id`` of its document.
+            current: Its latest operation, as the request has read it.
+            start: The new operation.
+            phase: The new phase of the instance or binding.
+
         Returns:
-            The operation; None when ``current`` is not its latest one any more.
+            The new operation; None when ``current`` is not the latest one any more.
         """
         values = assignments(ResourceFields(phase=phase, expire_at=None))
         if start.kind is Kind.UNBIND:
-            # A worker that holds the lease of the bind may just be sending the request that makes the user.
+            # The worker that holds the lease of the bind may be sending the request that creates the user.
             holds = {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]}
             until = {"$add": ["$operation.lease_until", 15_000]}
             values["unsure_until"] = {"$cond": [holds, until, {"$ifNull": ["$unsure_until", None]}]}
@@ -235,10 +256,10 @@ class Store:
     def change(
         self, key: str, current: Operation, changes: Fields | None = None, operation: OperationFields | None = None
     ) -> bool:
-        """Write fields outside of any operation.
+        """Write fields without a new operation and without a claim.
 
         Returns:
-            False, and nothing is written, when ``current`` is not the latest operation any more.
+            False, and nothing is written, when the operation or its state is not that of ``current`` any more.
         """
         unchanged = {"_id": key, "operation.id": current.id, "operation.state": str(current.state)}
         values = assignments(changes or {}) | assignments(operation or {}, "operation.")
@@ -248,7 +269,11 @@ class Store:
 
     @storage_errors("wait")
     def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Return those operations (document key, operation id) that have ended or are not the latest any more."""
+        """Return the operations (document key, operation id) that have ended or are not the latest any more.
+
+        Args:
+            waiting: The operations to look for, in the same form.
+        """
         keys = [key for key, _ in waiting]
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
@@ -256,7 +281,7 @@ class Store:
 
     @storage_errors("count")
     def counts(self) -> dict[tuple[str, str], int]:
-        """Return the number of operations by kind and state."""
+        """Return the number of operations by (kind, state)."""
         group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
         rows = self.collection.aggregate([{"$match": {"operation.id": {"$exists": True}}}, {"$group": group}])
         counted: Counter[tuple[str, str]] = Counter()
@@ -267,10 +292,10 @@ class Store:
 
     @storage_errors("count")
     def oldest_due_seconds(self) -> float:
-        """Return how long ago the oldest operation that no worker holds became due; 0 when none is due."""
+        """Return for how many seconds the oldest operation without a worker has been due; 0 when none is due."""
         query = {
             "operation.open": True,
-            "operation.due": {"$gte": EPOCH},  # a date
+            "operation.due": {"$gte": EPOCH},  # excludes broken documents
             "operation.state": {"$in": [*State]},
             "$expr": {"$lte": ["$operation.lease_until", NOW]},
         }
@@ -293,7 +318,7 @@ _PAST: Document = {
         REMEMBERED_OPERATIONS,
     ]
 }
-"""The past operations of a document (``records.PastOperation``), the latest first, when another operation begins."""
+"""The expression of the past operations (``records.PastOperation``), the latest first, when a new one begins."""
 
 
 def _understood(

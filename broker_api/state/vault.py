@@ -9,7 +9,7 @@ from broker_api.errors import UndecryptableError
 
 
 class Vault:
-    """Seals JSON values; the first key encrypts, all decrypt."""
+    """Encrypts and decrypts JSON values. The first key encrypts; all keys decrypt."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         fernets = [Fernet(key) for key in keys]
@@ -17,14 +17,15 @@ class Vault:
         self._all = MultiFernet(fernets)
 
     def seal(self, secret: object) -> str:
-        """Encrypt a JSON value into text."""
+        """Return the encrypted text of a JSON value."""
         return self._all.encrypt(json.dumps(secret).encode()).decode()
 
     def open(self, sealed: str) -> Any:  # noqa: ANN401 - any JSON value
-        """Decrypt what ``seal`` made.
+        """Return the JSON value of a text that ``seal`` returned.
 
         Raises:
-            UndecryptableError: No key fits. A key may fit and give no JSON: keys may share the half that signs.
+            UndecryptableError: No key decrypts it. Two keys may share the half that signs, so the result of a wrong
+                key may also be no JSON.
         """
         try:
             return json.loads(self._all.decrypt(sealed.encode()))
@@ -32,7 +33,12 @@ class Vault:
             raise UndecryptableError from error
 
     def opens(self, sealed: str, *, first_key_only: bool = False) -> bool:
-        """Return whether one of the keys, or the one that encrypts, opens what ``seal`` made."""
+        """Return whether a key decrypts a text that ``seal`` returned.
+
+        Args:
+            sealed: The text.
+            first_key_only: Try only the key that encrypts.
+        """
         try:
             json.loads((self._first if first_key_only else self._all).decrypt(sealed.encode()))
         except (InvalidToken, ValueError):
