@@ -287,9 +287,7 @@ class Claims:
         }
         late = {
             "operation.open": True,
-            "operation.due": {
-                "$gte": EPOCH
-            },  # always true, but without it MongoDB does not use the index of open operations
+            "operation.due": {"$gte": EPOCH},  # always true, but needed for the use of the index of open operations
             "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
