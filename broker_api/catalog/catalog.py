@@ -73,7 +73,10 @@ class Catalog:
         for plan in self.plans.values():
             is_default = plan.schemas == self._schemas(plan.name, _pins(plan), OwnSchemas())
             self.kept[plan.id] = asdict(plan) | ({"schemas": None} if is_default else {})
-        self.document: JsonObject = {"services": [self._published(service) for service in services]}
+        self.document: JsonObject = {"services": [service.model_dump(exclude_none=True) for service in services]}
+        for document in self.document["services"]:
+            for plan in document["plans"]:
+                plan["schemas"] = self.plans[plan["id"]].schemas
         self.etag = hashlib.sha256(json.dumps(self.document, sort_keys=True).encode()).hexdigest()[:32]
 
     def _plan(self, service: ServiceDefinition, plan: PlanDefinition) -> Plan:
@@ -107,12 +110,6 @@ class Catalog:
             },
             "service_binding": {"create": chosen("service_binding.create", own.service_binding.create, bind)},
         }
-
-    def _published(self, service: ServiceDefinition) -> JsonObject:
-        document = service.model_dump(exclude_none=True)
-        for plan in document["plans"]:
-            plan["schemas"] = self.plans[plan["id"]].schemas
-        return document
 
     def check_known(self, service_id: str | None, plan_id: str | None) -> None:
         """Check that the catalog has a service and a plan.

@@ -144,7 +144,12 @@ def read_services(broker: object) -> list[ServiceDefinition]:
             raise SettingError(_complaint(plain, mistakes)) from None
         except (TypeError, ValueError):
             raise SettingError(f"{_called('Service', plain)}: must hold JSON values only") from None
-    _check_unique(services)
+    for service in services:
+        _refuse_doubles("Plan", "name", ((plan.name, plan.name) for plan in service.plans))
+    _refuse_doubles("Service", "name", ((service.name, service.name) for service in services))
+    ids = [(service.id, service.name) for service in services]
+    ids += [(plan.id, plan.name) for service in services for plan in service.plans]
+    _refuse_doubles("Service or plan", "id", ids)
     return services
 
 
@@ -173,16 +178,6 @@ def _complaint(service: object, mistakes: ValidationError) -> str:
 def _called(kind: str, raw: object) -> str:
     fields = raw if isinstance(raw, Mapping) else {}
     return f"{kind} {fields.get('name') or fields.get('id') or 'without a name'}"
-
-
-def _check_unique(services: list[ServiceDefinition]) -> None:
-    """Check that ids are unique among all services and plans, and names among services and within a service."""
-    for service in services:
-        _refuse_doubles("Plan", "name", ((plan.name, plan.name) for plan in service.plans))
-    _refuse_doubles("Service", "name", ((service.name, service.name) for service in services))
-    ids = [(service.id, service.name) for service in services]
-    ids += [(plan.id, plan.name) for service in services for plan in service.plans]
-    _refuse_doubles("Service or plan", "id", ids)
 
 
 def _refuse_doubles(kind: str, what: str, pairs: Iterable[tuple[str, str]]) -> None:
