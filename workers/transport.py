@@ -145,7 +145,7 @@ class QoS(KombuQoS):
                 raise
 
     def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
-        """Put a message back into its queue; delete a malformed one, which would otherwise come back for ever."""
+        """Put a message back into its queue; delete a malformed one, which would come back again and again."""
         try:
             super().restore_by_tag(tag, client, leftmost)
         except CONNECTION_LOST:

@@ -265,7 +265,7 @@ class Store:
         values = assignments(changes or {}) | assignments(operation or {}, "operation.")
         return self.collection.update_one(unchanged, [{"$set": values}]).matched_count == 1
 
-    # --- what the API watches ---------------------------------------------------------------------------------
+    # --- watching operations ----------------------------------------------------------------------------------
 
     @storage_errors("wait")
     def ended(self, waiting: Collection[tuple[str, str]]) -> set[tuple[str, str]]:

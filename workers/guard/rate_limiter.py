@@ -70,7 +70,7 @@ class RateLimiter:
         """Return how long to wait before the next call; None, and the call is counted, when it may be sent now."""
         now = time.monotonic()
         if now < self._silent_until:
-            return Pause(self._silent_until - now, "Atlas asks the broker to wait; it goes on soon.")
+            return Pause(self._silent_until - now, "Atlas asks the broker to wait; the broker continues soon.")
         if now < self._slow_until and not self._count():
             return Pause(WINDOW_SECONDS / 2, "The Atlas project is near its rate limit; the broker slows down.")
         return None

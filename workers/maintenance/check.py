@@ -65,7 +65,7 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         mongodb = list(guarded("MongoDB", lambda: _mongodb(settings, opened)))
         yield from mongodb
         store = None if any(mark == BAD for mark, _ in mongodb) else opened
-        keys = [(WARN, "encryption keys: not tried on what is stored, since MongoDB is not well")]
+        keys = [(WARN, "encryption keys: not checked on the stored secrets, since MongoDB cannot be used")]
         if store:
             yield from guarded("stored documents", partial(_documents, store))
             keys = list(guarded("encryption keys", partial(_encryption_keys, settings, store)))
@@ -128,7 +128,7 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
         kind = f"replica set {hello['setName']}" if hello.get("setName") else "sharded cluster"
         yield GOOD, f"MongoDB: {kind}, version {version}, can be written to"
     else:
-        yield WARN, "MongoDB: is no replica set: what was accepted may be lost with the one server; start it as one"
+        yield WARN, "MongoDB: is no replica set: operations may be lost with its only server; start it as a replica set"
 
 
 def _documents(store: Store) -> Iterator[Finding]:
@@ -151,7 +151,7 @@ def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
         return
     canary = KeyCheck(store, vault).canary()
     if canary and not vault.opens(canary):
-        yield BAD, "encryption keys: are not those of the other processes, which sealed a document to know them by"
+        yield BAD, "encryption keys: are not those of the other processes; put their keys into BROKER_ENCRYPTION_KEYS"
         return
     older = sum(not vault.opens(secret, first_key_only=True) for secret in sealed)
     note = f", {older} of them by an older key, which must stay" if older else ""

@@ -98,7 +98,7 @@ def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterato
     listed = [str(entry.get("cidrBlock") or entry.get("ipAddress") or "") for entry in client.access_list()]
     networks = []
     for entry in listed:
-        with suppress(ValueError):  # what is no address, such as a security group of AWS
+        with suppress(ValueError):  # an entry that is no address, such as a security group of AWS
             networks.append(ipaddress.ip_network(entry, strict=False))
     own = _own_address(settings.base_url)
     if any(entry in _EVERYWHERE for entry in listed) or any(own in network for network in networks if own):
