@@ -23,10 +23,10 @@ from broker_api.osb.app import create_app
 from broker_api.service.service import Service
 from broker_api.settings import settings
 from broker_api.settings.settings import Settings
-from broker_api.state.key_check import KeyCheck, check_at_start
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck, check_at_start
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 
 log = structlog.get_logger(__name__)
 

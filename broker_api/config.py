@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from broker_api.errors import BadRequest, ErrClusterConfig
 from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
-from broker_api.passwords import new_password
+from broker_api.user_passwords import new_password
 
 _escaped = partial(quote, safe="")
 """Percent-encode a part of a connection string; a space becomes ``%20``, since many drivers read ``+`` as a plus."""

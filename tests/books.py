@@ -6,8 +6,8 @@ from typing import Any
 
 from pymongo.collection import Collection
 
+from broker_api.state.encryption import Vault
 from broker_api.state.records import binding_key, instance_key
-from broker_api.state.vault import Vault
 from tests.dev.stack import Stack
 
 Json = dict[str, Any]

@@ -17,7 +17,7 @@ from broker_api.errors import SettingError
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
-from broker_api.state.key_check import check_at_start
+from broker_api.state.encryption_key_check import check_at_start
 from workers import library_workarounds
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper

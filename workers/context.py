@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from broker_api.catalog.catalog import Catalog
 from broker_api.jobs.queue import Queue
 from broker_api.settings.settings import Project, Settings
-from broker_api.state.databases import Databases
+from broker_api.state.database_reservations import Databases
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.key_check import KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
 from workers.clusters.connection_strings import ConnectionStringCache
 from workers.clusters.status import ClusterStatus
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.guard.circuit_breaker import CircuitBreaker
 from workers.guard.guard import Guard
+from workers.guard.oauth_token_store import SharedTokens
 from workers.guard.rate_limiter import RateLimiter
-from workers.guard.token_store import SharedTokens
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from flask import Flask, Response, request
 
 from broker_api.catalog.parameter_checks import MAX_BYTES
 from broker_api.osb import openapi
+from broker_api.osb.api_versions import NEWEST, known_catalog, minor
 from broker_api.osb.authentication import Users
 from broker_api.osb.binding_routes import BindingOperationRoute, BindingRoute
 from broker_api.osb.errors import answer_errors
@@ -15,9 +16,8 @@ from broker_api.osb.headers import API_VERSION, MAJOR, MINIMUM_MINOR
 from broker_api.osb.instance_routes import InstanceOperationRoute, InstanceRoute
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.order_of_checks import check_requests
-from broker_api.osb.paths import EncodedPath, IdConverter
 from broker_api.osb.responses import json_response
-from broker_api.osb.versions import NEWEST, known_catalog, minor
+from broker_api.osb.url_paths import EncodedPath, IdConverter
 from broker_api.service.health import Health
 from broker_api.service.service import Service
 

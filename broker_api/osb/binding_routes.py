@@ -6,10 +6,10 @@ from http import HTTPStatus
 from flask import Response, g
 from flask.views import MethodView
 
-from broker_api.osb import queries
+from broker_api.osb import query_arguments
+from broker_api.osb.api_versions import known_binding
 from broker_api.osb.bodies import bind_body
 from broker_api.osb.responses import json_response, poll_response, verb_response
-from broker_api.osb.versions import known_binding
 from broker_api.service.bindings import Bindings
 
 
@@ -27,7 +27,7 @@ class BindingRoute(MethodView):
 
     def delete(self, instance_id: str, binding_id: str) -> Response:
         """Unbind."""
-        queries.require_service_and_plan()
+        query_arguments.require_service_and_plan()
         result = self.bindings.unbind(instance_id, binding_id, g.caller)
         return verb_response(result, result.body)
 
@@ -45,4 +45,4 @@ class BindingOperationRoute(MethodView):
 
     def get(self, instance_id: str, binding_id: str) -> Response:
         """Poll. There is no Retry-After: with it Cloud Foundry waits longer than a bind in a manifest may take."""
-        return poll_response(self.bindings.last_operation(instance_id, binding_id, queries.operation()))
+        return poll_response(self.bindings.last_operation(instance_id, binding_id, query_arguments.operation()))

@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from broker_api import errors
 from broker_api.json_types import JsonObject
+from broker_api.osb.api_versions import ERROR, known
 from broker_api.osb.responses import json_response
-from broker_api.osb.versions import ERROR, known
 
 log = structlog.get_logger()
 

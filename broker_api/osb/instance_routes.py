@@ -6,10 +6,10 @@ from http import HTTPStatus
 from flask import Response, g
 from flask.views import MethodView
 
-from broker_api.osb import queries
+from broker_api.osb import query_arguments
+from broker_api.osb.api_versions import INSTANCE, RETRY_AFTER, UPDATE, known, minor
 from broker_api.osb.bodies import body_as
 from broker_api.osb.responses import json_response, poll_response, verb_response
-from broker_api.osb.versions import INSTANCE, RETRY_AFTER, UPDATE, known, minor
 from broker_api.service.instances import Instances
 from broker_api.service.schemas import ProvisionRequest, UpdateRequest
 
@@ -33,7 +33,7 @@ class InstanceRoute(MethodView):
 
     def delete(self, instance_id: str) -> Response:
         """Deprovision."""
-        queries.require_service_and_plan()
+        query_arguments.require_service_and_plan()
         result = self.instances.deprovision(instance_id, g.caller)
         return verb_response(result, result.body)
 
@@ -51,7 +51,7 @@ class InstanceOperationRoute(MethodView):
 
     def get(self, instance_id: str) -> Response:
         """Poll. service_id and plan_id are ignored: during a change of plan they are those of the old plan."""
-        operation = self.instances.last_operation(instance_id, queries.operation())
+        operation = self.instances.last_operation(instance_id, query_arguments.operation())
         response = poll_response(operation)
         if operation.retry_after is not None and minor() >= RETRY_AFTER:
             response.headers["Retry-After"] = str(operation.retry_after)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from flask import Response, jsonify
 
 from broker_api.json_types import JsonObject
-from broker_api.osb.versions import LAST_OPERATION, known
+from broker_api.osb.api_versions import LAST_OPERATION, known
 from broker_api.service.schemas import Accepted, Complete, LastOperation
 
 

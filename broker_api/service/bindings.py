@@ -13,10 +13,10 @@ from broker_api.service.plan_checks import check_ids, plan_of_bind
 from broker_api.service.schemas import Accepted, BindRequest, Caller, Complete, LastOperation, RotateRequest
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
+from broker_api.state.encryption import Vault
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, binding_key
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 
 
 class Bindings:

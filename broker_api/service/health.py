@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import Queue
 from broker_api.json_types import JsonObject
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.key_check import KeyCheck
 from broker_api.state.store import Store
 
 

@@ -11,9 +11,9 @@ from broker_api.service.instances import Instances
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
-from broker_api.state.key_check import KeyCheck
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 
 
 @dataclass(frozen=True)

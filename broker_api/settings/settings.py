@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from broker_api.config import Config
 from broker_api.errors import SettingError
-from broker_api.settings import urls
+from broker_api.settings import url_checks
 from broker_api.settings.config_loader import load_config
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.sources import (
@@ -108,10 +108,10 @@ class Settings(BaseSettings):
 
     config: Config = Field(repr=False)
     projects: tuple[Project, ...] = ()
-    base_url: Annotated[Text, AfterValidator(urls.check_base_url)] = setting(
+    base_url: Annotated[Text, AfterValidator(url_checks.check_base_url)] = setting(
         "MONGODB_ATLAS_BASE_URL", default="https://cloud.mongodb.com"
     )
-    mongo_uri: Annotated[Text, AfterValidator(urls.check_mongo_uri)] = setting(
+    mongo_uri: Annotated[Text, AfterValidator(url_checks.check_mongo_uri)] = setting(
         "BROKER_MONGO_URI", "mongo", "uri", default="", repr=False
     )
     mongo_db: Text = setting("BROKER_MONGO_DB", "mongo", "db", default="atlas_broker")
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
 
     @validator(mode="after")
     def _names_fit(self) -> Self:
-        urls.check_mongo_names(self.mongo_db, self.mongo_collection)
+        url_checks.check_mongo_names(self.mongo_db, self.mongo_collection)
         return self
 
     def check_complete(self, part: Part) -> None:
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
             SettingError: a setting is missing.
         """
         if part in ("api", "worker"):
-            urls.check_mongo_uri(self.mongo_uri)
+            url_checks.check_mongo_uri(self.mongo_uri)
         if part in ("api", "flower") and not self.users:
             raise SettingError("BROKER_USERS: must be name:password for HTTP basic authentication, several with commas")
         if part in ("api", "worker") and not self.encryption_keys:

@@ -11,7 +11,7 @@ from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
-from broker_api.settings.urls import usable_mongo_uri
+from broker_api.settings.url_checks import usable_mongo_uri
 from broker_api.state.records import canonical
 
 Document = dict[str, Any]

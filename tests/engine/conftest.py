@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from broker_api.state.key_check import KeyCheck
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Instance, Kind, Phase, instance_key
 from broker_api.state.store import Start, Store
-from broker_api.state.vault import Vault
 from tests.dev.services import Mongod
 from workers.engine.definition import Definition
 from workers.engine.job import Job

@@ -10,12 +10,12 @@ from redis import Redis as Client
 
 from broker_api.jobs.queue import Queue
 from broker_api.settings.redis_settings import RedisSettings
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
-from broker_api.state.key_check import KeyCheck
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
-from broker_api.state.vault import Vault
 from tests.dev.services import Redis
 from workers.engine.sweeper import Sweeper
 

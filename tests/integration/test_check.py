@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from broker_api.state.key_check import KeyCheck
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import clean_environment, free_port, script
 from tests.dev.services import Mongod, Redis

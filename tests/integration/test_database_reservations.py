@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from pymongo import MongoClient
 
-from broker_api.state.databases import Databases, Reservation
+from broker_api.state.database_reservations import Databases, Reservation
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.records import Instance, Operation, Phase

@@ -10,10 +10,10 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
-from broker_api.state.key_check import CANARY, WRONG_KEYS, KeyCheck
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import CANARY, WRONG_KEYS, KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 from tests.books import document, held
 from tests.dev.broker import QUEUES, Api, Worker
 from tests.dev.emulated import AtlasEmulator

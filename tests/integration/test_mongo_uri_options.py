@@ -9,7 +9,7 @@ import pytest
 from pymongo import MongoClient, monitoring
 
 from broker_api.errors import SettingError
-from broker_api.settings.urls import check_mongo_uri
+from broker_api.settings.url_checks import check_mongo_uri
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.records import Kind

@@ -15,7 +15,7 @@ from broker_api.config import (
     with_credentials,
 )
 from broker_api.errors import ErrClusterConfig
-from broker_api.passwords import PASSWORD_LENGTH
+from broker_api.user_passwords import PASSWORD_LENGTH
 
 HOSTS = "c-shard-00-00.x.mongodb.net:27017,c-shard-00-01.x.mongodb.net:27017,c-shard-00-02.x.mongodb.net:27017"
 STANDARD = f"mongodb://{HOSTS}/?ssl=true&authSource=admin&replicaSet=atlas-1"

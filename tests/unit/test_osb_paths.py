@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from werkzeug.serving import make_server
 
 from broker_api.osb.app import create_app
-from broker_api.osb.paths import encoded_path
+from broker_api.osb.url_paths import encoded_path
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import BIND, BINDING, INSTANCE, PROVISION, USER, a_client, description, send
 

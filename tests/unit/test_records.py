@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from broker_api.errors import UndecryptableError
 from broker_api.service.serializers import last_operation
+from broker_api.state.encryption import Vault
 from broker_api.state.mongo import In, as_datetime, assignments
 from broker_api.state.records import Binding, Instance, Operation, State, canonical, record
 from broker_api.state.store import Start
-from broker_api.state.vault import Vault
 
 texts = st.text(max_size=8)
 json_values = st.recursive(

@@ -14,8 +14,8 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from broker_api.errors import ErrStorageMongoConnection
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
-from broker_api.state.key_check import KeyCheck
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import State

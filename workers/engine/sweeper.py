@@ -14,8 +14,8 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, RECONCILE, Queue
+from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
-from broker_api.state.key_check import KeyCheck
 from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.store import Store
 

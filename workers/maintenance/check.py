@@ -20,13 +20,13 @@ from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
-from broker_api.settings.urls import usable_mongo_uri
-from broker_api.state.key_check import SEALED_FIELDS, KeyCheck
+from broker_api.settings.url_checks import usable_mongo_uri
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import SEALED_FIELDS, KeyCheck
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import reason
 from broker_api.state.records import record
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 from workers import library_workarounds
 from workers.maintenance.check_atlas import check_project
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded

@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 from broker_api.catalog.catalog import Catalog
 from broker_api.settings.settings import Project, Settings
+from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 from workers.atlas.client import AtlasClient, MemoryTokens, TokenStore, Unauthorized, UserNotFound
 from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full
 from workers.context import credentials
-from workers.guard.token_store import SharedTokens
+from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
 MAY_CHANGE_USERS = frozenset({"GROUP_OWNER", "GROUP_DATABASE_ACCESS_ADMIN", "ORG_OWNER"})

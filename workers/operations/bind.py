@@ -13,7 +13,7 @@ from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
-from workers.clusters import data_access
+from workers.clusters import database_client
 from workers.clusters.connection_strings import osb_endpoints
 from workers.clusters.user_quota import warn_when_nearly_full
 from workers.engine.definition import Definition
@@ -113,7 +113,7 @@ def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Log in to the cluster itself with the new credentials."""
     _check_life(job)
     credentials = job.context.vault.open(job.record.sealed_credentials or "")
-    trouble = data_access.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
+    trouble = database_client.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
     if trouble:
         return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
     return _done(job)

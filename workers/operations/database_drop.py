@@ -7,7 +7,7 @@ Atlas deletes that user at the end of its lifetime if the broker does not.
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from broker_api.state.databases import DatabaseRecord
+from broker_api.state.database_reservations import DatabaseRecord
 from broker_api.state.records import HOLDS_NOTHING, Instance, Phase
 from workers.atlas.client import AtlasRole, DatabaseUser, UserNotFound
 from workers.engine.results import FailedError

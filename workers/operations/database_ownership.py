@@ -7,7 +7,7 @@ reservations. Atlas is asked only about names that the records do not contain.
 from typing import NamedTuple
 
 from broker_api.naming import DATABASE_PREFIX, is_default_database
-from broker_api.state.databases import Reservation
+from broker_api.state.database_reservations import Reservation
 from broker_api.state.records import Instance, Owner, Phase
 from workers.atlas.client import AtlasClient, Cluster
 from workers.clusters.database_listing import list_databases

@@ -5,12 +5,12 @@ from enum import StrEnum
 
 from broker_api.config import with_credentials
 from broker_api.jobs.queue import JOBS
-from broker_api.passwords import new_password
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
+from broker_api.user_passwords import new_password
 from workers.atlas.client import UserAlreadyExists
-from workers.clusters import data_access
+from workers.clusters import database_client
 from workers.clusters.connection_strings import ClusterGoneError
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
@@ -113,11 +113,11 @@ def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     except ClusterGoneError:  # the database does not exist any more either
         return Next(Step.FINISH)
     uri = with_credentials(strings.get("standard") or strings["srv"], user.username, user.password or "", name)
-    trouble = data_access.drop_database(uri, name)
+    trouble = database_client.drop_database(uri, name)
     if trouble is None:
         return Next(Step.FINISH)
     # When the log-in is refused, the temporary user may have been removed: create it again.
-    again = Step.CREATE_TEMPORARY_USER if trouble == data_access.LOG_IN_REFUSED else None
+    again = Step.CREATE_TEMPORARY_USER if trouble == database_client.LOG_IN_REFUSED else None
     sentence = f"The database {name} cannot be dropped yet: {trouble}"
     return Later(DROP_AGAIN_SECONDS, sentence, operation={"error": trouble}, step=again)
 

@@ -8,7 +8,7 @@ from urllib.parse import quote_plus
 import pytest
 import requests
 
-from broker_api.state.vault import Vault
+from broker_api.state.encryption import Vault
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient

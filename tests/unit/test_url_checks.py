@@ -5,7 +5,7 @@ import pytest
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
 from broker_api.errors import SettingError
-from broker_api.settings.urls import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
+from broker_api.settings.url_checks import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
 from tests.dev.processes import CHECKOUT, clean_environment
 
 SECRETS = ("S3cr", "Pw", "wr0ng")
@@ -187,12 +187,12 @@ def refuse(event, arguments):
         sys.exit(f"{event} {arguments}")
 
 sys.addaudithook(refuse)
-from broker_api.settings import urls
+from broker_api.settings import url_checks
 from broker_api.settings.redis_settings import RedisSettings
-urls.check_mongo_uri("mongodb+srv://user:secret@cluster.example.net/?srvMaxHosts=2")
-urls.check_mongo_uri("mongodb://mongo.example.net,localhost")
+url_checks.check_mongo_uri("mongodb+srv://user:secret@cluster.example.net/?srvMaxHosts=2")
+url_checks.check_mongo_uri("mongodb://mongo.example.net,localhost")
 RedisSettings.parse("sentinel://a.example.net;sentinel://b.example.net")
-urls.check_base_url("https://atlas.example.net")
+url_checks.check_base_url("https://atlas.example.net")
 """
 
 

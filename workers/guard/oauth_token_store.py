@@ -4,8 +4,8 @@ from datetime import datetime
 from uuid import uuid4
 
 from broker_api.errors import UndecryptableError
+from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.vault import Vault
 from workers.atlas.client import Token
 
 

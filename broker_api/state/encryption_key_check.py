@@ -17,11 +17,11 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
+from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import PROBE_SECONDS
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.store import Store
-from broker_api.state.vault import Vault
 
 CANARY = "encryption_keys"
 SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
