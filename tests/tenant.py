@@ -1,6 +1,7 @@
 """A platform's user: has an instance and bindings, waits for them, and logs in with what it was given."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,22 +47,39 @@ class Tenant:
         return self.credentials(binding_id)
 
     def credentials(self, binding_id: str) -> Json:
-        answer = self.client.binding(self.instance_id, binding_id)
-        assert answer.status == 200, answer.text
-        credentials: Json = answer.json["credentials"]
-        return credentials
+        return credentials(self.client, self.instance_id, binding_id)
 
     def unbind(self, binding_id: str) -> None:
         self.succeed(self.client.unbind(self.instance_id, binding_id), binding_id)
 
     def succeed(self, accepted: Answer, binding_id: str | None = None) -> None:
-        ended = self.end(accepted, binding_id)
-        assert ended.state in ("succeeded", "gone"), ended.text
+        succeeds(self.client, accepted, self.instance_id, binding_id)
 
     def end(self, accepted: Answer, binding_id: str | None = None) -> Answer:
         """The last answer to the polls, which may say that it failed."""
-        assert accepted.status == 202, accepted.text
-        return self.client.wait(self.instance_id, binding_id, accepted.operation, seconds=100)
+        return ends(self.client, accepted, self.instance_id, binding_id)
+
+
+def ends(
+    client: OsbClient, accepted: Answer, instance_id: str, binding_id: str | None = None, seconds: float = 100
+) -> Answer:
+    """Return the last answer to the polls of an operation that was accepted; it may say that the operation failed."""
+    assert accepted.status == 202, accepted.text
+    return client.wait(instance_id, binding_id, accepted.operation, seconds=seconds, every=0.05)
+
+
+def succeeds(
+    client: OsbClient, accepted: Answer, instance_id: str, binding_id: str | None = None, seconds: float = 100
+) -> None:
+    ended = ends(client, accepted, instance_id, binding_id, seconds)
+    assert ended.state in ("succeeded", "gone"), ended.text
+
+
+def credentials(client: OsbClient, instance_id: str, binding_id: str) -> Json:
+    answer = client.binding(instance_id, binding_id)
+    assert answer.status == 200, answer.text
+    found: Json = answer.json["credentials"]
+    return found
 
 
 def log_in(credentials: Json) -> MongoClient[Json]:
@@ -81,17 +99,24 @@ def works(credentials: Json) -> bool:
 
 
 def together(*acts: Callable[[], T]) -> list[T]:
-    """Call all at the same time; return the results in order."""
+    """Call all, none before the threads of all run; return the results in order."""
+    start = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], T]) -> T:
+        start.wait(30)
+        return act()
+
     with ThreadPoolExecutor(len(acts)) as pool:
-        return [begun.result() for begun in [pool.submit(act) for act in acts]]
+        return list(pool.map(run, acts))
 
 
-def eventually(holds: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait until ``holds`` returns something true; fail with ``what`` after ``seconds``."""
+def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 30.0) -> T:
+    """Return what ``look`` returns once that is true; fail with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or 'it'} (still {seen!r})"
         time.sleep(0.05)
+    return seen
 
 
 def log_events(text: str) -> list[Json]:

@@ -2,19 +2,17 @@
 
 import json
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypeVar
 from urllib.parse import quote
 
 import requests
-from pymongo import MongoClient
-from pymongo.errors import OperationFailure
 from requests.auth import HTTPDigestAuth
 
+from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
 from tests.conftest import measured
 from tests.dev.emulated import AtlasEmulator
@@ -31,6 +29,7 @@ USERS = "/groups/{groupId}/databaseUsers"
 STATUS = "/groups/{groupId}/clusters/{clusterName}/status"
 TOKEN = "/api/oauth/token"
 
+T = TypeVar("T")
 _KEYS = {CROWD: ("crowd", "crowd-private-key"), TIGHT: ("tight", "tight-private-key")}
 
 
@@ -56,12 +55,6 @@ class ManyProjects(Stack):
     def shared_settings(self) -> dict[str, str]:
         config = {"BROKER_CONFIG": f"tests.atlas.operator_config:{self._config}", "BROKER_SECRETS": str(self._secrets)}
         return {**super().shared_settings, **config, "BROKER_SETTLE_SECONDS": str(self._settle)}
-
-
-class Provision(TypedDict, total=False):
-    """What a provision may say besides its parameters; see ``OsbClient.provision``."""
-
-    fields: Json | None
 
 
 def _secrets() -> list[Json]:
@@ -98,10 +91,10 @@ class Broker:
         assert answer.state == "succeeded", answer.text
         return instance_id
 
-    def provision(self, parameters: Json | None, **options: Unpack[Provision]) -> tuple[str, Answer]:
+    def provision(self, parameters: Json | None, fields: Json | None = None) -> tuple[str, Answer]:
         """A new instance, and how its provision ended."""
         instance_id = new_id()
-        accepted = self.client.provision(instance_id, parameters, **options)
+        accepted = self.client.provision(instance_id, parameters, fields=fields)
         assert accepted.status == 202, accepted.text
         return instance_id, self.client.wait(instance_id, operation=accepted.operation)
 
@@ -167,31 +160,13 @@ def new_id() -> str:
 
 def log_in(credentials: Json) -> None:
     """Use credentials once, without the patience that drivers have with a refusal; raises OperationFailure."""
-    with MongoClient[Json](credentials["uri"], serverSelectionTimeoutMS=5000) as client:
+    with tenant.log_in(credentials) as client:
         client[credentials["database"]]["things"].find_one()
 
 
-def works(credentials: Json) -> bool:
-    try:
-        log_in(credentials)
-    except OperationFailure:
-        return False
-    return True
-
-
-def until(what: Callable[[], Any], seconds: float = 30) -> Any:  # noqa: ANN401  whatever it gives
-    """What ``what`` gives as soon as that is true; an AssertionError when it does not become true."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
-    return found
-
-
-def at_once(count: int, act: Callable[[int], Any]) -> Sequence[Any]:
+def at_once(count: int, act: Callable[[int], T]) -> list[T]:
     """So many calls at the same time, and their results in order."""
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(act, range(count)))
+    return tenant.together(*(partial(act, number) for number in range(count)))
 
 
 def strings_of(cluster: Mongod) -> str:

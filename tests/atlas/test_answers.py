@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from tests.atlas.broker import MAIN, USERS, Broker, foreign_user, log_in, new_id, until
+from tests.atlas.broker import MAIN, USERS, Broker, foreign_user, log_in, new_id
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
+from tests.tenant import eventually
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_refused_key_is_never_read_as_gone(
     atlas.fail("DELETE", binding, status=status, error_code=code, times=None)
     broker.client.unbind(instance, binding)
     refused = "Atlas refuses the broker's key"
-    until(lambda: refused in broker.client.last_operation(instance, binding).description)
+    eventually(lambda: refused in broker.client.last_operation(instance, binding).description)
     assert broker.in_progress(instance, binding)
     assert broker.user(binding)
     atlas.heal()

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.atlas.broker import MAIN, OTHER, Broker, log_in, new_id, strings_of, until, works
+from tests.atlas.broker import MAIN, OTHER, Broker, log_in, new_id, strings_of
 from tests.atlas.operator_config import ENDPOINT_PLAN, PINNED_CLUSTER, PINNED_PLAN, PRIVATE_PLAN
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
+from tests.tenant import eventually, works
 
 THREE_HOSTS = "mongodb://h1:27017,h2:27018,h3:27019/?ssl=true&authSource=admin&replicaSet=atlas-abcdef-shard-0"
 PRIVATE = {
@@ -30,7 +31,7 @@ def created_meanwhile(_broker: Broker) -> str:
     cluster, instance = _broker.cluster(state="CREATING"), new_id()
     _broker.client.provision(instance, {"cluster": cluster, "project": MAIN})
     waiting = f"Waiting until the cluster {cluster} has been created."
-    until(lambda: _broker.client.last_operation(instance).description == waiting)
+    eventually(lambda: _broker.client.last_operation(instance).description == waiting)
     _broker.atlas.put_cluster(cluster, state="IDLE")
     return instance
 
@@ -90,7 +91,7 @@ def test_a_bind_fails_when_its_cluster_is_deleted_and_leaves_no_user(broker: Bro
     instance = broker.instance(cluster)
     atlas.apply_by_hand()
     binding = broker.start_bind(instance)
-    until(lambda: broker.user(binding))
+    eventually(lambda: broker.user(binding))
     atlas.delete_cluster(cluster)
     assert broker.failure(instance, binding) == f"The cluster {cluster} does not exist any more."
     assert broker.user(binding) is None

@@ -8,10 +8,11 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from broker_api.state.records import binding_key
-from tests.atlas.broker import MAIN, Broker, log_in, new_id, works
+from tests.atlas.broker import MAIN, Broker, log_in, new_id
 from tests.books import held
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
+from tests.tenant import works
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import redis
 
-from tests.atlas.broker import MAIN, OTHER, TIGHT, TOKEN, Broker, at_once, log_in, works
+from tests.atlas.broker import MAIN, OTHER, TIGHT, TOKEN, Broker, at_once, log_in
 from tests.emulator.client import Emulator
+from tests.tenant import works
 
 
 def bind_at_once(broker: Broker, instance: str, count: int, seconds: float = 60) -> list[str]:

@@ -8,13 +8,14 @@ from itertools import chain
 import pytest
 from pymongo.errors import OperationFailure
 
-from tests.atlas.broker import CROWD, STATUS, Broker, ManyProjects, at_once, foreign_user, log_in, until, works
+from tests.atlas.broker import CROWD, STATUS, Broker, ManyProjects, at_once, foreign_user, log_in
 from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
+from tests.tenant import eventually, works
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_what_a_platform_reads_meanwhile_names_the_cluster(broker: Broker, atlas
     atlas.apply_by_hand()
     binding = broker.start_bind(instance)
     waiting = f"Waiting until Atlas has applied the change on the cluster {cluster}."
-    until(lambda: broker.client.last_operation(instance, binding).description == waiting)
+    eventually(lambda: broker.client.last_operation(instance, binding).description == waiting)
     atlas.apply_now()
     log_in(broker.credentials(instance, binding))
 

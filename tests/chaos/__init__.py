@@ -3,6 +3,4 @@
 import pytest
 
 # Stories stand outside test modules; this makes their asserts say what they compared, as those of tests do.
-pytest.register_assert_rewrite(
-    *(f"tests.chaos.{name}" for name in ("chaos", "books", "circuits", "points", "scenarios", "slow"))
-)
+pytest.register_assert_rewrite(*(f"tests.chaos.{name}" for name in ("chaos", "books", "points", "scenarios", "slow")))

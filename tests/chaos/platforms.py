@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import requests
@@ -26,54 +27,45 @@ class Platform:
 
     def live(self, over: threading.Event) -> None:
         """Instances one after the other, until it is over; the last one may be left with its bindings."""
-        while not over.is_set():
-            try:
+        try:
+            while not over.is_set():
                 self._one_life(over)
-            except TimeoutError as error:
-                self._books.complain(str(error))
-                return
+        except TimeoutError as error:
+            self._books.complaints.append(str(error))
 
     def _one_life(self, over: threading.Event) -> None:
-        instance_id = self._id()
-        if not self._make(instance_id):
-            return self._remove(instance_id)
-        for binding_id in (bindings := [self._bind(instance_id) for _ in range(self._random.randint(1, 4))]):
+        made = self._make(instance_id := self._id())
+        for binding_id in (bindings := [self._bind(instance_id) for _ in range(made and self._random.randint(1, 4))]):
             self._fetch(instance_id, binding_id)
-        if self._random.random() < 0.3:
+        if made and self._random.random() < 0.3:
             self._update(instance_id)
         for binding_id in bindings:
             if self._random.random() < 0.7 and not over.is_set():
-                self._unbind(instance_id, binding_id)
-        if not over.is_set():
-            self._remove(instance_id)
-        return None
+                self._carry_out(Accepted("unbind", instance_id, binding_id), self._client.unbind)
+        if not made or not over.is_set():
+            self._carry_out(Accepted("deprovision", instance_id), self._client.deprovision)
 
     # --- what it asks for -----------------------------------------------------------------------------------------
 
     def _make(self, instance_id: str) -> bool:
         nonsense = self._random.random() < 0.06
         cluster = "there-is-no-such-cluster" if nonsense else self._random.choice(self._clusters)
-        policy = self._random.choice(["drop", "retain", "retain"])
-        parameters = {"cluster": cluster, "policy-on-delete": policy}
-        entry = Accepted("provision", instance_id, None, may_fail=nonsense)
-        self._carry_out(entry, lambda: self._client.provision(instance_id, parameters))
+        parameters = {"cluster": cluster, "policy-on-delete": self._random.choice(["drop", "retain", "retain"])}
+        self._carry_out(Accepted("provision", instance_id, may_fail=nonsense), self._client.provision, parameters)
         return not nonsense
 
     def _bind(self, instance_id: str) -> str:
         """Some are left before they are done: by an unbind, or by the deprovision of the instance."""
-        binding_id = self._id()
-        hasty = self._random.random() < 0.2
-        entry = Accepted("bind", instance_id, binding_id, may_fail=hasty)
-        self._carry_out(entry, lambda: self._client.bind(instance_id, binding_id), wait=not hasty)
+        binding_id, hasty = self._id(), self._random.random() < 0.2
+        self._carry_out(Accepted("bind", instance_id, binding_id, may_fail=hasty), self._client.bind, wait=not hasty)
         if hasty:
             time.sleep(self._random.random())
         return binding_id
 
     def _fetch(self, instance_id: str, binding_id: str) -> None:
         """Credentials by GET, or by the same bind once more."""
-        again = self._random.random() < 0.5
-        ask = self._client.bind if again else self._client.binding
-        answer = self._ask(lambda: ask(instance_id, binding_id))
+        ask = self._random.choice([self._client.bind, self._client.binding])
+        answer = self._ask(partial(ask, instance_id, binding_id))
         if answer.status in (200, 201):
             self._books.hand_out(instance_id, binding_id, answer.json["credentials"])
         elif answer.status == 202:
@@ -81,21 +73,15 @@ class Platform:
 
     def _update(self, instance_id: str) -> None:
         parameters = {"policy-on-delete": self._random.choice(["drop", "retain"])}
-        entry = Accepted("update", instance_id, None, may_fail=False)
-        self._carry_out(entry, lambda: self._client.update(instance_id, parameters))
-
-    def _unbind(self, instance_id: str, binding_id: str) -> None:
-        entry = Accepted("unbind", instance_id, binding_id, may_fail=False)
-        self._carry_out(entry, lambda: self._client.unbind(instance_id, binding_id))
-
-    def _remove(self, instance_id: str) -> None:
-        entry = Accepted("deprovision", instance_id, None, may_fail=False)
-        self._carry_out(entry, lambda: self._client.deprovision(instance_id))
+        self._carry_out(Accepted("update", instance_id), self._client.update, parameters)
 
     # --- how it asks ----------------------------------------------------------------------------------------------
 
-    def _carry_out(self, entry: Accepted, ask: Callable[[], Answer], *, wait: bool = True) -> None:
+    def _carry_out(
+        self, entry: Accepted, verb: Callable[..., Answer], *parameters: dict[str, str], wait: bool = True
+    ) -> None:
         """Ask until it is answered, sometimes once more, and poll like a platform."""
+        ask = partial(verb, *filter(None, (entry.instance_id, entry.binding_id)), *parameters)
         answer = self._ask(ask)
         if answer.status == 202:
             self._books.accept(answer.operation, entry)
@@ -104,20 +90,20 @@ class Platform:
             if wait:
                 self._poll(entry, answer.operation)
         elif answer.status in (400, 404, 409):
-            self._books.complain(f"refused: {entry} {answer.status} {answer.text}")
+            self._books.complaints.append(f"refused: {entry} {answer.status} {answer.text}")
 
     def _repeat(self, entry: Accepted, first: Answer, ask: Callable[[], Answer]) -> None:
         """The same request: the same operation, unless that has ended meanwhile."""
         again = self._ask(ask)
         if again.status == 202 and again.operation != first.operation and not entry.may_fail:
-            self._books.complain(f"the same request began another operation: {entry} {first.text} {again.text}")
+            self._books.complaints.append(
+                f"the same request began another operation: {entry} {first.text} {again.text}"
+            )
 
     def _poll(self, entry: Accepted, operation_id: str) -> None:
+        ask = partial(self._client.last_operation, entry.instance_id, entry.binding_id, operation_id)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            answer = self._ask(lambda: self._client.last_operation(entry.instance_id, entry.binding_id, operation_id))
-            if answer.status != 200 or answer.state != IN_PROGRESS:
-                return
+        while (answer := self._ask(ask)).status == 200 and answer.state == IN_PROGRESS:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not done after {PATIENCE_SECONDS:g} s: {entry} {answer.text}")
             time.sleep(self._random.uniform(0.15, 0.4))

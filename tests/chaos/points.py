@@ -1,14 +1,15 @@
 """Workers die, and stand still, at every point between two effects: around each call to Atlas that a job makes."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from uuid import uuid4
 
-from tests.chaos.chaos import USERS, Chaos, credentials, logs_in, succeeds, until
+from tests.chaos.chaos import USERS, Chaos, paused
 from tests.emulator.faults import When
 from tests.osb_client import Answer, OsbClient
+from tests.tenant import credentials, eventually, succeeds, together, works
 
 HANGS_SECONDS = 14.0
 """Longer than a worker waits, shorter than its lease: what a dead worker asked for acts before another goes on."""
@@ -25,9 +26,6 @@ class Point:
     path: str
     when: When
     first_lost: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.verb}: {self.when} {self.method} {self.path}"
 
 
 USER, STATUS, CLUSTER, DROPPER = "/admin/{user}$", "/{cluster}/status$", "/clusters/{cluster}$", "/admin/atlas-broker-"
@@ -58,86 +56,74 @@ class Story:
     def prepare(self) -> None:
         """What must be there before the operation: the instance, and for an unbind the binding."""
         if self.point.verb != "provision":
-            succeeds(self.platform, self._provision(), self.instance_id)
+            succeeds(self.platform, self._act("provision"), self.instance_id)
         if self.point.verb == "unbind":
-            succeeds(self.platform, self._bind(), self.instance_id, self.binding_id)
+            succeeds(self.platform, self._act("bind"), self.instance_id, self.binding_id)
 
     def begin(self) -> None:
         """Ask for the operation; its call to Atlas will hang at the point."""
-        path = self.point.path.format(cluster=self.cluster, user=self.binding_id)
-        body = self.cluster if self.point.method == "POST" else ""
-        if self.point.first_lost:
+        point = self.point
+        if point.first_lost:
             self.chaos.atlas.drop("POST", USERS, when="after", body=self.cluster)
-        if self.point.path == DROPPER:
-            self.answer = self._act()
-            path = f"/admin/atlas-broker-{self.answer.operation}$"
-        self.rule = self.chaos.atlas.hang(
-            self.point.method, path, seconds=HANGS_SECONDS, when=self.point.when, body=body
-        )
-        if self.point.path != DROPPER:
-            self.answer = self._act()
+        if point.path == DROPPER:
+            self.answer = self._act(point.verb)
+            path = f"{DROPPER}{self.answer.operation}$"
+        else:
+            path = point.path.format(cluster=self.cluster, user=self.binding_id)
+        body = self.cluster if point.method == "POST" else ""
+        self.rule = self.chaos.atlas.hang(point.method, path, seconds=HANGS_SECONDS, when=point.when, body=body)
+        if point.path != DROPPER:
+            self.answer = self._act(point.verb)
 
-    def _act(self) -> Answer:
-        acts = {"provision": self._provision, "bind": self._bind, "unbind": self._unbind}
-        return acts.get(self.point.verb, self._deprovision)()
-
-    def _provision(self) -> Answer:
-        return self.platform.provision(self.instance_id, {"cluster": self.cluster, "policy-on-delete": "drop"})
-
-    def _bind(self) -> Answer:
-        return self.platform.bind(self.instance_id, self.binding_id)
-
-    def _unbind(self) -> Answer:
-        return self.platform.unbind(self.instance_id, self.binding_id)
-
-    def _deprovision(self) -> Answer:
-        return self.platform.deprovision(self.instance_id)
+    def _act(self, verb: Verb) -> Answer:
+        parameters = {"cluster": self.cluster, "policy-on-delete": "drop"}
+        match verb:
+            case "provision":
+                return self.platform.provision(self.instance_id, parameters)
+            case "deprovision":
+                return self.platform.deprovision(self.instance_id)
+            case "bind":
+                return self.platform.bind(self.instance_id, self.binding_id)
+            case "unbind":
+                return self.platform.unbind(self.instance_id, self.binding_id)
 
     def check(self) -> None:
         """The operation has succeeded, with the one effect that it should have."""
         binding = self.binding_id if self.point.verb in ("bind", "unbind") else None
         succeeds(self.platform, self.answer, self.instance_id, binding)
         if self.point.verb == "bind":
-            assert logs_in(credentials(self.platform, self.instance_id, self.binding_id))
+            assert works(credentials(self.platform, self.instance_id, self.binding_id))
         if self.point.verb == "unbind":
             assert self.binding_id not in self.chaos.users()
 
     def remove(self) -> None:
         """Delete what is left of it."""
-        answer = self._deprovision()
+        answer = self._act("deprovision")
         if answer.status != 410:
             succeeds(self.platform, answer, self.instance_id)
         self.chaos.atlas.delete_cluster(self.cluster)
 
 
 def each(stories: list[Story], act: Callable[[Story], None]) -> None:
-    """All at once; the first error is raised."""
-    with ThreadPoolExecutor(len(stories)) as pool:
-        list(pool.map(act, stories))
+    together(*(partial(act, story) for story in stories))
 
 
 def an_operation_goes_on_wherever_its_worker_dies_or_stands_still(chaos: Chaos) -> None:
     """One worker is killed and the other stopped while an operation hangs at each point; the stopped one wakes late."""
+    killed, stopped = chaos.stack.workers
     with chaos.platform() as platform:
         stories = [Story(chaos, platform, point) for point in POINTS]
         each(stories, Story.prepare)
         for story in stories:
             story.begin()
         chaos.arrives(*(story.rule for story in stories))
-        interrupt(chaos)
-        each(stories, Story.check)
-        chaos.stack.workers[1].resume()
-        until("the stopped worker notices", lambda: "lease_lost" in chaos.stack.workers[1].log_text())
-        until("all calls have ended", lambda: all(call["end"] for call in chaos.atlas.calls()))
+        with paused(stopped):
+            chaos.kill(killed)
+            chaos.start(killed)
+            each(stories, Story.check)
+        eventually(lambda: "lease_lost" in stopped.log_text(), "the stopped worker notices")
+        chaos.calls_end()
         each(stories, Story.check)
         each(stories, Story.remove)
         assert not {user for user in chaos.users() if "atlas-broker-" in user}, "a temporary user is left"
         assert not {story.binding_id for story in stories} & chaos.users()
-
-
-def interrupt(chaos: Chaos) -> None:
-    """At the same moment; a new process takes the place of the one that was killed."""
-    killed, stopped = chaos.stack.workers
-    stopped.pause()
-    chaos.kill(killed)
-    chaos.start(killed)

@@ -1,47 +1,43 @@
 """Stories that outlast leases, outages and pauses. They are told on a broker of their own while other tests run."""
 
 import time
-from uuid import uuid4
+from collections.abc import Callable
 
-from tests.chaos.chaos import USERS, Chaos, succeeds, until
-from tests.chaos.circuits import broken, left_alone
+from tests.chaos.chaos import USERS, Chaos
 from tests.chaos.points import an_operation_goes_on_wherever_its_worker_dies_or_stands_still
 from tests.chaos.scenarios import (
     Scenario,
     a_temporary_user_made_late_is_removed,
     a_worker_that_lost_its_lease_writes_nothing,
     an_unbind_waits_for_a_request_that_is_still_under_way,
+    binds,
 )
-from tests.osb_client import OsbClient
+from tests.osb_client import IN_PROGRESS, OsbClient
+from tests.tenant import Tenant, eventually
 
 SATURATED = 32 + 12
 """More jobs than one worker's slots: the last dozen messages are taken from Redis and not acknowledged yet."""
+PROBE_CALLS = 4
+"""One attempt: at most two calls of a job, each with digest's first leg."""
 
 
 def a_worker_outlives_redis_with_messages_unacknowledged(chaos: Chaos) -> None:
-    """kombu 5.7 without the guard ends the worker. Redis is killed and comes back empty, twice."""
+    """kombu 5.7 without the guard ends the worker. Redis is killed and comes back empty, twice; all binds are done."""
     worker, other = chaos.stack.workers
     chaos.kill(other)
-    with chaos.platform() as platform:
-        instance_id = chaos.instance(platform)
+    with chaos.tenant() as (tenant, _):
         for _ in range(2):
-            bindings = redis_dies_under_load(chaos, platform, instance_id)
+            rule = chaos.atlas.hang("POST", USERS, seconds=2, times=SATURATED)
+            answers = binds(tenant, SATURATED)
+            eventually(lambda rule=rule: chaos.reached(rule, 32), "all slots are busy")  # type: ignore[misc]
+            chaos.kill(chaos.stack.redis)
+            chaos.start(chaos.stack.redis)
+            for each, answer in answers.items():
+                tenant.succeed(answer, each)
+            chaos.atlas.heal(rule)
             assert worker.running, worker.report_of_end()
-            assert bindings <= chaos.users()
-        succeeds(platform, platform.deprovision(instance_id), instance_id)
-
-
-def redis_dies_under_load(chaos: Chaos, platform: OsbClient, instance_id: str) -> set[str]:
-    """All binds are done in the end."""
-    rule = chaos.atlas.hang("POST", USERS, seconds=2, times=SATURATED)
-    answers = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(SATURATED))}
-    until("all slots are busy", lambda: chaos.reached(rule, 32))
-    chaos.kill(chaos.stack.redis)
-    chaos.start(chaos.stack.redis)
-    for each, answer in answers.items():
-        succeeds(platform, answer, instance_id, each)
-    chaos.atlas.heal(rule)
-    return set(answers)
+            assert answers.keys() <= chaos.users()
+        tenant.deprovision()
 
 
 def all_processes_outlive_redis_and_mongodb(chaos: Chaos) -> None:
@@ -53,12 +49,44 @@ def all_processes_outlive_redis_and_mongodb(chaos: Chaos) -> None:
             assert platform.request("GET", "/ready", auth=None).status == 503
         time.sleep(6)
         chaos.start(chaos.stack.redis, chaos.stack.state)
-        assert chaos.binding(platform, chaos.instance(platform))
+        assert Tenant(platform).provision().bind()
     assert [server.process and server.process.pid for server in chaos.broker] == numbers
 
 
+def in_trouble(platform: OsbClient) -> bool:
+    """Whether /ready says so of Atlas; the broker itself stays ready."""
+    answer = platform.request("GET", "/ready", auth=None)
+    assert answer.status == 200, answer.text
+    return bool(answer.json["atlas"] != "ok")
+
+
+def left_alone(chaos: Chaos, spoil: Callable[[Chaos], object], windows: int = 1) -> None:
+    """Workers wait, say so, try again every ten seconds, and go on by themselves; so many ten seconds are counted."""
+    with chaos.tenant() as (tenant, _):
+        spoil(chaos)
+        answers = binds(tenant, 12)
+        eventually(lambda: in_trouble(tenant.client), "/ready says that Atlas is in trouble")
+        chaos.atlas.forget_calls()
+        time.sleep(10.0 * windows)
+        assert len(chaos.atlas.calls()) <= PROBE_CALLS * (windows + 1)
+        assert {tenant.client.last_operation(tenant.instance_id, each).state for each in answers} == {IN_PROGRESS}
+        chaos.mend()
+        for each, answer in answers.items():
+            tenant.succeed(answer, each)
+        eventually(lambda: not in_trouble(tenant.client), "/ready says that Atlas is well")
+        tenant.deprovision()
+
+
+def hanging_up(chaos: Chaos) -> None:
+    chaos.atlas.drop("*", "/api/atlas", times=None)
+
+
+def locked(chaos: Chaos) -> None:
+    chaos.atlas.put_key(chaos.atlas.public_key, "another", [chaos.atlas.project_id])
+
+
 def atlas_down_is_left_alone_and_all_goes_on_afterwards(chaos: Chaos) -> None:
-    left_alone(chaos, broken)
+    left_alone(chaos, lambda chaos: chaos.atlas.fail("*", "/api/atlas", times=None, status=503, html=True))
 
 
 SLOW: list[Scenario] = [

@@ -1,13 +1,14 @@
 """Kinds of trouble with Atlas beside the one of tests/chaos/slow.py, and refusals that concern one call only."""
 
 from collections.abc import Callable
-from uuid import uuid4
 
 import pytest
 
-from tests.chaos.chaos import USERS, Chaos, succeeds, until
-from tests.chaos.circuits import hanging_up, left_alone, locked
+from tests.chaos.chaos import USERS, Chaos
+from tests.chaos.scenarios import binds
+from tests.chaos.slow import hanging_up, left_alone, locked
 from tests.osb_client import IN_PROGRESS
+from tests.tenant import eventually, succeeds
 
 
 @pytest.mark.parametrize("spoil", [hanging_up, locked], ids=lambda spoil: spoil.__name__)
@@ -22,13 +23,12 @@ def test_atlas_in_trouble_is_left_alone_and_all_goes_on_afterwards(
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_on_one_call_stops_no_other(chaos: Chaos, status: int) -> None:
     """A read-only key on one user, say: that operation waits, others are done, and it is done once it may be."""
-    with chaos.platform() as platform:
-        instance_id, refused = chaos.instance(platform), str(uuid4())
+    with chaos.tenant() as (tenant, refused):
+        platform, instance_id = tenant.client, tenant.instance_id
         rule = chaos.atlas.fail("POST", USERS, times=None, status=status, body=refused)
         answer = platform.bind(instance_id, refused)
-        until("several refusals", lambda: chaos.reached(rule, 3), 30.0)
-        others = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(4))}
-        for each, other in others.items():
+        eventually(lambda: chaos.reached(rule, 3), "several refusals", 30.0)
+        for each, other in binds(tenant, 4).items():
             succeeds(platform, other, instance_id, each, seconds=9.0)
         assert platform.last_operation(instance_id, refused, answer.operation).state == IN_PROGRESS
         chaos.atlas.heal(rule)

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.chaos.books import Accepted, Audit, Books, balanced
-from tests.chaos.chaos import Chaos, until
+from tests.chaos.books import Accepted, Audit, Books
+from tests.chaos.chaos import Chaos
 from tests.chaos.faults import Faults
 from tests.chaos.platforms import Platform
 from tests.osb_client import OsbClient
+from tests.tenant import eventually
 
 SHORT_SECONDS = 20.0
 LONG_MINUTES = 30
@@ -32,7 +33,7 @@ class Run:
     def play(self) -> None:
         """The load goes on until the faults are over."""
         over, quiet = threading.Event(), threading.Event()
-        lanes = list(self.faults.lanes())
+        lanes = list(self.faults.lanes)
         with ThreadPoolExecutor(PLATFORMS + len(lanes)) as pool, self.chaos.platform() as client:
             load = [pool.submit(self._platform(client, number).live, quiet) for number in range(PLATFORMS)]
             troubles = [pool.submit(self.faults.run_lane, lane, over) for lane in lanes]
@@ -56,28 +57,27 @@ class Run:
 
     def settle(self) -> None:
         """Wait until no operation is open."""
-        open_ones = {"operation.open": True}
-        until("no operation is open", lambda: not self.chaos.records.count_documents(open_ones), DRAIN_SECONDS)
+        eventually(lambda: not self.chaos.open_operations(), "no operation is open", DRAIN_SECONDS)
         self._note("no operation is open")
 
     def audit(self) -> None:
         """Count while bindings live; then delete everything and count what is left."""
         alive = Audit(self.chaos, self.books)
         self.audits.append(alive)
-        balanced(alive, alive.of_life)
+        alive.of_life()
         self.delete_everything()
         self.settle()
         self._note("everything has been deleted")
         dead = Audit(self.chaos, self.books)
         self.audits.append(dead)
-        balanced(dead, dead.of_death)
+        dead.of_death()
 
     def delete_everything(self) -> None:
         with self.chaos.platform() as client:
             for found in list(self.chaos.records.find({"binding_id": {"$exists": False}, "phase": {"$ne": "gone"}})):
                 answer = client.deprovision(found["instance_id"])
                 assert answer.status == 202, answer.text
-                entry = Accepted("deprovision", found["instance_id"], None, may_fail=False)
+                entry = Accepted("deprovision", found["instance_id"])
                 self.books.accept(answer.operation, entry)
 
     def report(self) -> str:
@@ -99,7 +99,7 @@ def test_the_books_balance_after_everything_went_wrong(
         run.play()
         run.settle()
         run.audit()
-        assert not chaos.surprises(), "\n".join(chaos.surprises())
+        assert not chaos.surprises(), chaos.surprises()
         assert len(run.books.accepted) >= (5000 if chaos_minutes >= LONG_MINUTES else 0), "too little was asked for"
         assert not run.faults.errors, "faults that could not be made: " + "\n".join(run.faults.errors)
     finally:

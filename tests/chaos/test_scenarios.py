@@ -18,7 +18,6 @@ def test_alone(chaos: Chaos, scenario: Scenario) -> None:
 def told(breakable: Chaos) -> Iterator[dict[Scenario, Future[None]]]:
     """All at once: they wait most of the time."""
     breakable.mend()
-    breakable.atlas.forget_calls()
     with ThreadPoolExecutor(len(SIDE_BY_SIDE)) as pool:
         yield {scenario: pool.submit(scenario, breakable) for scenario in SIDE_BY_SIDE}
 

@@ -10,9 +10,11 @@ from uuid import uuid4
 import pytest
 from pymongo import MongoClient
 
-from tests.chaos.chaos import Chaos, Document, credentials, logs_in, succeeds, until
+from tests.chaos.chaos import Chaos, Document
+from tests.chaos.scenarios import binds
 from tests.dev.broker import Worker
 from tests.dev.processes import CHECKOUT
+from tests.tenant import eventually, works
 
 PROFILED_SECONDS = 6.0
 TICKS = PROFILED_SECONDS / 0.4
@@ -38,7 +40,7 @@ def test_a_sweep_costs_one_indexed_query_when_nothing_is_due(chaos: Chaos) -> No
     done = {"operation": {"id": "provision-done", "kind": "provision", "state": "succeeded", "open": False}}
     many = [{"_id": f"instance/{uuid4()}", "instance_id": "at rest", "phase": "gone", **done} for _ in range(1000)]
     chaos.records.insert_many(many)
-    until("nothing is open", lambda: not chaos.records.count_documents({"operation.open": True}), 60.0)
+    eventually(lambda: not chaos.open_operations(), "nothing is open", 60.0)
     with profiled(chaos) as commands:
         time.sleep(PROFILED_SECONDS)
     chaos.records.delete_many({"instance_id": "at rest"})
@@ -65,21 +67,19 @@ def test_a_clock_that_is_wrong_by_hours_does_no_harm(chaos: Chaos, skew: str, *,
     right, other = chaos.stack.workers
     chaos.kill(other)
     wrong = Worker({**chaos.stack.worker_settings, "LD_PRELOAD": str(library), "FAKETIME": skew, **ONLY_WALL}, "wrong")
-    with wrong, chaos.platform() as platform:
-        instance_id = chaos.instance(platform)
+    with wrong, chaos.tenant() as (tenant, _):
         rule = chaos.atlas.hang("POST", "/databaseUsers", seconds=3, when="after", times=6)
-        binds = {each: platform.bind(instance_id, each) for each in (str(uuid4()) for _ in range(6))}
+        answers = binds(tenant, 6)
         chaos.arrives(rule)
-        for each, answer in binds.items():
-            chaos.send_again("bind", instance_id, each, answer.operation)
-        for each, answer in binds.items():
-            succeeds(platform, answer, instance_id, each)
-            assert logs_in(credentials(platform, instance_id, each))
+        for each, answer in answers.items():
+            chaos.send_again("bind", tenant.instance_id, each, answer.operation)
+        for each, answer in answers.items():
+            tenant.succeed(answer, each)
+            assert works(tenant.credentials(each))
             assert not chaos.calls("PATCH", each), "two workers made the same user"
         chaos.kill(right)
-        alone = chaos.binding(platform, instance_id)
-        assert logs_in(credentials(platform, instance_id, alone))
-        succeeds(platform, platform.deprovision(instance_id), instance_id)
+        assert works(tenant.bind())
+        tenant.deprovision()
 
 
 ONLY_WALL = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "0"}

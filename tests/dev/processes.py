@@ -213,10 +213,10 @@ class Server(ABC):
 
     def stop(self, seconds: float = 10.0) -> int:
         """Send SIGTERM, and SIGKILL after ``seconds``; return the exit status."""
-        self.ask_to_stop(signal.SIGTERM)
+        self.ask_to_stop()
         return self.wait_for_end(seconds)
 
-    def ask_to_stop(self, number: signal.Signals) -> None:
+    def ask_to_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal to the leader only, which ends its own children."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)

@@ -1,43 +1,29 @@
 """What many tests of the checklist begin with, and how they wait for what must come."""
 
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable
 
 from tests.emulator.client import Emulator
 from tests.osb_client import Answer, Json, OsbClient
+from tests.tenant import CLUSTER, Tenant, eventually, succeeds
 
-CLUSTER = "cluster-dev"
 ON_CLUSTER = {"cluster": CLUSTER}
 UNKNOWN = "3f7c1f0e-0000-4000-8000-000000000000"
-
-T = TypeVar("T")
 
 
 def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def provisioned(client: OsbClient, parameters: Json | None = None, instance_id: str | None = None) -> str:
+def provisioned(client: OsbClient, parameters: Json | None = None, instance_id: str = "") -> str:
     """The id of an instance that is there."""
-    instance_id = instance_id or new_id()
-    accepted = client.provision(instance_id, {**ON_CLUSTER, **(parameters or {})})
-    assert accepted.status == 202, accepted.text
-    ended = client.wait(instance_id, every=0.03)
-    assert ended.state == "succeeded", ended.text
-    return instance_id
+    return Tenant(client, instance_id).provision(**(parameters or {})).instance_id
 
 
 def bound(client: OsbClient, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
     """The id of a binding that is there."""
     binding_id = binding_id or new_id()
-    accepted = client.bind(instance_id, binding_id, parameters)
-    assert accepted.status == 202, accepted.text
-    ended = client.wait(instance_id, binding_id)
-    assert ended.state == "succeeded", ended.text
+    succeeds(client, client.bind(instance_id, binding_id, parameters), instance_id, binding_id)
     return binding_id
 
 
@@ -99,28 +85,6 @@ def users(atlas: Emulator, label: str, value: str) -> list[Json]:
     """The users in Atlas with this label; ``instance_id`` and ``binding_id`` are the broker's."""
     wanted = {"key": label, "value": value}
     return [user for user in atlas.users() if wanted in user.get("labels", []) and not user["deleted"]]
-
-
-def eventually(look: Callable[[], T], seconds: float = 30) -> T:
-    """What ``look`` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"still {seen!r} after {seconds:g} s")
-        time.sleep(0.05)
-    return seen
-
-
-def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """What the calls give; none begins before all of their threads run."""
-    together = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T:
-        together.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return list(threads.map(run, calls))
 
 
 def statuses(answers: Iterable[Answer]) -> list[int]:

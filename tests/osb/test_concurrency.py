@@ -9,19 +9,9 @@ import pytest
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import (
-    ON_CLUSTER,
-    at_once,
-    bound,
-    eventually,
-    held_bind,
-    new_id,
-    provisioned,
-    release,
-    statuses,
-    users,
-)
+from tests.osb.steps import ON_CLUSTER, bound, held_bind, new_id, provisioned, release, statuses, users
 from tests.osb_client import Answer, Json, OsbClient
+from tests.tenant import eventually, together
 
 MANY = 16
 Documents = Collection[dict[str, Any]]
@@ -36,7 +26,7 @@ def platforms(client: OsbClient, hasty: OsbClient) -> list[OsbClient]:
 
 def _together(platforms: list[OsbClient], calls: list[Call]) -> list[Answer]:
     """The calls at the same moment, in turns over the platforms."""
-    return at_once([partial(call, platform) for call, platform in zip(calls, cycle(platforms), strict=False)])
+    return together(*[partial(call, platform) for call, platform in zip(calls, cycle(platforms), strict=False)])
 
 
 @pytest.mark.rule("1.7.14", "1.7.3")
@@ -142,9 +132,9 @@ def test_a_bind_that_races_a_deprovision_leaves_nothing_whoever_wins(
     platforms: list[OsbClient], atlas: Emulator, state: Documents, *, long_form: bool
 ) -> None:
     for turned in islice(cycle([platforms, platforms[::-1]]), 10 if long_form else 2):
-        instances = at_once([partial(provisioned, platforms[0]) for _ in range(12)])
+        instances = together(*[partial(provisioned, platforms[0]) for _ in range(12)])
         bindings = [new_id() for _ in instances]
-        raced = at_once([partial(_race, turned, *pair) for pair in zip(instances, bindings, strict=True)])
+        raced = together(*[partial(_race, turned, *pair) for pair in zip(instances, bindings, strict=True)])
         for instance_id, binding_id, (bind, deprovision) in zip(instances, bindings, raced, strict=True):
             assert bind.status in (202, 404, 422), bind.text
             assert deprovision.status == 202
@@ -171,7 +161,7 @@ def test_a_bind_that_races_its_own_unbind_leaves_nothing_or_a_working_binding(
     def race(binding_id: str) -> list[Answer]:
         return _together(platforms, [lambda api: api.bind(instance, binding_id)] * 1 + [_unbind(instance, binding_id)])
 
-    for binding_id, (bind, unbind) in zip(bindings, at_once([partial(race, each) for each in bindings]), strict=True):
+    for binding_id, (bind, unbind) in zip(bindings, together(*[partial(race, each) for each in bindings]), strict=True):
         assert bind.status in (202, 422)
         assert unbind.status in (202, 410)
         ended = platforms[0].wait(instance, binding_id)
@@ -192,7 +182,7 @@ def test_a_provision_that_races_its_own_delete_ends_one_way_or_the_other(platfor
         return _together(platforms, [provision, lambda api: api.deprovision(instance_id)])
 
     instances = [new_id() for _ in range(12)]
-    for instance_id, (create, delete) in zip(instances, at_once([partial(race, i) for i in instances]), strict=True):
+    for instance_id, (create, delete) in zip(instances, together(*[partial(race, i) for i in instances]), strict=True):
         assert create.status in (202, 422)
         assert delete.status in (202, 410)
         assert platforms[0].wait(instance_id).state == "succeeded"

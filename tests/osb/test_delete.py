@@ -13,7 +13,6 @@ from tests.osb.steps import (
     ON_CLUSTER,
     UNKNOWN,
     bound,
-    eventually,
     failed_bind,
     failed_provision,
     held_bind,
@@ -26,6 +25,7 @@ from tests.osb.steps import (
     users,
 )
 from tests.osb_client import Answer, OsbClient
+from tests.tenant import eventually
 
 POST_USER = "/groups/{groupId}/databaseUsers"
 GET_CLUSTER = "/groups/{groupId}/clusters/{clusterName}"

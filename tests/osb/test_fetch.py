@@ -7,7 +7,6 @@ from pymongo import MongoClient
 
 from tests.emulator.client import Emulator
 from tests.osb.steps import (
-    CLUSTER,
     ON_CLUSTER,
     failed_bind,
     failed_provision,
@@ -19,6 +18,7 @@ from tests.osb.steps import (
     release,
 )
 from tests.osb_client import PLAN_ID, SERVICE_ID, Answer, OsbClient
+from tests.tenant import CLUSTER
 
 
 @pytest.mark.rule("1.8.1")

@@ -8,8 +8,9 @@ import pytest
 from pymongo.collection import Collection
 
 from tests.dev.stack import Stack
-from tests.osb.steps import ON_CLUSTER, bound, eventually, new_id, provisioned
+from tests.osb.steps import ON_CLUSTER, bound, new_id, provisioned
 from tests.osb_client import PLAN_ID, SERVICE_ID, Answer, Json, Options, OsbClient
+from tests.tenant import eventually
 
 VERSION = "X-Broker-API-Version"
 REQUEST_IDENTITY = "X-Broker-API-Request-Identity"

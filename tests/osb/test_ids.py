@@ -16,8 +16,9 @@ from pymongo.collection import Collection
 
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.osb.steps import ON_CLUSTER, at_once, bound, new_id, provisioned, users
+from tests.osb.steps import ON_CLUSTER, bound, new_id, provisioned, users
 from tests.osb_client import PLAN_ID, SERVICE_ID, Answer, Json, OsbClient
+from tests.tenant import together
 
 IDS = [
     "a/b",
@@ -54,7 +55,7 @@ IDS = [
 @pytest.mark.rule("1.15.1")
 def test_any_id_lives_a_whole_life(client: OsbClient, atlas: Emulator) -> None:
     """All side by side, so that ids which look alike meet each other."""
-    at_once([_life(client, atlas, name) for name in IDS])
+    together(*[_life(client, atlas, name) for name in IDS])
 
 
 def _life(client: OsbClient, atlas: Emulator, name: str) -> Callable[[], None]:
@@ -89,7 +90,7 @@ def _check_names(atlas: Emulator, name: str, credentials: Json) -> None:
 def test_ids_of_dots_that_urls_take_for_steps_live_too(client: OsbClient, stack: Stack) -> None:
     """Most clients cannot send them; this connection sends the path as it is."""
     instance_id = provisioned(client)
-    at_once([partial(_live_as_it_is, stack, instance_id, segment) for segment in ("%2E", "%2E%2E")])
+    together(*[partial(_live_as_it_is, stack, instance_id, segment) for segment in ("%2E", "%2E%2E")])
 
 
 def _live_as_it_is(stack: Stack, instance_id: str, segment: str) -> None:

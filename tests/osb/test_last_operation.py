@@ -11,7 +11,6 @@ from tests.osb.steps import (
     ON_CLUSTER,
     UNKNOWN,
     bound,
-    eventually,
     failed_bind,
     failed_provision,
     held_bind,
@@ -23,6 +22,7 @@ from tests.osb.steps import (
     users,
 )
 from tests.osb_client import OsbClient
+from tests.tenant import eventually
 
 Documents = Collection[dict[str, Any]]
 

@@ -18,8 +18,9 @@ from tests.osb.offers import (
     UNBINDABLE,
     UPDATEABLE,
 )
-from tests.osb.steps import CLUSTER, ON_CLUSTER, new_id
+from tests.osb.steps import ON_CLUSTER, new_id
 from tests.osb_client import PLAN_ID, Answer, Json, OsbClient
+from tests.tenant import CLUSTER
 
 Documents = Collection[dict[str, Any]]
 

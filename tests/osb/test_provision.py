@@ -9,7 +9,6 @@ from pymongo.collection import Collection
 from tests.emulator.client import Emulator
 from tests.osb.offers import FIXED, MAINTAINED, MAINTENANCE_VERSION
 from tests.osb.steps import (
-    CLUSTER,
     ON_CLUSTER,
     failed_provision,
     held_bind,
@@ -20,6 +19,7 @@ from tests.osb.steps import (
     release,
 )
 from tests.osb_client import Flag, Json, OsbClient
+from tests.tenant import CLUSTER
 
 HELD = {"cluster": "being-created"}
 

@@ -10,8 +10,9 @@ from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
 from tests.osb.offers import FIXED
-from tests.osb.steps import UNKNOWN, at_once, bound, failed_bind, held_bind, new_id, provisioned, release
+from tests.osb.steps import UNKNOWN, bound, failed_bind, held_bind, new_id, provisioned, release
 from tests.osb_client import PLAN_ID, SERVICE_ID, Json, OsbClient
+from tests.tenant import together
 
 pytestmark = pytest.mark.rule("1.12")
 
@@ -76,7 +77,7 @@ def test_only_a_binding_of_this_instance_that_lives_can_be_replaced(
 ) -> None:
     other = provisioned(client)
     made = [partial(bound, client, *each) for each in ((other,), (instance,), (instance, {"expires_in": 60}))]
-    foreign, gone, expired = at_once(made)
+    foreign, gone, expired = together(*made)
     client.unbind(instance, gone)
     client.wait(instance, gone)
     past = {"expires": datetime.now(UTC) - timedelta(seconds=1)}

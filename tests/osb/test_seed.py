@@ -8,8 +8,9 @@ from pymongo.collection import Collection
 from requests.auth import HTTPDigestAuth
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import CLUSTER, ON_CLUSTER, bound, new_id, provisioned
+from tests.osb.steps import ON_CLUSTER, bound, new_id, provisioned
 from tests.osb_client import Json, OsbClient
+from tests.tenant import CLUSTER
 
 Documents = Collection[dict[str, Any]]
 

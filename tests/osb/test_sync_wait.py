@@ -11,19 +11,9 @@ import pytest
 from pymongo.collection import Collection
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import (
-    ON_CLUSTER,
-    at_once,
-    bound,
-    eventually,
-    held_bind,
-    new_id,
-    provisioned,
-    release,
-    statuses,
-    users,
-)
+from tests.osb.steps import ON_CLUSTER, bound, held_bind, new_id, provisioned, release, statuses, users
 from tests.osb_client import Answer, Flag, Json, OsbClient
+from tests.tenant import eventually, together
 
 PLACES = 64
 Documents = Collection[dict[str, Any]]
@@ -32,7 +22,7 @@ Documents = Collection[dict[str, Any]]
 @pytest.mark.rule("0.15", "1.7.2", "1.10.3", "1.13.3", "1.5.2")
 def test_a_whole_life_without_any_poll(client: OsbClient) -> None:
     """Default Service Catalog, eden and Cloud Foundry's older keys ask like this."""
-    at_once([partial(_live, client, incomplete) for incomplete in (None, False)])
+    together(*[partial(_live, client, incomplete) for incomplete in (None, False)])
 
 
 def _live(client: OsbClient, incomplete: Flag) -> None:
@@ -191,7 +181,7 @@ def _profiled(state: Documents, seconds: float) -> list[dict[str, Any]]:
 @pytest.mark.rule("0.15")
 def test_those_who_wait_for_different_things_are_answered_as_each_ends(client: OsbClient, instance: str) -> None:
     calls = [lambda: client.bind(instance, new_id(), accepts_incomplete=None) for _ in range(8)]
-    answers = at_once(calls)
+    answers = together(*calls)
     assert statuses(answers) == [201] * 8
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.emulator.client import Emulator
-from tests.osb.steps import at_once
 from tests.osb_client import Answer, OsbClient
 from tests.properties.model import (
     ABSENT,
@@ -23,7 +22,7 @@ from tests.properties.model import (
     explain,
     later,
 )
-from tests.tenant import works
+from tests.tenant import together, works
 
 WORKS_SECONDS = 90
 """How long anything that the machine does may take to end."""
@@ -68,7 +67,7 @@ class InstanceOfAPlatform:
 
     def ask(self, *calls: Call) -> list[Said]:
         """At the same time; AssertionError when no order of them explains the answers."""
-        answers = at_once([lambda call=call: self._send(call) for call in calls])  # type: ignore[misc]
+        answers = together(*[lambda call=call: self._send(call) for call in calls])
         heard = [(call, self._understood(call, answer)) for call, answer in zip(calls, answers, strict=True)]
         for call, said in heard:
             self._note(call, said, together=len(calls) > 1)

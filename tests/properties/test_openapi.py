@@ -13,8 +13,9 @@ import pytest
 from tests.dev.processes import script
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.osb.steps import CLUSTER, bound, provisioned
+from tests.osb.steps import bound, provisioned
 from tests.osb_client import PLAN_ID, SERVICE_ID, OsbClient
+from tests.tenant import CLUSTER
 
 Json = dict[str, Any]
 CHECKS = (

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.atlas.broker import MAIN, USERS, Broker, log_in, new_id, until
+from tests.atlas.broker import MAIN, USERS, Broker, log_in, new_id
 from tests.atlas.test_clusters_and_projects import read_again
 from tests.books import held
 from tests.dev.processes import free_port
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
+from tests.tenant import eventually
 from workers.atlas.client import ApiKey, AtlasClient
 
 DROP: dict[str, Any] = {"policy-on-delete": "drop"}
@@ -42,7 +43,9 @@ def test_users_go_first_then_a_scoped_expiring_user_drops_the_database_and_goes_
     mark = broker.mark()
     atlas.apply_after(seconds=0.8)
     broker.client.deprovision(instance)
-    dropper = until(lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None))
+    dropper = eventually(
+        lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None)
+    )
     assert dropper["scopes"] == [{"name": cluster, "type": "CLUSTER"}]
     assert [(role["roleName"], role["databaseName"]) for role in dropper["roles"]] == [("dbAdmin", database)]
     assert "deleteAfterDate" in dropper
@@ -60,7 +63,9 @@ def test_a_temporary_user_that_somebody_removes_is_made_again(broker: Broker, at
     write(broker, database)
     atlas.apply_by_hand()
     broker.client.deprovision(instance)
-    dropper = until(lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None))
+    dropper = eventually(
+        lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None)
+    )
     key = ApiKey(Emulator.public_key, Emulator.private_key)
     AtlasClient(broker.stack.emulator.uri, MAIN, key).delete_user(dropper["username"])
     atlas.apply_at_once()
@@ -134,7 +139,7 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again_until_it_can(broker: Br
     write(broker, database)
     broker.client.deprovision(instance)
     trouble = f"The database {database} cannot be dropped yet: the cluster cannot be reached from the broker"
-    until(lambda: broker.client.last_operation(instance).description.startswith(trouble))
+    eventually(lambda: broker.client.last_operation(instance).description.startswith(trouble))
     with Forwarder(port, broker.stack.cluster):
         assert broker.client.wait(instance).state in ("succeeded", "gone")
     assert not exists(broker, database)
@@ -147,12 +152,12 @@ def test_a_deadline_that_passes_before_the_database_is_dropped_leaves_it_and_no_
     instance = broker.instance(cluster, database=database, **DROP)
     write(broker, database)
     broker.client.deprovision(instance)
-    until(lambda: "cannot be dropped yet" in broker.client.last_operation(instance).description)
+    eventually(lambda: "cannot be dropped yet" in broker.client.last_operation(instance).description)
     with held(broker.stack) as documents:
         documents.update_one({"instance_id": instance}, {"$set": {"operation.deadline": datetime.now(UTC)}})
     assert "before its deadline" in broker.failure(instance)
-    until(lambda: not [user for user in broker.atlas.users(MAIN) if user["username"].startswith("atlas-broker-")])
-    until(lambda: broker.client.instance(instance).status == 200)
+    eventually(lambda: not [user for user in broker.atlas.users(MAIN) if user["username"].startswith("atlas-broker-")])
+    eventually(lambda: broker.client.instance(instance).status == 200)
     with Forwarder(port, broker.stack.cluster):
         assert exists(broker, database)
         assert broker.client.deprovision(instance).status == 202

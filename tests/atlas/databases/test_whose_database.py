@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, until
+from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id
 from tests.atlas.databases.test_dropping import DROP, exists, write
 from tests.books import document, held
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
 from tests.osb_client import Answer, Json
+from tests.tenant import eventually
 
 DATABASES = "/processes/[^/]+/databases"
 LIST = "/groups/{groupId}/processes/{processId}/databases"
@@ -162,7 +163,7 @@ def test_a_list_that_is_limited_or_missing_holds_no_other_call_back(broker: Brok
     atlas.fail("GET", DATABASES, times=None, status=429, headers={"Retry-After": "30"})
     instance = new_id()
     broker.client.provision(instance, {"cluster": cluster, "project": MAIN, "database": name}, fields=tenant("a"))
-    until(lambda: "429" in broker.client.last_operation(instance).description)
+    eventually(lambda: "429" in broker.client.last_operation(instance).description)
     other = have(broker, cluster)
     broker.bind(other)
     assert broker.in_progress(instance)
@@ -278,12 +279,12 @@ def test_a_provision_waits_until_the_database_that_it_names_has_been_dropped(
     write(broker, name)
     atlas.apply_by_hand()
     accepted = broker.client.deprovision(old)
-    until(lambda: broker.posts() and broker.in_progress(old))
+    eventually(lambda: broker.posts() and broker.in_progress(old))
     assert "is taken" in refused(broker, cluster, tenant("b"), database=name)
     new, fields = new_id(), tenant("a")
     begun = broker.client.provision(new, {"cluster": cluster, "project": MAIN, "database": name, **DROP}, fields=fields)
     waiting = f"Waiting until the database {name} has been dropped."
-    until(lambda: broker.client.last_operation(new).description == waiting)
+    eventually(lambda: broker.client.last_operation(new).description == waiting)
     atlas.apply_at_once()
     atlas.apply_now()
     assert broker.client.wait(old, operation=accepted.operation).state == "succeeded"
@@ -483,7 +484,7 @@ def test_a_provision_that_fails_after_its_claim_gives_the_name_back(broker: Brok
     instance = have(broker, cluster, database=name)
     _again(broker, instance, **{"operation.deadline": datetime(2020, 1, 1, tzinfo=UTC), "operation.due": _late()})
     assert "before its deadline" in broker.failure(instance)
-    until(lambda: document(broker.stack, instance)["operation"]["open"] is False)
+    eventually(lambda: document(broker.stack, instance)["operation"]["open"] is False)
     have(broker, cluster, tenant("b"), database=name)
 
 

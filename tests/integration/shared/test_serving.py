@@ -155,7 +155,7 @@ def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: 
             assert each.getresponse().read()
         kept, idle = connections
         told = time.monotonic()
-        api.ask_to_stop(signal.SIGTERM)
+        api.ask_to_stop()
         eventually(lambda: not _answers(HOST, api.port), "the port is closed")
         assert time.monotonic() - told < 1
         kept.request("GET", "/ready")
@@ -185,7 +185,7 @@ def test_no_connection_is_reset_when_an_api_stops(stack: Stack) -> None:
     with _stopping_api(stack, 4) as api, ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(ask, api.port) for _ in range(8)]
         time.sleep(0.3)
-        api.ask_to_stop(signal.SIGTERM)
+        api.ask_to_stop()
         for each in asking:
             each.result(20)
     assert len(outcomes) == 8
@@ -197,6 +197,6 @@ def test_a_wait_of_more_than_half_a_minute_is_answered_in_full(stack: Stack, *, 
     if not long_form:
         pytest.skip("takes 35 s; --long")
     with _stopping_api(stack, 34) as api, _request_under_way(api, stack) as waiting:
-        api.ask_to_stop(signal.SIGTERM)
+        api.ask_to_stop()
         assert waiting.result(60).status == 504
         assert api.wait_for_end(10) == 0
