@@ -16,6 +16,7 @@ from broker_api.jobs.queue import JOBS
 from broker_api.state.mongo import NOW
 from broker_api.state.records import Kind, Phase
 from tests.chaos import scenarios, slow
+from tests.chaos.chaos import Chaos
 from tests.chaos.scenarios import Scenario
 from workers.engine.results import Done
 
@@ -24,7 +25,7 @@ SITECUSTOMIZE = f"""
 import os, traceback
 try:
     from tests.chaos import planted
-    planted.named(os.environ["{VARIABLE}"]).plant()
+    next(fault for fault in planted.FAULTS if fault.name == os.environ["{VARIABLE}"]).plant()
 except BaseException:
     traceback.print_exc()
     os._exit(70)  # else Python would go on without the fault
@@ -39,8 +40,11 @@ class Planted:
     name: str
     target: str
     broken: Broken
-    caught_by: Scenario
     quick: bool = False
+
+    def caught_by(self, chaos: Chaos) -> None:
+        """Tell the story that must catch the fault."""
+        next(story for story, faults in CAUGHT.items() if self in faults)(chaos)
 
     def found(self) -> tuple[Any, str]:
         """Return what holds the target, and its name there; AssertionError when there is no such thing any more."""
@@ -66,11 +70,6 @@ class Planted:
         """Return the settings of a process that has the fault; the folder is for what Python reads at its start."""
         (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
         return {"PYTHONPATH": str(folder), VARIABLE: self.name}
-
-
-def named(name: str) -> Planted:
-    (found,) = [fault for fault in FAULTS if fault.name == name]
-    return found
 
 
 def returns(value: object) -> Broken:
@@ -147,114 +146,67 @@ JOB, CLAIMS, USERS = (
     "workers.operations.database_users",
 )
 
-FAULTS = [
-    Planted(
-        "send before write",
-        "broker_api.service.operation_start:OperationStarter.create",
-        sends_first,
-        scenarios.nothing_is_sent_before_it_is_written,
-    ),
-    Planted(
-        "a send without bounds",
-        "broker_api.jobs.queue:SOCKET_SECONDS",
-        is_now(60.0),
-        scenarios.what_redis_lost_is_sent_by_the_sweep,
-    ),
-    Planted(
-        "no sweep",
-        "workers.engine.sweeper:Sweeper.start",
-        returns(None),
-        scenarios.what_redis_lost_is_sent_by_the_sweep,
-    ),
-    Planted(
-        "a claim that ignores the lease",
-        f"{CLAIMS}:_DUE_AND_UNHELD",
-        is_now({"$lte": ["$operation.due", NOW]}),
-        scenarios.two_workers_never_work_on_the_same_operation,
-        quick=True,
-    ),
-    Planted(
-        "no fence",
-        f"{CLAIMS}:Claims._write",
-        without_fence,
-        scenarios.a_worker_that_lost_its_lease_writes_nothing,
-    ),
-    Planted(
-        "credentials before APPLIED",
-        f"{JOB}.wait_until_applied",
-        returns(None),
-        scenarios.credentials_come_when_they_work,
-    ),
-    Planted(
-        "an old APPLIED is believed",
-        "workers.clusters.status:is_confirmed",
-        lambda _: lambda change, status, _seconds: (status.get("applied_at") or change.at) > change.at,
-        scenarios.an_applied_of_before_is_not_believed,
-    ),
-    Planted(
-        "another password at the second attempt",
-        "workers.atlas.client:AtlasClient.update_user",
-        another_password,
-        scenarios.a_user_made_without_an_answer_gets_the_given_password,
-    ),
-    Planted(
-        "409 is success",
-        f"{USERS}:take_over",
-        returns(None),
-        scenarios.a_user_left_with_our_labels_gets_the_given_password,
-    ),
-    Planted(
-        "409 is always ours",
-        f"{USERS}:is_ours",
-        returns(value=True),
-        scenarios.a_user_of_somebody_else_is_not_touched,
-    ),
-    Planted(
-        "unbind forgets failures",
-        "workers.atlas.client:AtlasClient.delete_user",
-        forgives,
-        scenarios.a_refused_delete_is_no_success,
-    ),
-    Planted(
-        "401 means gone",
-        "workers.atlas.errors:refusal",
-        unauthorized_is_not_found,
-        scenarios.a_refused_delete_is_no_success,
-    ),
-    Planted(
-        "a failed bind keeps its user",
-        "workers.operations.bind:BIND",
-        keeps_the_user,
-        scenarios.a_failed_bind_leaves_no_user,
-    ),
-    Planted(
-        "unbind does not wait for requests under way",
-        f"{JOB}.wait_for_late_effect",
-        returns(None),
-        scenarios.an_unbind_waits_for_a_request_that_is_still_under_way,
-    ),
-    Planted(
-        "a temporary user is forgotten",
-        f"{JOB}.wait_for_late_effect",
-        returns(None),
-        scenarios.a_temporary_user_made_late_is_removed,
-    ),
-    Planted(
-        "everybody polls",
-        "workers.clusters.status:ClusterStatus._take_turn",
-        always_takes_the_turn,
-        scenarios.a_waiting_operation_holds_no_worker,
-    ),
-    Planted(
-        "no circuit",
-        "workers.guard.circuit_breaker:CircuitBreaker.take_probe",
-        returns(value=True),
-        slow.atlas_down_is_left_alone_and_all_goes_on_afterwards,
-    ),
-    Planted(
-        "a lost connection ends the worker",
-        "workers.transport:Consumer.__init__",
-        loses_no_connection,
-        slow.a_worker_outlives_redis_with_messages_unacknowledged,
-    ),
-]
+CAUGHT: dict[Scenario, list[Planted]] = {
+    scenarios.nothing_is_sent_before_it_is_written: [
+        Planted("send before write", "broker_api.service.operation_start:OperationStarter.create", sends_first)
+    ],
+    scenarios.what_redis_lost_is_sent_by_the_sweep: [
+        Planted("a send without bounds", "broker_api.jobs.queue:SOCKET_SECONDS", is_now(60.0)),
+        Planted("no sweep", "workers.engine.sweeper:Sweeper.start", returns(None)),
+    ],
+    scenarios.two_workers_never_work_on_the_same_operation: [
+        Planted(
+            "a claim that ignores the lease",
+            f"{CLAIMS}:_DUE_AND_UNHELD",
+            is_now({"$lte": ["$operation.due", NOW]}),
+            quick=True,
+        )
+    ],
+    scenarios.a_worker_that_lost_its_lease_writes_nothing: [
+        Planted("no fence", f"{CLAIMS}:Claims._write", without_fence)
+    ],
+    scenarios.credentials_come_when_they_work: [
+        Planted("credentials before APPLIED", f"{JOB}.wait_until_applied", returns(None))
+    ],
+    scenarios.an_applied_of_before_is_not_believed: [
+        Planted(
+            "an old APPLIED is believed",
+            "workers.clusters.status:is_confirmed",
+            lambda _: lambda change, status, _seconds: (status.get("applied_at") or change.at) > change.at,
+        )
+    ],
+    scenarios.a_user_made_without_an_answer_gets_the_given_password: [
+        Planted(
+            "another password at the second attempt", "workers.atlas.client:AtlasClient.update_user", another_password
+        )
+    ],
+    scenarios.a_user_left_with_our_labels_gets_the_given_password: [
+        Planted("409 is success", f"{USERS}:take_over", returns(None))
+    ],
+    scenarios.a_user_of_somebody_else_is_not_touched: [
+        Planted("409 is always ours", f"{USERS}:is_ours", returns(value=True))
+    ],
+    scenarios.a_refused_delete_is_no_success: [
+        Planted("unbind forgets failures", "workers.atlas.client:AtlasClient.delete_user", forgives),
+        Planted("401 means gone", "workers.atlas.errors:refusal", unauthorized_is_not_found),
+    ],
+    scenarios.a_failed_bind_leaves_no_user: [
+        Planted("a failed bind keeps its user", "workers.operations.bind:BIND", keeps_the_user)
+    ],
+    scenarios.an_unbind_waits_for_a_request_that_is_still_under_way: [
+        Planted("unbind does not wait for requests under way", f"{JOB}.wait_for_late_effect", returns(None))
+    ],
+    scenarios.a_temporary_user_made_late_is_removed: [
+        Planted("a temporary user is forgotten", f"{JOB}.wait_for_late_effect", returns(None))
+    ],
+    scenarios.a_waiting_operation_holds_no_worker: [
+        Planted("everybody polls", "workers.clusters.status:ClusterStatus._take_turn", always_takes_the_turn)
+    ],
+    slow.atlas_down_is_left_alone_and_all_goes_on_afterwards: [
+        Planted("no circuit", "workers.guard.circuit_breaker:CircuitBreaker.take_probe", returns(value=True))
+    ],
+    slow.a_worker_outlives_redis_with_messages_unacknowledged: [
+        Planted("a lost connection ends the worker", "workers.transport:Consumer.__init__", loses_no_connection)
+    ],
+}
+FAULTS = [fault for faults in CAUGHT.values() for fault in faults]
