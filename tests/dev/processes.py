@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 CHECKOUT = Path(__file__).parents[2]
@@ -33,17 +32,12 @@ _taken: set[int] = set()
 def free_port() -> int:
     """Return a port of the loopback address that is free and that this process has not been given before."""
     for port in random.sample(_PORTS, 200):
-        if port not in _taken and _can_bind(port):
-            _taken.add(port)
-            return port
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            if port not in _taken:
+                probe.bind((HOST, port))
+                _taken.add(port)
+                return port
     raise RuntimeError(f"No free port between {_PORTS.start} and {_PORTS.stop}.")
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.bind((HOST, port))
-        return True
-    return False
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -63,12 +57,8 @@ def run_directory() -> Path:
     process = subprocess.Popen(
         ["sh", "-c", janitor, "janitor", str(directory)], stdin=subprocess.PIPE, start_new_session=True
     )
-    atexit.register(_dismiss, process)
+    atexit.register(process.communicate)
     return directory
-
-
-def _dismiss(janitor: subprocess.Popen[bytes]) -> None:
-    janitor.communicate()
 
 
 @functools.cache
@@ -81,20 +71,19 @@ def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
     """Start a child in its own session (Ctrl-C does not reach it), killed by the kernel if this process dies."""
     setpriv = shutil.which("setpriv")
     tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-    return _launcher().submit(_popen, [*tied, *map(str, command)], log, clean_environment(environment)).result()
-
-
-def _popen(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            cwd=CHECKOUT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        child = _launcher().submit(
+            lambda: subprocess.Popen(
+                [*tied, *map(str, command)],
+                cwd=CHECKOUT,
+                env=clean_environment(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         )
+        return child.result()
 
 
 def script(name: str) -> Path:
@@ -105,15 +94,37 @@ def script(name: str) -> Path:
     return path
 
 
-class Server(ABC):
+class Running(ABC):
+    """What is started when entered, and ended when left or when the start fails."""
+
+    @abstractmethod
+    def start(self) -> object: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Server(Running):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
     ready_seconds = 60.0
     stop_signal = signal.SIGTERM
     """What ends the process for good; SIGKILL where a clean stop would only save its data."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, settings: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.settings = settings or {}
         self.port = free_port()
         self.home = run_directory() / f"{name}-{self.port}"
         self.log = self.home / "log"
@@ -122,8 +133,8 @@ class Server(ABC):
         self._log_start = 0
 
     @property
-    @abstractmethod
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]: ...
@@ -132,10 +143,7 @@ class Server(ABC):
     def answers(self) -> bool:
         """Return whether the server serves; ask once, for at most a second. A connection error means no."""
 
-    def environment(self) -> Mapping[str, str]:
-        return {}
-
-    def prepare(self) -> None:  # noqa: B027 - most servers need nothing
+    def prepare(self) -> None:
         """Do what a server needs after its first answer, once for its data."""
 
     def start(self) -> Self:
@@ -147,7 +155,7 @@ class Server(ABC):
     def launch(self) -> None:
         self.home.mkdir(exist_ok=True)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self.process = spawn(self.command(), self.log, self.environment())
+        self.process = spawn(self.command(), self.log, self.settings)
         self._group_ended = False
 
     def wait_until_ready(self) -> None:
@@ -180,8 +188,8 @@ class Server(ABC):
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
-    def log_tail(self, lines: int = 25) -> str:
-        return "\n".join(self.log_text().splitlines()[-lines:])
+    def log_tail(self) -> str:
+        return "\n".join(self.log_text().splitlines()[-25:])
 
     @property
     def returncode(self) -> int | None:
@@ -244,18 +252,6 @@ class Server(ABC):
         if self.process:
             self.wait_for_end(10.0)
         shutil.rmtree(self.home, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def start_all(servers: Sequence[Server]) -> None:

@@ -57,15 +57,13 @@ class Mongod(Server):
     def answers(self) -> bool:
         with self._direct() as client:
             hello = client.admin.command("hello")
-            return bool(hello["isWritablePrimary"]) or self.auth or self._initiate(client)
-
-    def _initiate(self, client: MongoClient[Document]) -> bool:
-        """Says no: only the next look can find a primary."""
-        if not self._prepared:
-            members = [{"_id": 0, "host": self.address}]
-            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
-            self._prepared = True
-        return False
+            if self.auth or hello["isWritablePrimary"]:
+                return True
+            if not self._prepared:
+                members = [{"_id": 0, "host": self.address}]
+                client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+                self._prepared = True
+            return False  # only the next look can find a primary
 
     def prepare(self) -> None:
         if self.auth and not self._prepared:
@@ -94,9 +92,7 @@ class Redis(Server):
         return self._url
 
     def client(self) -> redis.Redis:
-        options = {"socket_timeout": 1, "socket_connect_timeout": 1}
-        client: redis.Redis = redis.Redis.from_url(self.uri, **options)
-        return client
+        return redis.Redis.from_url(self.uri, socket_timeout=1, socket_connect_timeout=1)
 
     def command(self) -> Sequence[str | Path]:
         files = ("--save", "", "--appendonly", "no", "--dir", self.home)

@@ -2,19 +2,17 @@
 
 import secrets
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from cryptography.fernet import Fernet
 
 from tests.dev.broker import Api, Flower, Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import Server, close_all, start_all
+from tests.dev.processes import Running, Server, close_all, start_all
 from tests.dev.services import Mongod, Redis
 from tests.osb_client import OsbClient
 
 
-class Stack:
+class Stack(Running):
     """Starts everything when entered, in parallel, and ends everything when left.
 
     Servers that are given (a test run's) are used as they run and left running. ``settings`` go over the environment
@@ -73,19 +71,11 @@ class Stack:
 
     @property
     def worker_settings(self) -> dict[str, str]:
-        atlas = {"MONGODB_ATLAS_BASE_URL": self.emulator.uri, **self._credentials()}
-        return {**atlas, **self.api_settings}
-
-    def _credentials(self) -> dict[str, str]:
-        if self.oauth:
-            return {
-                "MONGODB_ATLAS_CLIENT_ID": self.emulator.client_id,
-                "MONGODB_ATLAS_CLIENT_SECRET": self.emulator.client_secret,
-            }
-        return {
-            "MONGODB_ATLAS_PUBLIC_API_KEY": self.emulator.public_key,
-            "MONGODB_ATLAS_PRIVATE_API_KEY": self.emulator.private_key,
-        }
+        names = ("CLIENT_ID", "CLIENT_SECRET") if self.oauth else ("PUBLIC_API_KEY", "PRIVATE_API_KEY")
+        atlas = self.emulator
+        values = (atlas.client_id, atlas.client_secret) if self.oauth else (atlas.public_key, atlas.private_key)
+        credentials = {f"MONGODB_ATLAS_{name}": value for name, value in zip(names, values, strict=True)}
+        return {"MONGODB_ATLAS_BASE_URL": atlas.uri, **credentials, **self.api_settings}
 
     @property
     def servers(self) -> list[Server]:
@@ -103,19 +93,6 @@ class Stack:
         """RuntimeError when one does not start; ``close()`` is needed then, too."""
         start_all(self._servers)
         start_all(self._broker)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the broker's processes first, since they close their connections to the other servers."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dev.demo import Tour, play
+from tests.dev.demo import Screen, Tour, play
 from tests.dev.processes import CHECKOUT, script
-from tests.dev.screen import Screen
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
