@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
@@ -59,7 +58,8 @@ class Options(TypedDict, total=False):
     """What any call may change of its request.
 
     ``headers`` go over the usual ones (None takes one away), ``raw`` is sent instead of the body, ``auth`` instead of
-    the client's user (None: without any), ``query`` goes over the usual query (None takes one away).
+    the client's user (None: without any), ``query`` goes over the usual query (None takes one away). Of
+    changes: ``fields`` go over the usual body (None takes one away), ``accepts_incomplete`` goes into the query.
     """
 
     headers: Mapping[str, str | None]
@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     auth: tuple[str, str] | None
     query: Mapping[str, str | None]
     timeout: float
+    fields: Json | None
+    accepts_incomplete: Flag
 
 
 class OsbClient:
@@ -84,12 +86,7 @@ class OsbClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._session.close()
 
     @contextlib.contextmanager
@@ -106,66 +103,30 @@ class OsbClient:
     def catalog(self, **options: Unpack[Options]) -> Answer:
         return self.request("GET", "/v2/catalog", **options)
 
-    def provision(
-        self,
-        instance_id: str,
-        parameters: Json | None = None,
-        *,
-        fields: Json | None = None,
-        accepts_incomplete: Flag = True,
-        **options: Unpack[Options],
-    ) -> Answer:
-        """``fields`` go over the usual body; None takes one away."""
+    def provision(self, instance_id: str, parameters: Json | None = None, **options: Unpack[Options]) -> Answer:
         usual = _plan() | {"organization_guid": "org", "space_guid": "space", "parameters": parameters}
-        return self._change("PUT", _instance(instance_id), _over(usual, fields), accepts_incomplete, options)
+        return self._change("PUT", _instance(instance_id), usual, options)
 
-    def update(
-        self,
-        instance_id: str,
-        parameters: Json | None = None,
-        *,
-        fields: Json | None = None,
-        accepts_incomplete: Flag = True,
-        **options: Unpack[Options],
-    ) -> Answer:
+    def update(self, instance_id: str, parameters: Json | None = None, **options: Unpack[Options]) -> Answer:
         usual = {"service_id": SERVICE_ID, "parameters": parameters}
-        return self._change("PATCH", _instance(instance_id), _over(usual, fields), accepts_incomplete, options)
+        return self._change("PATCH", _instance(instance_id), usual, options)
 
-    def deprovision(self, instance_id: str, *, accepts_incomplete: Flag = True, **options: Unpack[Options]) -> Answer:
-        return self._change("DELETE", _instance(instance_id), None, accepts_incomplete, options)
+    def deprovision(self, instance_id: str, **options: Unpack[Options]) -> Answer:
+        return self._change("DELETE", _instance(instance_id), None, options)
 
     def bind(
-        self,
-        instance_id: str,
-        binding_id: str,
-        parameters: Json | None = None,
-        *,
-        fields: Json | None = None,
-        accepts_incomplete: Flag = True,
-        **options: Unpack[Options],
+        self, instance_id: str, binding_id: str, parameters: Json | None = None, **options: Unpack[Options]
     ) -> Answer:
         usual = _plan() | {"parameters": parameters}
-        path = _binding(instance_id, binding_id)
-        return self._change("PUT", path, _over(usual, fields), accepts_incomplete, options)
+        return self._change("PUT", _binding(instance_id, binding_id), usual, options)
 
-    def rotate(
-        self,
-        instance_id: str,
-        binding_id: str,
-        predecessor_id: str,
-        *,
-        fields: Json | None = None,
-        accepts_incomplete: Flag = True,
-        **options: Unpack[Options],
-    ) -> Answer:
+    def rotate(self, instance_id: str, binding_id: str, predecessor_id: str, **options: Unpack[Options]) -> Answer:
         """``binding_id`` takes over from ``predecessor_id``; the body names no plan (spec: Rotating)."""
-        body = _over({"predecessor_binding_id": predecessor_id}, fields)
-        return self._change("PUT", _binding(instance_id, binding_id), body, accepts_incomplete, options)
+        usual = {"predecessor_binding_id": predecessor_id}
+        return self._change("PUT", _binding(instance_id, binding_id), usual, options)
 
-    def unbind(
-        self, instance_id: str, binding_id: str, *, accepts_incomplete: Flag = True, **options: Unpack[Options]
-    ) -> Answer:
-        return self._change("DELETE", _binding(instance_id, binding_id), None, accepts_incomplete, options)
+    def unbind(self, instance_id: str, binding_id: str, **options: Unpack[Options]) -> Answer:
+        return self._change("DELETE", _binding(instance_id, binding_id), None, options)
 
     def instance(self, instance_id: str, **options: Unpack[Options]) -> Answer:
         return self.request("GET", _instance(instance_id), **options)
@@ -227,11 +188,12 @@ class OsbClient:
         REQUESTS.note(self.base_url, f"{method} {path}", response.status_code, expected=expected, text=response.text)
         return Answer(response.status_code, response.headers, response.text, response.elapsed.total_seconds())
 
-    def _change(self, method: str, path: str, body: Json | None, incomplete: Flag, options: Options) -> Answer:
-        query = _plan() if method == "DELETE" else {}
-        if incomplete is not None:
+    def _change(self, method: str, path: str, usual: Json | None, options: Options) -> Answer:
+        query: Json = _plan() if method == "DELETE" else {}
+        if (incomplete := options.get("accepts_incomplete", True)) is not None:
             query["accepts_incomplete"] = "true" if incomplete else "false"
         options["query"] = _over(query, options.get("query"))
+        body = None if usual is None else _over(usual, options.get("fields"))
         return self.request(method, path, body, **options)
 
 

@@ -212,13 +212,13 @@ def test_what_is_absent_is_left_out_and_never_null(client: OsbClient, instance: 
 def test_only_the_word_true_means_that_the_platform_can_poll(
     async_only: OsbClient, instance: str, binding: str, flag: str
 ) -> None:
-    asked: Options = {"query": {"accepts_incomplete": flag}}
+    asked: Options = {"accepts_incomplete": None, "query": {"accepts_incomplete": flag}}
     answers = [
-        async_only.provision(new_id(), ON_CLUSTER, accepts_incomplete=None, **asked),
-        async_only.update(instance, {"policy-on-delete": "drop"}, accepts_incomplete=None, **asked),
-        async_only.bind(instance, new_id(), accepts_incomplete=None, **asked),
-        async_only.unbind(instance, binding, accepts_incomplete=None, **asked),
-        async_only.deprovision(instance, accepts_incomplete=None, **asked),
+        async_only.provision(new_id(), ON_CLUSTER, **asked),
+        async_only.update(instance, {"policy-on-delete": "drop"}, **asked),
+        async_only.bind(instance, new_id(), **asked),
+        async_only.unbind(instance, binding, **asked),
+        async_only.deprovision(instance, **asked),
     ]
     assert [answer.json.get("error") for answer in answers] == ["AsyncRequired"] * 5
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import socketserver
 import threading
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from werkzeug.datastructures import Authorization
+
+from tests.emulator import digest
+from tests.emulator.digest import Credential
 from workers.atlas.client import Answer, ApiKey, AtlasClient, ServiceAccount
 
 if TYPE_CHECKING:
@@ -87,18 +90,30 @@ class StandIn:
         self.observed: list[Answer] = []
         owner = self
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                try:
-                    while owner._one(self):
-                        pass
-                except OSError:
-                    pass  # the client went away
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
 
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-            allow_reuse_address = True
+            def answer(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                body = self.rfile.read(int(headers.get("content-length", 0)))
+                heard = Heard(self.command, self.path, headers, body, id(self))
+                owner.heard.append(heard)
+                reply = owner.script(heard)
+                self.close_connection = reply.close
+                with suppress(OSError):  # the client went away
+                    for piece in reply.pieces:
+                        time.sleep(reply.pause)
+                        self.wfile.write(piece)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - names of http.server
+
+            def log_message(self, *_: object) -> None: ...
+
+        class Server(ThreadingHTTPServer):
             request_queue_size = 64
+
+            def handle_error(self, *_: object) -> None:
+                """A client went away."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -122,25 +137,6 @@ class StandIn:
         auth = auth or ApiKey("publickey", "private-key-value")
         return AtlasClient(self.url, PROJECT, auth, timeout=timeout, guard=Recorder(self.observed, before))
 
-    def _one(self, handler: socketserver.StreamRequestHandler) -> bool:
-        """Whether the connection stays open."""
-        line = handler.rfile.readline().decode()
-        if not line:
-            return False
-        headers = {}
-        while header := handler.rfile.readline().decode().strip():
-            name, _, value = header.partition(":")
-            headers[name.lower()] = value.strip()
-        body = handler.rfile.read(int(headers.get("content-length", 0)))
-        method, target, _ = line.split()
-        heard = Heard(method, target, headers, body, id(handler))
-        self.heard.append(heard)
-        reply = self.script(heard)
-        for piece in reply.pieces:
-            time.sleep(reply.pause)
-            handler.wfile.write(piece)
-        return not reply.close
-
 
 @dataclass
 class Digest:
@@ -150,31 +146,17 @@ class Digest:
     uses: int = 1000
     private: str = "private-key-value"
     challenges: int = 0
-    _nonces: dict[str, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._digest = digest.Digest(uses=self.uses)
 
     def __call__(self, heard: Heard) -> Reply:
-        with self._lock:
-            if not self._proven(heard):
-                return self._challenge()
-        return self.then(heard)
-
-    def _challenge(self) -> Reply:
+        self._digest.keys["publickey"] = Credential("publickey", self.private, frozenset())  # tests exchange it
+        given = Authorization.from_header(heard.headers.get("authorization"))
+        if given and self._digest.caller(given, heard.method, heard.target):
+            return self.then(heard)
         self.challenges += 1
-        nonce = f"nonce{self.challenges:027}"
-        self._nonces[nonce] = self.uses
-        challenge = f'Digest realm="MMS Public API", domain="", nonce="{nonce}", algorithm=MD5, qop="auth", stale=false'
-        return say(401, BAD_KEY, Www_Authenticate=challenge)
-
-    def _proven(self, heard: Heard) -> bool:
-        given = dict(re.findall(r'(\w+)="?([^",]*)"?', heard.headers.get("authorization", "")))
-        if self._nonces.get(given.get("nonce", ""), 0) <= 0:
-            return False
-        self._nonces[given["nonce"]] -= 1
-        first = _md5(f"publickey:MMS Public API:{self.private}")
-        second = _md5(f"{heard.method}:{heard.target}")
-        expected = _md5(f"{first}:{given['nonce']}:{given['nc']}:{given['cnonce']}:auth:{second}")
-        return (given["response"], given["uri"]) == (expected, heard.target)
+        return say(401, BAD_KEY, Www_Authenticate=self._digest.challenge())
 
 
 # Recorded: the first leg, a wrong public and a wrong private key look the same.
@@ -184,10 +166,6 @@ BAD_KEY = {
     "detail": "You are not authorized for this resource.",
     "errorCode": "UNEXPECTED_ERROR",
 }
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def user_body(name: str = "b-1", **more: object) -> dict[str, object]:
