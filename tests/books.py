@@ -1,14 +1,17 @@
-"""What MongoDB holds of a stack's instances and bindings, for tests that look behind the API."""
+"""What MongoDB and Atlas hold of a stack's instances and bindings, for tests that look or act behind the API."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import requests
 from pymongo.collection import Collection
+from requests.auth import HTTPDigestAuth
 
 from broker_api.state.encryption import Vault
 from broker_api.state.records import binding_key, instance_key
 from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
 
 Json = dict[str, Any]
 
@@ -32,3 +35,22 @@ def kept_credentials(stack: Stack, instance_id: str, binding_id: str) -> Json:
     sealed = document(stack, instance_id, binding_id)["sealed_credentials"]
     credentials: Json = Vault((stack.encryption_key,)).open(sealed)
     return credentials
+
+
+def call_users(atlas: Emulator, method: str, path: str = "", body: Json | None = None) -> None:
+    """Call the database users of the first project, as an operator may."""
+    requests.request(
+        method,
+        f"{atlas.base_url}/api/atlas/v2/groups/{atlas.project_id}/databaseUsers{path}",
+        json=body,
+        headers={"Accept": "application/vnd.atlas.2023-01-01+json"},
+        auth=HTTPDigestAuth(atlas.public_key, atlas.private_key),
+        timeout=10,
+    ).raise_for_status()
+
+
+def make_user(atlas: Emulator, name: str, **more: object) -> None:
+    """Make a user with a password that the broker does not know."""
+    roles = [{"roleName": "read", "databaseName": "theirs"}]
+    body = {"username": name, "databaseName": "admin", "groupId": atlas.project_id, "roles": roles}
+    call_users(atlas, "POST", body=body | {"password": "somebody-elses-password", **more})

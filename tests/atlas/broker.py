@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
-
-import requests
-from requests.auth import HTTPDigestAuth
 
 from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
+from tests.books import call_users, make_user
 from tests.conftest import measured
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
@@ -106,19 +103,16 @@ class Broker:
 
     def bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> Json:
         """The credentials of a new binding, at the very moment at which it has succeeded."""
-        binding_id = self.start_bind(instance_id, parameters, binding_id)
-        return self.credentials(instance_id, binding_id)
+        return self.credentials(instance_id, self.start_bind(instance_id, parameters, binding_id))
 
     def credentials(self, instance_id: str, binding_id: str, *, seconds: float = 60, every: float = 0.03) -> Json:
         ended = self.client.wait(instance_id, binding_id, seconds=seconds, every=every)
         assert ended.state == "succeeded", ended.text
-        credentials: Json = self.client.binding(instance_id, binding_id).json["credentials"]
-        return credentials
+        return tenant.credentials(self.client, instance_id, binding_id)
 
     def failed_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
         """The sentence that a bind fails with."""
-        binding_id = self.start_bind(instance_id, parameters, binding_id)
-        return self.failure(instance_id, binding_id)
+        return self.failure(instance_id, self.start_bind(instance_id, parameters, binding_id))
 
     def failure(self, instance_id: str, binding_id: str | None = None) -> str:
         ended = self.client.wait(instance_id, binding_id)
@@ -126,9 +120,7 @@ class Broker:
         return ended.description
 
     def unbind(self, instance_id: str, binding_id: str) -> None:
-        accepted = self.client.unbind(instance_id, binding_id)
-        assert accepted.status == 202, accepted.text
-        assert self.client.wait(instance_id, binding_id).state in ("succeeded", "gone")
+        tenant.succeeds(self.client, self.client.unbind(instance_id, binding_id), instance_id, binding_id)
 
     def in_progress(self, instance_id: str, binding_id: str | None = None) -> bool:
         return self.client.last_operation(instance_id, binding_id).state == IN_PROGRESS
@@ -176,18 +168,6 @@ def strings_of(cluster: Mongod) -> str:
 @contextmanager
 def foreign_user(atlas: Emulator, cluster: str) -> Iterator[str]:
     """A user of the project that the broker has nothing to do with."""
-    name = f"foreign-{secrets.token_hex(4)}"
-    url = f"{atlas.base_url}/api/atlas/v2/groups/{MAIN}/databaseUsers"
-    auth = HTTPDigestAuth(Emulator.public_key, Emulator.private_key)
-    headers = {"Accept": "application/vnd.atlas.2023-01-01+json"}
-    body = {
-        "username": name,
-        "password": "somebody-elses-password",
-        "databaseName": "admin",
-        "groupId": MAIN,
-        "roles": [{"roleName": "read", "databaseName": "theirs"}],
-        "scopes": [{"name": cluster, "type": "CLUSTER"}],
-    }
-    requests.post(url, json=body, auth=auth, headers=headers, timeout=10).raise_for_status()
+    make_user(atlas, name := f"foreign-{secrets.token_hex(4)}", scopes=[{"name": cluster, "type": "CLUSTER"}])
     yield name
-    requests.delete(f"{url}/admin/{quote(name)}", auth=auth, headers=headers, timeout=10)
+    call_users(atlas, "DELETE", f"/admin/{name}")

@@ -6,9 +6,7 @@ broker's settings are the defaults. Platforms poll each half second.
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
@@ -66,19 +64,20 @@ class Bench:
 
     def at_once(self, count: int) -> Run:
         names = [f"crowd-{n}" for n in range(count)]
-        with self._measured() as measured:
-            with ThreadPoolExecutor(count) as pool:
-                list(pool.map(self._bind, names))
-            times = self._usable(names, measured.began)
-        return measured.run(times)
+        self.atlas.forget_calls()
+        began = time.monotonic()
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(self._bind, names))
+        return self._run(self._usable(names, began))
 
     def one_by_one(self, count: int) -> Run:
         times: list[float] = []
-        with self._measured() as measured:
-            for n in range(count):
-                self._bind(f"single-{n}")
-                times += self._usable([f"single-{n}"], measured.began)
-        return measured.run(times)
+        self.atlas.forget_calls()
+        began = time.monotonic()
+        for n in range(count):
+            self._bind(f"single-{n}")
+            times += self._usable([f"single-{n}"], began)
+        return self._run(times)
 
     def remove(self, count: int) -> None:
         for n in range(count):
@@ -109,23 +108,12 @@ class Bench:
             raise click.ClickException(f"a bind failed: {answer.text}")
         return answer.state == "succeeded"
 
-    @contextmanager
-    def _measured(self) -> Iterator["_Measured"]:
-        measured = _Measured(self.atlas, time.monotonic())
-        self.atlas.forget_calls()
-        yield measured
-
-
-@dataclass(frozen=True)
-class _Measured:
-    atlas: Emulator
-    began: float
-
-    def run(self, times: list[float]) -> Run:
-        everything = self.atlas.calls()
-        calls = [f"{c['method']} {c['template']}".replace("/groups/{groupId}", "…") for c in everything]
-        counted = [kind for kind, call in zip(calls, everything, strict=True) if not call["challenge"]]
-        return Run(len(times), Counter(counted), len(calls) - len(counted), min(times), max(times))
+    def _run(self, times: list[float]) -> Run:
+        calls = Counter(
+            "challenge" if c["challenge"] else f"{c['method']} {c['template']}".replace("/groups/{groupId}", "…")
+            for c in self.atlas.calls()
+        )
+        return Run(len(times), calls, calls.pop("challenge", 0), min(times), max(times))
 
 
 def report(crowd: Run, row: Run) -> list[str]:

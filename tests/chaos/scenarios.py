@@ -5,9 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
-import requests
-from requests.auth import HTTPDigestAuth
-
+from tests.books import make_user
 from tests.chaos.chaos import USERS, Chaos, paused
 from tests.osb_client import IN_PROGRESS, Answer
 from tests.tenant import Tenant, ends, eventually, succeeds, works
@@ -89,14 +87,15 @@ def a_user_made_without_an_answer_gets_the_given_password(chaos: Chaos) -> None:
 def a_user_left_with_our_labels_gets_the_given_password(chaos: Chaos) -> None:
     """A 409 on a user with this binding's labels: it is ours, whatever password it had."""
     with chaos.tenant() as (tenant, binding_id):
-        make_user(chaos, binding_id, {"instance_id": tenant.instance_id, "binding_id": binding_id})
+        ids = {"instance_id": tenant.instance_id, "binding_id": binding_id}
+        make_user(chaos.atlas, binding_id, labels=[{"key": key, "value": value} for key, value in ids.items()])
         assert works(tenant.bind(binding_id)), "the password is not the one that Atlas has"
 
 
 def a_user_of_somebody_else_is_not_touched(chaos: Chaos) -> None:
     """A 409 on a user without our labels fails with a sentence; the user keeps its password, also after unbind."""
     with chaos.tenant() as (tenant, binding_id):
-        make_user(chaos, binding_id, {"team": "somebody else's"})
+        make_user(chaos.atlas, binding_id, labels=[{"key": "team", "value": "somebody else's"}])
         ended = tenant.end(tenant.client.bind(tenant.instance_id, binding_id), binding_id)
         assert (ended.state, binding_id in ended.description) == ("failed", True), ended.text
         tenant.unbind(binding_id)
@@ -206,20 +205,6 @@ def a_waiting_operation_holds_no_worker(chaos: Chaos) -> None:
 def binds(tenant: Tenant, count: int) -> dict[str, Answer]:
     """Ask for so many, and do not wait; the answers by the ids of the bindings."""
     return {each: tenant.client.bind(tenant.instance_id, each) for each in (str(uuid4()) for _ in range(count))}
-
-
-def make_user(chaos: Chaos, name: str, labels: dict[str, str]) -> None:
-    """As an operator would, with a password of its own."""
-    roles = [{"roleName": "read", "databaseName": "elsewhere"}]
-    body = {"username": name, "databaseName": "admin", "groupId": chaos.atlas.project_id, "roles": roles}
-    answer = requests.post(
-        f"{chaos.stack.emulator.uri}/api/atlas/v2/groups/{chaos.atlas.project_id}{USERS}",
-        json=body | {"password": "an-earlier-password", "labels": [{"key": k, "value": v} for k, v in labels.items()]},
-        headers={"Accept": "application/vnd.atlas.2023-01-01+json"},
-        auth=HTTPDigestAuth(chaos.atlas.public_key, chaos.atlas.private_key),
-        timeout=10,
-    )
-    assert answer.status_code == 201, answer.text
 
 
 ALONE: list[Scenario] = [

@@ -8,7 +8,7 @@ is one world, and one answer.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from enum import Enum
 from typing import Any
 
 ENDED_WELL, ENDED_BADLY, RUNS = "succeeded", "failed", "in progress"
@@ -18,28 +18,10 @@ UNTOLD = "?"
 """Stands for the operation of a request that waits: the platform is not told its id."""
 
 
-class Phase(Enum):
-    NONE = auto()
-    CREATING = auto()
-    READY = auto()
-    UPDATING = auto()
-    DELETING = auto()
-    FAILED = auto()
-    GONE = auto()
-
-
-class Verb(Enum):
-    PROVISION = auto()
-    UPDATE = auto()
-    DEPROVISION = auto()
-    BIND = auto()
-    ROTATE = auto()
-    UNBIND = auto()
-    POLL = auto()
-    FETCH = auto()
-
-
+Phase = Enum("Phase", "NONE CREATING READY UPDATING DELETING FAILED GONE")
+Verb = Enum("Verb", "PROVISION UPDATE DEPROVISION BIND ROTATE UNBIND POLL FETCH")
 ABSENT = (Phase.NONE, Phase.GONE)
+THERE = (Phase.READY, Phase.UPDATING)
 BUSY = (Phase.CREATING, Phase.UPDATING, Phase.DELETING)
 
 
@@ -159,7 +141,7 @@ def explain(worlds: Iterable[World], heard: Sequence[tuple[Call, Said]]) -> froz
         return frozenset(worlds)
     possible, found = later(worlds), set[World]()
     for one in dict.fromkeys(heard):
-        after = {world for before in possible for world in _agreeing(before, *one)}
+        after = {after for world in possible for right, after in _answers(world, *one) if right == one[1]}
         others = list(heard)
         others.remove(one)
         if after:
@@ -170,10 +152,6 @@ def explain(worlds: Iterable[World], heard: Sequence[tuple[Call, Said]]) -> froz
 def allowed(worlds: Iterable[World], call: Call, said: Said) -> set[Said]:
     """Every answer that would have been right."""
     return {right for world in later(worlds) for right, _ in _answers(world, call, said)}
-
-
-def _agreeing(world: World, call: Call, said: Said) -> Iterator[World]:
-    return (after for right, after in _answers(world, call, said) if right == said)
 
 
 def _answers(world: World, call: Call, said: Said) -> Iterator[tuple[Said, World]]:
@@ -221,7 +199,7 @@ def _create(thing: Thing, attributes: str, said: Said, about: frozenset[str] = f
         return CONFLICT, thing
     if thing.phase is Phase.CREATING:
         return Said(202, about | {"operation"}, operation=thing.operation or said.operation), thing
-    if thing.phase in (Phase.READY, Phase.UPDATING):
+    if thing.phase in THERE:
         return None
     return _begin(thing, Thing(Phase.CREATING, attributes), said, about)
 
@@ -236,7 +214,7 @@ def _update(world: World, call: Call, said: Said) -> Reaction:
     found, asked = world.instance, json.loads(call.parameters)
     if found.phase in (Phase.CREATING, Phase.DELETING):
         return CONCURRENT, found
-    if found.phase not in (Phase.READY, Phase.UPDATING):
+    if found.phase not in THERE:
         return NOT_FOUND, found
     current = found.known["parameters"]
     if asked.get("cluster", current["cluster"]) != current["cluster"]:
@@ -264,31 +242,19 @@ def _delete(world: World, call: Call, said: Said) -> Reaction:
 
 
 def _bind(world: World, call: Call, said: Said) -> Reaction:
-    return _bound(world, call, said, call.attributes)
-
-
-def _bound(world: World, call: Call, said: Said, attributes: str) -> Reaction:
-    found = world.about(call.binding)
-    if refusal := _unbindable(world.instance):
-        return refusal, found
+    """Bind, or rotate: then the binding takes over the attributes of its predecessor."""
+    found, attributes = world.about(call.binding), call.attributes
+    if world.instance.phase in (Phase.CREATING, Phase.DELETING):
+        return CONCURRENT, found
+    if world.instance.phase not in THERE:
+        return NOT_FOUND, found
+    if call.verb is Verb.ROTATE:
+        repeated = found.phase not in ABSENT and found.known["predecessor"] == call.predecessor
+        old = found if repeated else world.bindings[call.predecessor]
+        if not repeated and old.phase is not Phase.READY:
+            return BAD, found
+        attributes = canonical({**old.known, "predecessor": call.predecessor})
     return _create(found, attributes, said) or _with_credentials(found, said, 200)
-
-
-def _unbindable(instance: Thing) -> Said | None:
-    if instance.phase in (Phase.CREATING, Phase.DELETING):
-        return CONCURRENT
-    return None if instance.phase in (Phase.READY, Phase.UPDATING) else NOT_FOUND
-
-
-def _rotate(world: World, call: Call, said: Said) -> Reaction:
-    found = world.about(call.binding)
-    if refusal := _unbindable(world.instance):
-        return refusal, found
-    repeated = found.phase not in ABSENT and found.known["predecessor"] == call.predecessor
-    old = found if repeated else world.bindings[call.predecessor]
-    if not repeated and old.phase is not Phase.READY:
-        return BAD, found
-    return _bound(world, call, said, canonical({**old.known, "predecessor": call.predecessor}))
 
 
 def _with_credentials(found: Thing, said: Said, status: int, about: frozenset[str] = frozenset()) -> Reaction:
@@ -325,7 +291,7 @@ RULES: dict[Verb, Callable[[World, Call, Said], Reaction]] = {
     Verb.UPDATE: _update,
     Verb.DEPROVISION: _delete,
     Verb.BIND: _bind,
-    Verb.ROTATE: _rotate,
+    Verb.ROTATE: _bind,
     Verb.UNBIND: _delete,
     Verb.POLL: _poll,
     Verb.FETCH: _fetch,
@@ -345,25 +311,18 @@ def later(worlds: Iterable[World]) -> frozenset[World]:
 
 
 def _next(world: World) -> Iterator[World]:
-    if (ended := _ended(world)) is not None:
-        yield world.having(None, ended)
-    for number, binding in enumerate(world.bindings):
-        for changed in _binding_next(world.instance, binding):
-            yield world.having(number, changed)
-
-
-def _ended(world: World) -> Thing | None:
     found = world.instance
     match found.phase:
         case Phase.CREATING:
             fails = found.known["parameters"]["cluster"] == NOWHERE
-            return replace(found, phase=Phase.FAILED if fails else Phase.READY)
+            yield world.having(None, replace(found, phase=Phase.FAILED if fails else Phase.READY))
         case Phase.UPDATING:
-            return replace(found, phase=Phase.READY, attributes=found.update, update="")
+            yield world.having(None, replace(found, phase=Phase.READY, attributes=found.update, update=""))
         case Phase.DELETING if all(_left_alone(each) for each in world.bindings):
-            return replace(found, phase=Phase.GONE)
-        case _:
-            return None
+            yield world.having(None, replace(found, phase=Phase.GONE))
+    for number, binding in enumerate(world.bindings):
+        for changed in _binding_next(world.instance, binding):
+            yield world.having(number, changed)
 
 
 def _left_alone(found: Thing) -> bool:
@@ -372,7 +331,7 @@ def _left_alone(found: Thing) -> bool:
 
 def _binding_next(instance: Thing, found: Thing) -> Iterator[Thing]:
     """A deprovision stops binds and removes what is bound, failed binds too."""
-    there = instance.phase in (Phase.READY, Phase.UPDATING)
+    there = instance.phase in THERE
     if found.phase is Phase.CREATING:
         if there or instance.phase is Phase.DELETING:
             yield replace(found, phase=Phase.READY)

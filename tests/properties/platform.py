@@ -3,11 +3,11 @@
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.emulator.client import Emulator
-from tests.osb_client import Answer, OsbClient
+from tests.osb_client import Answer, Json, OsbClient
 from tests.properties.model import (
     ABSENT,
     RUNS,
@@ -95,39 +95,35 @@ class InstanceOfAPlatform:
 
     def _send(self, call: Call) -> Answer:
         self.requests += 1
-        name = self.instance_id
-        binding = None if call.binding is None else self.binding_ids[call.binding]
-        incomplete = None if call.waits else True
-        match call.verb, binding:
-            case Verb.PROVISION, _:
-                fields = {"organization_guid": call.organization, "context": {"request": self.requests}}
-                return self.client.provision(
-                    name, json.loads(call.parameters), fields=fields, accepts_incomplete=incomplete
-                )
-            case Verb.UPDATE, _:
-                return self.client.update(name, json.loads(call.parameters), accepts_incomplete=incomplete)
-            case Verb.DEPROVISION, _:
-                return self.client.deprovision(name, accepts_incomplete=incomplete)
-            case Verb.POLL, _:
-                return self.client.last_operation(name, binding, call.operation)
-            case Verb.FETCH, None:
-                return self.client.instance(name)
-            case _, str():
-                return self._send_about_binding(call, binding, incomplete)
-        raise ValueError(call)
-
-    def _send_about_binding(self, call: Call, binding: str, incomplete: bool | None) -> Answer:  # noqa: FBT001
-        name = self.instance_id
+        client = self.client
+        asked: list[str | Json] = [
+            self.instance_id,
+            *([] if call.binding is None else [self.binding_ids[call.binding]]),
+        ]
+        options: Json = {"accepts_incomplete": None if call.waits else True}
+        verbs: dict[Verb, Callable[..., Answer]] = {
+            Verb.PROVISION: client.provision,
+            Verb.UPDATE: client.update,
+            Verb.DEPROVISION: client.deprovision,
+            Verb.BIND: client.bind,
+            Verb.ROTATE: client.rotate,
+            Verb.UNBIND: client.unbind,
+            Verb.POLL: client.last_operation,
+            Verb.FETCH: client.instance if call.binding is None else client.binding,
+        }
         match call.verb:
-            case Verb.BIND:
-                return self.client.bind(name, binding, json.loads(call.parameters), accepts_incomplete=incomplete)
+            case Verb.PROVISION:
+                asked.append(json.loads(call.parameters))
+                options["fields"] = {"organization_guid": call.organization, "context": {"request": self.requests}}
+            case Verb.UPDATE | Verb.BIND:
+                asked.append(json.loads(call.parameters))
             case Verb.ROTATE:
-                predecessor = self.binding_ids[call.predecessor]
-                return self.client.rotate(name, binding, predecessor, accepts_incomplete=incomplete)
-            case Verb.UNBIND:
-                return self.client.unbind(name, binding, accepts_incomplete=incomplete)
-            case _:
-                return self.client.binding(name, binding)
+                asked.append(self.binding_ids[call.predecessor])
+            case Verb.POLL:
+                options = {"operation": call.operation}
+            case Verb.FETCH:
+                options = {}
+        return verbs[call.verb](*asked, **options)
 
     def _note(self, call: Call, said: Said, *, together: bool) -> None:
         if said.operation and said.operation not in self.told.setdefault(call.binding, []):
@@ -139,16 +135,11 @@ class InstanceOfAPlatform:
             f"{_asked(call)} -> {_heard(each)}" for call, said in heard for each in allowed(self.worlds, call, said)
         }
         known = {f"{w.instance.phase.name} {[each.phase.name for each in w.bindings]}" for w in later(self.worlds)}
-        return "\n".join(
-            [
-                f"An answer about {self.name} ({self.instance_id}, bindings {self.binding_ids}) is not right.",
-                "The steps:",
-                str(self.journal),
-                "By them the instance and its bindings could be:",
-                *sorted(known),
-                "The right answers were (each on its own):",
-                *sorted(right),
-            ]
+        return (
+            f"An answer about {self.name} ({self.instance_id}, bindings {self.binding_ids}) is not right.\n"
+            f"The steps:\n{self.journal}\n"
+            f"By them the instance and its bindings could be: {sorted(known)}\n"
+            f"The right answers were (each on its own): {sorted(right)}"
         )
 
     # --- waiting --------------------------------------------------------------------------------------------------
@@ -156,30 +147,22 @@ class InstanceOfAPlatform:
     def settle(self) -> World:
         """Wait until nothing is under way; then there is one world, and Atlas has the users of it and no others."""
         for binding in (None, *range(self.bindings)):
-            self._wait(binding)
+            deadline = time.monotonic() + WORKS_SECONDS
+            while any(world.busy for world in self.worlds) and self.ask(Call(Verb.POLL, binding))[0].state == RUNS:
+                assert time.monotonic() < deadline, f"{self.name} is still at work\n{self.journal}"
+                del self.journal.lines[-1]
+                time.sleep(0.05)
         self.worlds = frozenset(world for world in self.worlds if not world.busy)
         shapes = {(world.instance.phase, *(each.phase for each in world.bindings)) for world in self.worlds}
         assert len(shapes) == 1, f"Not known after all has ended: {shapes}\n{self.journal}"
-        self._balance(next(iter(self.worlds)))
-        return next(iter(self.worlds))
-
-    def _wait(self, binding: int | None) -> None:
-        deadline = time.monotonic() + WORKS_SECONDS
-        while any(world.busy for world in self.worlds) and self._poll(binding) == RUNS:
-            assert time.monotonic() < deadline, f"{self.name} is still at work\n{self.journal}"
-            del self.journal.lines[-1]
-            time.sleep(0.05)
-
-    def _poll(self, binding: int | None) -> str:
-        return self.ask(Call(Verb.POLL, binding))[0].state
-
-    def _balance(self, world: World) -> None:
-        ready = [number for number, each in enumerate(world.bindings) if each.phase is Phase.READY]
+        settled = next(iter(self.worlds))
+        ready = [number for number, each in enumerate(settled.bindings) if each.phase is Phase.READY]
         users = self._users()
         assert users == sorted(self.binding_ids[number] for number in ready), f"Atlas has {users}\n{self.journal}"
         for number in ready:
             credentials = json.loads(self.ask(Call(Verb.FETCH, number))[0].credentials)
             assert works(credentials), f"The credentials of {self.binding_ids[number]} do not work\n{self.journal}"
+        return next(iter(self.worlds))
 
     def _users(self) -> list[str]:
         """The binding ids of users in Atlas that are labelled with this instance; "" for one that is no binding's."""
@@ -206,17 +189,14 @@ class InstanceOfAPlatform:
 
 def _late(worlds: frozenset[World], calls: Sequence[Call]) -> frozenset[World]:
     """Mark the binds that a deprovision, accepted at the same time, need not have seen."""
-    if not any(call.verb is Verb.DEPROVISION for call in calls):
-        return worlds
-    for call in calls:
-        if call.verb in (Verb.BIND, Verb.ROTATE):
-            worlds = frozenset(_marked(world, call.binding) for world in worlds)
+    if any(call.verb is Verb.DEPROVISION for call in calls):
+        for binding in {call.binding for call in calls if call.verb in (Verb.BIND, Verb.ROTATE)}:
+            worlds = frozenset(
+                world.having(binding, replace(found, late=True)) if found.phase is Phase.CREATING else world
+                for world in worlds
+                for found in [world.about(binding)]
+            )
     return worlds
-
-
-def _marked(world: World, binding: int | None) -> World:
-    found = world.about(binding)
-    return world.having(binding, replace(found, late=True)) if found.phase is Phase.CREATING else world
 
 
 def _asked(call: Call) -> str:
