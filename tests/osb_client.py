@@ -74,10 +74,10 @@ class Options(TypedDict, total=False):
 class OsbClient:
     """Percent-encodes ids, and asks for asynchronous operations by default. Threads may share it."""
 
-    def __init__(self, base_url: str, user: str, password: str, *, version: str = "2.17") -> None:
+    def __init__(self, base_url: str, user: str, password: str) -> None:
         self.base_url = base_url.rstrip("/")
         self.auth = (user, password)
-        self.headers = {"X-Broker-API-Version": version, "Content-Type": "application/json"}
+        self.headers = {"X-Broker-API-Version": "2.17", "Content-Type": "application/json"}
         self._expected: Counter[int] = Counter()
         self._session = requests.Session()
         self._session.trust_env = False

@@ -6,7 +6,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
-from email.message import Message
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.deploy.files import REQUIREMENTS
-from tests.deploy.locks import LOCKS, Pin, normalized, pins, requirements_of
+from tests.deploy.locks import LOCKS, normalized, pins, requirements_of
 
 UV = Path(sys.executable).with_name("uv")
 
@@ -87,18 +87,11 @@ def _content(name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _metadata(name: str, version: str) -> bytes:
-    message = Message()
-    message["Metadata-Version"] = "2.1"
-    message["Name"] = name
-    message["Version"] = version
-    for text in requirements_of(Pin(name, version)):
-        message["Requires-Dist"] = text
-    try:
-        for extra in metadata.metadata(name).get_all("Provides-Extra") or []:
-            message["Provides-Extra"] = extra
-    except metadata.PackageNotFoundError:
-        pass
-    return message.as_bytes()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    with suppress(metadata.PackageNotFoundError):
+        for field in ("Requires-Dist", "Provides-Extra"):
+            lines += [f"{field}: {value}" for value in metadata.metadata(name).get_all(field) or []]
+    return "\n".join([*lines, ""]).encode()
 
 
 def _digest(content: bytes) -> str:

@@ -36,11 +36,10 @@ class Flower(Api):
 
 
 class Worker(Server):
-    """Serves ``queues``; has no port that anybody connects to."""
+    """Serves all queues; has no port that anybody connects to."""
 
-    def __init__(self, settings: Mapping[str, str], name: str = "worker", queues: str = QUEUES) -> None:
+    def __init__(self, settings: Mapping[str, str], name: str = "worker") -> None:
         super().__init__(name, settings)
-        self.queues = queues
 
     @property
     def uri(self) -> str:
@@ -50,7 +49,7 @@ class Worker(Server):
     def command(self) -> Sequence[str | Path]:
         # Neighbours that are asked and listened to at start cost a second, and nothing here uses them.
         alone = ("--without-mingle", "--without-gossip")
-        return [*CELERY, "worker", "-Q", self.queues, "-n", self.uri, "--loglevel", "INFO", *alone]
+        return [*CELERY, "worker", "-Q", QUEUES, "-n", self.uri, "--loglevel", "INFO", *alone]
 
     def answers(self) -> bool:
         return f"{self.uri} ready" in self.log_text()

@@ -5,6 +5,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -44,15 +45,12 @@ class Screen:
         if self.terminal:
             click.echo(f"\r\x1b[2K{next(_TURN)} {step:<12} {what} {self._elapsed()}", nl=False)
 
-    def done(self, step: str, what: str) -> None:
-        self._line(click.style("+", fg="green"), step, what)
-
-    def failed(self, step: str, what: str) -> None:
-        self._line(click.style("x", fg="red"), step, what)
-
-    def _line(self, mark: str, step: str, what: str) -> None:
+    def done(self, step: str, what: str, mark: str = click.style("+", fg="green")) -> None:
         begin = f"\r\x1b[2K{mark} " if self.terminal else ""
         click.echo(f"{begin}{step:<12} {what}  {self._elapsed()}")
+
+    def failed(self, step: str, what: str) -> None:
+        self.done(step, what, click.style("x", fg="red"))
 
     def _elapsed(self) -> str:
         return f"({time.monotonic() - self._since:.2f} s)"
@@ -116,13 +114,11 @@ class Tour:
         return ", ".join(f"{s['name']}: {p['name']}" for s in answer.json["services"] for p in s["plans"])
 
     def provision(self) -> str:
-        answer = self.client.provision(self.instance_id, self.parameters)
-        self._finish("provision", answer)
+        self._finish("provision", self.client.provision(self.instance_id, self.parameters))
         return f"succeeded: instance {self.instance_id} on {self.parameters['cluster']}, policy-on-delete drop"
 
     def bind(self) -> str:
-        answer = self.client.bind(self.instance_id, self.binding_id)
-        self._finish("bind", answer, self.binding_id)
+        self._finish("bind", self.client.bind(self.instance_id, self.binding_id), self.binding_id)
         return f"succeeded: binding {self.binding_id}"
 
     def fetch_credentials(self) -> str:
@@ -158,8 +154,7 @@ class Tour:
         return "the same again: the same credentials"
 
     def unbind(self) -> str:
-        answer = self.client.unbind(self.instance_id, self.binding_id)
-        self._finish("unbind", answer, self.binding_id)
+        self._finish("unbind", self.client.unbind(self.instance_id, self.binding_id), self.binding_id)
         return "succeeded"
 
     def log_in_again(self) -> str:
@@ -168,8 +163,7 @@ class Tour:
         return "the log in with the old credentials"
 
     def deprovision(self) -> str:
-        answer = self.client.deprovision(self.instance_id)
-        self._finish("deprovision", answer)
+        self._finish("deprovision", self.client.deprovision(self.instance_id))
         return "succeeded"
 
     def look_for_the_database(self) -> str:
@@ -188,14 +182,9 @@ class Tour:
         _expect(accepted, 202)
         if not self.screen.terminal:
             self.screen.done(step, IN_PROGRESS)
-        ended = self.client.wait(
-            self.instance_id,
-            binding_id,
-            accepted.operation,
-            seconds=OPERATION_SECONDS,
-            every=POLL_SECONDS,
-            on_poll=lambda answer: self._polled(step, answer),
-        )
+        watch = partial(self._polled, step)
+        options = {"seconds": OPERATION_SECONDS, "every": POLL_SECONDS}
+        ended = self.client.wait(self.instance_id, binding_id, accepted.operation, **options, on_poll=watch)
         if ended.state not in ("succeeded", "gone"):
             raise TourError(f"{ended.status} {ended.state}: {ended.description}")
 

@@ -29,15 +29,11 @@ PLAN_ID = Config.UUID_PLANS_EXISTING_CLUSTER
 CREDENTIALS = {"username": "u", "password": "p", "database": "d", "uri": "mongodb://h/d"}
 
 
-def a_catalog() -> Catalog:
-    return Catalog(Config({}, {}))
-
-
 @dataclass
 class InMemoryService:
     """``trouble`` is raised by every verb, to see how the HTTP layer answers it; ``more`` is in every answer."""
 
-    catalog: Catalog = field(default_factory=a_catalog)
+    catalog: Catalog = field(default_factory=lambda: Catalog(Config({}, {})))
     trouble: BaseException | None = None
     works: bool = True
     more: JsonObject = field(default_factory=dict)
@@ -82,10 +78,12 @@ class InMemoryService:
             raise NotFound(f"There is no instance {instance_id}, or not yet.")
 
 
-class InMemoryInstances(Instances):
+class _Part:
     def __init__(self, memory: InMemoryService) -> None:
         self._memory = memory
 
+
+class InMemoryInstances(_Part, Instances):
     def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
         memory = self._memory
         memory.note(caller, request)
@@ -114,10 +112,7 @@ class InMemoryInstances(Instances):
         return self._memory.last
 
 
-class InMemoryBindings(Bindings):
-    def __init__(self, memory: InMemoryService) -> None:
-        self._memory = memory
-
+class InMemoryBindings(_Part, Bindings):
     def bind(
         self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller
     ) -> Accepted | Complete:
@@ -125,10 +120,8 @@ class InMemoryBindings(Bindings):
         memory.note(caller, request)
         memory.require_instance(instance_id)
         body = {"credentials": CREDENTIALS, **memory.more}
-        if caller.accepts_incomplete:
-            memory.made(memory.bindings, key, _kept(request), caller, {})
-            return Accepted("o-create")
-        return memory.made(memory.bindings, key, _kept(request), caller, body)
+        made = memory.made(memory.bindings, key, _kept(request), caller, body)
+        return Accepted("o-create") if caller.accepts_incomplete else made
 
     def unbind(self, instance_id: str, binding_id: str, caller: Caller) -> Accepted | Complete:
         return self._memory.removed(self._memory.bindings, (instance_id, binding_id), caller)
@@ -146,10 +139,7 @@ class InMemoryBindings(Bindings):
         return self._memory.last
 
 
-class InMemoryHealth(Health):
-    def __init__(self, memory: InMemoryService) -> None:
-        self._memory = memory
-
+class InMemoryHealth(_Part, Health):
     def readiness(self) -> tuple[bool, JsonObject]:
         return self._memory.works, {"mongodb": self._memory.works}
 
