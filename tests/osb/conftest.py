@@ -1,7 +1,6 @@
 """The running app, with settings that some rules need, and what a test may read but not change."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -38,29 +37,17 @@ def binding(stack: Stack, instance: str) -> str:
         return bound(platform, instance)
 
 
-@contextmanager
-def _api(stack: Stack, **settings: str) -> Iterator[OsbClient]:
-    """Another API process beside the stack's, on the same state, Redis and workers."""
-    with Api({**stack.api_settings, **settings}) as api, OsbClient(api.uri, stack.user, stack.password) as platform:
-        yield platform
+def _platform_of_another_api(**settings: str) -> object:
+    """Make a fixture: a platform of another API process beside the stack's, on the same state, Redis and workers."""
+
+    @pytest.fixture(scope="session")
+    def platform(stack: Stack) -> Iterator[OsbClient]:
+        with Api({**stack.api_settings, **settings}) as api, OsbClient(api.uri, stack.user, stack.password) as client:
+            yield client
+
+    return platform
 
 
-@pytest.fixture(scope="session")
-def hasty(stack: Stack) -> Iterator[OsbClient]:
-    """To an API that lets a synchronous request wait for 2 s."""
-    with _api(stack, BROKER_SYNC_WAIT_SECONDS="2") as platform:
-        yield platform
-
-
-@pytest.fixture(scope="session")
-def async_only(stack: Stack) -> Iterator[OsbClient]:
-    """To an API that lets no request wait."""
-    with _api(stack, BROKER_SYNC_WAIT_SECONDS="0") as platform:
-        yield platform
-
-
-@pytest.fixture(scope="session")
-def several_plans(stack: Stack) -> Iterator[OsbClient]:
-    """To an API with the plans of ``tests.osb.offers``."""
-    with _api(stack, BROKER_CONFIG="tests.osb.offers:config") as platform:
-        yield platform
+hasty = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="2")
+async_only = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="0")
+several_plans = _platform_of_another_api(BROKER_CONFIG="tests.osb.offers:config")

@@ -96,10 +96,9 @@ class InstanceOfAPlatform:
     def _send(self, call: Call) -> Answer:
         self.requests += 1
         client = self.client
-        asked: list[str | Json] = [
-            self.instance_id,
-            *([] if call.binding is None else [self.binding_ids[call.binding]]),
-        ]
+        asked: list[str | Json] = [self.instance_id]
+        if call.binding is not None:
+            asked.append(self.binding_ids[call.binding])
         options: Json = {"accepts_incomplete": None if call.waits else True}
         verbs: dict[Verb, Callable[..., Answer]] = {
             Verb.PROVISION: client.provision,
