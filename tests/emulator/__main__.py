@@ -1,10 +1,39 @@
 """`python -m tests.emulator --mongo URI`: prints its base URL as one line once it listens, and serves until stopped."""
 
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
 import click
+from gunicorn.app.base import BaseApplication
 
 from tests.emulator.app import App
-from tests.emulator.server import Server
-from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY, Setup, World
+from tests.emulator.world import CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY, World
+
+if TYPE_CHECKING:
+    from gunicorn.workers.base import Worker
+
+THREADS = 256  # calls that hang keep their thread
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """One process, a thread for each call, connections that are kept."""
+
+    def __init__(self, options: dict[str, str | float | tuple[str, ...]], settings: dict[str, object]) -> None:
+        self._options, self._settings = options, settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> App:
+        """Called in the serving process."""
+        world = World(**self._options)  # type: ignore[arg-type]  # the command's options are its fields
+        world.atlas.start()
+        return App(world)
 
 
 @click.command()
@@ -14,21 +43,37 @@ from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY
 @click.option("--project", default=PROJECT_ID, show_default=True)
 @click.option("--public-key", default=PUBLIC_KEY, show_default=True)
 @click.option("--private-key", default=PRIVATE_KEY, show_default=True)
-@click.option("--client-id", default=CLIENT_ID, show_default=True)
-@click.option("--client-secret", default=CLIENT_SECRET, show_default=True)
 @click.option("--cluster", "clusters", multiple=True, default=CLUSTERS, help="NAME or NAME=MONGO_URI; may be repeated.")
 @click.option("--apply-seconds", default=0.0, help="How long a change of a user takes to reach the clusters.")
 @click.option("--until-stdin-closes", is_flag=True, help="End when the process that holds stdin does.")
-def main(host: str, port: int, *, until_stdin_closes: bool, **setup: str | float | tuple[str, ...]) -> None:
+def main(host: str, port: int, *, until_stdin_closes: bool, **options: str | float | tuple[str, ...]) -> None:
     """An emulated Atlas."""
-    options = Setup(**setup)  # type: ignore[arg-type]  # the options above are its fields
-    Server(lambda: _make(options), host, port, until_stdin_closes=until_stdin_closes).run()
 
+    def announce(worker: "Worker") -> None:
+        click.echo(f"http://{host}:{worker.sockets[0].getsockname()[1]}")
 
-def _make(setup: Setup) -> App:
-    world = World(setup)
-    world.deployment.start()
-    return App(world)
+    def watch_stdin() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def when_ready(_arbiter: object) -> None:
+        if until_stdin_closes:
+            threading.Thread(target=watch_stdin, daemon=True).start()
+
+    settings = {
+        "bind": f"{host}:{port}",
+        "worker_class": "gthread",
+        "threads": THREADS,
+        "keepalive": 60,
+        "timeout": 0,
+        "graceful_timeout": 0,
+        "limit_request_line": 8190,
+        "control_socket_disable": True,
+        "loglevel": "warning",
+        "post_worker_init": announce,
+        "when_ready": when_ready,
+    }
+    Server(options, settings).run()
 
 
 main()

@@ -38,38 +38,84 @@ def user_body(project: Project, user: User, root: str) -> Json:
     return {**user.attributes, "links": [link(f"{root}/groups/{project.id}/databaseUsers/{database}/{name}")]}
 
 
+def access_body(project: Project, entry: str, root: str) -> Json:
+    address, _, bits = entry.partition("/")
+    block = f"{address}/{bits or 32}"
+    single = {"ipAddress": address} if bits in ("", "32") else {}
+    href = f"{root}/groups/{project.id}/accessList/{block.replace('/', '%2F')}"
+    return {"cidrBlock": block, "comment": "", "groupId": project.id, **single, "links": [link(href)]}
+
+
+def process_body(project: Project, process: Json, root: str) -> Json:
+    created = wire_time(project.created)
+    return {
+        "created": created,
+        "groupId": project.id,
+        "id": process_id(process),
+        "lastPing": created,
+        "links": [link(f"{root}/groups/{project.id}/processes/{process_id(process)}")],
+        "userAlias": process["hostname"],
+        "version": VERSION,
+        **{name: value for name, value in process.items() if name != "databases"},
+    }
+
+
+def process_id(process: Json) -> str:
+    return f"{process['hostname']}:{process['port']}"
+
+
+def processes(cluster: Cluster) -> list[Json]:
+    """Return those set, or one for each host of the standard connection string, the first of which is the primary."""
+    if cluster.processes is not None:
+        return cluster.processes
+    hosts = connection_strings(cluster).get("standard", "").partition("://")[2].partition("/")[0]
+    return [
+        {
+            "hostname": host.rpartition(":")[0] or host,
+            "port": int(host.rpartition(":")[2]) if ":" in host else 27017,
+            "typeName": "REPLICA_SECONDARY" if number else "REPLICA_PRIMARY",
+            "replicaSetName": f"atlas-{cluster.name}-shard-0",
+        }
+        for number, host in enumerate(hosts.split(",") if hosts else ())
+    ]
+
+
+def limit_bodies(project: Project) -> list[Json]:
+    usage = {
+        "atlas.project.security.databaseAccess.users": (len(project.users), 100, 100, project.user_limit),
+        "atlas.project.deployment.clusters": (len(project.clusters), 25, 90, 25),
+        "atlas.project.security.databaseAccess.customRoles": (len(project.roles), 100, 1400, 100),
+    }
+    return [
+        {"currentUsage": used, "defaultLimit": default, "maximumLimit": maximum, "name": name, "value": value}
+        for name, (used, default, maximum, value) in usage.items()
+    ]
+
+
 def connection_strings(cluster: Cluster) -> Json:
-    """None while a dedicated cluster is being created; otherwise those set, or those that lead to its mongod."""
+    """Return none while a dedicated cluster is being created; otherwise those set, or those that lead to its mongod.
+
+    Unlike Atlas's, the mongod's address has no `ssl=true`, since there is no TLS here; its root user is left out.
+    """
     if cluster.state == "CREATING" and cluster.kind == "dedicated":
         return {}
     if cluster.connection_strings is not None:
         return cluster.connection_strings
-    return {"standard": _standard(cluster.mongo), "standardSrv": f"mongodb+srv://{cluster.name}.abcde.mongodb.net"}
-
-
-def _standard(mongo: str) -> str:
-    """The mongod's address without its root user; unlike Atlas's it has no `ssl=true`, since there is no TLS here."""
-    parts = urlsplit(mongo)
+    parts = urlsplit(cluster.mongo)
     options = [option for option in parts.query.split("&") if option and not option.startswith("authSource=")]
-    return f"mongodb://{parts.netloc.rpartition('@')[2]}/?{'&'.join(['authSource=admin', *options])}"
+    standard = f"mongodb://{parts.netloc.rpartition('@')[2]}/?{'&'.join(['authSource=admin', *options])}"
+    return {"standard": standard, "standardSrv": f"mongodb+srv://{cluster.name}.abcde.mongodb.net"}
 
 
-def flex_body(project: Project, cluster: Cluster) -> Json:
+def _any_cluster(project: Project, cluster: Cluster) -> Json:
     return {
-        "backupSettings": {"enabled": True},
-        "clusterType": "REPLICASET",
+        "clusterType": cluster.cluster_type,
         "connectionStrings": connection_strings(cluster),
         "createDate": wire_time(project.created),
         "groupId": project.id,
         "id": identifier(project.id, cluster.name),
         "mongoDBVersion": VERSION,
         "name": cluster.name,
-        "providerSettings": {
-            "backingProviderName": "AWS",
-            "diskSizeGB": 5.0,
-            "providerName": "FLEX",
-            "regionName": "US_EAST_1",
-        },
         "stateName": cluster.state,
         "tags": [],
         "terminationProtectionEnabled": False,
@@ -77,63 +123,48 @@ def flex_body(project: Project, cluster: Cluster) -> Json:
     }
 
 
-def cluster_body(project: Project, cluster: Cluster, root: str) -> Json:
-    home = f"{root}/groups/{project.id}/clusters/{cluster.name}"
+def flex_body(project: Project, cluster: Cluster) -> Json:
+    region = {"backingProviderName": "AWS", "providerName": "FLEX", "regionName": "US_EAST_1"}
     return {
-        **_CLUSTER,
-        "clusterType": cluster.cluster_type,
-        "connectionStrings": connection_strings(cluster),
-        "createDate": wire_time(project.created),
-        "effectiveReplicationSpecs": [_replication(project, cluster)],
-        "groupId": project.id,
-        "id": identifier(project.id, cluster.name),
-        "links": [
-            link(home),
-            link(f"{home}/backup/restoreJobs", f"{_REST}/restoreJobs"),
-            link(f"{home}/backup/snapshots", f"{_REST}/snapshots"),
-        ],
-        "name": cluster.name,
-        "paused": cluster.paused,
-        "replicationSpecs": [_replication(project, cluster)],
-        "stateName": cluster.state,
+        **_any_cluster(project, cluster),
+        "backupSettings": {"enabled": True},
+        "clusterType": "REPLICASET",
+        "providerSettings": {**region, "diskSizeGB": 5.0},
     }
 
 
-def _replication(project: Project, cluster: Cluster) -> Json:
-    return {
+def cluster_body(project: Project, cluster: Cluster, root: str) -> Json:
+    home = f"{root}/groups/{project.id}/clusters/{cluster.name}"
+    replication = {
         "id": identifier(project.id, cluster.name, "replication"),
         "regionConfigs": [_FREE_REGION if cluster.kind == "free" else _REGION],
         "zoneId": identifier(project.id, cluster.name, "zone"),
         "zoneName": "Zone 1",
     }
-
-
-def _nodes(count: int) -> Json:
+    others = [link(f"{home}/backup/{name}", f"{_REST}/{name}") for name in ("restoreJobs", "snapshots")]
     return {
-        "instanceSize": "M10",
-        "diskIOPS": 3000,
-        "diskSizeGB": 30.0,
-        "ebsVolumeType": "STANDARD",
-        "nodeCount": count,
+        **_any_cluster(project, cluster),
+        **_CLUSTER,
+        "effectiveReplicationSpecs": [replication],
+        "links": [link(home), *others],
+        "paused": cluster.paused,
+        "replicationSpecs": [replication],
     }
 
 
-_REGION: Json = {
-    "analyticsSpecs": _nodes(0),
-    "autoScaling": {"compute": {"enabled": False, "scaleDownEnabled": False}, "diskGB": {"enabled": False}},
-    "electableSpecs": _nodes(3),
-    "priority": 7,
-    "providerName": "AWS",
-    "readOnlySpecs": _nodes(0),
-    "regionName": "US_EAST_1",
-}
-
-_FREE_REGION: Json = {
+_REGION: Json = {"priority": 7, "providerName": "AWS", "regionName": "US_EAST_1"}
+_NODES = {"instanceSize": "M10", "diskIOPS": 3000, "diskSizeGB": 30.0, "ebsVolumeType": "STANDARD"}
+_FREE_REGION = {
+    **_REGION,
     "backingProviderName": "AWS",
     "electableSpecs": {"instanceSize": "M0"},
-    "priority": 7,
     "providerName": "TENANT",
-    "regionName": "US_EAST_1",
+}
+_REGION |= {
+    "analyticsSpecs": {**_NODES, "nodeCount": 0},
+    "autoScaling": {"compute": {"enabled": False, "scaleDownEnabled": False}, "diskGB": {"enabled": False}},
+    "electableSpecs": {**_NODES, "nodeCount": 3},
+    "readOnlySpecs": {**_NODES, "nodeCount": 0},
 }
 
 _CLUSTER: Json = {
@@ -154,13 +185,9 @@ _CLUSTER: Json = {
     "internalClusterRole": "NONE",
     "labels": [],
     "mongoDBMajorVersion": "8.0",
-    "mongoDBVersion": VERSION,
     "pitEnabled": False,
     "redactClientLogData": False,
     "retainBackups": False,
     "rootCertType": "ISRGROOTX1",
-    "tags": [],
-    "terminationProtectionEnabled": False,
     "useAwsTimeBasedSnapshotCopyForFastInitialSync": False,
-    "versionReleaseSystem": "LTS",
 }

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.emulator.errors import ApiError
 
@@ -26,45 +26,29 @@ LIMITS = {
 }
 
 
-@dataclass
-class _Bucket:
-    tokens: float
-    filled: float
-
-
-@dataclass
 class Buckets:
-    limits: dict[str, Limit] = field(default_factory=lambda: dict(LIMITS))
-    _left: dict[str, float] = field(default_factory=dict)
-    _buckets: dict[tuple[str, str], _Bucket] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._limits = {name: (limit, float(limit.capacity)) for name, limit in LIMITS.items()}
+        self._tokens: dict[tuple[str, str], tuple[float, float]] = {}  # how many there were, and when
+        self._lock = threading.Lock()
 
     def set(self, name: str, limit: Limit, left: float | None = None) -> None:
         """From now on, with full buckets, or with so many tokens left in each."""
         with self._lock:
-            self.limits[name], self._left[name] = limit, limit.capacity if left is None else left
-            self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] != name}
+            self._limits[name] = limit, limit.capacity if left is None else left
+            self._tokens = {key: tokens for key, tokens in self._tokens.items() if key[0] != name}
 
     def take(self, name: str, scope: str, path: str) -> dict[str, str]:
-        """Takes one token and tells the headers to answer with. Raises ApiError (429) when there is none."""
+        """Take one token; return the headers to answer with. Raise ApiError (429) when there is none."""
         with self._lock:
-            limit, now = self.limits[name], time.monotonic()
-            bucket = self._buckets.setdefault((name, scope), _Bucket(self._left.get(name, limit.capacity), now))
+            (limit, left), now = self._limits[name], time.monotonic()
+            tokens, filled = self._tokens.get((name, scope), (left, now))
             rate = limit.refill / limit.seconds
-            bucket.tokens = min(limit.capacity, bucket.tokens + (now - bucket.filled) * rate)
-            bucket.filled = now
-            if bucket.tokens < 1:
-                raise _limited(limit, path, math.ceil((1 - bucket.tokens) / rate) if rate else limit.seconds)
-            bucket.tokens -= 1
-            return _headers(limit, int(bucket.tokens))
-
-
-def _headers(limit: Limit, remaining: int) -> dict[str, str]:
-    return {"RateLimit-Limit": str(limit.capacity), "RateLimit-Remaining": str(remaining)}
-
-
-def _limited(limit: Limit, path: str, wait: int) -> ApiError:
-    where = path.lstrip("/")
-    error = ApiError("RATE_LIMITED_TOKEN_BUCKET", where, wait, limit.capacity, limit.refill, limit.seconds)
-    error.headers = _headers(limit, 0) | {"Retry-After": str(wait)}
-    return error
+            tokens = min(limit.capacity, tokens + (now - filled) * rate)
+            self._tokens[name, scope] = (tokens - 1 if tokens >= 1 else tokens, now)
+        headers = {"RateLimit-Limit": str(limit.capacity), "RateLimit-Remaining": str(max(0, int(tokens - 1)))}
+        if tokens < 1:
+            wait = math.ceil((1 - tokens) / rate) if rate else limit.seconds
+            parameters = (path.lstrip("/"), wait, limit.capacity, limit.refill, limit.seconds)
+            raise ApiError("RATE_LIMITED_TOKEN_BUCKET", *parameters, headers={**headers, "Retry-After": str(wait)})
+        return headers

@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import requests
 
 from tests.emulator.faults import When
 from tests.emulator.model import Json
-from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY
+from tests.emulator.world import CLIENT_ID, CLIENT_SECRET, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -25,65 +25,44 @@ class Emulator:
     client_id = CLIENT_ID
     client_secret = CLIENT_SECRET
 
-    def __init__(self, base_url: str, process: subprocess.Popen[str] | None = None) -> None:
+    def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        self._process = process
 
     @classmethod
-    def start(cls, mongo: str, *, clusters: Sequence[str] = CLUSTERS, apply_seconds: float = 0, port: int = 0) -> Self:
-        """Returns when it listens. It ends with `stop`, or when this process does, however that happens."""
-        options = [f"--mongo={mongo}", f"--port={port}", f"--apply-seconds={apply_seconds}", "--until-stdin-closes"]
-        options += [f"--cluster={cluster}" for cluster in clusters]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.emulator", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=CHECKOUT,
-        )
-        line = process.stdout.readline().strip() if process.stdout else ""
-        if not line:
-            raise RuntimeError(f"the emulator did not start (exit status {process.wait()})")
-        return cls(line, process)
+    @contextmanager
+    def start(cls, mongo: str) -> Iterator[Self]:
+        """Yield it when it listens. It ends with the `with` block, or when this process does, however that happens."""
+        command = [sys.executable, "-m", "tests.emulator", f"--mongo={mongo}", "--until-stdin-closes"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=CHECKOUT) as process:
+            line = process.stdout.readline().strip() if process.stdout else ""
+            if not line:
+                raise RuntimeError(f"the emulator did not start (exit status {process.wait()})")
+            try:
+                yield cls(line)
+            finally:
+                process.terminate()
 
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        self._process.communicate()
-        self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    # -- policy: when a change of a user reaches the clusters
+    # Policy: when a change of a user reaches the clusters.
 
     def apply_at_once(self) -> None:
-        self._policy({})
+        self._call("PUT", "/policy", {})
 
     def apply_after(
         self, *, seconds: float = 0, polls: int = 0, stale_seconds: float = 0, stale_polls: int = 0
     ) -> None:
         """First the status reads the old APPLIED (stale), then PENDING, each for the seconds and polls given."""
         stale = {"seconds": stale_seconds, "reads": stale_polls}
-        self._policy({"applied": {"seconds": seconds, "reads": polls}, "stale": stale})
+        self._call("PUT", "/policy", {"applied": {"seconds": seconds, "reads": polls}, "stale": stale})
 
     def apply_by_hand(self) -> None:
         """PENDING until `apply_now`."""
-        self._policy({"applied": {"never": True}})
+        self._call("PUT", "/policy", {"applied": {"never": True}})
 
     def apply_now(self) -> None:
         self._call("POST", "/apply")
 
-    def _policy(self, policy: Json) -> None:
-        self._call("PUT", "/policy", policy)
-
-    # -- faults: patterns are searched in the path as sent; `times` None is for ever
+    # Faults: patterns are searched in the path as sent; `times` None is for ever.
 
     def fail(self, method: str, path: str, *, times: int | None = 1, status: int = 500, **rule: object) -> int:
         """Answer with `status` (`html=True`, `error_code`, `headers`, `answer`, `act=True` to do it all the same)."""
@@ -104,51 +83,51 @@ class Emulator:
         return self.rule(method=method, path=path, times=times, drop=when, **rule)
 
     def rule(self, **rule: object) -> int:
-        """Any rule: see `tests.emulator.faults.Rule`. Its number."""
+        """Add any rule, see `tests.emulator.faults.Rule`. Return its number."""
         return int(self._call("POST", "/faults", rule)["id"])
 
     def rules(self) -> list[Json]:
         return list(self._call("GET", "/faults"))
 
     def heal(self, number: int | None = None) -> None:
-        """Forgets one rule, or all."""
+        """Forget one rule, or all."""
         self._call("DELETE", "/faults" if number is None else f"/faults/{number}")
 
-    # -- settings
+    # Settings.
 
     def latency(self, seconds: float) -> None:
-        self._settings(latency=seconds)
+        self._call("PUT", "/settings", {"latency": seconds})
 
     def allow_addresses(self, addresses: list[str] | None) -> None:
-        """The API access list; None lets everybody in."""
-        self._settings(allowed_addresses=addresses)
+        """Set the API access list; None lets everybody in."""
+        self._call("PUT", "/settings", {"allowed_addresses": addresses})
 
     def hide_databases(self, names: list[str]) -> None:
         """Monitoring has not seen these databases yet; it has seen all others."""
         self._call("PUT", "/databases/hidden", {"names": names})
 
     def digest_nonces(self, *, seconds: float = 300, uses: int = 1000) -> None:
-        self._settings(digest={"seconds": seconds, "uses": uses})
+        self._call("PUT", "/settings", {"digest": {"seconds": seconds, "uses": uses}})
 
     def expire_nonces(self) -> None:
         self._call("POST", "/nonces/expire")
 
     def tokens(self, **settings: float) -> None:
-        """Any of `seconds`, `live_limit`, `mint_limit`, `mint_minutes`."""
-        self._settings(oauth=settings)
+        """Set any of `seconds`, `live_limit`, `mint_limit`, `mint_minutes`."""
+        self._call("PUT", "/settings", {"oauth": settings})
 
     def revoke_tokens(self) -> None:
         self._call("POST", "/tokens/revoke")
 
+    def live_tokens(self) -> int:
+        return int(self._call("GET", "/tokens"))
+
     def rate(self, bucket: str, *, capacity: int, refill: int, seconds: int = 60, left: int | None = None) -> None:
         """`bucket` is one of `tests.emulator.buckets.LIMITS`; it is full, or has so many tokens `left`."""
-        limit = {"capacity": capacity, "refill": refill, "seconds": seconds}
-        self._call("PUT", f"/buckets/{bucket}", {**limit, "left": left})
+        limit = {"capacity": capacity, "refill": refill, "seconds": seconds, "left": left}
+        self._call("PUT", f"/buckets/{bucket}", limit)
 
-    def _settings(self, **settings: object) -> None:
-        self._call("PUT", "/settings", settings)
-
-    # -- what there is
+    # Projects and what is in them.
 
     def put_project(self, project: str, *, key: tuple[str, str] | None = None, **settings: object) -> None:
         """`name`, `user_limit`, `access_list`; `key` (public, private) gets the project and no other."""
@@ -180,13 +159,10 @@ class Emulator:
         self.put_project(project, user_limit=limit)
 
     def users(self, project: str = PROJECT_ID) -> list[Json]:
-        """As on the wire, each with `applied` and `deleted` (its removal is on its way)."""
+        """Return them as on the wire, each with `applied` and `deleted` (its removal is on its way)."""
         return list(self._call("GET", f"/projects/{project}/users"))
 
-    def live_tokens(self) -> int:
-        return int(self._call("GET", "/")["live_tokens"])
-
-    # -- the call log
+    # The call log.
 
     def calls(self, method: str | None = None, template: str | None = None) -> list[Json]:
         """Oldest first; `template` like `/groups/{groupId}/databaseUsers`. Digest's first legs have `challenge`."""

@@ -1,76 +1,82 @@
 """The control API under `/_emulator`: no authentication, JSON in and out. `tests.emulator.client` speaks it."""
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from werkzeug import Request, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Map, Rule
+from werkzeug.routing import Map
+from werkzeug.routing import Rule as Path
 
-from tests.emulator.answers import json_response
-from tests.emulator.buckets import LIMITS, Limit
-from tests.emulator.faults import Rule as FaultRule
-from tests.emulator.model import Json, Policy
-from tests.emulator.projects import Projects
-from tests.emulator.waiting import Delay
+from tests.emulator.buckets import Limit
+from tests.emulator.errors import json_response
+from tests.emulator.faults import Rule
+from tests.emulator.model import KINDS, STATES, Cluster, Credential, Delay, Json, Policy, Project, Wait
 from tests.emulator.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTROL_PATH = "/_emulator"
 
-Action = Callable[..., object]
+_CLUSTER_FIELDS = {"kind", "state", "paused", "connection_strings", "mongo", "cluster_type", "processes"}
+_TALKING_TO_MONGODS = {"POST /reset", "POST /apply"}  # so the lock is not held
 
 
 class Control:
     def __init__(self, world: World) -> None:
         self._world = world
-        projects = Projects(world)
-        self._actions: dict[str, Action] = {
-            "GET /": self._overview,
+        self._atlas = world.atlas
+        self._actions: dict[str, Callable[..., object]] = {
             "POST /reset": lambda _: world.reset(),
-            "GET /faults": lambda _: world.faults.all(),
-            "POST /faults": lambda body: {"id": world.faults.add(FaultRule(**body))},
+            "GET /faults": lambda _: [{**vars(rule)} for rule in world.faults],
+            "POST /faults": self._add_fault,
             "DELETE /faults": lambda _: world.faults.clear(),
-            "DELETE /faults/<int:number>": lambda _, number: world.faults.clear(number),
+            "DELETE /faults/<int:number>": self._delete_fault,
             "PUT /policy": self._set_policy,
             "PUT /databases/hidden": self._hide_databases,
-            "POST /apply": lambda _: world.deployment.force(),
+            "POST /apply": lambda _: world.atlas.force(),
             "PUT /settings": self._set_settings,
             "PUT /buckets/<name>": self._set_bucket,
-            "DELETE /buckets/<name>": lambda _, name: world.buckets.set(name, LIMITS[name]),
+            "GET /tokens": lambda _: world.oauth.count(),
             "POST /tokens/revoke": lambda _: world.oauth.revoke_all(),
             "POST /nonces/expire": lambda _: world.digest.expire(),
-            "GET /calls": lambda _: world.log.all(),
-            "DELETE /calls": lambda _: world.log.clear(),
-            "GET /counts": lambda _: world.log.counts(),
-            "PUT /keys/<name>": projects.put_key,
-            "PUT /accounts/<name>": projects.put_account,
-            "PUT /projects/<project>": projects.put,
-            "DELETE /projects/<project>": projects.delete,
-            "GET /projects/<project>/users": projects.users,
-            "PUT /projects/<project>/clusters/<name>": projects.put_cluster,
-            "DELETE /projects/<project>/clusters/<name>": projects.delete_cluster,
-            "PUT /projects/<project>/roles/<name>": projects.put_role,
+            "GET /calls": lambda _: [{**vars(call)} for call in world.calls],
+            "DELETE /calls": lambda _: world.calls.clear(),
+            "GET /counts": lambda _: Counter(f"{c.method} {c.template}" for c in world.calls if not c.challenge),
+            "PUT /keys/<name>": lambda body, name: _put(world.digest.keys, name, body),
+            "PUT /accounts/<name>": lambda body, name: _put(world.oauth.accounts, name, body),
+            "PUT /projects/<project>": self._put_project,
+            "GET /projects/<project>/users": self._users,
+            "PUT /projects/<project>/clusters/<name>": self._put_cluster,
+            "DELETE /projects/<project>/clusters/<name>": self._delete_cluster,
+            "PUT /projects/<project>/roles/<name>": self._put_role,
         }
-        self._map = Map([_rule(key) for key in self._actions])
+        calls = [(call, *call.partition(" ")) for call in self._actions]
+        self._map = Map([Path(CONTROL_PATH + path, methods=[m], endpoint=call) for call, m, _, path in calls])
 
     def answer(self, request: Request) -> Response:
-        """204 for an action without a result, 400 with a sentence for a body that it cannot use."""
+        """Answer 204 for an action without a result, 400 with a sentence for a body that it cannot use."""
         try:
-            endpoint, names = self._map.bind_to_environ(request.environ).match()
+            call, names = self._map.bind_to_environ(request.environ).match()
             body = request.get_json() if request.get_data() else {}
-            result = self._actions[endpoint](body, **names)
+            with nullcontext() if call in _TALKING_TO_MONGODS else self._atlas.lock:
+                result = self._actions[call](body, **names)
         except HTTPException as error:
             return json_response({"error": str(error)}, error.code or 400)
         except (KeyError, TypeError, ValueError) as error:
             return json_response({"error": f"{type(error).__name__}: {error}"}, 400)
         return Response(status=204) if result is None else json_response(result)
 
-    def _overview(self, _: Json) -> Json:
-        with self._world.atlas.lock:
-            projects = {
-                project.id: {"clusters": list(project.clusters), "users": len(project.users)}
-                for project in self._world.atlas.projects.values()
-            }
-        return {"projects": projects, "live_tokens": self._world.oauth.live()}
+    def _add_fault(self, body: Json) -> Json:
+        rule = Rule(**body)
+        self._world.faults.append(rule)
+        return {"id": rule.id}
+
+    def _delete_fault(self, _: Json, number: int) -> None:
+        self._world.faults[:] = [rule for rule in self._world.faults if rule.id != number]
 
     def _set_bucket(self, body: Json, name: str) -> None:
         left = body.pop("left", None)
@@ -78,29 +84,65 @@ class Control:
 
     def _set_policy(self, body: Json) -> None:
         """For changes from now on: `applied` and `stale`, each with any of `seconds`, `reads`, `never`."""
-        policy = Policy(**{name: Delay(**delay) for name, delay in body.items()})
-        with self._world.atlas.lock:
-            self._world.atlas.policy = policy
+        self._atlas.policy = Policy(**{name: Delay(**delay) for name, delay in body.items()})
 
     def _hide_databases(self, body: Json) -> None:
         """Those `names`, and no others."""
-        with self._world.atlas.lock:
-            self._world.atlas.hidden_databases = frozenset(body["names"])
+        self._atlas.hidden_databases = frozenset(body["names"])
 
     def _set_settings(self, body: Json) -> None:
         """Those given: of the world, of digest (`digest`) and of OAuth (`oauth`)."""
-        for part, owner in (("digest", self._world.digest), ("oauth", self._world.oauth)):
-            _set(owner, body.pop(part, {}))
-        _set(self._world, body)
+        digest, oauth = body.pop("digest", {}), body.pop("oauth", {})
+        for owner, values in ((self._world.digest, digest), (self._world.oauth, oauth), (self._world, body)):
+            for name, value in values.items():
+                if name.startswith("_") or not hasattr(owner, name):
+                    raise ValueError(f"there is no setting {name}")
+                setattr(owner, name, value)
+
+    def _put_project(self, body: Json, project: str) -> None:
+        """`name`, `user_limit`, `access_list`; those not given stay."""
+        found = self._atlas.projects.setdefault(project, Project(project, project))
+        for name in body.keys() & {"name", "user_limit", "access_list"}:
+            setattr(found, name, body[name])
+
+    def _put_role(self, body: Json, project: str, name: str) -> None:
+        """A custom role in Atlas's form; `actions` and `inheritedRoles` may be left out."""
+        role = {"actions": [], "inheritedRoles": [], **body, "roleName": name}
+        self._atlas.projects[project].roles[name] = role
+
+    def _put_cluster(self, body: Json, project: str, name: str) -> None:
+        """Change what is given of a cluster's fields; see `tests.emulator.model`.
+
+        `then` says what follows: `{"state": "IDLE" or null for gone, "seconds": …, "reads": …}`.
+        """
+        then = body.pop("then", None)
+        owner = self._atlas.projects[project]
+        if name not in owner.clusters:
+            self._atlas.add_cluster(owner, Cluster(name, body.get("mongo") or self._world.mongo))
+        cluster = owner.clusters[name]
+        for key, value in body.items():
+            if key not in _CLUSTER_FIELDS:
+                raise ValueError(f"a cluster has no {key}")
+            setattr(cluster, key, value)
+        if cluster.state not in STATES or cluster.kind not in KINDS:
+            raise ValueError(f"no state {cluster.state} or no kind {cluster.kind}")
+        if then is not None:
+            state = then.pop("state")
+            cluster.following = (Wait(Delay(**then), time.time()), state)
+
+    def _delete_cluster(self, _: Json, project: str, name: str) -> None:
+        del self._atlas.projects[project].clusters[name]
+
+    def _users(self, _: Json, project: str) -> list[Json]:
+        """Each user as on the wire, with `applied`; those whose removal is on its way are there with `deleted`."""
+        owner = self._atlas.projects[project]
+        pending = {change.name: change for cluster in owner.clusters.values() for change in cluster.changes}
+        users = {user.name: user.attributes for user in owner.users.values()}
+        present = [{**user, "applied": name not in pending, "deleted": False} for name, user in users.items()]
+        gone = [{"username": name, "deleted": True, "applied": False} for name in pending if name not in users]
+        return present + gone
 
 
-def _set(owner: object, values: Json) -> None:
-    for name, value in values.items():
-        if name.startswith("_") or not hasattr(owner, name):
-            raise ValueError(f"there is no setting {name}")
-        setattr(owner, name, value)
-
-
-def _rule(key: str) -> Rule:
-    method, path = key.split()
-    return Rule(CONTROL_PATH + path, methods=[method], endpoint=key)
+def _put(credentials: dict[str, Credential], name: str, body: Json) -> None:
+    projects = frozenset(body["projects"])
+    credentials[name] = Credential(name, body["secret"], projects, body.get("read_only", False))

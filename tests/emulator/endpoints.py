@@ -1,201 +1,322 @@
-"""The endpoints that the broker calls. Each reads or changes the state under its lock and gives the body."""
+"""The endpoints that the broker calls: path, rate limit, X-Java-Method of each version, and what each does.
 
+The Java methods of the root, the status, the limits and a process's databases were never recorded; they are made up.
+"""
+
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import unquote
 
-from tests.emulator.bodies import cluster_body, flex_body, identifier, link, project_body, user_body
-from tests.emulator.errors import ApiError
-from tests.emulator.model import Cluster, Json, Project, User, advance
-from tests.emulator.paging import page
-from tests.emulator.routes import Asked
+from werkzeug import Request
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, Rule
+
+from tests.emulator import bodies
+from tests.emulator.atlas import Atlas
+from tests.emulator.errors import ApiError, refuse_if
+from tests.emulator.model import Change, Cluster, Credential, Json, Project, User
 from tests.emulator.user_rules import changed_user, new_user, parse
 
-USERS_LIMIT = "atlas.project.security.databaseAccess.users"
+ROOT = "/api/atlas/v2"
+MAX_ITEMS = 500
+
+Item = TypeVar("Item")
 
 
+@dataclass
+class Asked:
+    """One authenticated call: what it names, the state that it is about, and what it has changed of users."""
+
+    atlas: Atlas
+    request: Request
+    group: Project
+    caller: Credential
+    names: dict[str, str]
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def root(self) -> str:
+        return self.request.host_url.rstrip("/") + ROOT
+
+    def page(self, items: Sequence[Item], body: Callable[[Item], Json], extra: str = "") -> Json:
+        """Return the page that the query asks for; `extra` is what the links repeat of other query parameters."""
+        number = self._number("pageNum", 1, 1_000_000)
+        size = self._number("itemsPerPage", 100, MAX_ITEMS)
+        counted = self.request.args.get("includeCount", "true") == "true"
+        start, end = (number - 1) * size, number * size
+        pages = {"self": number, "previous": number - 1, "next": number + 1 if end < len(items) else 0}
+        query = f"{self.request.base_url}?includeCount={str(counted).lower()}{extra}"
+        links = [bodies.link(f"{query}&pageNum={n}&itemsPerPage={size}", rel) for rel, n in pages.items() if n]
+        results = [body(item) for item in items[start:end]]
+        return {"links": links, "results": results, **({"totalCount": len(items)} if counted else {})}
+
+    def _number(self, name: str, default: int, most: int) -> int:
+        given = self.request.args.get(name, str(default))
+        if not given.isdecimal() or not 1 <= int(given) <= most:
+            raise ApiError("INVALID_QUERY_PARAMETER", name)
+        return int(given)
+
+
+Answer = Callable[[Asked], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """`versions` are the resource's, date to X-Java-Method, oldest first; the newest alone is not deprecated.
+
+    `answer` is called with the lock held if it is `locked`.
+    """
+
+    template: str
+    bucket: str
+    versions: dict[str, str]
+    answer: Answer
+    success: int
+    locked: bool
+
+    def version(self, accept: str) -> str:
+        """Return the newest version that is not later than the date asked for. Raise ApiError (406)."""
+        asked = re.search(r"application/vnd\.atlas\.(\d{4}-\d{2}-\d{2})\+json", accept)
+        fitting = [date for date in self.versions if asked and date <= asked[1]]
+        if not fitting:
+            raise ApiError("INVALID_VERSION_DATE", headers={"X-Java-Method": list(self.versions.values())[-1]})
+        return fitting[-1]
+
+    def headers(self, version: str) -> dict[str, str]:
+        headers = {"X-Java-Method": self.versions[version]}
+        if version != list(self.versions)[-1]:
+            headers |= {"Deprecation": "Mon, 5 Aug 2024 00:00:00 GMT", "Sunset": "Thu, 1 Jul 2027 00:00:00 GMT"}
+        return headers
+
+
+class Routes:
+    """Every endpoint, found by the path as sent, since a user's name may hold an encoded slash."""
+
+    def __init__(self) -> None:
+        self._map = Map(merge_slashes=False)
+
+    def __call__(
+        self, call: str, bucket: str, java: str | dict[str, str], *, success: int = 200, locked: bool = True
+    ) -> Callable[[Answer], Answer]:
+        """Add `GET /path/{name}`, its rate limit and its X-Java-Method, for the first version or for each."""
+        method, _, template = call.partition(" ")
+        versions = {"2023-01-01": java} if isinstance(java, str) else java
+
+        def add(answer: Answer) -> Answer:
+            path = ROOT + template.replace("{", "<string(minlength=0):").replace("}", ">")
+            route = Route(template, bucket, versions, answer, success, locked)
+            self._map.add(Rule(path, methods=[method], endpoint=route))
+            return answer
+
+        return add
+
+    def find(self, method: str, path: str) -> tuple[Route | None, dict[str, str]]:
+        """Return the endpoint and the names in the path; None when there is no such endpoint."""
+        try:
+            route, names = self._map.bind("").match(path, method)
+        except HTTPException:
+            return None, {}
+        return route, {name: unquote(value) for name, value in names.items()}
+
+
+routes = Routes()
+
+_GROUP = "/groups/{groupId}"
+_USERS = _GROUP + "/databaseUsers"
+_CLUSTER = _GROUP + "/clusters/{clusterName}"
+_FLEX_CLUSTERS = _GROUP + "/flexClusters"
+_FLEX_JAVA = "ApiAtlasFlexClusterResource::"
+_PROCESSES = _GROUP + "/processes"
+_PROCESSES_JAVA = "ApiAtlasProcessesResource::"
+_ONE_USER = _USERS + "/{databaseName}/{username}"
+_USERS_JAVA = "ApiAtlasV2DatabaseUsersResource::"
+
+
+def _clusters_java(method: str) -> dict[str, str]:
+    return {
+        "2023-02-01": f"ApiAtlasClusterDescriptionV15Resource::{method}",
+        "2024-08-05": f"ApiAtlasClusterDescriptionResource20240805::{method}",
+    }
+
+
+@routes("GET ", "root", "ApiSystemResource::getSystem")
 def get_root(asked: Asked) -> Json:
     """An API key is told of its roles, a service account is not."""
-    about = {"appName": "MongoDB Atlas", "build": "emulator", "links": [link(asked.root)], "throttling": False}
+    about = {"appName": "MongoDB Atlas", "build": "emulator", "links": [bodies.link(asked.root)], "throttling": False}
     given = asked.request.authorization
     if given is None or given.type != "digest":
         return about
     role = "GROUP_READ_ONLY" if asked.caller.read_only else "GROUP_OWNER"
     roles = [{"groupId": project, "roleName": role} for project in sorted(asked.caller.projects)]
-    return {**about, "apiKey": {"id": identifier("key", asked.caller.name), "accessList": [], "roles": roles}}
+    return {**about, "apiKey": {"id": bodies.identifier("key", asked.caller.name), "accessList": [], "roles": roles}}
 
 
+@routes("GET /groups", "groups", "ApiAtlasGroupsResource::getAllGroups")
 def list_groups(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        groups = [project for project in asked.atlas.projects.values() if project.id in asked.caller.projects]
-        return page(asked, groups, lambda project: project_body(project, asked.root))
+    groups = [project for project in asked.atlas.projects.values() if project.id in asked.caller.projects]
+    return asked.page(groups, lambda project: bodies.project_body(project, asked.root))
 
 
+@routes(f"GET {_GROUP}", "project", "ApiAtlasGroupsResource::getGroup")
 def get_group(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        return project_body(asked.group, asked.root)
+    return bodies.project_body(asked.group, asked.root)
 
 
+@routes(f"GET {_GROUP}/clusters", "clusters", _clusters_java("getAllClusters"))
 def list_clusters(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        clusters = _advanced(asked, flex=False)
-        extra = "&includeDeletedWithRetainedBackups=false"
-        return page(asked, clusters, lambda one: cluster_body(asked.group, one, asked.root), extra)
+    extra = "&includeDeletedWithRetainedBackups=false"
+    return asked.page(
+        _clusters(asked, flex=False), lambda one: bodies.cluster_body(asked.group, one, asked.root), extra
+    )
 
 
+@routes(f"GET {_FLEX_CLUSTERS}", "project", {"2024-11-13": _FLEX_JAVA + "getAllFlexClusters"})
 def list_flex_clusters(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        return page(asked, _advanced(asked, flex=True), lambda one: flex_body(asked.group, one))
+    return asked.page(_clusters(asked, flex=True), lambda one: bodies.flex_body(asked.group, one))
 
 
+def _clusters(asked: Asked, *, flex: bool) -> list[Cluster]:
+    asked.group.advance(time.time())
+    return [cluster for cluster in asked.group.clusters.values() if (cluster.kind == "flex") == flex]
+
+
+@routes(f"GET {_CLUSTER}", "clusters", _clusters_java("getCluster"))
 def get_cluster(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        advance(asked.group, time.time())
-        cluster = _cluster(asked)
-        if cluster.kind == "flex":
-            raise ApiError("CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API", cluster.name)
-        return cluster_body(asked.group, cluster, asked.root)
+    asked.group.advance(time.time())
+    cluster = _cluster(asked)
+    refuse_if(cluster.kind == "flex", "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API", cluster.name)
+    return bodies.cluster_body(asked.group, cluster, asked.root)
 
 
+@routes(f"GET {_FLEX_CLUSTERS}/{{clusterName}}", "project", {"2024-11-13": _FLEX_JAVA + "getFlexCluster"})
 def get_flex_cluster(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        advance(asked.group, time.time())
-        cluster = _cluster(asked)
-        if cluster.kind != "flex":
-            raise ApiError("CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API", cluster.name)
-        return flex_body(asked.group, cluster)
+    asked.group.advance(time.time())
+    cluster = _cluster(asked)
+    refuse_if(cluster.kind != "flex", "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API", cluster.name)
+    return bodies.flex_body(asked.group, cluster)
 
 
+@routes(f"GET {_CLUSTER}/status", "clusters", "ApiAtlasClusterDescriptionResource::getStatus", locked=False)
 def get_status(asked: Asked) -> Json:
     """Of any kind of cluster: Atlas's Kubernetes operator asks it for flex ones too."""
     with asked.atlas.lock:
         cluster = _cluster(asked)
-    return {"changeStatus": asked.deployment.status(asked.group, cluster)}
-
-
-def list_users(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        users = list(asked.group.users.values())
-        return page(asked, users, lambda user: user_body(asked.group, user, asked.root))
-
-
-def get_user(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        return user_body(asked.group, _user(asked), asked.root)
-
-
-def create_user(asked: Asked) -> Json:
-    body = _body(asked)
-    with asked.atlas.lock:
-        attributes = new_user(asked.group, body)
-        _check_room(asked, attributes)
-        user = User(attributes, body.get("password"), next(asked.atlas.versions))
-        asked.group.users[attributes["databaseName"], user.name] = user
-        work = asked.deployment.queue(asked.group, user.name, None, user)
-        answer = user_body(asked.group, user, asked.root)
-    asked.deployment.settle(work)
-    return answer
-
-
-def update_user(asked: Asked) -> Json:
-    body = _body(asked)
-    with asked.atlas.lock:
-        old = _user(asked)
-        attributes = changed_user(asked.group, old.attributes, body)
-        user = User(attributes, body.get("password") or old.password, next(asked.atlas.versions))
-        asked.group.users[attributes["databaseName"], user.name] = user
-        work = asked.deployment.queue(asked.group, user.name, old, user)
-        answer = user_body(asked.group, user, asked.root)
-    asked.deployment.settle(work)
-    return answer
-
-
-def delete_user(asked: Asked) -> None:
-    with asked.atlas.lock:
-        key = (asked.names["databaseName"], asked.names["username"])
-        user = asked.group.users.pop(key, None)
-        if user is None:
-            raise ApiError("USER_NOT_FOUND", key[1])
-        work = asked.deployment.queue(asked.group, user.name, user, None)
-    asked.deployment.settle(work)
-
-
-def list_access(asked: Asked) -> Json:
-    with asked.atlas.lock:
-        return page(asked, asked.group.access_list, lambda entry: _access_body(asked, entry))
-
-
-def list_roles(asked: Asked) -> Sequence[Json]:
-    with asked.atlas.lock:
-        return list(asked.group.roles.values())
-
-
-def list_limits(asked: Asked) -> Sequence[Json]:
-    with asked.atlas.lock:
-        return _limits(asked.group)
-
-
-def get_limit(asked: Asked) -> Json:
-    for limit in list_limits(asked):
-        if limit["name"] == asked.names["limitName"]:
-            return limit
-    raise ApiError("RESOURCE_NOT_FOUND", asked.request.path)
-
-
-def _limits(project: Project) -> Sequence[Json]:
-    usage = {
-        USERS_LIMIT: (len(project.users), 100, 100, project.user_limit),
-        "atlas.project.deployment.clusters": (len(project.clusters), 25, 90, 25),
-        "atlas.project.security.databaseAccess.customRoles": (len(project.roles), 100, 1400, 100),
-    }
-    return [
-        {"currentUsage": used, "defaultLimit": default, "maximumLimit": maximum, "name": name, "value": value}
-        for name, (used, default, maximum, value) in usage.items()
-    ]
-
-
-def _access_body(asked: Asked, entry: str) -> Json:
-    address, _, bits = entry.partition("/")
-    block = f"{address}/{bits or 32}"
-    single = {"ipAddress": address} if bits in ("", "32") else {}
-    href = f"{asked.root}/groups/{asked.group.id}/accessList/{block.replace('/', '%2F')}"
-    return {"cidrBlock": block, "comment": "", "groupId": asked.group.id, **single, "links": [link(href)]}
-
-
-def _advanced(asked: Asked, *, flex: bool) -> list[Cluster]:
-    advance(asked.group, time.time())
-    return [cluster for cluster in asked.group.clusters.values() if (cluster.kind == "flex") == flex]
+    return {"changeStatus": asked.atlas.status(cluster)}
 
 
 def _cluster(asked: Asked) -> Cluster:
     name = asked.names["clusterName"]
-    if name not in asked.group.clusters:
-        raise ApiError("CLUSTER_NOT_FOUND", name, asked.group.id)
+    refuse_if(name not in asked.group.clusters, "CLUSTER_NOT_FOUND", name, asked.group.id)
     return asked.group.clusters[name]
 
 
-def _user(asked: Asked) -> User:
-    name = asked.names["username"]
-    user = asked.group.users.get((asked.names["databaseName"], name))
-    if user is None:
-        raise ApiError("USERNAME_NOT_FOUND", name)
-    return user
+@routes(f"GET {_PROCESSES}", "processes", _PROCESSES_JAVA + "getAllAtlasProcesses")
+def list_processes(asked: Asked) -> Json:
+    """Of dedicated clusters. Those that share a mongod share its process."""
+    monitored = [cluster for cluster in asked.group.clusters.values() if cluster.kind == "dedicated"]
+    found = {bodies.process_id(process): process for cluster in monitored for process in bodies.processes(cluster)}
+    return asked.page(list(found.values()), lambda process: bodies.process_body(asked.group, process, asked.root))
 
 
-def _body(asked: Asked) -> Json:
-    """415 is this emulator's strictness; what Atlas does was never seen."""
-    kind = asked.request.mimetype
-    if kind != "application/json" and not kind.startswith("application/vnd.atlas."):
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE")
-    return parse(asked.request.get_data())
+@routes(f"GET {_PROCESSES}/{{processId}}/databases", "processes", _PROCESSES_JAVA + "getDatabases", locked=False)
+def list_databases(asked: Asked) -> Json:
+    """What monitoring has seen, in all clusters that the process belongs to, since there may be several here."""
+    wanted = asked.names["processId"]
+    with asked.atlas.lock:
+        clusters = asked.group.clusters.values()
+        owners = [
+            (one, process)
+            for one in clusters
+            for process in bodies.processes(one)
+            if bodies.process_id(process) == wanted
+        ]
+        hidden = asked.atlas.hidden_databases
+    refuse_if(not owners, "RESOURCE_NOT_FOUND", asked.request.path)
+    told = [(cluster, process) for cluster, process in owners if cluster.kind == "dedicated"]
+    router = any(process["typeName"] == "SHARD_MONGOS" for _, process in told)
+    refuse_if(not told or router, "CLUSTER_HAS_NO_DATABASES_TO_TELL")
+    names: set[str] = set()
+    for cluster, process in told:
+        given = process.get("databases")
+        names.update(asked.atlas.databases(cluster) if given is None else given)
+    home = f"{asked.root}/groups/{asked.group.id}/processes/{wanted}/databases"
+    return asked.page(
+        sorted(names - hidden), lambda name: {"databaseName": name, "links": [bodies.link(f"{home}/{name}")]}
+    )
 
 
-def _check_room(asked: Asked, attributes: Json) -> None:
-    key = (attributes["databaseName"], attributes["username"])
-    if key in asked.group.users:
-        raise ApiError("USER_ALREADY_EXISTS", key[1])
-    if len(asked.group.users) >= asked.group.user_limit:
-        raise ApiError("GROUP_USERS_LIMIT_EXCEEDED", asked.group.user_limit)
+@routes(f"GET {_USERS}", "users", _USERS_JAVA + "getUsers")
+def list_users(asked: Asked) -> Json:
+    return asked.page(list(asked.group.users.values()), lambda user: bodies.user_body(asked.group, user, asked.root))
+
+
+@routes(f"GET {_ONE_USER}", "users", _USERS_JAVA + "getUserByName")
+def get_user(asked: Asked) -> Json:
+    return bodies.user_body(asked.group, _user(asked, "USERNAME_NOT_FOUND"), asked.root)
+
+
+@routes(f"POST {_USERS}", "users", _USERS_JAVA + "addUser", success=201)
+def create_user(asked: Asked) -> Json:
+    body = parse(asked.request)
+    attributes = new_user(asked.group, body)
+    key, limit = (attributes["databaseName"], attributes["username"]), asked.group.user_limit
+    refuse_if(key in asked.group.users, "USER_ALREADY_EXISTS", key[1])
+    refuse_if(len(asked.group.users) >= limit, "GROUP_USERS_LIMIT_EXCEEDED", limit)
     mongods = {cluster.mongo for cluster in asked.group.clusters.values()}
     for project in asked.atlas.projects.values():
         if key in project.users and mongods & {cluster.mongo for cluster in project.clusters.values()}:
             raise ApiError("UNEXPECTED_ERROR", detail="Emulator: two projects share a mongod, and so user names.")
+    return _put_user(asked, None, attributes, body.get("password"))
+
+
+@routes(f"PATCH {_ONE_USER}", "users", _USERS_JAVA + "patchUser")
+def update_user(asked: Asked) -> Json:
+    body = parse(asked.request)
+    old = _user(asked, "USERNAME_NOT_FOUND")
+    return _put_user(asked, old, changed_user(asked.group, old.attributes, body), body.get("password") or old.password)
+
+
+def _put_user(asked: Asked, old: User | None, attributes: Json, password: str | None) -> Json:
+    user = User(attributes, password, next(asked.atlas.versions))
+    asked.group.users[attributes["databaseName"], user.name] = user
+    asked.changes = asked.atlas.queue(asked.group, user.name, old, user)
+    return bodies.user_body(asked.group, user, asked.root)
+
+
+@routes(f"DELETE {_ONE_USER}", "users", _USERS_JAVA + "deleteUser", success=204)
+def delete_user(asked: Asked) -> None:
+    user = _user(asked, "USER_NOT_FOUND")
+    del asked.group.users[asked.names["databaseName"], user.name]
+    asked.changes = asked.atlas.queue(asked.group, user.name, user, None)
+
+
+def _user(asked: Asked, code: str) -> User:
+    key = asked.names["databaseName"], asked.names["username"]
+    refuse_if(key not in asked.group.users, code, key[1])
+    return asked.group.users[key]
+
+
+@routes(f"GET {_GROUP}/accessList", "project", "ApiAtlasNetworkAccessListResource::getAtlasWhitelist")
+def list_access(asked: Asked) -> Json:
+    return asked.page(asked.group.access_list, lambda entry: bodies.access_body(asked.group, entry, asked.root))
+
+
+@routes(f"GET {_GROUP}/customDBRoles/roles", "roles", "ApiAtlasCustomDBRoleResource::getCustomDBRoles")
+def list_roles(asked: Asked) -> list[Json]:
+    return list(asked.group.roles.values())
+
+
+@routes(f"GET {_GROUP}/limits", "project", "ApiAtlasGroupsResource::getLimits")
+def list_limits(asked: Asked) -> list[Json]:
+    return bodies.limit_bodies(asked.group)
+
+
+@routes(f"GET {_GROUP}/limits/{{limitName}}", "project", "ApiAtlasGroupsResource::getLimit")
+def get_limit(asked: Asked) -> Json:
+    for limit in bodies.limit_bodies(asked.group):
+        if limit["name"] == asked.names["limitName"]:
+            return limit
+    raise ApiError("RESOURCE_NOT_FOUND", asked.request.path)

@@ -4,7 +4,14 @@ Codes, statuses and parameters are the documented ones. The sentences are Atlas'
 or quoted by its users (`RECORDED`); the others are our own, so a client must not read them.
 """
 
+import json
 from http import HTTPStatus
+
+from werkzeug import Response
+
+_LIMITED = (
+    "Rate limit exceeded for %s. Please retry after %s seconds. Request capacity: %s. Refill rate: %s per %s seconds."
+)
 
 RECORDED: dict[str, tuple[int, str]] = {
     "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API": (400, "Flex cluster %s cannot be used in the Cluster API."),
@@ -12,13 +19,7 @@ RECORDED: dict[str, tuple[int, str]] = {
     "GROUP_NOT_FOUND": (404, "No group with ID %s exists."),
     "INVALID_VERSION_DATE": (406, "Invalid accept header or version date."),
     "RATE_LIMITED": (429, "Resource %s is limited to %s requests every %s minutes."),
-    "RATE_LIMITED_TOKEN_BUCKET": (
-        429,
-        (
-            "Rate limit exceeded for %s. Please retry after %s seconds. "
-            "Request capacity: %s. Refill rate: %s per %s seconds."
-        ),
-    ),
+    "RATE_LIMITED_TOKEN_BUCKET": (429, _LIMITED),
     "USERNAME_NOT_FOUND": (404, "No user with username %s exists."),
     "USER_ALREADY_EXISTS": (409, "A user with username %s already exists."),
     "USER_NOT_FOUND": (404, "No user with ID %s exists."),
@@ -77,21 +78,39 @@ CODES: dict[str, tuple[int, str]] = RECORDED | {
 
 
 class ApiError(Exception):
-    """An answer that says no; `detail` replaces the code's sentence."""
+    """An answer that says no; `detail` replaces the code's sentence, `headers` come with the answer."""
 
-    def __init__(self, code: str, *parameters: str | int, detail: str | None = None) -> None:
+    def __init__(
+        self, code: str, *parameters: str | int, detail: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self.code = code
         self.parameters = parameters
         self.status, sentence = CODES[code]
         self.detail = detail or (sentence % parameters if parameters else sentence)
-        self.headers: dict[str, str] = {}
+        self.headers = headers or {}
         super().__init__(self.detail)
 
-    def body(self) -> dict[str, object]:
-        return {
+    def response(self, headers: dict[str, str] | None = None) -> Response:
+        body = {
             "detail": self.detail,
             "error": self.status,
             "errorCode": self.code,
             "parameters": list(self.parameters),
             "reason": HTTPStatus(self.status).phrase,
         }
+        return json_response(body, self.status, {**(headers or {}), **self.headers, "X-Error-Code": self.code})
+
+
+def refuse_if(wrong: object, code: str, *parameters: str | int) -> None:
+    if wrong:
+        raise ApiError(code, *parameters)
+
+
+def json_response(
+    body: object,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    content_type: str = "application/json",
+    indent: int | None = None,
+) -> Response:
+    return Response(json.dumps(body, indent=indent), status, headers or {}, content_type=content_type)

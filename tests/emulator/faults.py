@@ -2,16 +2,13 @@
 
 import re
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
 from werkzeug import Response
 
-from tests.emulator.answers import json_response, refusal
-from tests.emulator.errors import CODES, ApiError
-from tests.emulator.model import Json
+from tests.emulator.errors import CODES, ApiError, json_response
 
 When = Literal["before", "after"]
 
@@ -24,7 +21,8 @@ class Rule:
 
     `hang` seconds pass before or after the call acts, `drop` closes the connection before or after it acts. With a
     `status`, that is the answer instead, and the call acts only with `act`. Rules concern calls whose credentials are
-    right, so that digest's first leg uses none up; with `unauthenticated` they come before authentication.
+    right, so that digest's first leg uses none up; with `unauthenticated` they come before authentication. In the list
+    of rules `times` is how often each is still to happen.
     """
 
     method: str = "*"
@@ -41,61 +39,37 @@ class Rule:
     hang_after: float = 0
     drop: When | None = None
     unauthenticated: bool = False
-    id: int = 0
-
-    def fits(self, method: str, path: str, body: str) -> bool:
-        if self.times == 0 or self.method not in ("*", method):
-            return False
-        return bool(re.search(self.path, path) and re.search(self.body, body))
+    id: int = field(default_factory=count(1).__next__)
 
     def response(self) -> Response | None:
-        """The canned answer, if there is one: given, HTML, or JSON with an error code in Atlas's form."""
+        """Return the canned answer, if there is one: given, HTML, or JSON with an error code in Atlas's form."""
         if self.status is None:
             return None
         if self.html:
             return Response(HTML.format(self.status), self.status, self.headers, content_type="text/html")
-        if self.answer is None:
-            return refusal(_error(self.status, self.error_code), self.headers)
         if isinstance(self.answer, str):
             return Response(self.answer, self.status, self.headers, content_type="text/plain")
-        return json_response(self.answer, self.status, self.headers)
+        if self.answer is not None:
+            return json_response(self.answer, self.status, self.headers)
+        code = {429: "RATE_LIMITED", 503: "SERVICE_UNAVAILABLE"}.get(self.status, "UNEXPECTED_ERROR")
+        error = ApiError(self.error_code or code, *["x"] * CODES[self.error_code or code][1].count("%s"))
+        error.status = self.status
+        return error.response(self.headers)
 
 
-@dataclass
-class Faults:
-    _rules: list[Rule] = field(default_factory=list)
-    _ids: Iterator[int] = field(default_factory=lambda: count(1))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+class Faults(list[Rule]):
+    """The rules, oldest first."""
 
-    def add(self, rule: Rule) -> int:
-        with self._lock:
-            rule.id = next(self._ids)
-            self._rules.append(rule)
-            return rule.id
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
 
     def take(self, method: str, path: str, body: str, *, authenticated: bool) -> Rule | None:
-        """The oldest rule that fits; this use is counted."""
+        """Return the oldest rule that fits, and count this use of it."""
         with self._lock:
-            for rule in self._rules:
-                if rule.unauthenticated != authenticated and rule.fits(method, path, body):
-                    if rule.times is not None:
-                        rule.times -= 1
+            for rule in self:
+                if rule.times == 0 or rule.unauthenticated == authenticated or rule.method not in ("*", method):
+                    continue
+                if re.search(rule.path, path) and re.search(rule.body, body):
+                    rule.times = None if rule.times is None else rule.times - 1
                     return rule
             return None
-
-    def all(self) -> list[Json]:
-        """`times` is how often each is still to happen."""
-        with self._lock:
-            return [asdict(rule) for rule in self._rules]
-
-    def clear(self, number: int | None = None) -> None:
-        with self._lock:
-            self._rules = [rule for rule in self._rules if number is not None and rule.id != number]
-
-
-def _error(status: int, code: str | None) -> ApiError:
-    code = code or {429: "RATE_LIMITED", 503: "SERVICE_UNAVAILABLE"}.get(status, "UNEXPECTED_ERROR")
-    places = CODES[code][1].count("%s")
-    error = ApiError(code, *["x"] * places)
-    error.status = status
-    return error

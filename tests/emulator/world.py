@@ -1,16 +1,14 @@
-"""The whole emulated Atlas in one object, and how it begins."""
+"""The whole emulated Atlas in one object, how it begins, and the log of what was asked of it."""
 
+import time
 from dataclasses import dataclass, field
 
+from tests.emulator.atlas import Atlas
 from tests.emulator.bodies import identifier
 from tests.emulator.buckets import Buckets
-from tests.emulator.calls import CallLog
-from tests.emulator.changes import Deployment
-from tests.emulator.digest import Credential, Digest
+from tests.emulator.credentials import Digest, OAuth
 from tests.emulator.faults import Faults
-from tests.emulator.model import Atlas, Cluster, Policy, Project
-from tests.emulator.oauth import OAuth
-from tests.emulator.waiting import Delay
+from tests.emulator.model import Cluster, Credential, Delay, Policy, Project
 
 PROJECT_ID = identifier("project")
 PUBLIC_KEY = "emulator"
@@ -20,63 +18,61 @@ CLIENT_SECRET = "mdb_sa_sk_emulated-and-no-secret-at-all"
 CLUSTERS = ("cluster-dev", "cluster-test")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What the world is at its beginning and after a reset. A cluster is `NAME` or `NAME=MONGO_URI`."""
+@dataclass
+class Call:
+    """`status` stays None while the answer is on its way, and when the connection was closed without one."""
+
+    method: str
+    path: str
+    query: str
+    template: str
+    accept: str
+    user_agent: str
+    authentication: str
+    start: float = field(default_factory=time.time)
+    end: float | None = None
+    status: int | None = None
+    error_code: str | None = None
+    challenge: bool = False
+    caller: str | None = None
+    fault: int | None = None
+
+
+@dataclass
+class World:
+    """The fields say what it is at its beginning and after a reset. A cluster is `NAME` or `NAME=MONGO_URI`.
+
+    `allowed_addresses` None: the API is reachable from everywhere. `latency` is added to every call, in seconds.
+    `calls` is what was asked of the Admin API, by whom and with what result; it holds no body and no secret.
+    """
 
     mongo: str
     project: str = PROJECT_ID
     public_key: str = PUBLIC_KEY
     private_key: str = PRIVATE_KEY
-    client_id: str = CLIENT_ID
-    client_secret: str = CLIENT_SECRET
     clusters: tuple[str, ...] = CLUSTERS
     apply_seconds: float = 0
 
-
-@dataclass
-class World:
-    """`allowed_addresses` None: the API is reachable from everywhere. `latency` is added to every call, in seconds."""
-
-    setup: Setup
-    atlas: Atlas = field(default_factory=Atlas)
-    digest: Digest = field(default_factory=Digest)
-    oauth: OAuth = field(default_factory=OAuth)
-    buckets: Buckets = field(default_factory=Buckets)
-    faults: Faults = field(default_factory=Faults)
-    log: CallLog = field(default_factory=CallLog)
-    latency: float = 0
-    allowed_addresses: list[str] | None = None
-
     def __post_init__(self) -> None:
-        self.deployment = Deployment(self.atlas)
-        self._begin()
+        self.atlas, self.faults, self.calls = Atlas(), Faults(), list[Call]()
+        self.reset()
 
     def reset(self) -> None:
         """Everything as at the beginning: users are gone from the mongods, tokens and nonces have ended."""
         with self.atlas.lock:
             self.atlas.projects.clear()
-        self.deployment.clear()
+        self.atlas.clear()
         self.digest, self.oauth, self.buckets = Digest(), OAuth(), Buckets()
         self.faults.clear()
-        self.log.clear()
-        self.latency, self.allowed_addresses = 0, None
-        self._begin()
-
-    def _begin(self) -> None:
-        setup = self.setup
-        projects = frozenset({setup.project})
-        self.digest.keys[setup.public_key] = Credential(setup.public_key, setup.private_key, projects)
-        self.oauth.accounts[setup.client_id] = Credential(setup.client_id, setup.client_secret, projects)
-        clusters = [_cluster(given, setup.mongo) for given in setup.clusters]
+        self.calls.clear()
+        self.latency: float = 0
+        self.allowed_addresses: list[str] | None = None
+        projects = frozenset({self.project})
+        self.digest.keys[self.public_key] = Credential(self.public_key, self.private_key, projects)
+        self.oauth.accounts[CLIENT_ID] = Credential(CLIENT_ID, CLIENT_SECRET, projects)
+        named = [given.partition("=") for given in self.clusters]
+        clusters = {name: Cluster(name, own or self.mongo) for name, _, own in named}
         with self.atlas.lock:
             self.atlas.hidden_databases = frozenset()
-            self.atlas.policy = Policy(Delay(seconds=setup.apply_seconds))
-            self.atlas.projects[setup.project] = Project(
-                setup.project, "emulated", clusters={cluster.name: cluster for cluster in clusters}
-            )
-
-
-def _cluster(given: str, mongo: str) -> Cluster:
-    name, _, own = given.partition("=")
-    return Cluster(name, own or mongo)
+            self.atlas.policy = Policy(Delay(seconds=self.apply_seconds))
+            self.atlas.projects[self.project] = Project(self.project, "emulated", clusters=clusters)

@@ -1,0 +1,254 @@
+"""The state of the emulated Atlas, and how a change of a user travels from the Admin API to the mongods."""
+
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+
+from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from tests.emulator.model import Change, Cluster, Json, Policy, Project, User, Wait
+
+TICK_SECONDS = 0.02
+AWAY_SECONDS = 0.5
+USER_NOT_FOUND = 11
+ROLE_EXISTS = 51002
+USER_EXISTS = 51003
+
+_READ = ["find", "collStats", "dbHash", "killCursors", "listIndexes"]
+_WRITE = ["insert", "update", "remove", "createCollection", "createIndex", "dropCollection", "dropIndex"]
+_COLLECTION_ACTIONS = {"read": _READ, "readWrite": _READ + _WRITE}
+
+
+class Atlas:
+    """All state in memory. Whoever reads or changes it holds `lock`, and never talks to a mongod meanwhile.
+
+    Changes are queued for each cluster that they concern, shown by its status, and applied in its mongod: in the
+    request that makes them due, or in a thread when time does. `hidden_databases` exist, but monitoring has not seen
+    them yet.
+    """
+
+    def __init__(self) -> None:
+        self.policy = Policy()
+        self.projects: dict[str, Project] = {}
+        self.hidden_databases: frozenset[str] = frozenset()
+        self.lock = threading.RLock()
+        self.versions = count(1)
+        self._mongods: dict[str, Mongod] = {}
+        self._pool = ThreadPoolExecutor(4, "apply")
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="deployment", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            now = datetime.now(UTC)
+            with self.lock:
+                for project in self.projects.values():
+                    for key, user in list(project.users.items()):
+                        date = user.attributes.get("deleteAfterDate")
+                        if date and datetime.fromisoformat(date) <= now:
+                            del project.users[key]
+                            self.queue(project, user.name, user, None)
+            self._apply_due()
+
+    def queue(self, project: Project, name: str, old: User | None, new: User | None) -> list[Change]:
+        """Return the changes for `settle`. To be called with the lock held.
+
+        A mongod that several clusters share keeps a user whom any of them needs.
+        """
+        version = new.version if new else next(self.versions)
+        changes = []
+        for cluster in project.clusters.values():
+            if any(user and user.reaches(cluster.name) for user in (old, new)):
+                sharing = [c.name for c in project.clusters.values() if c.mongo == cluster.mongo]
+                stays = new and any(new.reaches(other) for other in sharing)
+                changes.append(self._enqueue(project, cluster, name, version, new if stays else None))
+        return changes
+
+    def add_cluster(self, project: Project, cluster: Cluster) -> None:
+        """Add a cluster, which gets the users who were there before it. To be called with the lock held."""
+        project.clusters[cluster.name] = cluster
+        for user in project.users.values():
+            if user.reaches(cluster.name):
+                self._enqueue(project, cluster, user.name, user.version, user)
+
+    def _enqueue(self, project: Project, cluster: Cluster, name: str, version: int, user: User | None) -> Change:
+        stale = Wait(self.policy.stale, time.time())
+        change = Change(project, cluster, name, version, user, stale, self.policy.applied)
+        cluster.changes.append(change)
+        return change
+
+    def status(self, cluster: Cluster) -> str:
+        """Return what a read of the status shows. It counts for changes that wait for reads, and applies those due."""
+        now = time.time()
+        with self.lock:
+            due = [change for change in cluster.changes if change.due(now)]
+            waiting = [change for change in cluster.changes if change not in due]
+            shown = [change for change in waiting if change.visible(now)]
+            for change in waiting:
+                (change.applying or change.stale).reads += 1
+        applied = self._apply(due)
+        return "PENDING" if shown or not applied else "APPLIED"
+
+    def settle(self, changes: list[Change]) -> None:
+        """Apply, and wait for, those of these changes that are due at once."""
+        now = time.time()
+        with self.lock:
+            due = [change for change in changes if change.due(now)]
+        self._apply(due)
+
+    def force(self) -> None:
+        """Apply all that is queued, whatever the policy says."""
+        with self.lock:
+            for change in self._changes():
+                change.forced = True
+        self._apply_due()
+
+    def clear(self) -> None:
+        """Drop every user that was made; changes still on their way come too late. A mongod may be gone by now."""
+        version = next(self.versions)
+        for mongod in self._mongods.values():
+            with suppress(PyMongoError):
+                mongod.clear(version)
+
+    def databases(self, cluster: Cluster) -> list[str]:
+        """Return those that are in the cluster's mongod now."""
+        return self._mongod(cluster.mongo).databases()
+
+    def _changes(self) -> list[Change]:
+        clusters = [cluster for project in self.projects.values() for cluster in project.clusters.values()]
+        return [change for cluster in clusters for change in cluster.changes]
+
+    def _apply_due(self) -> None:
+        now = time.time()
+        with self.lock:
+            due = [change for change in self._changes() if change.due(now, in_read=False)]
+        self._apply(due)
+
+    def _apply(self, changes: Iterable[Change]) -> bool:
+        """Return whether all are applied; what the mongod did not take stays queued."""
+        return all(list(self._pool.map(self._apply_one, changes)))
+
+    def _apply_one(self, change: Change) -> bool:
+        with self.lock:
+            mongod = self._mongod(change.cluster.mongo)
+            roles = dict(change.project.roles)
+        try:
+            mongod.apply(change.name, change.version, change.user, roles)
+        except PyMongoError:
+            return False
+        with self.lock:
+            if change in change.cluster.changes:
+                change.cluster.changes.remove(change)
+        return True
+
+    def _mongod(self, uri: str) -> "Mongod":
+        if uri not in self._mongods:
+            self._mongods[uri] = Mongod(uri)
+        return self._mongods[uri]
+
+
+class Mongod:
+    """A real server with access control on. A version of a user is applied at most once, never after a later one."""
+
+    def __init__(self, uri: str) -> None:
+        self._client: MongoClient[Json] = MongoClient(
+            uri, connect=False, serverSelectionTimeoutMS=500, connectTimeoutMS=500, socketTimeoutMS=5000
+        )
+        self._versions: dict[str, int] = {}
+        self._locks = [threading.Lock() for _ in range(64)]
+        self._floor = 0
+        self._ready = False
+        self._away_until = 0.0
+
+    def apply(self, name: str, version: int, user: User | None, custom: dict[str, Json]) -> None:
+        """Raise PyMongoError when the mongod cannot be reached or refuses; then nothing counts as applied.
+
+        One that could not be reached is left alone for a moment, so that it does not hold up the others.
+        """
+        if time.monotonic() < self._away_until:
+            raise ConnectionFailure("away a moment ago")
+        with self._locks[hash(name) % len(self._locks)]:
+            if self._versions.get(name, self._floor) >= version:
+                return
+            self._versions.setdefault(name, self._floor)  # so that `clear` knows of a user who is just being made
+            try:
+                if user is None:
+                    self._drop(name)
+                elif user.password is not None:  # users without one authenticate elsewhere, which no mongod here can
+                    self._put(user, user.password, custom)
+            except ConnectionFailure:
+                self._away_until = time.monotonic() + AWAY_SECONDS
+                raise
+            self._versions[name] = version
+
+    def databases(self) -> list[str]:
+        return list(self._client.list_database_names())
+
+    def clear(self, version: int) -> None:
+        """Drop every user that was made here; no change up to this version is applied any more."""
+        self._floor = version
+        names, self._versions = list(self._versions), {}
+        for name in names:
+            with self._locks[hash(name) % len(self._locks)]:
+                self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._client.admin.command("dropUser", name)
+        except OperationFailure as error:
+            if error.code != USER_NOT_FOUND:
+                raise
+
+    def _put(self, user: User, password: str, custom: dict[str, Json]) -> None:
+        if not self._ready:
+            # The fewest hash rounds that mongod allows: a hundred users are to be made, not to be kept safe.
+            self._client.admin.command("setParameter", 1, scramSHA256IterationCount=5000)
+            self._ready = True
+        roles = [self._role(role, custom) for role in user.attributes["roles"]]
+        self._create_or_update("User", user.name, {"pwd": password, "roles": roles, "mechanisms": ["SCRAM-SHA-256"]})
+
+    def _create_or_update(self, kind: str, name: str, settings: Json) -> None:
+        try:
+            self._client.admin.command(f"create{kind}", name, **settings)
+        except OperationFailure as error:
+            if error.code not in (USER_EXISTS, ROLE_EXISTS):
+                raise
+            self._client.admin.command(f"update{kind}", name, **settings)
+
+    def _role(self, role: Json, custom: dict[str, Json]) -> Json:
+        """Return the role in MongoDB's form; one that MongoDB does not have is made first."""
+        name, database, collection = role["roleName"], role["databaseName"], role.get("collectionName")
+        if name in custom:
+            privileges = [
+                {"resource": _resource(resource), "actions": [_action(action["action"])]}
+                for action in custom[name]["actions"]
+                for resource in action["resources"]
+            ]
+            inherited = [{"role": one["role"], "db": one["db"]} for one in custom[name]["inheritedRoles"]]
+        elif collection:
+            resource = {"db": database, "collection": collection}
+            privileges, inherited = [{"resource": resource, "actions": _COLLECTION_ACTIONS[name]}], []
+            name = f"{name} {database}.{collection}"
+        else:
+            return {"role": "root", "db": "admin"} if name == "atlasAdmin" else {"role": name, "db": database}
+        self._create_or_update("Role", name, {"privileges": privileges, "roles": inherited})
+        return {"role": name, "db": "admin"}
+
+
+def _resource(resource: Json) -> Json:
+    if resource.get("cluster"):
+        return {"cluster": True}
+    return {"db": resource.get("db", ""), "collection": resource.get("collection", "")}
+
+
+def _action(name: str) -> str:
+    """Atlas writes COLL_MOD where MongoDB writes collMod."""
+    first, *rest = name.lower().split("_")
+    return first + "".join(part.capitalize() for part in rest)
