@@ -15,8 +15,6 @@ from tests.emulator.world import CLUSTERS, PRIVATE_KEY, PROJECT_ID, PUBLIC_KEY, 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
-THREADS = 256  # calls that hang keep their thread
-
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """One process, a thread for each call, connections that are kept."""
@@ -63,7 +61,7 @@ def main(host: str, port: int, *, until_stdin_closes: bool, **options: str | flo
     settings = {
         "bind": f"{host}:{port}",
         "worker_class": "gthread",
-        "threads": THREADS,
+        "threads": 256,  # calls that hang keep their thread
         "keepalive": 60,
         "timeout": 0,
         "graceful_timeout": 0,

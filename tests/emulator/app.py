@@ -11,7 +11,7 @@ from werkzeug import Request, Response
 
 from tests.emulator.control import CONTROL_PATH, Control
 from tests.emulator.credentials import REVOKE_PATH, TOKEN_PATH
-from tests.emulator.endpoints import Asked, routes
+from tests.emulator.endpoints import Asked, find
 from tests.emulator.errors import ApiError, json_response, refuse_if
 from tests.emulator.model import Credential, Project
 from tests.emulator.world import Call, World
@@ -46,7 +46,7 @@ class Exchange:
         self._request = request
         self._target = target
         self._path = target.partition("?")[0]
-        self._route, self._names = routes.find(request.method, self._path)
+        self._route, self._names = find(request.method, self._path)
         given = request.authorization
         self._call = Call(
             method=request.method,
@@ -109,12 +109,8 @@ class Exchange:
         challenge = 'Bearer realm="MMS Public API", error="invalid_token"'
         if given is None or given.type != "bearer":
             challenge = world.digest.challenge()
-        body = {
-            "error": 401,
-            "reason": "Unauthorized",
-            "detail": "You are not authorized for this resource.",
-            "errorCode": "UNEXPECTED_ERROR",
-        }
+        detail = "You are not authorized for this resource."
+        body = {"error": 401, "reason": "Unauthorized", "detail": detail, "errorCode": "UNEXPECTED_ERROR"}
         return json_response(body, 401, {"Www-Authenticate": challenge}, indent=2)
 
     def _act(self, caller: Credential) -> Response:
@@ -126,8 +122,7 @@ class Exchange:
             refuse_if(not listed, "IP_ADDRESS_NOT_ON_ACCESS_LIST", address)
             if route is None:
                 return ApiError("RESOURCE_NOT_FOUND", self._path).response()
-            version = route.version(request.headers.get("Accept", ""))
-            headers |= route.headers(version)
+            version = route.version(request.headers.get("Accept", ""), headers)
             project = self._project(caller)
             headers |= world.buckets.take(route.bucket, project.id or caller.name, self._path)
             refuse_if(caller.read_only and request.method != "GET", "USER_UNAUTHORIZED")
@@ -148,6 +143,8 @@ class Exchange:
         if group is None:
             return Project("", "")
         refuse_if(not re.fullmatch(r"[0-9a-f]{24}", group), "INVALID_GROUP_ID", group)
-        refuse_if(group not in self._world.atlas.projects, "GROUP_NOT_FOUND", group)
+        project = self._world.atlas.projects.get(group)
+        if project is None:
+            raise ApiError("GROUP_NOT_FOUND", group)
         refuse_if(group not in caller.projects, "NOT_IN_GROUP")
-        return self._world.atlas.projects[group]
+        return project

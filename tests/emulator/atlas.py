@@ -117,10 +117,6 @@ class Atlas:
             with suppress(PyMongoError):
                 mongod.clear(version)
 
-    def databases(self, cluster: Cluster) -> list[str]:
-        """Return those that are in the cluster's mongod now."""
-        return self._mongod(cluster.mongo).databases()
-
     def _changes(self) -> list[Change]:
         clusters = [cluster for project in self.projects.values() for cluster in project.clusters.values()]
         return [change for cluster in clusters for change in cluster.changes]
@@ -137,7 +133,7 @@ class Atlas:
 
     def _apply_one(self, change: Change) -> bool:
         with self.lock:
-            mongod = self._mongod(change.cluster.mongo)
+            mongod = self.mongod(change.cluster.mongo)
             roles = dict(change.project.roles)
         try:
             mongod.apply(change.name, change.version, change.user, roles)
@@ -148,7 +144,7 @@ class Atlas:
                 change.cluster.changes.remove(change)
         return True
 
-    def _mongod(self, uri: str) -> "Mongod":
+    def mongod(self, uri: str) -> "Mongod":
         if uri not in self._mongods:
             self._mongods[uri] = Mongod(uri)
         return self._mongods[uri]

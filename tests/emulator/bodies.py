@@ -1,6 +1,7 @@
 """What each resource looks like on the wire."""
 
 import hashlib
+import json
 from urllib.parse import quote, urlsplit
 
 from tests.emulator.model import Cluster, Json, Project, User, wire_time
@@ -152,42 +153,26 @@ def cluster_body(project: Project, cluster: Cluster, root: str) -> Json:
     }
 
 
-_REGION: Json = {"priority": 7, "providerName": "AWS", "regionName": "US_EAST_1"}
-_NODES = {"instanceSize": "M10", "diskIOPS": 3000, "diskSizeGB": 30.0, "ebsVolumeType": "STANDARD"}
-_FREE_REGION = {
-    **_REGION,
-    "backingProviderName": "AWS",
-    "electableSpecs": {"instanceSize": "M0"},
-    "providerName": "TENANT",
-}
-_REGION |= {
+_NODES: Json = {"instanceSize": "M10", "diskIOPS": 3000, "diskSizeGB": 30.0, "ebsVolumeType": "STANDARD"}
+_ANY_REGION: Json = {"priority": 7, "regionName": "US_EAST_1"}
+_FREE = {"backingProviderName": "AWS", "providerName": "TENANT", "electableSpecs": {"instanceSize": "M0"}}
+_FREE_REGION: Json = {**_ANY_REGION, **_FREE}
+_REGION: Json = {
+    **_ANY_REGION,
+    "providerName": "AWS",
     "analyticsSpecs": {**_NODES, "nodeCount": 0},
     "autoScaling": {"compute": {"enabled": False, "scaleDownEnabled": False}, "diskGB": {"enabled": False}},
     "electableSpecs": {**_NODES, "nodeCount": 3},
     "readOnlySpecs": {**_NODES, "nodeCount": 0},
 }
-
-_CLUSTER: Json = {
-    "adaptiveCapacity": None,
+_CLUSTER: Json = json.loads("""{
+    "adaptiveCapacity": null, "backupEnabled": false, "biConnector": {"enabled": false, "readPreference": "secondary"},
     "advancedConfiguration": {
-        "customOpensslCipherConfigTls12": [],
-        "customOpensslCipherConfigTls13": [],
-        "minimumEnabledTlsProtocol": "TLS1_2",
-        "tlsCipherConfigMode": "DEFAULT",
+        "customOpensslCipherConfigTls12": [], "customOpensslCipherConfigTls13": [],
+        "minimumEnabledTlsProtocol": "TLS1_2", "tlsCipherConfigMode": "DEFAULT"
     },
-    "backupEnabled": False,
-    "biConnector": {"enabled": False, "readPreference": "secondary"},
-    "diskWarmingMode": "FULLY_WARMED",
-    "effectiveDatabaseEdition": "CORE",
-    "encryptionAtRestProvider": "NONE",
-    "featureCompatibilityVersion": "8.0",
-    "globalClusterSelfManagedSharding": False,
-    "internalClusterRole": "NONE",
-    "labels": [],
-    "mongoDBMajorVersion": "8.0",
-    "pitEnabled": False,
-    "redactClientLogData": False,
-    "retainBackups": False,
-    "rootCertType": "ISRGROOTX1",
-    "useAwsTimeBasedSnapshotCopyForFastInitialSync": False,
-}
+    "diskWarmingMode": "FULLY_WARMED", "effectiveDatabaseEdition": "CORE", "encryptionAtRestProvider": "NONE",
+    "featureCompatibilityVersion": "8.0", "globalClusterSelfManagedSharding": false, "internalClusterRole": "NONE",
+    "labels": [], "mongoDBMajorVersion": "8.0", "pitEnabled": false, "redactClientLogData": false,
+    "retainBackups": false, "rootCertType": "ISRGROOTX1", "useAwsTimeBasedSnapshotCopyForFastInitialSync": false
+}""")

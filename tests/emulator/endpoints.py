@@ -5,9 +5,8 @@ The Java methods of the root, the status, the limits and a process's databases w
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 from urllib.parse import unquote
 
 from werkzeug import Request
@@ -21,9 +20,6 @@ from tests.emulator.model import Change, Cluster, Credential, Json, Project, Use
 from tests.emulator.user_rules import changed_user, new_user, parse
 
 ROOT = "/api/atlas/v2"
-MAX_ITEMS = 500
-
-Item = TypeVar("Item")
 
 
 @dataclass
@@ -41,23 +37,19 @@ class Asked:
     def root(self) -> str:
         return self.request.host_url.rstrip("/") + ROOT
 
-    def page(self, items: Sequence[Item], body: Callable[[Item], Json], extra: str = "") -> Json:
+    def page(self, results: list[Json], extra: str = "") -> Json:
         """Return the page that the query asks for; `extra` is what the links repeat of other query parameters."""
-        number = self._number("pageNum", 1, 1_000_000)
-        size = self._number("itemsPerPage", 100, MAX_ITEMS)
-        counted = self.request.args.get("includeCount", "true") == "true"
+        args = {"pageNum": "1", "itemsPerPage": "100", "includeCount": "true", **self.request.args}
+        for name, most in (("pageNum", 1_000_000), ("itemsPerPage", 500)):
+            wrong = not args[name].isdecimal() or not 1 <= int(args[name]) <= most
+            refuse_if(wrong, "INVALID_QUERY_PARAMETER", name)
+        number, size, counted = int(args["pageNum"]), int(args["itemsPerPage"]), args["includeCount"] == "true"
         start, end = (number - 1) * size, number * size
-        pages = {"self": number, "previous": number - 1, "next": number + 1 if end < len(items) else 0}
+        pages = {"self": number, "previous": number - 1, "next": number + 1 if end < len(results) else 0}
         query = f"{self.request.base_url}?includeCount={str(counted).lower()}{extra}"
         links = [bodies.link(f"{query}&pageNum={n}&itemsPerPage={size}", rel) for rel, n in pages.items() if n]
-        results = [body(item) for item in items[start:end]]
-        return {"links": links, "results": results, **({"totalCount": len(items)} if counted else {})}
-
-    def _number(self, name: str, default: int, most: int) -> int:
-        given = self.request.args.get(name, str(default))
-        if not given.isdecimal() or not 1 <= int(given) <= most:
-            raise ApiError("INVALID_QUERY_PARAMETER", name)
-        return int(given)
+        total = {"totalCount": len(results)} if counted else {}
+        return {"links": links, "results": results[start:end], **total}
 
 
 Answer = Callable[[Asked], object]
@@ -77,52 +69,49 @@ class Route:
     success: int
     locked: bool
 
-    def version(self, accept: str) -> str:
-        """Return the newest version that is not later than the date asked for. Raise ApiError (406)."""
+    def version(self, accept: str, headers: dict[str, str]) -> str:
+        """Return the newest version that is not later than the date asked for, and say so in the headers.
+
+        Raise ApiError (406) when there is none.
+        """
+        newest = list(self.versions)[-1]
+        headers["X-Java-Method"] = self.versions[newest]
         asked = re.search(r"application/vnd\.atlas\.(\d{4}-\d{2}-\d{2})\+json", accept)
         fitting = [date for date in self.versions if asked and date <= asked[1]]
-        if not fitting:
-            raise ApiError("INVALID_VERSION_DATE", headers={"X-Java-Method": list(self.versions.values())[-1]})
+        refuse_if(not fitting, "INVALID_VERSION_DATE")
+        headers["X-Java-Method"] = self.versions[fitting[-1]]
+        if fitting[-1] != newest:
+            headers |= {"Deprecation": "Mon, 5 Aug 2024 00:00:00 GMT", "Sunset": "Thu, 1 Jul 2027 00:00:00 GMT"}
         return fitting[-1]
 
-    def headers(self, version: str) -> dict[str, str]:
-        headers = {"X-Java-Method": self.versions[version]}
-        if version != list(self.versions)[-1]:
-            headers |= {"Deprecation": "Mon, 5 Aug 2024 00:00:00 GMT", "Sunset": "Thu, 1 Jul 2027 00:00:00 GMT"}
-        return headers
+
+_ROUTES = Map(merge_slashes=False)
 
 
-class Routes:
-    """Every endpoint, found by the path as sent, since a user's name may hold an encoded slash."""
+def route(
+    call: str, bucket: str, java: str | dict[str, str], *, success: int = 200, locked: bool = True
+) -> Callable[[Answer], Answer]:
+    """Add `GET /path/{name}` with its rate limit and X-Java-Method, for the first version or for each."""
+    method, _, template = call.partition(" ")
+    versions = {"2023-01-01": java} if isinstance(java, str) else java
 
-    def __init__(self) -> None:
-        self._map = Map(merge_slashes=False)
+    def add(answer: Answer) -> Answer:
+        path = ROOT + template.replace("{", "<string(minlength=0):").replace("}", ">")
+        endpoint = Route(template, bucket, versions, answer, success, locked)
+        _ROUTES.add(Rule(path, methods=[method], endpoint=endpoint))
+        return answer
 
-    def __call__(
-        self, call: str, bucket: str, java: str | dict[str, str], *, success: int = 200, locked: bool = True
-    ) -> Callable[[Answer], Answer]:
-        """Add `GET /path/{name}`, its rate limit and its X-Java-Method, for the first version or for each."""
-        method, _, template = call.partition(" ")
-        versions = {"2023-01-01": java} if isinstance(java, str) else java
-
-        def add(answer: Answer) -> Answer:
-            path = ROOT + template.replace("{", "<string(minlength=0):").replace("}", ">")
-            route = Route(template, bucket, versions, answer, success, locked)
-            self._map.add(Rule(path, methods=[method], endpoint=route))
-            return answer
-
-        return add
-
-    def find(self, method: str, path: str) -> tuple[Route | None, dict[str, str]]:
-        """Return the endpoint and the names in the path; None when there is no such endpoint."""
-        try:
-            route, names = self._map.bind("").match(path, method)
-        except HTTPException:
-            return None, {}
-        return route, {name: unquote(value) for name, value in names.items()}
+    return add
 
 
-routes = Routes()
+def find(method: str, path: str) -> tuple[Route | None, dict[str, str]]:
+    """Return the endpoint and the names in the path as sent, since a user's name may hold an encoded slash."""
+    try:
+        found, names = _ROUTES.bind("").match(path, method)
+    except HTTPException:
+        return None, {}
+    return found, {name: unquote(value) for name, value in names.items()}
+
 
 _GROUP = "/groups/{groupId}"
 _USERS = _GROUP + "/databaseUsers"
@@ -142,7 +131,7 @@ def _clusters_java(method: str) -> dict[str, str]:
     }
 
 
-@routes("GET ", "root", "ApiSystemResource::getSystem")
+@route("GET ", "root", "ApiSystemResource::getSystem")
 def get_root(asked: Asked) -> Json:
     """An API key is told of its roles, a service account is not."""
     about = {"appName": "MongoDB Atlas", "build": "emulator", "links": [bodies.link(asked.root)], "throttling": False}
@@ -154,28 +143,26 @@ def get_root(asked: Asked) -> Json:
     return {**about, "apiKey": {"id": bodies.identifier("key", asked.caller.name), "accessList": [], "roles": roles}}
 
 
-@routes("GET /groups", "groups", "ApiAtlasGroupsResource::getAllGroups")
+@route("GET /groups", "groups", "ApiAtlasGroupsResource::getAllGroups")
 def list_groups(asked: Asked) -> Json:
     groups = [project for project in asked.atlas.projects.values() if project.id in asked.caller.projects]
-    return asked.page(groups, lambda project: bodies.project_body(project, asked.root))
+    return asked.page([bodies.project_body(project, asked.root) for project in groups])
 
 
-@routes(f"GET {_GROUP}", "project", "ApiAtlasGroupsResource::getGroup")
+@route(f"GET {_GROUP}", "project", "ApiAtlasGroupsResource::getGroup")
 def get_group(asked: Asked) -> Json:
     return bodies.project_body(asked.group, asked.root)
 
 
-@routes(f"GET {_GROUP}/clusters", "clusters", _clusters_java("getAllClusters"))
+@route(f"GET {_GROUP}/clusters", "clusters", _clusters_java("getAllClusters"))
 def list_clusters(asked: Asked) -> Json:
-    extra = "&includeDeletedWithRetainedBackups=false"
-    return asked.page(
-        _clusters(asked, flex=False), lambda one: bodies.cluster_body(asked.group, one, asked.root), extra
-    )
+    clusters = [bodies.cluster_body(asked.group, cluster, asked.root) for cluster in _clusters(asked, flex=False)]
+    return asked.page(clusters, "&includeDeletedWithRetainedBackups=false")
 
 
-@routes(f"GET {_FLEX_CLUSTERS}", "project", {"2024-11-13": _FLEX_JAVA + "getAllFlexClusters"})
+@route(f"GET {_FLEX_CLUSTERS}", "project", {"2024-11-13": _FLEX_JAVA + "getAllFlexClusters"})
 def list_flex_clusters(asked: Asked) -> Json:
-    return asked.page(_clusters(asked, flex=True), lambda one: bodies.flex_body(asked.group, one))
+    return asked.page([bodies.flex_body(asked.group, cluster) for cluster in _clusters(asked, flex=True)])
 
 
 def _clusters(asked: Asked, *, flex: bool) -> list[Cluster]:
@@ -183,7 +170,7 @@ def _clusters(asked: Asked, *, flex: bool) -> list[Cluster]:
     return [cluster for cluster in asked.group.clusters.values() if (cluster.kind == "flex") == flex]
 
 
-@routes(f"GET {_CLUSTER}", "clusters", _clusters_java("getCluster"))
+@route(f"GET {_CLUSTER}", "clusters", _clusters_java("getCluster"))
 def get_cluster(asked: Asked) -> Json:
     asked.group.advance(time.time())
     cluster = _cluster(asked)
@@ -191,7 +178,7 @@ def get_cluster(asked: Asked) -> Json:
     return bodies.cluster_body(asked.group, cluster, asked.root)
 
 
-@routes(f"GET {_FLEX_CLUSTERS}/{{clusterName}}", "project", {"2024-11-13": _FLEX_JAVA + "getFlexCluster"})
+@route(f"GET {_FLEX_CLUSTERS}/{{clusterName}}", "project", {"2024-11-13": _FLEX_JAVA + "getFlexCluster"})
 def get_flex_cluster(asked: Asked) -> Json:
     asked.group.advance(time.time())
     cluster = _cluster(asked)
@@ -199,7 +186,7 @@ def get_flex_cluster(asked: Asked) -> Json:
     return bodies.flex_body(asked.group, cluster)
 
 
-@routes(f"GET {_CLUSTER}/status", "clusters", "ApiAtlasClusterDescriptionResource::getStatus", locked=False)
+@route(f"GET {_CLUSTER}/status", "clusters", "ApiAtlasClusterDescriptionResource::getStatus", locked=False)
 def get_status(asked: Asked) -> Json:
     """Of any kind of cluster: Atlas's Kubernetes operator asks it for flex ones too."""
     with asked.atlas.lock:
@@ -213,26 +200,22 @@ def _cluster(asked: Asked) -> Cluster:
     return asked.group.clusters[name]
 
 
-@routes(f"GET {_PROCESSES}", "processes", _PROCESSES_JAVA + "getAllAtlasProcesses")
+@route(f"GET {_PROCESSES}", "processes", _PROCESSES_JAVA + "getAllAtlasProcesses")
 def list_processes(asked: Asked) -> Json:
     """Of dedicated clusters. Those that share a mongod share its process."""
     monitored = [cluster for cluster in asked.group.clusters.values() if cluster.kind == "dedicated"]
     found = {bodies.process_id(process): process for cluster in monitored for process in bodies.processes(cluster)}
-    return asked.page(list(found.values()), lambda process: bodies.process_body(asked.group, process, asked.root))
+    return asked.page([bodies.process_body(asked.group, process, asked.root) for process in found.values()])
 
 
-@routes(f"GET {_PROCESSES}/{{processId}}/databases", "processes", _PROCESSES_JAVA + "getDatabases", locked=False)
+@route(f"GET {_PROCESSES}/{{processId}}/databases", "processes", _PROCESSES_JAVA + "getDatabases", locked=False)
 def list_databases(asked: Asked) -> Json:
     """What monitoring has seen, in all clusters that the process belongs to, since there may be several here."""
     wanted = asked.names["processId"]
     with asked.atlas.lock:
         clusters = asked.group.clusters.values()
-        owners = [
-            (one, process)
-            for one in clusters
-            for process in bodies.processes(one)
-            if bodies.process_id(process) == wanted
-        ]
+        every = [(cluster, process) for cluster in clusters for process in bodies.processes(cluster)]
+        owners = [(cluster, process) for cluster, process in every if bodies.process_id(process) == wanted]
         hidden = asked.atlas.hidden_databases
     refuse_if(not owners, "RESOURCE_NOT_FOUND", asked.request.path)
     told = [(cluster, process) for cluster, process in owners if cluster.kind == "dedicated"]
@@ -241,24 +224,23 @@ def list_databases(asked: Asked) -> Json:
     names: set[str] = set()
     for cluster, process in told:
         given = process.get("databases")
-        names.update(asked.atlas.databases(cluster) if given is None else given)
+        names.update(asked.atlas.mongod(cluster.mongo).databases() if given is None else given)
     home = f"{asked.root}/groups/{asked.group.id}/processes/{wanted}/databases"
-    return asked.page(
-        sorted(names - hidden), lambda name: {"databaseName": name, "links": [bodies.link(f"{home}/{name}")]}
-    )
+    seen = sorted(names - hidden)
+    return asked.page([{"databaseName": name, "links": [bodies.link(f"{home}/{name}")]} for name in seen])
 
 
-@routes(f"GET {_USERS}", "users", _USERS_JAVA + "getUsers")
+@route(f"GET {_USERS}", "users", _USERS_JAVA + "getUsers")
 def list_users(asked: Asked) -> Json:
-    return asked.page(list(asked.group.users.values()), lambda user: bodies.user_body(asked.group, user, asked.root))
+    return asked.page([bodies.user_body(asked.group, user, asked.root) for user in asked.group.users.values()])
 
 
-@routes(f"GET {_ONE_USER}", "users", _USERS_JAVA + "getUserByName")
+@route(f"GET {_ONE_USER}", "users", _USERS_JAVA + "getUserByName")
 def get_user(asked: Asked) -> Json:
     return bodies.user_body(asked.group, _user(asked, "USERNAME_NOT_FOUND"), asked.root)
 
 
-@routes(f"POST {_USERS}", "users", _USERS_JAVA + "addUser", success=201)
+@route(f"POST {_USERS}", "users", _USERS_JAVA + "addUser", success=201)
 def create_user(asked: Asked) -> Json:
     body = parse(asked.request)
     attributes = new_user(asked.group, body)
@@ -272,7 +254,7 @@ def create_user(asked: Asked) -> Json:
     return _put_user(asked, None, attributes, body.get("password"))
 
 
-@routes(f"PATCH {_ONE_USER}", "users", _USERS_JAVA + "patchUser")
+@route(f"PATCH {_ONE_USER}", "users", _USERS_JAVA + "patchUser")
 def update_user(asked: Asked) -> Json:
     body = parse(asked.request)
     old = _user(asked, "USERNAME_NOT_FOUND")
@@ -286,7 +268,7 @@ def _put_user(asked: Asked, old: User | None, attributes: Json, password: str | 
     return bodies.user_body(asked.group, user, asked.root)
 
 
-@routes(f"DELETE {_ONE_USER}", "users", _USERS_JAVA + "deleteUser", success=204)
+@route(f"DELETE {_ONE_USER}", "users", _USERS_JAVA + "deleteUser", success=204)
 def delete_user(asked: Asked) -> None:
     user = _user(asked, "USER_NOT_FOUND")
     del asked.group.users[asked.names["databaseName"], user.name]
@@ -299,22 +281,22 @@ def _user(asked: Asked, code: str) -> User:
     return asked.group.users[key]
 
 
-@routes(f"GET {_GROUP}/accessList", "project", "ApiAtlasNetworkAccessListResource::getAtlasWhitelist")
+@route(f"GET {_GROUP}/accessList", "project", "ApiAtlasNetworkAccessListResource::getAtlasWhitelist")
 def list_access(asked: Asked) -> Json:
-    return asked.page(asked.group.access_list, lambda entry: bodies.access_body(asked.group, entry, asked.root))
+    return asked.page([bodies.access_body(asked.group, entry, asked.root) for entry in asked.group.access_list])
 
 
-@routes(f"GET {_GROUP}/customDBRoles/roles", "roles", "ApiAtlasCustomDBRoleResource::getCustomDBRoles")
+@route(f"GET {_GROUP}/customDBRoles/roles", "roles", "ApiAtlasCustomDBRoleResource::getCustomDBRoles")
 def list_roles(asked: Asked) -> list[Json]:
     return list(asked.group.roles.values())
 
 
-@routes(f"GET {_GROUP}/limits", "project", "ApiAtlasGroupsResource::getLimits")
+@route(f"GET {_GROUP}/limits", "project", "ApiAtlasGroupsResource::getLimits")
 def list_limits(asked: Asked) -> list[Json]:
     return bodies.limit_bodies(asked.group)
 
 
-@routes(f"GET {_GROUP}/limits/{{limitName}}", "project", "ApiAtlasGroupsResource::getLimit")
+@route(f"GET {_GROUP}/limits/{{limitName}}", "project", "ApiAtlasGroupsResource::getLimit")
 def get_limit(asked: Asked) -> Json:
     for limit in bodies.limit_bodies(asked.group):
         if limit["name"] == asked.names["limitName"]:

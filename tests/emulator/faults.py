@@ -60,8 +60,7 @@ class Rule:
 class Faults(list[Rule]):
     """The rules, oldest first."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    _lock = threading.Lock()
 
     def take(self, method: str, path: str, body: str, *, authenticated: bool) -> Rule | None:
         """Return the oldest rule that fits, and count this use of it."""
