@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from werkzeug.datastructures import Authorization
 
-from tests.emulator import digest
-from tests.emulator.digest import Credential
+from tests.emulator import credentials
+from tests.emulator.model import Credential
 from workers.atlas.client import Answer, ApiKey, AtlasClient, ServiceAccount
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Digest:
     challenges: int = 0
 
     def __post_init__(self) -> None:
-        self._digest = digest.Digest(uses=self.uses)
+        self._digest = credentials.Digest(uses=self.uses)
 
     def __call__(self, heard: Heard) -> Reply:
         self._digest.keys["publickey"] = Credential("publickey", self.private, frozenset())  # tests exchange it
