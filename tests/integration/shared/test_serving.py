@@ -46,7 +46,7 @@ def test_an_api_killed_with_requests_under_way_can_be_started_again_at_once(api:
         assert isinstance(waiting.exception(), requests.RequestException)
         api.start()
         assert client.last_operation("i").state == "in progress"
-    assert time.monotonic() - killed < 5
+    assert time.monotonic() - killed < 20, "a child that outlives its parent holds the port for 30 s"
 
 
 def test_clients_that_stop_in_the_middle_of_a_request_hold_up_nobody_for_long(api: Api) -> None:
