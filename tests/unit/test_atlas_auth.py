@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.tenant import together
 from tests.unit.atlas_stand_in import BAD_KEY, Digest, Heard, Reply, StandIn, html, refuse, say, user_body
 from workers.atlas.client import (
     ApiKey,
@@ -202,11 +203,7 @@ def in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:
         except BaseException as error:  # noqa: BLE001  handed to the test
             errors.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[run] * count)
     return errors
 
 
