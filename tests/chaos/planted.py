@@ -1,26 +1,45 @@
 """Faults that an engineer might make in the broker's code, each with the story that must catch it.
 
 A fault replaces a function, method or constant, which is looked up by its name, in the processes of one broker. They
-run the code of the checkout, and ``sitecustomize.py``, which Python imports first, plants the fault.
+run the code of the checkout, and ``sitecustomize.py``, which Python imports first, plants the fault. A replacement that
+does not fit the code any more would break the broker in another way, and would be caught for that: so the replacements
+are typed, and one that raises an error of its own reports it.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import importlib
+import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from broker_api.jobs.queue import JOBS
 from broker_api.state.mongo import NOW
 from broker_api.state.records import Kind, Phase
 from tests.chaos import scenarios, slow
-from tests.chaos.chaos import Chaos
-from tests.chaos.scenarios import Scenario
+from workers.atlas.client import AtlasError, UserNotFound
 from workers.engine.results import Done
 
-VARIABLE = "PLANTED_FAULT"
+if TYPE_CHECKING:
+    from broker_api.service.operation_start import OperationStarter
+    from broker_api.state.fields import InstanceFields
+    from broker_api.state.operation_claims import Claim, Claims
+    from broker_api.state.records import Binding, Instance
+    from tests.chaos.chaos import Chaos
+    from tests.chaos.scenarios import Scenario
+    from workers.atlas.client import AtlasClient, Refused
+    from workers.clusters.status import ClusterStatus
+    from workers.engine.definition import Definition
+    from workers.transport import Consumer
+
+VARIABLE, REPORTS = "PLANTED_FAULT", "PLANTED_FAULT_REPORTS"
 SITECUSTOMIZE = f"""
 import os, traceback
 try:
@@ -31,6 +50,7 @@ except BaseException:
     os._exit(70)  # else Python would go on without the fault
 """
 Broken = Callable[[Any], Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,20 +76,44 @@ class Planted:
             assert held is not None, f"{self.target} is gone: name in tests/chaos/planted.py what has taken its place"
         return holder, name
 
+    def is_constant(self) -> bool:
+        """Return whether the fault is in a value and not in a function, which could report that it was called."""
+        holder, name = self.found()
+        return not inspect.isfunction(getattr(holder, name))
+
     def plant(self) -> None:
         """Replace the target in this process, also where other modules have imported it by its name."""
         holder, name = self.found()
         original = getattr(holder, name)
         broken = self.broken(original)
+        if inspect.isfunction(broken):
+            broken = reporting(broken)
         setattr(holder, name, broken)
         for module in [each for key, each in sys.modules.items() if key.startswith(("broker_api", "workers"))]:
             for alias in [alias for alias, value in vars(module).items() if value is original]:
                 setattr(module, alias, broken)
 
     def settings(self, folder: Path) -> dict[str, str]:
-        """Return the settings of a process that has the fault; the folder is for what Python reads at its start."""
+        """Return the settings of a process that has the fault; the folder is for its start and its reports."""
         (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        return {"PYTHONPATH": str(folder), VARIABLE: self.name}
+        return {"PYTHONPATH": str(folder), VARIABLE: self.name, REPORTS: str(folder)}
+
+
+def reporting(broken: Callable[..., T]) -> Callable[..., T]:
+    """Return a replacement that leaves a file when it was called, and one when it raises an error of its own."""
+    folder = Path(os.environ[REPORTS])
+
+    @functools.wraps(broken)
+    def run(*args: object, **options: object) -> T:
+        (folder / "reached").touch()
+        try:
+            return broken(*args, **options)
+        except Exception as error:
+            if traceback.extract_tb(error.__traceback__)[-1].filename == __file__:
+                (folder / "misfit").write_text(traceback.format_exc())
+            raise
+
+    return run
 
 
 def returns(value: object) -> Broken:
@@ -82,44 +126,43 @@ def is_now(value: object) -> Broken:
     return lambda _original: value
 
 
-def sends_first(create: Any) -> Any:  # noqa: ANN401 - as the other replacements: what is found by its name
-    def broken(operations: Any, fields: Any, kind: Kind, *others: Any) -> Any:  # noqa: ANN401
-        operations._queue.send(JOBS[kind], [fields["instance_id"], None, "early"])  # noqa: SLF001
+def sends_first(create: Callable[..., object]) -> Callable[..., object]:
+    def broken(operations: OperationStarter, fields: InstanceFields, kind: Kind, *others: object) -> object:
+        operations.queue.send(JOBS[kind], [fields["instance_id"], None, "early"])
         return create(operations, fields, kind, *others)
 
     return broken
 
 
-def without_fence(filter_and_write: Any) -> Any:  # noqa: ANN401
-    def broken(claims: Any, claim: Any, *others: Any, **options: Any) -> Any:  # noqa: ANN401
-        with contextlib.suppress(TypeError):
-            now = claims._collection.find_one({"_id": claim.record.key})["operation"]  # noqa: SLF001
-            claim = replace(claim, fence=now["fence"], token=now["lease_token"])
-        return filter_and_write(claims, claim, *others, **options)
+def without_fence(write: Callable[..., object]) -> Callable[..., object]:
+    def broken(claims: Claims, claim: Claim[Instance] | Claim[Binding], *others: object) -> object:
+        if found := claims.store.get(claim.record.key):
+            operation = found.operation
+            token = cast("str", operation.lease_token)  # None when it is released, which the filter matches too
+            claim = replace(claim, fence=operation.fence, token=token)
+        return write(claims, claim, *others)
 
     return broken
 
 
-def another_password(update_user: Any) -> Any:  # noqa: ANN401
+def another_password(update_user: Callable[..., None]) -> Callable[..., None]:
     return lambda client, name, *, password="", **more: update_user(client, name, password=f"{password}-2", **more)
 
 
-def forgives(delete_user: Any) -> Any:  # noqa: ANN401
-    def broken(*args: object) -> None:
-        with contextlib.suppress(Exception):
-            delete_user(*args)
+def forgives(delete_user: Callable[..., None]) -> Callable[..., None]:
+    def broken(client: AtlasClient, username: str) -> None:
+        with contextlib.suppress(AtlasError):
+            delete_user(client, username)
 
     return broken
 
 
-def unauthorized_is_not_found(refusal: Any) -> Any:  # noqa: ANN401
-    from workers.atlas import errors  # noqa: PLC0415 - planted while that module's name may be in the making
-
-    return lambda status, code: errors.UserNotFound if status == 401 else refusal(status, code)
+def unauthorized_is_not_found(refusal: Callable[[int, str], type[Refused]]) -> Callable[[int, str], type[Refused]]:
+    return lambda status, code: UserNotFound if status == 401 else refusal(status, code)
 
 
-def always_takes_the_turn(take_turn: Any) -> Any:  # noqa: ANN401
-    def broken(status: Any, project: str, cluster: str) -> Any:  # noqa: ANN401
+def always_takes_the_turn(take_turn: Callable[..., object]) -> Callable[..., object]:
+    def broken(status: ClusterStatus, project: str, cluster: str) -> object:
         long_ago = {"polled_at": None, "answered_at": None, "next_poll": None}
         status.housekeeping.collection.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
         return take_turn(status, project, cluster)
@@ -127,15 +170,16 @@ def always_takes_the_turn(take_turn: Any) -> Any:  # noqa: ANN401
     return broken
 
 
-def keeps_the_user(bind: Any) -> Any:  # noqa: ANN401
-    bind.undo.update(dict.fromkeys(bind.undo, lambda _: Done(Phase.FAILED, "")))
-    return bind
+def keeps_the_user(definitions: dict[str, Definition[Any]]) -> dict[str, Definition[Any]]:
+    bind = definitions[Kind.BIND]
+    undo = dict.fromkeys(bind.undo, reporting(lambda _: Done(Phase.FAILED, "")))
+    return {**definitions, Kind.BIND: replace(bind, undo=undo)}
 
 
-def loses_no_connection(init: Any) -> Any:  # noqa: ANN401
-    def broken(consumer: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401
+def loses_no_connection(init: Callable[..., None]) -> Callable[..., None]:
+    def broken(consumer: Consumer, *args: object, **options: object) -> None:
         init(consumer, *args, **options)
-        consumer.connection_errors = ()
+        consumer.connection_errors = (ZeroDivisionError,)  # which no connection raises
 
     return broken
 
@@ -191,7 +235,7 @@ CAUGHT: dict[Scenario, list[Planted]] = {
         Planted("401 means gone", "workers.atlas.errors:refusal", unauthorized_is_not_found),
     ],
     scenarios.a_failed_bind_leaves_no_user: [
-        Planted("a failed bind keeps its user", "workers.operations.bind:BIND", keeps_the_user)
+        Planted("a failed bind keeps its user", "workers.operations:DEFINITIONS", keeps_the_user)
     ],
     scenarios.an_unbind_waits_for_a_request_that_is_still_under_way: [
         Planted("unbind does not wait for requests under way", f"{JOB}.wait_for_late_effect", returns(None))

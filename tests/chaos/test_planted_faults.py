@@ -19,7 +19,7 @@ def test_the_fault_fits_the_code(fault: Planted) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_fault_is_caught(fault: Planted, breakable: Chaos, tmp_path: Path, *, long_form: bool) -> None:
     if not (fault.quick or long_form):
-        pytest.skip("with --long")
+        pytest.skip("with --long: each fault needs a broker of its own; the quick ones are always tried")
     breakable.mend()
     # Only the state's MongoDB is another broker's.
     with breakable_broker(state=breakable.stack.state, settings=fault.settings(tmp_path)) as chaos:
@@ -27,3 +27,6 @@ def test_the_fault_is_caught(fault: Planted, breakable: Chaos, tmp_path: Path, *
             fault.caught_by(chaos)
         chaos.mend()
     assert caught.value.args, "caught without a word"
+    misfit = tmp_path / "misfit"
+    assert not misfit.exists(), f"the fault does not fit the code:\n{misfit.read_text()}"
+    assert (tmp_path / "reached").exists() or fault.is_constant(), "the broker has not reached the fault"
