@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft4Validator
+from pydantic import BaseModel
 
 from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.catalog.service_definitions import MaintenanceDefinition, PlanDefinition, ServiceDefinition
 from broker_api.config import Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
+from broker_api.osb import body_schemas
 
 SERVICE, PLAN = Config.UUID_SERVICES_CLUSTER, Config.UUID_PLANS_EXISTING_CLUSTER
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
@@ -382,3 +385,18 @@ def test_a_plan_may_bring_its_own_schema() -> None:
     catalog.check_instance(plan, {"size": 1}, creating=True)
     assert refusal(creating(catalog), plan, {"size": 3}) == "parameters.size must be one of 1, 2."
     assert refusal(catalog.check_binding, plan, {"role": "x"}).startswith("parameters.role")
+
+
+@pytest.mark.parametrize(
+    ("checked", "described"),
+    [
+        (ServiceDefinition, body_schemas.Service),
+        (PlanDefinition, body_schemas.Plan),
+        (MaintenanceDefinition, body_schemas.PlanVersion),
+    ],
+)
+def test_the_openapi_description_has_each_field_that_is_published(
+    checked: type[BaseModel], described: type[BaseModel]
+) -> None:
+    published = {name for name, field in checked.model_fields.items() if not field.exclude}
+    assert published == set(described.model_fields)
