@@ -1,17 +1,31 @@
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from broker_api.server import listen
+from tests.dev.processes import CHECKOUT
+
+WITHOUT_IPV6 = """
+import errno, socket, sys
+
+def refuse(event, arguments):
+    if event == "socket.__new__" and arguments[1] == socket.AF_INET6:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+sys.addaudithook(refuse)  # as a kernel without IPv6 does, for this process
+from broker_api.server import listen
+with listen(sys.argv[1], 0) as listener:
+    print(listener.family.name, listener.getsockname()[0])
+"""
 
 
 @pytest.mark.parametrize("host", ["::", "[::]"])
-def test_on_a_machine_without_ipv6_every_address_is_every_address_of_ipv4(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
-    with listen(host, 0) as listener:
-        assert (listener.family, listener.getsockname()[0]) == (socket.AF_INET, "0.0.0.0")
+def test_on_a_machine_without_ipv6_every_address_is_every_address_of_ipv4(host: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_IPV6, host]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == ("AF_INET 0.0.0.0\n", "")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
