@@ -41,7 +41,7 @@ LONGEST = ("chaos/", "atlas/test_", "osb/", "integration/redis/", "atlas/databas
 """How the files of the folders begin that take longest."""
 
 
-class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """With ``-n``, keep the tests of a folder in one process, since they share servers; files of ``APART`` go alone."""
 
     def _split_scope(self, nodeid: str) -> str:

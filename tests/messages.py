@@ -1,5 +1,7 @@
 """Celery messages that a test sends by itself: the same ones as the API's, once more, too late, or wrong."""
 
+from functools import partial
+
 from celery import Celery
 
 from broker_api.jobs.queue import QUEUES
@@ -25,7 +27,7 @@ class Messages:
     def done(self, *ids: str) -> None:
         """Waits until workers have worked these messages off, or refused them, as their logs say."""
         for one in ids:
-            eventually(lambda one=one: self._said(one), f"message {one} is worked off")  # type: ignore[misc]
+            eventually(partial(self._said, one), f"message {one} is worked off")
 
     def _said(self, message: str) -> bool:
         words = (f"[{message}] succeeded", f"[{message}] raised", f"'id': '{message}'")

@@ -99,7 +99,7 @@ def guard_flower(users: Mapping[str, str]) -> None:
         users: The passwords by user name.
     """
     from flower.urls import handlers  # noqa: PLC0415 - only Flower's process needs it
-    from flower.views.monitor import Metrics  # noqa: PLC0415
+    from flower.views.monitor import Metrics  # noqa: PLC0415 - as above
 
     flower_options.basic_auth = [f"{name}:{password}" for name, password in users.items()]
     flower_options.read_only = True

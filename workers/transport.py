@@ -61,10 +61,10 @@ if TYPE_CHECKING:
         def restore_unacked(self, client: object = None) -> None:
             """Put messages that are not acknowledged back into their queues."""
 
-        def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
+        def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
             """Put one message back into its queue."""
 
-        def _remove_from_indices(self, delivery_tag: object, pipe: object = None) -> Any: ...  # noqa: ANN401
+        def _remove_from_indices(self, delivery_tag: object, pipe: object = None) -> Any: ...  # noqa: ANN401 - kombu's own
 
     class CeleryDispatcher(EventDispatcher):
         """Celery's dispatcher of events, with the method that its type stubs lack."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     class KombuChannel(redis.Channel):
         """kombu's channel, with types for the private methods that are used here and in the workers."""
 
-        def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002
+        def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002 - kombu's own
         def _brpop_read(self, **options: object) -> object: ...
         def _receive_one(self, c: object) -> object: ...
 

@@ -123,8 +123,8 @@ class ParallelSentinel(Sentinel):
 
         def ask(sentinel: Redis) -> None:
             try:
-                state = sentinel.sentinel_masters().get(service_name)  # type: ignore[union-attr]
-                known = state and self.check_master_state(state, service_name)  # type: ignore[no-untyped-call]
+                state = sentinel.sentinel_masters().get(service_name)  # type: ignore[union-attr]  # it is never a coroutine here
+                known = state and self.check_master_state(state, service_name)  # type: ignore[no-untyped-call]  # redis-py's
                 answers.put((state["ip"], state["port"]) if state and known else None)
             except Exception as error:  # noqa: BLE001 - another sentinel may know the master
                 answers.put(error)
@@ -229,8 +229,8 @@ class RedisSettings:
         }
         if self.scheme != "sentinel":
             return ConnectionPool(servers=self.servers, **common)
-        sentinels = ParallelSentinel(self.servers, sentinel_kwargs={**times, **self.sentinel}, **common)  # type: ignore[no-untyped-call]
-        pool: ConnectionPool = sentinels.master_for(self.master_name, Redis).connection_pool  # type: ignore[no-untyped-call]
+        sentinels = ParallelSentinel(self.servers, sentinel_kwargs={**times, **self.sentinel}, **common)  # type: ignore[no-untyped-call]  # redis-py's
+        pool: ConnectionPool = sentinels.master_for(self.master_name, Redis).connection_pool  # type: ignore[no-untyped-call]  # redis-py's
         return pool
 
     def _make_credential_provider(self) -> CredentialProvider | None:

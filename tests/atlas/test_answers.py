@@ -138,7 +138,7 @@ def test_a_500_that_never_ends_is_refused_in_disguise_when_others_succeed(
 ) -> None:
     """Some bad inputs give 500 (a wrong databaseName did): retries of it are counted."""
     if not long_form:
-        pytest.skip("takes two minutes: --long")
+        pytest.skip("with --long: takes two minutes")
     binding, mark = new_id(), broker.mark()
     broker.atlas.fail("POST", "/databaseUsers$", body=binding, times=None)
     broker.start_bind(instance, binding_id=binding)

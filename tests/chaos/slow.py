@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from tests.chaos.chaos import USERS, Chaos
 from tests.chaos.points import an_operation_goes_on_wherever_its_worker_dies_or_stands_still
@@ -29,7 +30,7 @@ def a_worker_outlives_redis_with_messages_unacknowledged(chaos: Chaos) -> None:
         for _ in range(2):
             rule = chaos.atlas.hang("POST", USERS, seconds=2, times=SATURATED)
             answers = binds(tenant, SATURATED)
-            eventually(lambda rule=rule: chaos.reached(rule, 32), "all slots are busy")  # type: ignore[misc]
+            eventually(partial(chaos.reached, rule, 32), "all slots are busy")
             chaos.kill(chaos.stack.redis)
             chaos.start(chaos.stack.redis)
             for each, answer in answers.items():

@@ -16,7 +16,7 @@ def test_atlas_in_trouble_is_left_alone_and_all_goes_on_afterwards(
     chaos: Chaos, spoil: Callable[[Chaos], None], *, long_form: bool
 ) -> None:
     if not long_form:
-        pytest.skip("with --long")
+        pytest.skip("with --long: it watches three pauses of the circuit breaker, ten seconds each")
     left_alone(chaos, spoil, windows=3)
 
 

@@ -60,7 +60,7 @@ def test_a_sweep_costs_one_indexed_query_when_nothing_is_due(chaos: Chaos) -> No
 def test_a_clock_that_is_wrong_by_hours_does_no_harm(chaos: Chaos, skew: str, *, long_form: bool) -> None:
     """One worker's wall clock is wrong; it and a right one work side by side, and neither takes the other's work."""
     if not long_form:
-        pytest.skip("with --long")
+        pytest.skip("with --long: it needs libfaketime, which is not part of the set-up")
     library = next(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"), None)
     if library is None:
         pytest.skip("libfaketime is not here (apt install libfaketime)")

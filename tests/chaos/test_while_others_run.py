@@ -12,5 +12,5 @@ from tests.chaos.slow import SLOW, SLOWEST
 @pytest.mark.parametrize("slow", [*SLOW, *SLOWEST], ids=lambda scenario: scenario.__name__)
 def test_slow(elsewhere: Mapping[Scenario, Future[None]], slow: Scenario, *, long_form: bool) -> None:
     if slow in SLOWEST and not long_form:
-        pytest.skip("with --long")
+        pytest.skip("with --long: leases and requests of up to 30 s have to end")
     elsewhere[slow].result()

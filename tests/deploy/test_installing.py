@@ -119,7 +119,7 @@ def made(
     """A checkout where set-up.sh has run, over what an interrupted run or a Python that is gone leaves."""
     minor, installer = request.param
     if installer == "pip" and not long_form:
-        pytest.skip("with --long")
+        pytest.skip("with --long: one installation by pip for each Python; that by uv is always tried")
     python = Path(sys.executable) if minor == THIS else pythons().get(minor)
     if python is None:
         pytest.skip(f"there is no Python {minor} here")

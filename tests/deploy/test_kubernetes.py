@@ -3,7 +3,7 @@ from functools import cache
 from typing import Any
 
 import jsonschema
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from broker_api.config import Config

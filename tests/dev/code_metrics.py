@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import requests
@@ -36,6 +37,10 @@ PRODUCT = ("broker_api", "workers")
 RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)
 DIALECT = re.compile(r"^(Give|Say|Tell)\b")
 EXEMPTION = re.compile(r"#\s*(noqa|type: ignore)")
+
+COMPREHENSIONS = ("<module>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+"""Python's own functions for loops; lambdas count."""
+T = TypeVar("T")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -106,13 +111,13 @@ class Calls:
             f"{self.count} calls of {len(self.functions)} functions in {len(files)} files, {self.deepest} frames deep"
         )
 
-    def watch(self, act: Callable[[], Any], until: str | None = None) -> None:
-        """Run ``act`` and count; stop counting when a function named ``until`` is entered."""
+    def watch(self, act: Callable[[], T], until: str | None = None) -> T:
+        """Run ``act``, count, and return its result; stop counting when a function named ``until`` is entered."""
         roots = tuple(str(CHECKOUT / folder) for folder in PRODUCT)
 
         def profile(frame: FrameType, event: str, _: object) -> None:
             code = frame.f_code
-            if event != "call" or not code.co_filename.startswith(roots) or code.co_name.startswith("<"):
+            if event != "call" or not code.co_filename.startswith(roots) or code.co_name in COMPREHENSIONS:
                 return
             self.count += 1
             self.functions[code.co_filename, code.co_qualname] += 1
@@ -122,7 +127,7 @@ class Calls:
 
         sys.setprofile(profile)
         try:
-            act()
+            return act()
         finally:
             sys.setprofile(None)
 
@@ -156,11 +161,9 @@ def dynamic_figures() -> dict[str, str]:
         for binding in ("warm", "counted"):  # the first one fills caches
             time.sleep(POLL_SECONDS + 0.1)  # else the other bind's poll of the cluster serves this one too
             path = f"/v2/service_instances/i/service_bindings/{binding}"
-            begun: list[str] = []
             request, job = Calls(), Calls()
-            request.watch(lambda path=path, begun=begun: begun.append(put(path, plan)))  # type: ignore[misc]
-            key = binding_key("i", binding)
-            job.watch(lambda key=key, begun=begun: runner.work(key, begun[0]), until="cluster_status")  # type: ignore[misc]
+            operation = request.watch(partial(put, path, plan))
+            job.watch(partial(runner.work, binding_key("i", binding), operation), until="cluster_status")
     return {"a bind request to its 202": request.figures, "a bind job to its first status poll": job.figures}
 
 

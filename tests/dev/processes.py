@@ -170,10 +170,9 @@ class Server(Running):
         self.prepare()
 
     def _probe(self) -> bool:
-        # Each client library has errors of its own for "nobody listens yet".
         try:
             return self.answers()
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - each client library has its own errors for a server that does not listen
             return False
 
     def report_of_end(self) -> str:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -164,6 +165,10 @@ def events(server: Api | Worker) -> list[str]:
     return [event["event"] for event in log_events(server.log_text())]
 
 
+def logs_wrong_keys(server: Api | Worker) -> bool:
+    return "encryption_keys_wrong" in events(server)
+
+
 def ready(api: Api) -> object:
     answer = requests.get(f"{api.uri}/ready", timeout=10)
     assert answer.status_code == 200
@@ -197,6 +202,6 @@ def test_processes_that_start_without_mongodb_try_their_keys_when_it_answers(
         with Api(wrong, "wrong-api") as api, Worker(wrong, "wrong-worker") as worker:
             stack.state.resume()
             for process in (api, worker):
-                eventually(lambda each=process: "encryption_keys_wrong" in events(each), "the log says so")  # type: ignore[misc]
+                eventually(partial(logs_wrong_keys, process), "the log says so")
             assert ready(api) == WRONG_KEYS
             assert ready(stack.api) == "ok"

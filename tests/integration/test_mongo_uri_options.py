@@ -75,7 +75,7 @@ def recorded() -> Iterator[Recorder]:
     try:
         yield recorder
     finally:
-        monitoring._LISTENERS.command_listeners.remove(recorder)  # noqa: SLF001
+        monitoring._LISTENERS.command_listeners.remove(recorder)  # noqa: SLF001 - there is no other way
 
 
 def commands(uri: str) -> list[Command]:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -108,7 +108,7 @@ def hanging(*sentinels: Sentinel) -> Iterator[None]:
             each.resume()
 
 
-Loss = Callable[..., object]
+Loss = Callable[..., AbstractContextManager[None]]
 
 
 def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: Topology, settled: Stack) -> None:
@@ -155,9 +155,9 @@ def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
     topology: Topology, settled: Stack, lost: Loss, *, long_form: bool
 ) -> None:
     if lost is dead and not long_form:
-        pytest.skip("with --long; one that hangs holds up more than one that is dead")
+        pytest.skip("with --long: a sentinel that hangs, which is always tried, holds up more than a dead one")
     with ExitStack() as stack:
-        stack.enter_context(lost(topology.sentinels[0]))  # type: ignore[arg-type]
+        stack.enter_context(lost(topology.sentinels[0]))
         api = stack.enter_context(Api(settled.api_settings, "api-of-three-sentinels"))
         worker = stack.enter_context(Worker(settled.worker_settings, "worker-of-three-sentinels"))
         client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
@@ -179,9 +179,9 @@ def test_without_any_sentinel_requests_are_accepted_and_workers_end(
     topology: Topology, settled: Stack, lost: Loss, *, long_form: bool
 ) -> None:
     if lost is dead and not long_form:
-        pytest.skip("with --long; those that hang hold up more than those that are dead")
+        pytest.skip("with --long: sentinels that hang, which are always tried, hold up more than dead ones")
     with ExitStack() as stack:
-        with lost(*topology.sentinels):  # type: ignore[attr-defined]
+        with lost(*topology.sentinels):
             api = stack.enter_context(Api(settled.api_settings, "api-without-sentinels"))
             worker = Worker(settled.worker_settings, "worker-without-sentinels")
             worker.launch()

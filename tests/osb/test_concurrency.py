@@ -35,7 +35,10 @@ def test_16_identical_provisions_are_one_operation(
 ) -> None:
     atlas.put_cluster("being-created", state="CREATING")
     instance_id = new_id()
-    same: Call = lambda api: api.provision(instance_id, {"cluster": "being-created"})  # noqa: E731
+
+    def same(api: OsbClient) -> Answer:
+        return api.provision(instance_id, {"cluster": "being-created"})
+
     answers = _together(platforms, [same] * MANY)
     assert statuses(answers) == [202] * MANY
     assert len({answer.operation for answer in answers}) == 1
@@ -63,7 +66,10 @@ def test_16_identical_binds_are_one_operation_and_one_user(
     atlas.apply_by_hand()
     atlas.forget_calls()
     binding_id = new_id()
-    same: Call = lambda api: api.bind(instance, binding_id)  # noqa: E731
+
+    def same(api: OsbClient) -> Answer:
+        return api.bind(instance, binding_id)
+
     answers = _together(platforms, [same] * MANY)
     assert statuses(answers) == [202] * MANY
     assert len({answer.operation for answer in answers}) == 1
@@ -122,9 +128,10 @@ def test_16_different_updates_are_one_202_and_fifteen_422(platforms: list[OsbCli
 
 
 def _race(platforms: list[OsbClient], instance_id: str, binding_id: str) -> list[Answer]:
-    bind: Call = lambda api: api.bind(instance_id, binding_id)  # noqa: E731
-    deprovision: Call = lambda api: api.deprovision(instance_id)  # noqa: E731
-    return _together(platforms, [bind, deprovision])
+    return _together(
+        platforms,
+        [lambda api: api.bind(instance_id, binding_id), lambda api: api.deprovision(instance_id)],
+    )
 
 
 @pytest.mark.rule("0.8", "1.13.9", "1.14.1")
@@ -178,8 +185,10 @@ def _unbind(instance: str, binding_id: str) -> Call:
 @pytest.mark.rule("0.6", "1.13.7", "1.13.12")
 def test_a_provision_that_races_its_own_delete_ends_one_way_or_the_other(platforms: list[OsbClient]) -> None:
     def race(instance_id: str) -> list[Answer]:
-        provision: Call = lambda api: api.provision(instance_id, ON_CLUSTER)  # noqa: E731
-        return _together(platforms, [provision, lambda api: api.deprovision(instance_id)])
+        return _together(
+            platforms,
+            [lambda api: api.provision(instance_id, ON_CLUSTER), lambda api: api.deprovision(instance_id)],
+        )
 
     instances = [new_id() for _ in range(12)]
     for instance_id, (create, delete) in zip(instances, together(*[partial(race, i) for i in instances]), strict=True):

@@ -95,7 +95,7 @@ def _run(stack: Stack, description: Json, folder: Path, cases: int, seed: int) -
 @pytest.mark.usefixtures("known")
 def test_the_served_description_is_true(stack: Stack, description: Json, tmp_path: Path, *, long_form: bool) -> None:
     if not long_form:
-        pytest.skip("with --long; the test below tries the same and more")
+        pytest.skip("with --long: the test below also tries random ids")
     _run(stack, description, tmp_path, LONG, _seed(long_form))
 
 

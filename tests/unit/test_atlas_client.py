@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,6 +20,7 @@ from workers.atlas.client import (
     UnreadableAnswer,
 )
 from workers.atlas.errors import ClusterNotFound, UserNotFound
+from workers.atlas.models import UserChanges
 
 T = TypeVar("T")
 
@@ -140,8 +141,8 @@ def test_a_custom_role_stands_on_the_database_admin() -> None:
 
 
 def test_an_update_sends_only_what_changes() -> None:
-    def sent(**changes: object) -> object:
-        return heard(say(200, user_body()), lambda c: c.update_user("b-1", **changes)).json()  # type: ignore[arg-type]
+    def sent(**changes: Unpack[UserChanges]) -> object:
+        return heard(say(200, user_body()), lambda c: c.update_user("b-1", **changes)).json()
 
     assert sent(password="new-password") == {"password": "new-password"}
     assert sent(roles=(AtlasRole("read", "shop"),)) == {"roles": [{"roleName": "read", "databaseName": "shop"}]}

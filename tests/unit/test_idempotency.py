@@ -21,7 +21,7 @@ ASKED = {
 BIND = {"service_id": "s", "plan_id": "p", "app_guid": "a", "bind_resource": {"app_guid": "a"}, "predecessor": None}
 
 
-def operation(kind: str = "provision", state: str = "succeeded", **more: Any) -> dict[str, Any]:  # noqa: ANN401
+def operation(kind: str = "provision", state: str = "succeeded", **more: object) -> dict[str, Any]:
     return {"id": f"{kind}-1", "kind": kind, "state": state, "open": state == "in progress", **more}
 
 

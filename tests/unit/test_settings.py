@@ -428,7 +428,7 @@ def test_there_are_no_settings_that_the_readme_does_not_have() -> None:
 @pytest.mark.parametrize("wrong", ["theirs", "", None, ["own"]])
 def test_a_config_that_says_otherwise_which_databases_instances_may_have_is_refused(wrong: object) -> None:
     config = Config({}, {})
-    config.DATABASES = wrong  # type: ignore[assignment]
+    config.DATABASES = wrong  # type: ignore[assignment]  # operators may not use mypy
     with pytest.raises(SettingError, match=r"^Config\.DATABASES: must be own or any$"):
         load(WORKS, "api", config)
     config.DATABASES = "any"

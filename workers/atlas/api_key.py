@@ -86,12 +86,12 @@ class _Digest(HTTPDigestAuth):
         if values:
             own = vars(self)["_thread_local"]
             own.chal, own.last_nonce, own.nonce_count = values, values["nonce"], uses - 1
-        signed: PreparedRequest = super().__call__(request)  # type: ignore[no-untyped-call]
+        signed: PreparedRequest = super().__call__(request)  # type: ignore[no-untyped-call]  # not in the stubs
         return signed
 
     def handle_401(self, r: Response, **kwargs: object) -> Response:
         """Answer a challenge, and share its values with the other threads; `requests` calls this for every answer."""
-        response: Response = super().handle_401(r, **kwargs)  # type: ignore[no-untyped-call]
+        response: Response = super().handle_401(r, **kwargs)  # type: ignore[no-untyped-call]  # not in the stubs
         if response.status_code != HTTPStatus.UNAUTHORIZED:
             if response is r:
                 self._challenge.confirm()

@@ -12,7 +12,12 @@ from tests.dev.stack import Stack
 @pytest.fixture(scope="session")
 def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
     """A stack with a Redis of its own."""
-    given = {"state": state_mongod, "cluster": cluster_mongod, "emulator": emulator}
-    settings = {"BROKER_SETTLE_SECONDS": "0"}
-    with Stack(flower=False, workers=1, settings=settings, **given) as running:  # type: ignore[arg-type]
+    with Stack(
+        flower=False,
+        workers=1,
+        settings={"BROKER_SETTLE_SECONDS": "0"},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        emulator=emulator,
+    ) as running:
         yield running

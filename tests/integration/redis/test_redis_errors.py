@@ -179,7 +179,7 @@ def test_more_answers_that_workers_survive(
     fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]], *, long_form: bool
 ) -> None:
     if not long_form:
-        pytest.skip("only with --long")
+        pytest.skip("with --long: other errors of the kinds in the test above, which is always run")
     survives(fragile, ill)
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -139,8 +140,9 @@ HELD: dict[str, dict[str, object]] = {
 def mortal(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
     """A stack whose workers may be killed. The roles of users follow from a parameter of the instance."""
     settings = {"BROKER_CONFIG": LEVEL_CONFIG}
-    given = {"state": state_mongod, "cluster": cluster_mongod, "emulator": emulator}
-    with Stack(flower=False, settings=settings, **given) as running:  # type: ignore[arg-type]
+    with Stack(
+        flower=False, settings=settings, state=state_mongod, cluster=cluster_mongod, emulator=emulator
+    ) as running:
         yield running
 
 
@@ -197,7 +199,7 @@ class Interruptions:
         def there() -> None:
             assert self.client.instance(tenant.instance_id).json["parameters"]["cluster"] == f"c-{name}"
 
-        begin = lambda: self.client.provision(tenant.instance_id, {"cluster": f"c-{name}"})  # noqa: E731
+        begin = partial(self.client.provision, tenant.instance_id, {"cluster": f"c-{name}"})
         self._add(tenant, None, begin, there)
 
     def list_databases(self, name: str, how: dict[str, object]) -> None:
@@ -234,7 +236,7 @@ class Interruptions:
         def gone() -> None:
             assert not works(credentials)
 
-        unbind = lambda: self.client.unbind(tenant.instance_id, f"b-{name}")  # noqa: E731
+        unbind = partial(self.client.unbind, tenant.instance_id, f"b-{name}")
         self._add(tenant, f"b-{name}", unbind, gone)
 
     def drop(self, name: str, how: dict[str, object], method: str) -> None:
@@ -305,7 +307,7 @@ def test_a_worker_killed_while_it_takes_over_the_user_of_a_killed_worker_leaves_
     mortal: Stack, atlas: Emulator, *, long_form: bool
 ) -> None:
     if not long_form:
-        pytest.skip("long form: two leases of 20 s have to end")
+        pytest.skip("with --long: two leases of 20 s have to end")
     with mortal.client() as client:
         interrupted = Interruptions(mortal, client, atlas)
         interrupted.post_user("twice", HELD["has reached Atlas, and its answer is lost"])

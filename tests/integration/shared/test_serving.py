@@ -195,7 +195,7 @@ def test_no_connection_is_reset_when_an_api_stops(stack: Stack) -> None:
 @pytest.mark.usefixtures("clean")
 def test_a_wait_of_more_than_half_a_minute_is_answered_in_full(stack: Stack, *, long_form: bool) -> None:
     if not long_form:
-        pytest.skip("takes 35 s; --long")
+        pytest.skip("with --long: takes 35 s")
     with _stopping_api(stack, 34) as api, _request_under_way(api, stack) as waiting:
         api.ask_to_stop()
         assert waiting.result(60).status == 504

@@ -27,8 +27,10 @@ def waiting_bind(stack: Stack, client: OsbClient, atlas: Emulator, tenant: Tenan
     """A bind whose user is made and waits for the cluster."""
     atlas.apply_by_hand()
     begun = client.bind(tenant.instance_id, BINDING, {"expires_in": 60})
-    waits = lambda: document(stack, tenant.instance_id, BINDING)["operation"]["step"] == "apply"  # noqa: E731
-    eventually(waits, "the bind waits for the cluster")
+    eventually(
+        lambda: document(stack, tenant.instance_id, BINDING)["operation"]["step"] == "apply",
+        "the bind waits for the cluster",
+    )
     return begun
 
 
