@@ -25,6 +25,7 @@ from broker_api.settings import settings
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck, check_at_start
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 
@@ -97,7 +98,7 @@ class Broker:
 def front_end(made: Settings) -> Flask:
     """Return the WSGI app for these settings: HTTP on the service, the service on the store and the queue."""
     store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
-    key_check = KeyCheck(store, Vault(made.encryption_keys))
+    key_check = KeyCheck(Housekeeping(store), Vault(made.encryption_keys))
     threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
     service = Service.compose(made, store, Queue(made.redis))
     return create_app(service, made.users, is_stopping=server.stopping.is_set)

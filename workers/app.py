@@ -19,6 +19,7 @@ from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
 from workers import library_workarounds
+from workers.clusters.user_quota import UserQuota
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
 
@@ -119,6 +120,7 @@ def _start_sweeper(**_: object) -> None:
         keys=parts.keys,
         queue=parts.queue,
         stopping=parts.stopping,
+        check=UserQuota(parts.store, parts.housekeeping, parts.projects).check,
     )
     sweeper.start()
 

@@ -1,7 +1,7 @@
 """The parts of a worker process, created once from its settings."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from broker_api.catalog.catalog import Catalog
 from broker_api.jobs.queue import Queue
@@ -16,6 +16,7 @@ from broker_api.state.store import Store
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
 from workers.clusters.connection_strings import ConnectionStringCache
 from workers.clusters.status import ClusterStatus
+from workers.clusters.watcher import ClusterWatcher
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.guard.circuit_breaker import CircuitBreaker
 from workers.guard.guard import Guard
@@ -56,10 +57,11 @@ class Context:
     queue: Queue
     leases: LeaseKeeper
     status: ClusterStatus
+    watcher: ClusterWatcher
     connection_strings: ConnectionStringCache
     projects: dict[str, AtlasProject]
     """By project id, in the order of the settings."""
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event
 
 
 def compose(settings: Settings) -> Context:
@@ -79,6 +81,8 @@ def compose(settings: Settings) -> Context:
             CircuitBreaker(project.project_id, housekeeping, claims),
             RateLimiter(project.project_id, settings.redis),
         )
+    stopping = threading.Event()
+    status = ClusterStatus(housekeeping, settings.settle, lambda project: projects[project].limiter.may_poll())
     return Context(
         settings=settings,
         catalog=Catalog(settings.config),
@@ -87,12 +91,14 @@ def compose(settings: Settings) -> Context:
         housekeeping=housekeeping,
         databases=Databases(housekeeping),
         vault=vault,
-        keys=KeyCheck(store, vault),
+        keys=KeyCheck(housekeeping, vault),
         queue=queue,
         leases=LeaseKeeper(claims),
-        status=ClusterStatus(housekeeping, claims, queue, settings.settle),
+        status=status,
+        watcher=ClusterWatcher(status, claims, queue, lambda project: projects[project].guarded(), stopping),
         connection_strings=ConnectionStringCache(housekeeping),
         projects=projects,
+        stopping=stopping,
     )
 
 

@@ -13,6 +13,7 @@ from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
 
 
@@ -39,5 +40,5 @@ class Service:
             catalog=catalog,
             instances=Instances(settings, catalog, store, operations, sync_wait),
             bindings=Bindings(settings, catalog, store, operations, sync_wait),
-            health=Health(store, queue, KeyCheck(store, Vault(settings.encryption_keys))),
+            health=Health(store, queue, KeyCheck(Housekeeping(store), Vault(settings.encryption_keys))),
         )

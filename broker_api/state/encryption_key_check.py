@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
-from broker_api.state.housekeeping import PROBE_SECONDS
+from broker_api.state.housekeeping import PROBE_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.store import Store
@@ -42,10 +42,11 @@ log = structlog.get_logger(__name__)
 class KeyCheck:
     """Checks the keys of one process."""
 
-    store: Store
+    housekeeping: Housekeeping
     vault: Vault
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _looked_at: float = field(default=-FRESH_SECONDS, init=False)
+    _canary: str | None = field(default=None, init=False)
     _problem: str | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
 
@@ -68,7 +69,7 @@ class KeyCheck:
                 return WRONG_KEYS
             made = {"sealed": {"$ifNull": ["$sealed", self.vault.seal(CANARY)]}}
             try:
-                document = self.store.housekeeping.find_one_and_update(
+                document = self.housekeeping.collection.find_one_and_update(
                     {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
                 )
                 sealed = str(document["sealed"]) if document else ""
@@ -78,34 +79,37 @@ class KeyCheck:
             return WRONG_KEYS
         if renew and not self.vault.opens(sealed, first_key_only=True):
             unchanged = {"_id": CANARY, "sealed": sealed}
-            self.store.housekeeping.update_one(unchanged, {"$set": {"sealed": self.vault.seal(CANARY)}})
+            self.housekeeping.collection.update_one(unchanged, {"$set": {"sealed": self.vault.seal(CANARY)}})
         return None
 
     def canary(self) -> str | None:
         """Return the encrypted canary; None when there is none."""
-        found = self.store.housekeeping.find_one({"_id": CANARY}) or {}
+        found = self.housekeeping.collection.find_one({"_id": CANARY}) or {}
         return str(found["sealed"]) if found.get("sealed") else None
 
     def _opens_stored_secrets(self) -> bool:
         """Return whether the keys decrypt one of the last stored secrets; true when there are none."""
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
-        found = self.store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
+        collection = self.housekeeping.store.collection
+        found = collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
         return not sealed or any(map(self.vault.opens, sealed))
 
     def passes(self) -> bool:
         """Return whether the keys are right; secrets that are encrypted with wrong keys would be lost.
 
-        This is called before each operation, and reads from MongoDB at most once a second.
+        This is called before each operation. The keys are tried when the canary has changed.
 
         Raises:
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
         with self._lock:
-            if time.monotonic() - self._looked_at >= FRESH_SECONDS:
+            canary = self.housekeeping.recent(CANARY).get("sealed")
+            changed = canary is None or canary != self._canary
+            if changed and time.monotonic() - self._looked_at >= FRESH_SECONDS:
                 before = self._problem
                 self._problem = self.problem(renew=not self._tried)
-                self._looked_at, self._tried = time.monotonic(), True
+                self._looked_at, self._tried, self._canary = time.monotonic(), True, canary
                 if self._problem and not before:
                     log.error("encryption_keys_wrong", reason=self._problem)
                 elif before and not self._problem:
@@ -131,7 +135,7 @@ def check_at_start(settings: Settings) -> None:
     try:
         with connect(settings.mongo_uri, settings.mongo_timeout_ms) as client, pymongo.timeout(START_SECONDS):
             store = Store(client, settings.mongo_db, settings.mongo_collection)
-            problem = KeyCheck(store, Vault(settings.encryption_keys)).problem(renew=True)
+            problem = KeyCheck(Housekeeping(store), Vault(settings.encryption_keys)).problem(renew=True)
     except (ErrStorageMongoConnection, PyMongoError):
         return
     if problem:

@@ -1,6 +1,10 @@
 """Small documents by name, in a collection of their own: leases, turns, the broker's id, facts about Atlas."""
 
+import math
+import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -10,7 +14,7 @@ import pymongo
 from pymongo import ReturnDocument
 
 from broker_api.json_types import JsonObject
-from broker_api.state.mongo import NOW, In, assignments
+from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
 from broker_api.state.store import Store
@@ -20,8 +24,20 @@ CIRCUIT = "circuit/"
 RECONCILED = "reconciled"
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
+RECENT_SECONDS = 1.0
+ASKED_SECONDS = 60.0
+"""How long after its last use a document is read together with others."""
 LATE_SECONDS = 10
 """How long after the end of the sweep's lease /ready reports that no worker runs; workers renew it each second."""
+
+
+@dataclass
+class _Read:
+    """A document, and when it was read and last asked for (monotonic seconds)."""
+
+    document: Mapping[str, Any]
+    at: float
+    asked: float
 
 
 class Housekeeping:
@@ -32,8 +48,10 @@ class Housekeeping:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self.collection = store.housekeeping
+        self._recent: dict[str, _Read] = {}
+        self._reading = threading.Lock()
 
     @storage_errors("lease")
     def acquire(self, name: str, owner: str, seconds: float) -> bool:
@@ -75,7 +93,29 @@ class Housekeeping:
         """
         due = {"_id": name, "$expr": {"$lte": [{"$ifNull": [f"${field}", EPOCH]}, NOW]}}
         taken = [{"$set": assignments({field: In(seconds)})}]
-        return self.collection.update_one(due, taken).modified_count == 1
+        turn = self.collection.update_one(due, taken).modified_count == 1
+        self._forget(name)
+        return turn
+
+    @storage_errors("housekeeping")
+    def recent(self, name: str) -> Mapping[str, Any]:
+        """Return a document by name as it was at most a second ago, or as this process has written it since.
+
+        All documents that the process needs often are read together.
+
+        Returns:
+            The document, with the time of the reading by the database's clock as ``read_at``; empty when there is none.
+        """
+        now = time.monotonic()
+        with self._reading:
+            if name not in self._recent or self._recent[name].at < now - RECENT_SECONDS:
+                names = [name, *(each for each, known in self._recent.items() if known.asked > now - ASKED_SECONDS)]
+                stages: list[Document] = [{"$match": {"_id": {"$in": names}}}, {"$set": {"read_at": NOW}}]
+                found = {str(document["_id"]): document for document in self.collection.aggregate(stages)}
+                asked = {each: known.asked for each, known in self._recent.items()}
+                self._recent = {each: _Read(found.get(each, {}), now, asked.get(each, now)) for each in names}
+            self._recent[name].asked = now
+            return self._recent[name].document
 
     @storage_errors("housekeeping")
     def read(self, name: str) -> Mapping[str, Any]:
@@ -86,6 +126,13 @@ class Housekeeping:
     def write(self, name: str, changes: Mapping[str, Any]) -> None:
         """Set fields of a document by name."""
         self.collection.update_one({"_id": name}, [{"$set": assignments(changes)}], upsert=True)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Let ``recent`` read a document anew."""
+        with self._reading:
+            if name in self._recent:
+                self._recent[name].at = -math.inf
 
     @cached_property
     @storage_errors("housekeeping")
@@ -109,7 +156,7 @@ class Housekeeping:
             breaker.
         """
         with pymongo.timeout(PROBE_SECONDS):
-            now, swept_until = self._store.now(), self.read(SWEEP).get("until")
+            now, swept_until = self.store.now(), self.read(SWEEP).get("until")
             circuits = list(self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True}))
         workers = "no worker has been seen yet"
         if isinstance(swept_until, datetime):

@@ -5,10 +5,9 @@ claim. When another worker has claimed the operation, or another operation has r
 document and the write raises ``LeaseLostError``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 from uuid import uuid4
 
 from pymongo import ReturnDocument
@@ -77,18 +76,18 @@ class Due:
     waits_on: str | None = None
 
 
-class Waiting(NamedTuple):
-    """An operation that waits for a change of a cluster's users; the other fields are those of its operation."""
-
-    due: Due
-    changed: datetime
-    overlapped: bool
-
-
 _UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
 _DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
 # The token is removed too, so that a concurrent renewal does not take the lease again.
 _RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
+_ENDED: OperationFields = {
+    "open": False,
+    "step": "",
+    "error": None,
+    "waits_on": None,
+    "in_flight": False,
+    **_RELEASED,
+}
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,12 @@ class Claims:
 
     @storage_errors("advance")
     def advance(
-        self, claim: Claim[AnyResource], step: str, changes: Fields | None, operation: OperationFields
+        self, claim: Claim[AnyResource], changes: Fields | None, operation: OperationFields
     ) -> Claim[AnyResource]:
-        """Write the results of a step and the name of the next step; extend the lease.
+        """Write the results of a step, with the name of the next step; extend the lease.
 
         Args:
             claim: The claim.
-            step: The name of the next step.
             changes: Fields of the instance or binding.
             operation: Fields of the operation.
 
@@ -153,14 +151,7 @@ class Claims:
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
-        fields: OperationFields = {
-            "step": step,
-            "attempts": 0,
-            "error": None,
-            "waits_on": None,
-            "lease_until": In(LEASE_SECONDS),
-        }
-        return self._write(claim, {**fields, **operation}, changes)
+        return self._write(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, changes)
 
     @storage_errors("reschedule")
     def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
@@ -195,7 +186,7 @@ class Claims:
         """
         if phase is Phase.GONE and claim.record.legacy:
             legacy.forget(self.store.collection, claim.record)
-        operation: OperationFields = {"open": False, "step": "", "error": None, "waits_on": None, **_RELEASED}
+        operation = OperationFields(**_ENDED)
         if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}
         self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
@@ -295,35 +286,68 @@ class Claims:
 
     # --- operations that wait for Atlas -------------------------------------------------------------------------------
 
-    @storage_errors("wake")
-    def waiting_on(self, name: str) -> list[Waiting]:
-        """Return the operations that wait on ``name`` and that no worker holds."""
-        waiting = []
-        for document in self.store.collection.find(_waits_unheld(name), _DUE_FIELDS):
-            operation, due = document["operation"], _due(document)
-            if due and isinstance(operation.get("changed"), datetime):
-                waiting.append(Waiting(due, operation["changed"], bool(operation.get("overlapped"))))
-        return waiting
+    @storage_errors("finish")
+    def finish_waiting(
+        self, waiting: Collection[Due], name: str, phase: Phase, changes: Fields | None, description: str
+    ) -> int:
+        """End operations that wait on ``name`` and that no worker holds, all with the same result, in one write.
+
+        No claim is needed: each operation has one step left, which would only write this result.
+
+        Args:
+            waiting: The operations.
+            name: What they wait on.
+            phase: The new phase of the instances or bindings.
+            changes: Fields of the instances or bindings to write.
+            description: The description that platforms read.
+
+        Returns:
+            The number of operations that have ended now; the others have changed meanwhile.
+        """
+        ended: OperationFields = {**_ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
+        values = assignments(ended, "operation.") | assignments(changes or {})
+        values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
+        query = {**_waits_unheld(waiting, name), "operation.state": State.IN_PROGRESS}
+        return self.store.collection.update_many(query, [{"$set": values}]).modified_count
 
     @storage_errors("wake")
-    def make_due(self, waiting: Iterable[Due], name: str) -> None:
-        """Make those of the operations due that still wait on ``name``; the caller sends them."""
-        query = {"_id": {"$in": [each.key for each in waiting]}} | _waits_unheld(name)
+    def make_due(self, waiting: Collection[Due], name: str) -> None:
+        """Make those of the operations due that still wait on ``name`` unheld; the caller sends them."""
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
-        self.store.collection.update_many(query, [{"$set": woken}])
+        self.store.collection.update_many(_waits_unheld(waiting, name), [{"$set": woken}])
+
+    @storage_errors("wait")
+    def watch_again(self, waiting: Collection[Due], name: str, seconds: float) -> None:
+        """Let operations that wait on ``name`` be due only in ``seconds``, since a worker watches what they wait on."""
+        due = assignments({"due": In(seconds)}, "operation.")
+        self.store.collection.update_many(_waits_unheld(waiting, name), [{"$set": due}])
 
     @storage_errors("wake")
-    def make_all_due(self, name: str) -> None:
-        """Make all operations due that wait on ``name``; the sweeper sends them."""
-        query = {"operation.open": True, "operation.waits_on": name}
+    def make_all_due(self, name: str, *, unwatched: bool = False) -> None:
+        """Make all operations due that wait on ``name``; the sweeper sends them.
+
+        Args:
+            name: What they wait on.
+            unwatched: Only those that no worker watches (see ``watch_again``).
+        """
+        query: Document = {"operation.open": True, "operation.waits_on": name}
+        if unwatched:
+            query["$expr"] = {"$lte": ["$operation.due", NOW]}
         self.store.collection.update_many(
             query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}]
         )
 
 
-def _waits_unheld(name: str) -> Document:
-    """Return the query for operations that wait on ``name``, without those that a worker is checking now."""
-    return {**UNDERSTOOD, "operation.open": True, "operation.waits_on": name, "$expr": _UNHELD}
+def _waits_unheld(waiting: Collection[Due], name: str) -> Document:
+    """Return the query for those of the operations that still wait on ``name`` and that no worker is checking now."""
+    return {
+        **UNDERSTOOD,
+        "_id": {"$in": [each.key for each in waiting]},
+        "operation.id": {"$in": [each.operation_id for each in waiting]},
+        "operation.open": True,
+        "operation.waits_on": name,
+        "$expr": _UNHELD,
+    }
 
 
 def _of_type(bson_type: str, field: str, otherwise: object) -> Document:
@@ -337,7 +361,7 @@ def _of_type(bson_type: str, field: str, otherwise: object) -> Document:
 
 _SENDS = _of_type("number", "$operation.sends", 0)
 
-_OPERATION_FIELDS = ("id", "kind", "waits_on", "changed", "overlapped")
+_OPERATION_FIELDS = ("id", "kind", "waits_on")
 _DUE_FIELDS = dict.fromkeys(["instance_id", "binding_id", *(f"operation.{name}" for name in _OPERATION_FIELDS)], 1)
 
 

@@ -30,6 +30,7 @@ from workers.engine.results import Done
 if TYPE_CHECKING:
     from broker_api.service.operation_start import OperationStarter
     from broker_api.state.fields import InstanceFields
+    from broker_api.state.mongo import Document
     from broker_api.state.operation_claims import Claim, Claims
     from broker_api.state.records import Binding, Instance
     from tests.chaos.chaos import Chaos
@@ -162,10 +163,10 @@ def unauthorized_is_not_found(refusal: Callable[[int, str], type[Refused]]) -> C
 
 
 def always_takes_the_turn(take_turn: Callable[..., object]) -> Callable[..., object]:
-    def broken(status: ClusterStatus, project: str, cluster: str) -> object:
+    def broken(status: ClusterStatus, project: str, cluster: str, stages: list[Document]) -> object:
         long_ago = {"polled_at": None, "answered_at": None, "next_poll": None}
         status.housekeeping.collection.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
-        return take_turn(status, project, cluster)
+        return take_turn(status, project, cluster, stages)
 
     return broken
 
@@ -244,7 +245,7 @@ CAUGHT: dict[Scenario, list[Planted]] = {
         Planted("a temporary user is forgotten", f"{JOB}.wait_for_late_effect", returns(None))
     ],
     scenarios.a_waiting_operation_holds_no_worker: [
-        Planted("everybody polls", "workers.clusters.status:ClusterStatus._take_turn", always_takes_the_turn)
+        Planted("everybody polls", "workers.clusters.status:ClusterStatus._update", always_takes_the_turn)
     ],
     slow.atlas_down_is_left_alone_and_all_goes_on_afterwards: [
         Planted("no circuit", "workers.guard.circuit_breaker:CircuitBreaker.take_probe", returns(value=True))

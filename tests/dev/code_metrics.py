@@ -29,7 +29,7 @@ from broker_api.state.records import binding_key, instance_key
 from tests.dev.processes import CHECKOUT
 from tests.dev.stack import Stack
 from tests.osb_client import PLAN_ID, SERVICE_ID
-from workers.clusters.status import POLL_SECONDS
+from workers.clusters.status import SHORTEST_PAUSE_MS
 from workers.context import compose
 from workers.operations import compose_runner
 
@@ -159,7 +159,7 @@ def dynamic_figures() -> dict[str, str]:
         instance = {**plan, "organization_guid": "o", "space_guid": "s", "parameters": {"cluster": "cluster-dev"}}
         runner.work(instance_key("i"), put("/v2/service_instances/i", instance))
         for binding in ("warm", "counted"):  # the first one fills caches
-            time.sleep(POLL_SECONDS + 0.1)  # else the other bind's poll of the cluster serves this one too
+            time.sleep(SHORTEST_PAUSE_MS / 1000 + 0.1)  # else the other bind's poll of the cluster serves this one too
             path = f"/v2/service_instances/i/service_bindings/{binding}"
             request, job = Calls(), Calls()
             operation = request.watch(partial(put, path, plan))

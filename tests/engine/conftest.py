@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Instance, Kind, Phase, instance_key
@@ -64,7 +65,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.key = instance_key("i")
         self.claims = Claims(self.store)
-        self.keys = KeyCheck(self.store, Vault((Fernet.generate_key().decode(),)))
+        self.keys = KeyCheck(Housekeeping(self.store), Vault((Fernet.generate_key().decode(),)))
         begun = self.store.create({"instance_id": "i", "plan_id": "p"}, Start(Kind.PROVISION), None)
         assert begun is not None
         self.operation_id = begun.id

@@ -47,8 +47,9 @@ def made(store: Store, queue: Queue) -> Sweeper:
         store=store,
         claims=Claims(store),
         housekeeping=Housekeeping(store),
-        keys=KeyCheck(store, Vault((Fernet.generate_key().decode(),))),
+        keys=KeyCheck(Housekeeping(store), Vault((Fernet.generate_key().decode(),))),
         queue=queue,
+        check=lambda: None,
         stopping=threading.Event(),
     )
 

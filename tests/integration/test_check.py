@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet
 
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import clean_environment, free_port, script
@@ -174,7 +175,7 @@ def test_keys_that_are_not_those_of_the_other_processes(settings: Settings, stat
     settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
     with state_mongod.client() as client:
         store = Store(client, settings["BROKER_MONGO_DB"], "instances")
-        assert KeyCheck(store, Vault((Fernet.generate_key().decode(),))).problem() is None
+        assert KeyCheck(Housekeeping(store), Vault((Fernet.generate_key().decode(),))).problem() is None
     assert only(of("bad", settings)).startswith("encryption keys: are not those of the other processes")
 
 

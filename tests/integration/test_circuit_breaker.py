@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from broker_api.settings.redis_settings import RedisSettings
-from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.housekeeping import RECENT_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
 from tests.dev.services import Mongod
 from workers.engine.results import HeldBackError
-from workers.guard.circuit_breaker import DOWN_SECONDS, FRESH_SECONDS, CircuitBreaker
+from workers.guard.circuit_breaker import DOWN_SECONDS, CircuitBreaker
 from workers.guard.guard import Guard
 from workers.guard.rate_limiter import RateLimiter
 
@@ -49,7 +49,7 @@ def test_nothing_but_failures_for_a_while_opens_it_for_all_workers(store: Store)
     mine, anothers = breaker(store), breaker(store)
     check(anothers)
     fail(mine, 2)
-    time.sleep(max(DOWN_SECONDS, FRESH_SECONDS) + 0.05)
+    time.sleep(max(DOWN_SECONDS, RECENT_SECONDS) + 0.05)
     fail(mine, 1)
     for each in (mine, anothers):
         with pytest.raises(HeldBackError, match="Atlas is not there"):
@@ -72,5 +72,5 @@ def test_a_success_closes_it_for_all_workers(store: Store) -> None:
     time.sleep(DOWN_SECONDS + 0.05)
     fail(mine, 1)
     anothers.record_success()
-    time.sleep(FRESH_SECONDS + 0.05)
+    time.sleep(RECENT_SECONDS + 0.05)
     check(mine)

@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import CANARY, WRONG_KEYS, KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from tests.books import document, held
@@ -55,7 +56,7 @@ def store(state_mongod: Mongod) -> Iterator[Store]:
 
 def trouble(store: Store, *keys: str) -> str | None:
     """What a process with these keys says at its start."""
-    return KeyCheck(store, Vault(keys)).problem(renew=True)
+    return KeyCheck(Housekeeping(store), Vault(keys)).problem(renew=True)
 
 
 def store_secret(store: Store, key: str) -> None:
@@ -82,7 +83,7 @@ def test_of_two_first_processes_with_different_keys_one_is_refused(state_mongod:
 def test_keys_are_tried_on_what_an_earlier_release_has_sealed_before_the_canary_is_made(store: Store) -> None:
     store_secret(store, OLD)
     assert trouble(store, OTHER) == WRONG_KEYS
-    assert KeyCheck(store, Vault((OLD,))).canary() is None
+    assert KeyCheck(Housekeeping(store), Vault((OLD,))).canary() is None
     assert trouble(store, NEW, OLD) is None
     assert trouble(store, NEW) is None
 

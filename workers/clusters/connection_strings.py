@@ -12,6 +12,7 @@ from pymongo.uri_parser import parse_uri
 
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
+from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
 from workers.engine.results import FailedError
 
@@ -67,9 +68,10 @@ class ConnectionStringCache:
             AtlasError: None are stored, and Atlas cannot be asked.
         """
         name = _name(client.project_id, cluster)
-        held = self.housekeeping.read(name)
+        held = self.housekeeping.recent(name)
         missing = "ways" not in held or (choice.endpoint is not None and "endpoints" not in held)
-        if missing or self.housekeeping.take_turn(name, "read_again", REFRESH_SECONDS):
+        old = not missing and held["read_at"] >= (held.get("read_again") or EPOCH)
+        if missing or (old and self.housekeeping.take_turn(name, "read_again", REFRESH_SECONDS)):
             try:
                 self.store(client.project_id, client.cluster(cluster))
             except ClusterNotFound:

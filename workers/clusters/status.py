@@ -1,27 +1,32 @@
 """The last change of the users of each cluster, and the cluster's status since then; shared by all workers.
 
 One poll of a cluster's status serves every operation that waits on the cluster. A worker polls only after it has taken
-the turn to poll in MongoDB, at most once a second, and then makes all operations due whose change the answer confirms.
+the turn to poll in MongoDB. After a change the first turn comes at once, the next ones after growing pauses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ReturnDocument
 
-from broker_api.errors import ErrStorageStore
-from broker_api.jobs.queue import JOBS, Queue
+from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, In, as_datetime
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.operation_claims import Claims
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient
 
-POLL_SECONDS = 1.0
-SLOWEST_POLL_SECONDS = 5.0
+SHORTEST_PAUSE_MS = 100
+PAUSE_MS = 1000
+"""The longest pause between two polls in the first ten seconds of a change."""
+LONGEST_PAUSE_MS = 5000
+YOUNG_MS = 10_000
+IN_FLIGHT_MS = 3000
+"""How long no other worker polls while the answer to a poll is outstanding."""
+NO_BUDGET_SECONDS = 1.0
 APPLIED = "APPLIED"
 
 
@@ -38,7 +43,16 @@ def cluster_key(project: str, cluster: str) -> str:
     return f"{project}/{cluster}"
 
 
-def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: float) -> bool:
+Status = Mapping[str, Any]
+"""The document of a cluster.
+
+``changed_at`` and ``overlapped`` describe the last change. ``applied_at`` and ``pending_at`` are the start of the last
+poll that was answered with each; ``settled`` is that of the last poll that has confirmed all changes before it.
+``turn``: whether the update that returned the document has taken the turn to poll.
+"""
+
+
+def is_confirmed(change: Change, status: Status, settle_seconds: float) -> bool:
     """Return whether the status of a cluster confirms that a change has reached it.
 
     The poll must have begun after the change. An APPLIED confirms the change at once if a PENDING was read after the
@@ -47,8 +61,7 @@ def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: floa
 
     Args:
         change: The change.
-        status: The document of the cluster, with ``applied_at`` and ``pending_at``: the start of the last poll that
-            was answered with each.
+        status: The document of the cluster.
         settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
     """
     applied, pending = status.get("applied_at") or EPOCH, status.get("pending_at") or EPOCH
@@ -58,75 +71,110 @@ def is_confirmed(change: Change, status: Mapping[str, Any], settle_seconds: floa
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """The documents ``cluster/<project>/<name>`` beside the instances."""
+    """The documents ``cluster/<project>/<name>`` beside the instances.
+
+    Attributes:
+        housekeeping: Holds the documents.
+        settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
+        may_poll: Counts a poll of a project; returns False when its share of the project's rate limit is used up.
+    """
 
     housekeeping: Housekeeping
-    claims: Claims
-    queue: Queue
     settle_seconds: float
+    may_poll: Callable[[str], bool]
 
     @storage_errors("note a change")
-    def note_change(self, project: str, cluster: str) -> Change:
-        """Record that Atlas has just accepted a change of users; return the change, timed after Atlas's answer."""
-        settled = {"$ifNull": ["$settled", EPOCH]}
-        values: Document = {"overlapped": {"$gt": ["$changed_at", settled]}, "changed_at": NOW, "next_poll": NOW}
+    def note_change(self, project: str, cluster: str) -> tuple[Change, Status]:
+        """Record that Atlas has just accepted a change of users, and take the turn to poll if it is free.
+
+        While an earlier change is being applied, the polls go on as they are: they serve this change too.
+
+        Returns:
+            The change, timed after Atlas's answer, and the document of the cluster.
+        """
+        noted: Document = {"overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]}, "changed_at": NOW}
+        pause = {"$min": [PAUSE_MS, {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}]}
+        soon = {"$min": [{"$ifNull": ["$next_poll", NOW]}, {"$add": [NOW, pause]}]}
+        schedule: Document = {
+            "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
+            "next_poll": {"$cond": ["$overlapped", soon, NOW]},
+        }
+        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}])
+        return Change(as_datetime(document["changed_at"]), bool(document["overlapped"])), document
+
+    @storage_errors("look at a cluster")
+    def look(self, project: str, cluster: str) -> Status:
+        """Return the document of a cluster; take the turn to poll if it is free."""
+        return self._update(project, cluster, [])
+
+    def _update(self, project: str, cluster: str, stages: list[Document]) -> Status:
+        """Update the document of a cluster and take the turn to poll if it is free; return the document."""
+        polled = {"$ifNull": ["$polled_at", EPOCH]}
+        answered = {"$gte": [{"$ifNull": ["$answered_at", EPOCH]}, polled]}
+        ago = {"$subtract": [NOW, polled]}
+        free = {
+            "$and": [
+                {"$lte": [{"$ifNull": ["$next_poll", EPOCH]}, NOW]},
+                {"$gte": [ago, {"$cond": [answered, SHORTEST_PAUSE_MS, IN_FLIGHT_MS]}]},
+            ]
+        }
+        pause = {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}
+        age = {"$subtract": [NOW, {"$ifNull": ["$changed_at", EPOCH]}]}
+        longest = {"$cond": [{"$lt": [age, YOUNG_MS]}, PAUSE_MS, LONGEST_PAUSE_MS]}
+        # An APPLIED is believed at this time at the latest, so this is a time to poll.
+        settles = {"$add": ["$changed_at", int(self.settle_seconds * 1000)]}
+        following = {"$add": [NOW, pause]}
+        following = {"$cond": [{"$gt": [settles, NOW]}, {"$min": [settles, following]}, following]}
+        turn: Document = {
+            "polled_at": {"$cond": ["$turn", NOW, "$polled_at"]},
+            "next_poll": {"$cond": ["$turn", following, "$next_poll"]},
+            "pause": {"$cond": ["$turn", {"$min": [longest, {"$multiply": [2, pause]}]}, "$pause"]},
+        }
         document = self.housekeeping.collection.find_one_and_update(
-            {"_id": _name(project, cluster)}, [{"$set": values}], upsert=True, return_document=ReturnDocument.AFTER
+            {"_id": _name(project, cluster)},
+            [*stages, {"$set": {"turn": free}}, {"$set": turn}],
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
         )
         if document is None:
             raise ErrStorageStore
-        return Change(as_datetime(document["changed_at"]), bool(document["overlapped"]))
+        return document
 
-    def is_applied(self, client: AtlasClient, cluster: str, change: Change) -> bool:
-        """Return whether a change has reached the cluster.
+    def poll(self, client: AtlasClient, cluster: str, turn: Status) -> Status:
+        """Ask Atlas for the status of a cluster; only with the turn to poll.
 
-        Poll the cluster if it is time for it, else use the last poll of any worker. After a poll, also send the other
-        operations whose change its answer confirms.
+        Args:
+            client: The client of the cluster's project.
+            cluster: The cluster.
+            turn: The document of the cluster, whose update has taken the turn.
+
+        Returns:
+            The document of the cluster, with the answer.
 
         Raises:
-            AtlasError: The poll failed.
+            AtlasError: Atlas cannot be asked.
         """
-        name = _name(client.project_id, cluster)
-        turn = self._take_turn(client.project_id, cluster)
-        if turn is None:
-            return is_confirmed(change, self.housekeeping.read(name), self.settle_seconds)
-        answer = client.cluster_status(cluster)
-        asked_at = as_datetime(turn["polled_at"])
+        name, asked_at = _name(client.project_id, cluster), as_datetime(turn["polled_at"])
+        if not self.may_poll(client.project_id):
+            self.housekeeping.write(name, {"answered_at": In(0), "next_poll": In(NO_BUDGET_SECONDS)})
+            return turn
+        try:
+            answer = client.cluster_status(cluster)
+        except BaseException:
+            with suppress(ErrStorageMongoConnection):
+                self.housekeeping.write(name, {"answered_at": In(0)})
+            raise
         values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
         status = {**turn, **values}
         latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
         if answer == APPLIED and is_confirmed(latest, status, self.settle_seconds):
             values["settled"] = asked_at
         self.housekeeping.write(name, values | {"answered_at": In(0)})
-        if answer == APPLIED:
-            waits_on = cluster_key(client.project_id, cluster)
-            confirmed = [
-                due
-                for due, changed, overlapped in self.claims.waiting_on(waits_on)
-                if is_confirmed(Change(changed, overlapped), status, self.settle_seconds)
-            ]
-            self.claims.make_due(confirmed, waits_on)
-            for due in confirmed:
-                self.queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+        return status
+
+    def is_applied(self, change: Change, status: Status) -> bool:
+        """Return whether the status of a cluster confirms that a change has reached it."""
         return is_confirmed(change, status, self.settle_seconds)
-
-    @storage_errors("poll a cluster")
-    def _take_turn(self, project: str, cluster: str) -> Mapping[str, Any] | None:
-        """Take the turn to poll now. The pause between polls grows with the age of the change, from 1 s to 5 s.
-
-        Returns:
-            The document of the cluster; None when it is too early for a poll.
-        """
-        age = {"$divide": [{"$subtract": [NOW, {"$ifNull": ["$changed_at", NOW]}]}, 10]}
-        pause = {"$min": [SLOWEST_POLL_SECONDS * 1000, {"$max": [POLL_SECONDS * 1000, age]}]}
-        second = int(POLL_SECONDS * 1000)
-        earliest = ["$next_poll", {"$add": ["$polled_at", second]}, {"$add": ["$answered_at", second]}]
-        allowed = {"$lte": [{"$max": earliest}, NOW]}
-        return self.housekeeping.collection.find_one_and_update(
-            {"_id": _name(project, cluster), "$expr": allowed},
-            [{"$set": {"polled_at": NOW, "next_poll": {"$add": [NOW, pause]}}}],
-            return_document=ReturnDocument.AFTER,
-        )
 
 
 def _name(project: str, cluster: str) -> str:

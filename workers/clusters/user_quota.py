@@ -1,5 +1,8 @@
 """The number of database users of an Atlas project and its limit: each binding is a user, the default limit is 100."""
 
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
 import structlog
 
 from broker_api.state.housekeeping import Housekeeping
@@ -24,13 +27,29 @@ def store_limit(housekeeping: Housekeeping, project: str, limit: int) -> None:
     housekeeping.write(f"room/{project}", {"limit": limit})
 
 
-def warn_when_nearly_full(store: Store, housekeeping: Housekeeping, project: str) -> None:
-    """Log a warning when the broker's bindings nearly reach the limit of users.
+@dataclass
+class UserQuota:
+    """Warns when the broker's bindings nearly reach the limit of users of a project.
 
     This counts in MongoDB and needs no call to Atlas; only the reconciliation counts the users of others too.
     """
-    users = store.count_users(project)
-    if users >= DEFAULT_LIMIT * WARN_SHARE:
-        limit = int(housekeeping.read(f"room/{project}").get("limit") or DEFAULT_LIMIT)
-        if is_nearly_full(users, limit):
-            log.warning("project_nearly_full_of_users", project=project, users=users, limit=limit)
+
+    store: Store
+    housekeeping: Housekeeping
+    projects: Collection[str]
+    _warned: set[str] = field(default_factory=set, init=False)
+
+    def check(self) -> None:
+        """Log a warning for each project that has become nearly full since the last call.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
+        for project in self.projects:
+            users = self.store.count_users(project)
+            limit = int(self.housekeeping.read(f"room/{project}").get("limit") or DEFAULT_LIMIT)
+            if not is_nearly_full(users, limit):
+                self._warned.discard(project)
+            elif project not in self._warned:
+                self._warned.add(project)
+                log.warning("project_nearly_full_of_users", project=project, users=users, limit=limit)

@@ -1,7 +1,10 @@
 """The job that a step receives: the claimed record and its lease."""
 
-from typing import Generic
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Generic
 
+from broker_api.state.fields import OperationFields
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation
 from workers.engine.leases import Lease
@@ -21,6 +24,7 @@ class Job(Generic[AnyResource]):
         self.lease = lease
         self.late_effect = False
         """Whether a request of the last step may still take effect although its answer was lost."""
+        self._unwritten: tuple[Mapping[str, Any], OperationFields] = ({}, {})
         self.update(claim)
 
     def update(self, claim: Claim[AnyResource]) -> None:
@@ -30,6 +34,32 @@ class Job(Generic[AnyResource]):
             claim: The claim that the latest write returned.
         """
         self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
+
+    def postpone_write(self, changes: Mapping[str, Any], operation: OperationFields) -> None:
+        """Change the record in this process only; the next write contains the changes.
+
+        Args:
+            changes: Fields of the instance or binding.
+            operation: Fields of its operation.
+        """
+        self._unwritten = (changes, operation)
+        changed = {**changes, "operation": self.operation.model_copy(update={**operation})}
+        self.update(replace(self.claim, record=self.record.model_copy(update=changed)))
+
+    def take_unwritten(self, changes: Mapping[str, Any] | None) -> tuple[Any, OperationFields]:
+        """Return what ``postpone_write`` has left to the next write.
+
+        Args:
+            changes: Fields of the instance or binding that are written too.
+
+        Returns:
+            All fields of the instance or binding to write, and those of its operation.
+        """
+        (postponed, operation), self._unwritten = self._unwritten, ({}, {})
+        return {**postponed, **(changes or {})}, {**operation}
+
+    def rescheduled(self) -> None:
+        """Called when the operation waits and this worker has released it."""
 
     def classify(self, error: Exception) -> StepTrouble | None:
         """Classify an exception that a step has raised.

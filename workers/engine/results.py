@@ -13,11 +13,15 @@ class Next(Generic[AnyFields]):
     """Continue at once with ``step``.
 
     ``changes`` are written to the instance or binding, ``operation`` to its operation.
+
+    With ``repeatable`` they are written together with the result of the next step, which saves a write. If the worker
+    dies before that, this step runs again.
     """
 
     step: StrEnum
     changes: AnyFields | None = None
     operation: OperationFields | None = None
+    repeatable: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ OTHER_RELEASE_SECONDS = 5.0
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 LATE_EFFECT_SECONDS = 30.0
 """How long a request whose answer was lost may still take effect."""
+NEW_STEP: OperationFields = {"attempts": 0, "error": None, "waits_on": None}
+"""Fields of an operation that goes on with another step."""
 
 
 def backoff(attempts: int) -> float:
@@ -176,26 +178,31 @@ class Runner:
         """Write the result of a step; return whether the next step follows at once, under the same claim."""
         log.info("step_finished", step=name, result=type(result).__name__)
         operation = job.operation
+        changes, fields = job.take_unwritten(result.changes)
         match result:
             case Next():
-                asked_at = time.monotonic()
                 in_flight = result.step in self._definitions[operation.kind].late_effects
-                fields = OperationFields(in_flight=in_flight) | (result.operation or {})
-                job.update(self._claims.advance(job.claim, result.step.value, result.changes, fields))
-                job.lease.extend(asked_at)
+                fields |= {"step": result.step.value, "in_flight": in_flight, **NEW_STEP, **(result.operation or {})}
+                if result.repeatable:
+                    job.postpone_write(changes, fields)
+                else:
+                    asked_at = time.monotonic()
+                    job.update(self._claims.advance(job.claim, changes, fields))
+                    job.lease.extend(asked_at)
                 return True
             case Later():
-                fields = OperationFields(waits_on=None) | (result.operation or {})
+                fields |= {"waits_on": None, **(result.operation or {})}
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value
-                self._claims.reschedule(job.claim, result.seconds, result.changes, fields)
+                self._claims.reschedule(job.claim, result.seconds, changes, fields)
+                job.rescheduled()
             case Done():
                 state = State.FAILED if operation.undo else State.SUCCEEDED
                 failure = operation.failure or "The operation failed."
                 sentence = failure if operation.undo else result.description
-                self._claims.finish(job.claim, state, result.phase, result.changes, sentence)
+                self._claims.finish(job.claim, state, result.phase, changes, sentence)
                 log.info("operation_finished", state=state.value, description=sentence)
         return False
 

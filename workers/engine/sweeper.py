@@ -7,7 +7,7 @@ hourly reconciliation. Two active sweepers at the same time do no harm, since ea
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import uuid4
 
 import structlog
@@ -23,6 +23,7 @@ TICK_SECONDS = 0.5
 SWEEP_RENEW_SECONDS = 1.0
 SWEEP_LEASE_SECONDS = 4.0
 EXPIRE_SECONDS = 5.0
+CHECK_SECONDS = 10.0
 RECONCILE_SECONDS = 3600.0
 BATCH = 1000
 
@@ -41,16 +42,30 @@ class Sweeper:
         keys: KeyCheck,
         queue: Queue,
         stopping: threading.Event,
+        check: Callable[[], None],
     ) -> None:
+        """Create the sweeper.
+
+        Args:
+            store: Prepared at the start.
+            claims: Finds what is due.
+            housekeeping: Holds the lease of the active sweeper.
+            keys: Checked at the start.
+            queue: Sends the jobs.
+            stopping: Set when the process stops.
+            check: Called by the active sweeper every ten seconds.
+        """
         self._store = store
         self._keys = keys
         self._claims = claims
         self._housekeeping = housekeeping
         self._queue = queue
         self._stopping = stopping
+        self._check = check
         self._owner = uuid4().hex
         self._elected_at = 0.0
         self._expired_at = 0.0
+        self._checked_at = time.monotonic()
 
     def start(self) -> None:
         """Sweep in a background thread until the process stops."""
@@ -98,6 +113,9 @@ class Sweeper:
             if ended := self._claims.expire():
                 log.error("operations_expired", operations=ended)
             self._start_reconciliation()
+        if time.monotonic() - self._checked_at > CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            self._check()
         sent = self._send(due)
         if sent:
             self._claims.mark_sent(sent)

@@ -15,14 +15,11 @@ import structlog
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.housekeeping import CIRCUIT, Housekeeping
 from broker_api.state.mongo import In
-from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.operation_claims import Claims
 
 FAILURES = 3
 DOWN_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 10.0
-FRESH_SECONDS = 1.0
-"""How long a state that was read from MongoDB is used."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +43,6 @@ class CircuitBreaker:
 
     def __init__(self, project: str, housekeeping: Housekeeping, claims: Claims) -> None:
         self.project = project
-        self.is_open = False
-        """Whether calls are stopped, by the state that was read last."""
-        self.fresh_until = 0.0
-        """When the state must be read again (monotonic seconds)."""
         self._document = f"{CIRCUIT}{project}"
         self._housekeeping = housekeeping
         self._claims = claims
@@ -57,12 +50,13 @@ class CircuitBreaker:
         self._failures: _Failures | None = None
         self._succeeded_at: float | None = None
 
-    @storage_errors("read the circuit breaker")
-    def refresh(self) -> None:
-        """Read the state that all workers share."""
-        self.fresh_until = time.monotonic() + FRESH_SECONDS
-        document = self._housekeeping.collection.find_one({"_id": self._document}) or {}
-        self.is_open = bool(document.get("open"))
+    def is_open(self) -> bool:
+        """Return whether calls are stopped, by the state that all workers share, which is at most a second old.
+
+        Raises:
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
+        return bool(self._housekeeping.recent(self._document).get("open"))
 
     def reason(self) -> str:
         """Return why it is open, as a sentence for users."""
@@ -81,11 +75,8 @@ class CircuitBreaker:
         with self._lock:
             self._failures = None
             self._succeeded_at = time.monotonic()
-        if time.monotonic() > self.fresh_until:
-            self.refresh()
-        if self.is_open:
+        if self.is_open():
             self._housekeeping.write(self._document, {"open": False})
-            self.is_open = False
             log.info("circuit_closed", project=self.project)
             self._claims.make_all_due(waits_on_project(self.project))
 
@@ -106,14 +97,11 @@ class CircuitBreaker:
             several = len(seen.operations) > 1
         if not enough or (unauthorized and not several):
             return
-        if time.monotonic() > self.fresh_until:
-            self.refresh()
-        if self.is_open:
+        if self.is_open():
             return
         log.error("circuit_opened", project=self.project, reason=reason)
         try:
             self._housekeeping.write(self._document, {"open": True, "reason": reason, "until": In(PROBE_EVERY_SECONDS)})
-            self.is_open = True
         except ErrStorageMongoConnection as error:
             log.warning("circuit_not_shared", project=self.project, reason=error.reason)
 

@@ -1,7 +1,6 @@
 """The guard of each call to Atlas: ``before`` it is sent, and ``after`` its answer."""
 
 import random
-import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -43,9 +42,7 @@ class Guard:
         if self.lease:
             self.lease.check()
         breaker = self.breaker
-        if time.monotonic() > breaker.fresh_until:
-            breaker.refresh()
-        if breaker.is_open and breaker.project not in self.probes:
+        if breaker.is_open() and breaker.project not in self.probes:
             if not breaker.take_probe():
                 sentence = f"{breaker.reason()} It is tried again every {PROBE_EVERY_SECONDS:.0f} s."
                 raise HeldBackError(PROBE_EVERY_SECONDS, sentence, waits_on_project(breaker.project))

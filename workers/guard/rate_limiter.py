@@ -10,7 +10,7 @@ from functools import cached_property
 from http import HTTPStatus
 
 import structlog
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 
@@ -24,6 +24,13 @@ WINDOW_SECONDS = 10
 REDIS_SECONDS = 0.5
 _REFILL_SECONDS = 120
 """A bucket that was emptied is full again after about two minutes (Atlas: refill 5000 of 10000 in 60 s)."""
+
+POLLS_SHARE = 0.1
+"""The part of the refill rate that polls of the status of clusters may use."""
+USUAL_LIMIT = 10_000
+"""The capacity of the rate bucket of clusters, until an answer names it (Atlas: API rate limits)."""
+REDIS_PAUSE_SECONDS = 5.0
+"""How long this process counts alone after Redis has failed."""
 
 _API = "/api/atlas/"
 
@@ -48,7 +55,9 @@ class RateLimiter:
         self._alone = FixedWindowRateLimiter(MemoryStorage())
         self._slow_until = 0.0
         self._silent_until = 0.0
+        self._alone_until = 0.0
         self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
+        self._most_polls = _polls(USUAL_LIMIT)
 
     def observe(self, answer: Answer) -> None:
         """Read from an answer how full the rate bucket is, and whether Atlas asks to wait (429)."""
@@ -57,6 +66,8 @@ class RateLimiter:
             seconds = (answer.error and answer.error.retry_after) or 1.0
             log.warning("rate_limited", project=self._project, seconds=seconds)
             self._silent_until = max(self._silent_until, now + min(seconds, SLOW_SECONDS))
+        if answer.limit is not None and answer.path.endswith("/status"):
+            self._most_polls = _polls(answer.limit)
         if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
             return
         if now > self._slow_until:
@@ -71,18 +82,24 @@ class RateLimiter:
         now = time.monotonic()
         if now < self._silent_until:
             return Pause(self._silent_until - now, "Atlas asks the broker to wait; the broker continues soon.")
-        if now < self._slow_until and not self._count():
+        if now < self._slow_until and not self._count(self._most, f"atlas-broker-{self._project}"):
             return Pause(WINDOW_SECONDS / 2, "The Atlas project is near its rate limit; the broker slows down.")
         return None
 
-    def _count(self) -> bool:
+    def may_poll(self) -> bool:
+        """Count a poll of a cluster's status; return False when all polls of the project have used up their share."""
+        return self._count(self._most_polls, f"atlas-broker-polls-{self._project}")
+
+    def _count(self, most: RateLimitItem, key: str) -> bool:
         """Count a call; return False when all workers together have used up the calls of this window."""
-        key = f"atlas-broker-{self._project}"
+        if time.monotonic() < self._alone_until:
+            return self._alone.hit(most, key)
         try:
-            hit = self._shared.hit(self._most, key)
+            hit = self._shared.hit(most, key)
         except Exception as error:  # noqa: BLE001 - whatever Redis raises: counting alone is better than not at all
             self._outage.failed(error)
-            return self._alone.hit(self._most, key)
+            self._alone_until = time.monotonic() + REDIS_PAUSE_SECONDS
+            return self._alone.hit(most, key)
         self._outage.recovered()
         return hit
 
@@ -90,3 +107,8 @@ class RateLimiter:
     def _shared(self) -> FixedWindowRateLimiter:
         pool = self._redis.pool(REDIS_SECONDS, health_check_interval=10)
         return FixedWindowRateLimiter(RedisStorage("redis://", connection_pool=pool))
+
+
+def _polls(limit: int) -> RateLimitItem:
+    """Return how many polls may be sent in a window, by the capacity of the rate bucket."""
+    return RateLimitItemPerSecond(max(1, int(limit * POLLS_SHARE * WINDOW_SECONDS / _REFILL_SECONDS)), WINDOW_SECONDS)

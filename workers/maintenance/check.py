@@ -23,6 +23,7 @@ from broker_api.settings.settings import Settings, load
 from broker_api.settings.url_checks import usable_mongo_uri
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import SEALED_FIELDS, KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import reason
 from broker_api.state.records import record
@@ -149,7 +150,7 @@ def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
         lost = f"{closed} of {len(sealed)} stored secrets do not open"
         yield BAD, f"encryption keys: {lost}; put the key that wrote them back into BROKER_ENCRYPTION_KEYS"
         return
-    canary = KeyCheck(store, vault).canary()
+    canary = KeyCheck(Housekeeping(store), vault).canary()
     if canary and not vault.opens(canary):
         yield BAD, "encryption keys: are not those of the other processes; put their keys into BROKER_ENCRYPTION_KEYS"
         return

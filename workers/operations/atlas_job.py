@@ -5,17 +5,20 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
+from structlog.contextvars import get_contextvars
+
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
-from broker_api.state.operation_claims import Claim
-from broker_api.state.records import AnyResource, Instance
+from broker_api.state.operation_claims import Claim, Due
+from broker_api.state.records import AnyResource, Binding, Instance, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
-from workers.clusters.status import Change, cluster_key
+from workers.clusters.status import Change, Status, cluster_key
+from workers.clusters.watcher import UNWATCHED_SECONDS, Waiting
 from workers.context import Context
 from workers.engine.job import Job
 from workers.engine.leases import Lease
-from workers.engine.results import FailedError, Later, Next, StepTrouble
+from workers.engine.results import Done, FailedError, Later, Next, StepTrouble
 
 LATE_EFFECT_LOOK_SECONDS = 5.0
 SERVER_ERRORS = 12
@@ -37,6 +40,8 @@ class AtlasJob(Job[AnyResource]):
         self.context = context
         self.config = context.settings.config
         self._clients: dict[str, AtlasClient] = {}
+        self._status: Status | None = None
+        self._waiting: Waiting | None = None
         super().__init__(claim, lease)
 
     def update(self, claim: Claim[AnyResource]) -> None:
@@ -123,13 +128,15 @@ class AtlasJob(Job[AnyResource]):
         """
         if not self.cluster:  # a binding of atlasbroker 2.0.0 whose instance is gone: no cluster is known
             return Next(wait, changes)
-        change = self.context.status.note_change(self.project, self.cluster)
-        return Next(wait, changes, {"changed": change.at, "overlapped": change.overlapped})
+        change, self._status = self.context.status.note_change(self.project, self.cluster)
+        # Repeated after a crash, the change finds its own effect in Atlas.
+        return Next(wait, changes, {"changed": change.at, "overlapped": change.overlapped}, repeatable=True)
 
-    def wait_until_applied(self, *, cluster_needed: bool = False) -> Later[Any] | None:
+    def wait_until_applied(self, done: Done[Any] | None = None, *, cluster_needed: bool = False) -> Later[Any] | None:
         """Check whether Atlas has applied the change of this operation on the cluster.
 
         Args:
+            done: The result of the operation when the change is applied, if nothing else is left to do then.
             cluster_needed: The operation fails if the cluster does not exist any more.
 
         Returns:
@@ -142,15 +149,33 @@ class AtlasJob(Job[AnyResource]):
         if self.operation.changed is None:
             return None
         change = Change(self.operation.changed, self.operation.overlapped)
+        statuses, name = self.context.status, cluster_key(self.project, self.cluster)
+        status, self._status = self._status, None
+        if status is None:
+            status = statuses.look(self.project, self.cluster)
+            if self.operation.waits_on:  # the worker that watched the cluster is gone, and has left others too
+                self.context.claims.make_all_due(name, unwatched=True)
         try:
-            if self.context.status.is_applied(self.atlas, self.cluster, change):
-                return None
+            if status["turn"]:
+                status = statuses.poll(self.atlas, self.cluster, status)
         except ClusterNotFound:
             if cluster_needed:
                 raise ClusterGoneError(self.cluster) from None
             return None
+        if statuses.is_applied(change, status):
+            return None
+        record, operation = self.record, self.operation
+        is_last = operation.state is State.IN_PROGRESS and not operation.undo and not record.legacy
+        binding_id = record.binding_id if isinstance(record, Binding) else None
+        due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
+        self._waiting = Waiting(due, change, done if is_last else None, get_contextvars())
         sentence = f"Waiting until Atlas has applied the change on the cluster {self.cluster}."
-        return Later(1.0, sentence, operation={"waits_on": cluster_key(self.project, self.cluster)})
+        return Later(UNWATCHED_SECONDS, sentence, operation={"waits_on": name})
+
+    def rescheduled(self) -> None:
+        """Let the watcher of clusters end the operation, if it waits on a cluster."""
+        if self._waiting:
+            self.context.watcher.watch(self.project, self.cluster, self._waiting)
 
     def wait_for_late_effect(self) -> Later[Any] | None:
         """Return a delay while a request that creates a user may still take effect, else None."""

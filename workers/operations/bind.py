@@ -15,7 +15,6 @@ from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
 from workers.clusters import database_client
 from workers.clusters.connection_strings import osb_endpoints
-from workers.clusters.user_quota import warn_when_nearly_full
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
@@ -42,8 +41,9 @@ class Step(StrEnum):
 def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Choose and store the user name, the password and the roles, unless the instance is being deleted.
 
-    The claim was written with write concern ``majority``, so the instance read here shows every deprovision accepted
-    before the claim. A deprovision that is accepted later finds this binding and removes it.
+    The claim was written with write concern ``majority``, so the instance read here shows every deprovision and every
+    update accepted before the claim. A deprovision that is accepted later finds this binding and removes it; an update
+    that is accepted later waits for this binding, whose roles are settled now.
     """
     instance = _instance_to_bind_to(job)
     if instance is None:
@@ -73,13 +73,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 
 def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Create the user, or take over the one that an earlier attempt has created.
-
-    If an update of the instance has begun meanwhile, the credentials are settled again after it, because it may change
-    the roles. An update that begins later waits for this binding.
-    """
-    if _instance_to_bind_to(job) is None:
-        return Next(Step.SETTLE_CREDENTIALS)
+    """Create the user, or take over the one that an earlier attempt has created."""
     _check_life(job)
     user = binding_user(job.context, job.record)
     try:
@@ -97,16 +91,17 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
         if job.record.expires is None:
             raise
         raise _out_of_life(job) from None
-    warn_when_nearly_full(job.context.store, job.context.housekeeping, job.project)
     return job.users_changed(Step.WAIT_APPLIED, BindingFields(made=True))
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Wait until Atlas has applied the new user on the cluster."""
     _check_life(job)
-    if wait := job.wait_until_applied(cluster_needed=True):
+    verify_login, done = job.context.settings.verify_login, _done(job)
+    is_last = not verify_login and job.record.expires is None
+    if wait := job.wait_until_applied(done if is_last else None, cluster_needed=True):
         return wait
-    return Next(Step.VERIFY_LOGIN) if job.context.settings.verify_login else _done(job)
+    return Next(Step.VERIFY_LOGIN) if verify_login else done
 
 
 def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
@@ -128,7 +123,7 @@ def remove_late_user(job: AtlasJob[Binding]) -> None:
 
     The user's label shows that no other operation has created it or taken it over.
     """
-    if job.operation.step != Step.CREATE_USER:
+    if job.operation.step not in (Step.CREATE_USER, Step.WAIT_APPLIED):
         return
     try:
         now = job.context.store.binding(job.record.instance_id, job.record.binding_id)

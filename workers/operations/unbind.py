@@ -48,7 +48,8 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Wait until the user cannot log in any more."""
-    return job.wait_until_applied() or _gone(job)
+    gone = _gone(job)
+    return job.wait_until_applied(gone) or gone
 
 
 def give_up(_job: AtlasJob[Binding]) -> Result[BindingFields]:

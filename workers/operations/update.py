@@ -39,10 +39,13 @@ class Requested(TypedDict, total=False):
 
 def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Check the new connection strings, and find out whether the roles of bindings change."""
+    now = job.context.store.now()
     for binding in job.context.store.bindings(job.record.instance_id):
-        # A binding that is being created waits for the update if its roles are not settled yet.
-        settling = binding.operation.undo or binding.operation.step in ("", BindStep.SETTLE_CREDENTIALS)
-        if binding.phase is Phase.CREATING and binding.operation.open and not settling:
+        # A bind that no worker has claimed reads this update when one does, and waits for it.
+        operation = binding.operation
+        unsettled = operation.undo or operation.step in ("", BindStep.SETTLE_CREDENTIALS)
+        waits = unsettled and operation.lease_until <= now
+        if binding.phase is Phase.CREATING and operation.open and not waits:
             return Later(BIND_LOOK_SECONDS, "Waiting until bindings that are being made are done.")
     updated = _updated(job)
     if job.connection_choice(updated) != job.connection_choice(job.record):

@@ -1,0 +1,166 @@
+"""Watches the clusters on which operations of this worker wait, and ends these operations when Atlas is done.
+
+One thread for each such cluster polls it together with the other workers. Waiting holds no thread of the pool and no
+lease: when this worker dies, its operations are due after ``UNWATCHED_SECONDS`` and another worker goes on.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from broker_api.errors import ErrStorageMongoConnection
+from broker_api.jobs.queue import JOBS, Queue
+from broker_api.state.operation_claims import Claims, Due
+from broker_api.state.records import EPOCH, State
+from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Unauthorized
+from workers.clusters.status import SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.engine.results import Done, HeldBackError
+
+UNWATCHED_SECONDS = 5.0
+KEEP_SECONDS = 2.0
+"""How often the watched operations are written to be due later."""
+MOST_FAILURES = 3
+"""After so many failed polls in a row the operations are sent, so that each of them gets the error."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An operation that waits until a change has reached its cluster.
+
+    Attributes:
+        due: The operation, with the arguments of its job.
+        change: The change.
+        done: The result of the operation then, if nothing else is left to do; else its job is sent.
+        log_context: The key-values of the log lines of the operation.
+    """
+
+    due: Due
+    change: Change
+    done: Done[Any] | None
+    log_context: Mapping[str, Any]
+
+
+class ClusterWatcher:
+    """The clusters that this process watches."""
+
+    def __init__(
+        self,
+        status: ClusterStatus,
+        claims: Claims,
+        queue: Queue,
+        client: Callable[[str], AtlasClient],
+        stopping: threading.Event,
+    ) -> None:
+        self._status = status
+        self._claims = claims
+        self._queue = queue
+        self._client = client
+        self._stopping = stopping
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
+
+    def watch(self, project: str, cluster: str, waiting: Waiting) -> None:
+        """Watch a cluster until an operation has ended, which has been written as waiting on the cluster.
+
+        Args:
+            project: The project of the cluster.
+            cluster: The cluster.
+            waiting: The operation.
+        """
+        with self._lock:
+            begun = (project, cluster) in self._waiting
+            self._waiting.setdefault((project, cluster), {})[waiting.due.key] = waiting
+        if not begun:
+            threading.Thread(target=self._watch, args=(project, cluster), name=f"watch {cluster}", daemon=True).start()
+
+    def _watch(self, project: str, cluster: str) -> None:
+        """Look at a cluster until no operation of this process waits on it."""
+        failures, pause, kept_at = 0, SHORTEST_PAUSE_MS / 1000, time.monotonic()
+        while waiting := self._left(project, cluster):
+            if self._stopping.wait(pause):
+                self._send(project, cluster, waiting)  # another worker goes on
+                continue
+            try:
+                status = self._status.look(project, cluster)
+                pause = _pause(status)
+                if status["turn"]:
+                    status = self._status.poll(self._client(project), cluster, status)
+                self._end(project, cluster, [one for one in waiting if self._status.is_applied(one.change, status)])
+                failures = 0
+                if time.monotonic() - kept_at > KEEP_SECONDS:
+                    left = [one.due for one in self._left(project, cluster)]
+                    self._claims.watch_again(left, cluster_key(project, cluster), UNWATCHED_SECONDS)
+                    kept_at = time.monotonic()
+            except ErrStorageMongoConnection as error:
+                log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
+                pause = 1.0
+            except (AtlasError, HeldBackError) as error:
+                failures += 1
+                pause = error.seconds if isinstance(error, HeldBackError) else error.retry_after or 2.0**failures
+                if failures >= MOST_FAILURES or _lasts(error):
+                    self._send(project, cluster, waiting)
+            except Exception:
+                log.exception("watch_failed", cluster=cluster)
+                self._send(project, cluster, waiting)
+
+    def _left(self, project: str, cluster: str) -> list[Waiting]:
+        """Return the operations that still wait on a cluster; without any the cluster is not watched any more."""
+        with self._lock:
+            if not self._waiting[project, cluster]:
+                del self._waiting[project, cluster]
+            return list(self._waiting.get((project, cluster), {}).values())
+
+    def _end(self, project: str, cluster: str, confirmed: Collection[Waiting]) -> None:
+        """End the operations whose change has reached the cluster: all with the same result in one write."""
+        alike: dict[tuple[str, bool], list[Waiting]] = defaultdict(list)
+        for one in confirmed:
+            alike[one.due.kind, one.done is None].append(one)
+        for group in alike.values():
+            done = group[0].done
+            if done is None:
+                self._send(project, cluster, group)
+                continue
+            name, ended = cluster_key(project, cluster), [one.due for one in group]
+            self._claims.finish_waiting(ended, name, done.phase, done.changes, done.description)
+            self._drop(project, cluster, group)
+            for one in group:
+                log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
+
+    def _send(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:
+        """Send the jobs of operations and do not watch them any more. If MongoDB fails, the sweeper sends them."""
+        if not waiting:
+            return
+        try:
+            self._claims.make_due([one.due for one in waiting], cluster_key(project, cluster))
+            for due in (one.due for one in waiting):
+                self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+        except ErrStorageMongoConnection as error:
+            log.warning("operations_not_sent", cluster=cluster, reason=error.reason)
+        self._drop(project, cluster, waiting)
+
+    def _drop(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:
+        with self._lock:
+            watched = self._waiting[project, cluster]
+            for one in waiting:
+                if watched.get(one.due.key) is one:
+                    del watched[one.due.key]
+
+
+def _lasts(error: AtlasError | HeldBackError) -> bool:
+    """Return whether another poll in a few seconds cannot help."""
+    if isinstance(error, HeldBackError):
+        return error.waits_on is not None
+    return not error.retryable or isinstance(error, ClusterNotFound | Unauthorized)
+
+
+def _pause(status: Status) -> float:
+    """Return the seconds until the next look. Without the turn it comes sooner, to find another worker's answer."""
+    pause = ((status.get("next_poll") or EPOCH) - (status.get("polled_at") or EPOCH)).total_seconds()
+    return max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4)
