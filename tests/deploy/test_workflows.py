@@ -44,10 +44,10 @@ def test_a_fresh_machine_runs_the_first_command_of_the_readme() -> None:
     assert f"```sh\n{command}\n```" in (CHECKOUT / "README.md").read_text()
 
 
-def test_the_long_forms_run_when_scheduled_only() -> None:
-    job = jobs()["long"]
-    assert job["if"] == "github.event_name == 'schedule'"
-    assert commands("long")[-1].endswith(".venv/bin/nox -s long")
+@pytest.mark.parametrize("session", ["long", "coverage"])
+def test_the_long_forms_and_the_coverage_run_when_scheduled_only(session: str) -> None:
+    assert jobs()[session]["if"] == "github.event_name == 'schedule'"
+    assert commands(session)[-1].endswith(f".venv/bin/nox -s {session}")
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
