@@ -207,3 +207,40 @@ def test_an_operation_past_its_deadline_stays_failed_while_its_leftovers_are_rem
     assert bench.ran == ["clean up"]
     assert (found.operation.state, found.operation.open, found.phase) == (State.FAILED, False, Phase.FAILED)
     assert "deadline" in (found.operation.description or "")
+
+
+def test_a_step_that_may_be_repeated_is_written_with_the_next_one(bench: Bench) -> None:
+    seen = []
+
+    def second(job: AnyJob) -> Result[Any]:
+        seen.append((job.record.database, job.operation.step, bench.record.database, bench.record.operation.step))
+        return Later(60, "Waiting.")
+
+    bench.work({Step.FIRST: lambda _: Next(Step.SECOND, {"database": "shop"}, repeatable=True), Step.SECOND: second})
+    assert seen == [("shop", "second", None, "")]
+    assert (bench.record.database, bench.record.operation.step) == ("shop", "second")
+
+
+def test_a_step_that_may_be_repeated_runs_again_when_the_next_one_was_not_written(bench: Bench) -> None:
+    def lost(_: AnyJob) -> Result[Any]:
+        raise LeaseLostError
+
+    def first(_: AnyJob) -> Result[Any]:
+        return Next(Step.SECOND, {"database": "shop"}, repeatable=True)
+
+    bench.work({Step.FIRST: first, Step.SECOND: lost})
+    assert bench.record.database is None
+    found = bench.work({Step.FIRST: first, Step.SECOND: done})
+    assert bench.ran == ["first", "second", "first", "second"]
+    assert (found.database, found.operation.state) == ("shop", State.SUCCEEDED)
+
+
+def test_trouble_after_a_step_that_may_be_repeated_keeps_its_changes(bench: Bench) -> None:
+    bench.work(
+        {
+            Step.FIRST: lambda _: Next(Step.SECOND, {"database": "shop"}, {"attempts": 0}, repeatable=True),
+            Step.SECOND: raising(ServiceDown()),
+        }
+    )
+    operation = bench.record.operation
+    assert (bench.record.database, operation.step, operation.attempts) == ("shop", "second", 1)

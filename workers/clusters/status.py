@@ -92,7 +92,10 @@ class ClusterStatus:
         Returns:
             The change, timed after Atlas's answer, and the document of the cluster.
         """
-        noted: Document = {"overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]}, "changed_at": NOW}
+        noted: Document = {
+            "overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]},
+            "changed_at": {"$max": [NOW, "$polled_at"]},  # never earlier than a poll that has begun
+        }
         pause = {"$min": [PAUSE_MS, {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}]}
         soon = {"$min": [{"$ifNull": ["$next_poll", NOW]}, {"$add": [NOW, pause]}]}
         schedule: Document = {
@@ -126,7 +129,8 @@ class ClusterStatus:
         following = {"$add": [NOW, pause]}
         following = {"$cond": [{"$gt": [settles, NOW]}, {"$min": [settles, following]}, following]}
         turn: Document = {
-            "polled_at": {"$cond": ["$turn", NOW, "$polled_at"]},
+            # Later than the last change, also within the same millisecond.
+            "polled_at": {"$cond": ["$turn", {"$max": [NOW, {"$add": ["$changed_at", 1]}]}, "$polled_at"]},
             "next_poll": {"$cond": ["$turn", following, "$next_poll"]},
             "pause": {"$cond": ["$turn", {"$min": [longest, {"$multiply": [2, pause]}]}, "$pause"]},
         }

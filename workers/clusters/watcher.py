@@ -18,7 +18,7 @@ from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Unauthorized
-from workers.clusters.status import SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
 
 UNWATCHED_SECONDS = 5.0
@@ -83,19 +83,22 @@ class ClusterWatcher:
     def _watch(self, project: str, cluster: str) -> None:
         """Look at a cluster until no operation of this process waits on it."""
         failures, pause, kept_at = 0, SHORTEST_PAUSE_MS / 1000, time.monotonic()
+        status: Status = {}
         while waiting := self._left(project, cluster):
             if self._stopping.wait(pause):
                 self._send(project, cluster, waiting)  # another worker goes on
                 continue
             try:
-                status = self._status.look(project, cluster)
-                pause = _pause(status)
-                if status["turn"]:
-                    status = self._status.poll(self._client(project), cluster, status)
-                self._end(project, cluster, [one for one in waiting if self._status.is_applied(one.change, status)])
+                if not all(self._status.is_applied(one.change, status) for one in waiting):
+                    status = self._status.look(project, cluster)
+                    pause = _pause(status)
+                    if status["turn"]:
+                        status = self._status.poll(self._client(project), cluster, status)
+                confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
+                self._end(project, cluster, confirmed)
                 failures = 0
                 if time.monotonic() - kept_at > KEEP_SECONDS:
-                    left = [one.due for one in self._left(project, cluster)]
+                    left = [one.due for one in waiting if one not in confirmed]
                     self._claims.watch_again(left, cluster_key(project, cluster), UNWATCHED_SECONDS)
                     kept_at = time.monotonic()
             except ErrStorageMongoConnection as error:
@@ -161,6 +164,10 @@ def _lasts(error: AtlasError | HeldBackError) -> bool:
 
 
 def _pause(status: Status) -> float:
-    """Return the seconds until the next look. Without the turn it comes sooner, to find another worker's answer."""
+    """Return the seconds until the next look.
+
+    Without the turn it comes sooner, to find another worker's answer. It comes after a second at the latest, since a
+    new change may have brought the next poll forward.
+    """
     pause = ((status.get("next_poll") or EPOCH) - (status.get("polled_at") or EPOCH)).total_seconds()
-    return max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4)
+    return min(PAUSE_MS / 1000, max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4))

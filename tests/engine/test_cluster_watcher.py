@@ -1,0 +1,292 @@
+"""How clusters are polled, and how one poll ends all operations that wait; Atlas is a list of answers."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+from redis import Redis as Client
+
+from broker_api.jobs.queue import Queue
+from broker_api.settings.redis_settings import RedisSettings
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import In
+from broker_api.state.operation_claims import Claims, Due
+from broker_api.state.records import Binding, Kind, Phase, State, binding_key
+from broker_api.state.store import Start, Store
+from tests.dev.services import Redis
+from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
+from workers.clusters.status import Change, ClusterStatus, cluster_key
+from workers.clusters.watcher import UNWATCHED_SECONDS, ClusterWatcher, Waiting
+from workers.engine.results import Done
+
+PROJECT, CLUSTER = "project", "cluster"
+NAME = cluster_key(PROJECT, CLUSTER)
+DONE = Done(Phase.READY, "It works.")
+
+
+@dataclass
+class Atlas:
+    """Answers polls with ``answers`` one after the other, and then with the last one again."""
+
+    answers: Sequence[str | Exception]
+    polls: list[float] = field(default_factory=list)
+    project_id: str = PROJECT
+
+    def cluster_status(self, _: str) -> str:
+        self.polls.append(time.monotonic())
+        answer, *later = self.answers
+        self.answers = later or [answer]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @property
+    def client(self) -> AtlasClient:
+        return cast("AtlasClient", self)
+
+
+@dataclass
+class Bench:
+    """One or more workers' watchers on the same MongoDB."""
+
+    store: Store
+    queue: Queue
+    stopping: threading.Event = field(default_factory=threading.Event)
+    settle: float = 0.0
+    budget: int = 1000
+
+    def __post_init__(self) -> None:
+        self.claims = Claims(self.store)
+        self.status = ClusterStatus(Housekeeping(self.store), self.settle, self._may_poll)
+
+    def _may_poll(self, _: str) -> bool:
+        self.budget -= 1
+        return self.budget >= 0
+
+    def watcher(self, atlas: Atlas) -> ClusterWatcher:
+        return ClusterWatcher(self.status, self.claims, self.queue, lambda _: atlas.client, self.stopping)
+
+    def changed(self) -> Change:
+        """Note a change, and leave its turn to poll to others."""
+        change, _ = self.status.note_change(PROJECT, CLUSTER)
+        self.store.housekeeping.update_many({}, {"$unset": {"polled_at": 1, "next_poll": 1}})
+        return change
+
+    def waiting(self, name: str, change: Change, done: Done[Any] | None = DONE) -> Waiting:
+        """Write a bind that waits on the cluster, as a worker leaves it."""
+        key = binding_key("i", name)
+        begun = self.store.create({"instance_id": "i", "binding_id": name}, Start(Kind.BIND), None)
+        assert begun is not None
+        claim = self.claims.claim(key, begun.id)
+        assert claim is not None
+        self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, {"waits_on": NAME, "changed": change.at})
+        return Waiting(Due(key, Kind.BIND, "i", name, begun.id), change, done, {})
+
+    def record(self, name: str) -> Binding:
+        found = self.store.binding("i", name)
+        assert found is not None
+        return found
+
+    def ended(self, *names: str, seconds: float = 5.0) -> bool:
+        """Wait until the binds have succeeded."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if all(self.record(name).operation.state is State.SUCCEEDED for name in names):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[Redis]:
+    """A Redis that no worker consumes from."""
+    with Redis("redis-watcher") as server:
+        yield server
+
+
+@pytest.fixture
+def messages(own_redis: Redis) -> Client:
+    return own_redis.client()
+
+
+@pytest.fixture
+def bench(store: Store, own_redis: Redis) -> Iterator[Bench]:
+    own_redis.flush()
+    bench = Bench(store, Queue(RedisSettings.parse(own_redis.uri)))
+    yield bench
+    bench.stopping.set()
+
+
+def sent(messages: Client) -> int:
+    return messages.llen("bindings")
+
+
+def turns(bench: Bench, seconds: float) -> list[float]:
+    """Look at the cluster all the time; return when a turn was free, in seconds from the beginning."""
+    began, found = time.monotonic(), []
+    while time.monotonic() - began < seconds:
+        status = bench.status.look(PROJECT, CLUSTER)
+        if status["turn"]:
+            found.append(time.monotonic() - began)
+            bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
+    return found
+
+
+def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_pauses(bench: Bench) -> None:
+    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    assert status["turn"]
+    assert status["polled_at"] > change.at
+    bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
+    found = turns(bench, 2.8)
+    pauses = [later - earlier for earlier, later in pairwise([0.0, *found])]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0], abs=0.09)
+
+
+def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
+    bench.changed()
+    old = {"changed_at": {"$subtract": ["$changed_at", 20_000]}, "pause": 60_000}
+    bench.store.housekeeping.update_many({}, [{"$set": old}])
+    assert turns(bench, 0.2)
+    assert bench.status.look(PROJECT, CLUSTER)["pause"] == 5000
+
+
+def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls_anew(bench: Bench) -> None:
+    bench.changed()
+    turns(bench, 0.5)
+    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    assert change.overlapped
+    assert not status["turn"]
+    assert status["pause"] > 100
+
+
+def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
+    assert bench.status.note_change(PROJECT, CLUSTER)[1]["turn"]
+    time.sleep(0.3)
+    assert not bench.status.look(PROJECT, CLUSTER)["turn"]
+
+
+def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
+    _, status = bench.status.note_change(PROJECT, CLUSTER)
+    with pytest.raises(NoAnswer):
+        bench.status.poll(Atlas([NoAnswer("no answer")]).client, CLUSTER, status)
+    time.sleep(0.15)
+    assert bench.status.look(PROJECT, CLUSTER)["turn"]
+
+
+def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:
+    bench.budget, atlas = 0, Atlas(["APPLIED"])
+    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    status = bench.status.poll(atlas.client, CLUSTER, status)
+    assert atlas.polls == []
+    assert not bench.status.is_applied(change, status)
+    assert not bench.status.look(PROJECT, CLUSTER)["turn"]
+
+
+def test_a_change_that_is_noted_after_a_poll_began_is_not_confirmed_by_it(bench: Bench) -> None:
+    _, status = bench.status.note_change(PROJECT, CLUSTER)
+    later, _ = bench.status.note_change(PROJECT, CLUSTER)
+    assert not bench.status.is_applied(later, bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status))
+
+
+def test_one_poll_ends_all_that_wait(bench: Bench, messages: Client) -> None:
+    atlas, names = Atlas(["PENDING", "PENDING", "APPLIED"]), [f"b{n}" for n in range(50)]
+    watcher, change = bench.watcher(atlas), bench.changed()
+    for each in [bench.waiting(name, change) for name in names]:
+        watcher.watch(PROJECT, CLUSTER, each)
+    assert bench.ended(*names)
+    found = bench.record("b7")
+    assert (found.phase, found.operation.description, found.operation.open) == (Phase.READY, "It works.", False)
+    assert len(atlas.polls) == 3
+    assert sent(messages) == 0
+
+
+def test_two_workers_share_the_polls(bench: Bench) -> None:
+    atlas, change = Atlas(["PENDING"] * 4 + ["APPLIED"]), bench.changed()
+    for name in ("mine", "anothers"):
+        bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting(name, change))
+    assert bench.ended("mine", "anothers")
+    assert len(atlas.polls) == 5
+
+
+def test_what_has_another_step_to_run_is_sent(bench: Bench, messages: Client) -> None:
+    change = bench.changed()
+    bench.watcher(Atlas(["APPLIED"])).watch(PROJECT, CLUSTER, bench.waiting("b", change, None))
+    until = time.monotonic() + 5
+    while not sent(messages) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert sent(messages) == 1
+    assert bench.record("b").operation.waits_on is None
+    assert bench.record("b").operation.open
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"operation.id": "unbind-of-now", "operation.kind": "unbind"},
+        {"operation.waits_on": None},
+        {"operation.lease_until": In(20)},
+        {"operation.state": "failed"},
+    ],
+    ids=["replaced", "not waiting", "held", "past its deadline"],
+)
+def test_an_operation_that_has_changed_meanwhile_is_left_alone(bench: Bench, fields: dict[str, object]) -> None:
+    watcher, change = bench.watcher(Atlas(["APPLIED"])), bench.changed()
+    changed, other = bench.waiting("changed", change), bench.waiting("other", change)
+    values = {name: {"$add": ["$$NOW", 20_000]} if isinstance(each, In) else each for name, each in fields.items()}
+    bench.store.collection.update_one({"_id": changed.due.key}, [{"$set": values}])
+    before = bench.record("changed")
+    for each in (changed, other):
+        watcher.watch(PROJECT, CLUSTER, each)
+    assert bench.ended("other")
+    assert bench.record("changed") == before
+
+
+@pytest.mark.parametrize("error", [ClusterNotFound("gone", status=404), ValueError("a defect")], ids=["gone", "defect"])
+def test_an_error_that_lasts_is_left_to_the_jobs(bench: Bench, messages: Client, error: Exception) -> None:
+    change = bench.changed()
+    bench.watcher(Atlas([error])).watch(PROJECT, CLUSTER, bench.waiting("b", change))
+    until = time.monotonic() + 5
+    while not sent(messages) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert sent(messages) == 1
+
+
+def test_a_failed_poll_is_repeated(bench: Bench, messages: Client) -> None:
+    atlas, change = Atlas([NoAnswer("no answer"), "APPLIED"]), bench.changed()
+    bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting("b", change))
+    assert bench.ended("b")
+    assert (len(atlas.polls), sent(messages)) == (2, 0)
+
+
+def test_a_worker_that_stops_sends_what_it_watches(bench: Bench, messages: Client) -> None:
+    change = bench.changed()
+    bench.watcher(Atlas(["PENDING"])).watch(PROJECT, CLUSTER, bench.waiting("b", change))
+    time.sleep(0.3)
+    assert sent(messages) == 0
+    bench.stopping.set()
+    until = time.monotonic() + 5
+    while not sent(messages) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert sent(messages) == 1
+
+
+def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench) -> None:
+    change = bench.changed()
+    bench.watcher(Atlas(["PENDING"])).watch(PROJECT, CLUSTER, bench.waiting("watched", change))
+    bench.waiting("left", change)
+    time.sleep(UNWATCHED_SECONDS + 0.5)
+    assert [due.binding_id for due in bench.claims.due(10)] == ["left"]
+    bench.claims.make_all_due(NAME, unwatched=True)
+    assert bench.record("left").operation.waits_on is None
+    assert bench.record("watched").operation.waits_on == NAME
+
+
+def test_a_cluster_is_watched_again_after_all_have_ended(bench: Bench) -> None:
+    watcher = bench.watcher(Atlas(["APPLIED"]))
+    for name in ("first", "second"):
+        watcher.watch(PROJECT, CLUSTER, bench.waiting(name, bench.changed()))
+        assert bench.ended(name)
