@@ -6,7 +6,7 @@ from broker_api.config import Config
 from broker_api.errors import BadRequest, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
-from broker_api.service.existence_checks import poll_of_nothing, require_deletable, require_usable
+from broker_api.service.existence_checks import poll_of_nothing, read_anew, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, plan_of_bind
@@ -47,8 +47,8 @@ class Bindings:
             self._catalog.check_binding(checked, request.parameters or {})
 
         def decide() -> Accepted | Complete | None:
-            instance = require_usable(instance_id, self._store.instance(instance_id))
-            found = self._store.binding(instance_id, binding_id)
+            stored, found = self._store.instance_and_binding(instance_id, binding_id)
+            instance = require_usable(instance_id, stored)
             fields = self._fields(instance, binding_id, request, found)
             if found and (repeated := repeated_create(found, fields)):
                 return repeated if isinstance(repeated, Accepted) else Complete(self._credentials(found))
@@ -112,10 +112,11 @@ class Bindings:
     def unbind(self, instance_id: str, binding_id: str, caller: Caller) -> Accepted | Complete:
         """Delete a binding, also one that is still being made or whose bind failed."""
         # Gone comes before AsyncRequired: a platform that cannot poll repeats its delete until it gets Gone.
-        require_deletable(self._store.binding(instance_id, binding_id))
+        first = require_deletable(self._store.binding(instance_id, binding_id))
+        read = read_anew(first, lambda: self._store.binding(instance_id, binding_id))
 
         def decide() -> Accepted | None:
-            found = require_deletable(self._store.binding(instance_id, binding_id))
+            found = require_deletable(read())
             if repeated := repeated_delete(found, Kind.UNBIND):
                 return repeated
             self._sync_wait.raise_untold_failure(found, Kind.UNBIND, caller)

@@ -1,11 +1,23 @@
 """Checks whether an instance or binding exists: for a delete, for an update or bind, and for a poll."""
 
+from collections.abc import Callable
+from itertools import chain
 from typing import TypeVar
 
 from broker_api.errors import ConcurrencyError, ErrStorageFindInstance, Gone, NotFound
 from broker_api.state.records import DELETES, HOLDS_NOTHING, Binding, Instance, Phase
 
 AnyResource = TypeVar("AnyResource", Instance, Binding)
+
+
+def read_anew(first: AnyResource | None, read: Callable[[], AnyResource | None]) -> Callable[[], AnyResource | None]:
+    """Return a function that returns what was read first when it is called once, and reads anew when called again.
+
+    Args:
+        first: what the checks before the decision have read.
+        read: reads it for another decision, after another request has changed it.
+    """
+    return chain([first], iter(read, object())).__next__
 
 
 def require_deletable(found: AnyResource | None) -> AnyResource:

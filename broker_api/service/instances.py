@@ -12,7 +12,7 @@ from broker_api.catalog.parameter_checks import check_size, same
 from broker_api.errors import BadRequest, ConcurrencyError, ErrPlanUnsupported, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
-from broker_api.service.existence_checks import poll_of_nothing, require_deletable, require_usable
+from broker_api.service.existence_checks import poll_of_nothing, read_anew, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, check_maintenance, check_move
@@ -46,7 +46,7 @@ class Instances:
             fields["plan"] = self._catalog.kept[plan.id]
 
         def decide() -> Accepted | Complete | None:
-            found = self._store.instance(instance_id)
+            found = self._store.instance(instance_id, creating=True)
             if found and (repeated := repeated_create(found, fields)):
                 return replace(repeated, body=self._dashboard(found))
             if found:
@@ -72,20 +72,20 @@ class Instances:
             plan = self._catalog.plans.get(request.plan_id or "")
         if plan:
             self._catalog.check_instance(plan, request.parameters or {}, creating=False)
+        read = read_anew(known, lambda: self._store.instance(instance_id))
 
         def completed() -> Complete:
             return Complete(self._dashboard(self._ready(instance_id)))
 
         return self._sync_wait.carry_out(
-            lambda: self._decide_update(instance_id, request, caller),
+            lambda: self._decide_update(require_usable(instance_id, read()), request, caller),
             caller,
             instance_key(instance_id),
             completed,
             request.context,
         )
 
-    def _decide_update(self, instance_id: str, request: UpdateRequest, caller: Caller) -> Accepted | Complete | None:
-        found = require_usable(instance_id, self._store.instance(instance_id))
+    def _decide_update(self, found: Instance, request: UpdateRequest, caller: Caller) -> Accepted | Complete | None:
         current = self._plan_of(found)
         if request.service_id != current.service_id:
             raise BadRequest(f"service_id must be that of the instance: {current.service_id}.")
@@ -139,10 +139,11 @@ class Instances:
     def deprovision(self, instance_id: str, caller: Caller) -> Accepted | Complete:
         """Delete an instance, also one that is still being made or whose provision failed."""
         # Gone comes before AsyncRequired: a platform that cannot poll repeats its delete until it gets Gone.
-        require_deletable(self._store.instance(instance_id))
+        first = require_deletable(self._store.instance(instance_id))
+        read = read_anew(first, lambda: self._store.instance(instance_id))
 
         def decide() -> Accepted | None:
-            found = require_deletable(self._store.instance(instance_id))
+            found = require_deletable(read())
             if repeated := repeated_delete(found, Kind.DEPROVISION):
                 return repeated
             self._sync_wait.raise_untold_failure(found, Kind.DEPROVISION, caller)

@@ -41,12 +41,12 @@ class OperationStarter:
             body: fields of the answer beside the operation.
         """
         start = Start(kind, identity=caller.identity, request_id=caller.request_id)
-        begun = self.store.create(fields, start, replaced.operation if replaced else None)
-        if begun is None:
+        operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
+        if operation_id is None:
             return None
         binding_id = fields.get("binding_id")
-        self.queue.send(JOBS[kind], [fields["instance_id"], str(binding_id) if binding_id else None, begun.id])
-        return Accepted(begun.id, body or {})
+        self.queue.send(JOBS[kind], [fields["instance_id"], str(binding_id) if binding_id else None, operation_id])
+        return Accepted(operation_id, body or {})
 
     def start(
         self,
@@ -67,9 +67,9 @@ class OperationStarter:
         """
         start = Start(kind, request, caller.identity, caller.request_id)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
-        begun = self.store.start(found.key, found.operation, start, phase)
-        if begun is None:
+        operation_id = self.store.start(found.key, found.operation, start, phase)
+        if operation_id is None:
             return None
         binding_id = found.binding_id if isinstance(found, Binding) else None
-        self.queue.send(JOBS[kind], [found.instance_id, binding_id, begun.id])
-        return Accepted(begun.id, body or {})
+        self.queue.send(JOBS[kind], [found.instance_id, binding_id, operation_id])
+        return Accepted(operation_id, body or {})

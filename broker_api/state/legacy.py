@@ -6,6 +6,7 @@ parameters}``. It could write several documents with the same id: one is convert
 
 import contextlib
 import re
+import time
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -25,59 +26,88 @@ from broker_api.state.records import (
     instance_key,
 )
 
-Documents = Collection[JsonObject]
+REMEMBERED_SECONDS = 5.0
+
+_OTHER_KEYS: JsonObject = {
+    "$or": [
+        {"_id": {"$lt": "binding/"}},
+        {"_id": {"$gte": "binding0", "$lt": "instance/"}},  # 0 is the character after /
+        {"_id": {"$gte": "instance0"}},
+        # every type that an _id can have, except text; a negation would not use the index
+        {"_id": {"$type": ["objectId", "object", "binData", "bool", "date", "null", "number", "timestamp"]}},
+    ]
+}
+"""The query for documents whose ``_id`` is not one of this broker; MongoDB answers it with a few keys of its index."""
 
 
-def adopt(collection: Documents, instance_id: str, binding_id: str | None = None) -> JsonObject | None:
-    """Convert the document of an instance, or of a binding when ``binding_id`` is given.
+class LegacyDocuments:
+    """The documents of atlasbroker 2.0.0 that are not converted yet.
 
-    Returns:
-        The converted document; None when there is no document of atlasbroker 2.0.0.
+    That broker may still run beside this one and write documents, until the platform has the new URL. Therefore it is
+    never settled that there are none; it is only remembered for ``REMEMBERED_SECONDS``.
     """
-    query = _written_before(instance_id, binding_id)
-    found = collection.find_one(query, sort=[("_id", 1)])
-    if found is None:
-        return None
-    key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
-    with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
-        collection.insert_one(_converted(found, key))
-        collection.delete_many(query)
-    return collection.find_one({"_id": key})
 
+    def __init__(self, collection: Collection[JsonObject]) -> None:
+        self._collection = collection
+        self._looked_at = -REMEMBERED_SECONDS
+        self._exist = True
 
-def adopt_bindings(collection: Documents, instance_id: str) -> None:
-    """Convert the documents of all bindings of an instance."""
-    query = {**_written_before(instance_id, None), "binding_id": {"$exists": True}}
-    for binding_id in collection.distinct("binding_id", query):
-        adopt(collection, instance_id, binding_id)
+    def exist(self) -> bool:
+        """Return whether there are any; one query in ``REMEMBERED_SECONDS``, however many documents there are."""
+        now = time.monotonic()
+        if now - self._looked_at >= REMEMBERED_SECONDS:
+            self._exist = self._collection.find_one(_OTHER_KEYS, {"_id": 1}) is not None
+            self._looked_at = now
+        return self._exist
 
+    def adopt(self, instance_id: str, binding_id: str | None = None) -> JsonObject | None:
+        """Convert the document of an instance, or of a binding when ``binding_id`` is given.
 
-def forget(collection: Documents, found: Instance | Binding) -> None:
-    """Remove the documents of atlasbroker 2.0.0 for an instance or binding that is being deleted.
+        Returns:
+            The converted document; None when there is no document of atlasbroker 2.0.0.
+        """
+        query = _written_before(instance_id, binding_id)
+        found = self._collection.find_one(query, sort=[("_id", 1)])
+        if found is None:
+            return None
+        key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
+        with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
+            self._collection.insert_one(_converted(found, key))
+            self._collection.delete_many(query)
+        return self._collection.find_one({"_id": key})
 
-    Raises:
-        ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB failed; the caller tries again later.
-    """
-    binding_id = found.binding_id if isinstance(found, Binding) else None
-    try:
-        collection.delete_many(_written_before(found.instance_id, binding_id))
-    except PyMongoError as error:
-        if binding_id is not None:
-            raise ErrStorageRemoveBinding(binding_id) from error
-        raise ErrStorageRemoveInstance(found.instance_id) from error
+    def adopt_bindings(self, instance_id: str) -> None:
+        """Convert the documents of all bindings of an instance."""
+        query = {**_written_before(instance_id, None), "binding_id": {"$exists": True}}
+        for binding_id in self._collection.distinct("binding_id", query) if self.exist() else ():
+            self.adopt(instance_id, binding_id)
 
+    def sharing(self, instance: Instance) -> list[Instance]:
+        """Return the other instances of atlasbroker 2.0.0 that use the same database."""
+        query = {
+            "instance_id": {"$ne": instance.instance_id},
+            "binding_id": {"$exists": False},
+            "operation": {"$exists": False},
+            "project": None,
+            "cluster": instance.cluster,
+            "database": in_any_case(instance.database or ""),
+        }
+        found = self._collection.find(query) if self.exist() else ()
+        return [Instance.read(_converted(document, "")) for document in found]
 
-def sharing(collection: Documents, instance: Instance) -> list[Instance]:
-    """Return the other instances of atlasbroker 2.0.0, not converted yet, that use the same database."""
-    query = {
-        "instance_id": {"$ne": instance.instance_id},
-        "binding_id": {"$exists": False},
-        "operation": {"$exists": False},
-        "project": None,
-        "cluster": instance.cluster,
-        "database": in_any_case(instance.database or ""),
-    }
-    return [Instance.read(_converted(document, "")) for document in collection.find(query)]
+    def forget(self, found: Instance | Binding) -> None:
+        """Remove the documents for an instance or binding that is being deleted.
+
+        Raises:
+            ErrStorageRemoveInstance, ErrStorageRemoveBinding: MongoDB failed; the caller tries again later.
+        """
+        binding_id = found.binding_id if isinstance(found, Binding) else None
+        try:
+            self._collection.delete_many(_written_before(found.instance_id, binding_id))
+        except PyMongoError as error:
+            if binding_id is not None:
+                raise ErrStorageRemoveBinding(binding_id) from error
+            raise ErrStorageRemoveInstance(found.instance_id) from error
 
 
 def in_any_case(name: str) -> JsonObject:

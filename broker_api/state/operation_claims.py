@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from pymongo import ReturnDocument
 
-from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
@@ -185,7 +184,7 @@ class Claims:
             LeaseLostError: Another worker holds the operation.
         """
         if phase is Phase.GONE and claim.record.legacy:
-            legacy.forget(self.store.collection, claim.record)
+            self.store.legacy.forget(claim.record)
         operation = OperationFields(**_ENDED)
         if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}

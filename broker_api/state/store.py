@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import structlog
-from pymongo import IndexModel, MongoClient, ReturnDocument
+from pymongo import IndexModel, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
-from broker_api.state import legacy
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
+from broker_api.state.legacy import LegacyDocuments, in_any_case
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
@@ -63,9 +64,14 @@ class Start:
     identity: Mapping[str, Any] | None = None
     request_id: str | None = None
 
+    @cached_property
+    def operation_id(self) -> str:
+        """The id of the operation, which names its kind: a poll after the document is gone tells a delete by it."""
+        return f"{self.kind}-{uuid4().hex}"
+
     def fields(self) -> Document:
         """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out."""
-        fresh = Operation(id=f"{self.kind}-{uuid4().hex}", kind=self.kind, request=self.request)
+        fresh = Operation(id=self.operation_id, kind=self.kind, request=self.request)
         values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
@@ -83,6 +89,7 @@ class Store:
         self._client = client
         self.collection = durable_collection(client, database, collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
+        self.legacy = LegacyDocuments(self.collection)
 
     @storage_errors("prepare")
     def prepare(self) -> None:
@@ -113,18 +120,22 @@ class Store:
     # --- reading ----------------------------------------------------------------------------------------------
 
     @storage_errors("find instance")
-    def instance(self, instance_id: str, *, any_release: bool = False) -> Instance | None:
+    def instance(self, instance_id: str, *, any_release: bool = False, creating: bool = False) -> Instance | None:
         """Return an instance, also one of atlasbroker 2.0.0; None when there is none.
 
         Args:
             instance_id: The id of the instance.
             any_release: Also return an instance in a phase or state that only another release knows.
+            creating: The request creates the instance if there is none, so it may rely on what
+                ``LegacyDocuments.exist`` remembers. An answer that there is none must not: the platform would forget
+                an instance that exists.
 
         Raises:
             ErrStorageUnreadable: The document cannot be read, or only another release understands it.
         """
         document = self.collection.find_one({"_id": instance_key(instance_id)})
-        document = document or legacy.adopt(self.collection, instance_id)
+        if document is None and (not creating or self.legacy.exist()):
+            document = self.legacy.adopt(instance_id)
         return _understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
     @storage_errors("find binding")
@@ -135,13 +146,31 @@ class Store:
             ErrStorageUnreadable: As in ``instance``.
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
-        document = document or legacy.adopt(self.collection, instance_id, binding_id)
+        document = document or self.legacy.adopt(instance_id, binding_id)
         return _understood(Binding, document, f"binding {binding_id}", any_release=any_release)
+
+    @storage_errors("find instance and binding")
+    def instance_and_binding(self, instance_id: str, binding_id: str) -> tuple[Instance | None, Binding | None]:
+        """Return an instance, and the binding that a request creates on it unless it exists; in one read.
+
+        Raises:
+            ErrStorageUnreadable: As in ``instance``.
+        """
+        keys = instance_key(instance_id), binding_key(instance_id, binding_id)
+        documents = {document["_id"]: document for document in self.collection.find({"_id": {"$in": [*keys]}})}
+        instance, binding = map(documents.get, keys)
+        instance = instance or self.legacy.adopt(instance_id)
+        if binding is None and self.legacy.exist():
+            binding = self.legacy.adopt(instance_id, binding_id)
+        return (
+            _understood(Instance, instance, f"instance {instance_id}", any_release=False),
+            _understood(Binding, binding, f"binding {binding_id}", any_release=False),
+        )
 
     @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
         """Return all bindings of an instance that are not gone, also those that cannot be read."""
-        legacy.adopt_bindings(self.collection, instance_id)
+        self.legacy.adopt_bindings(instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE}}
         return [Binding.read(document) for document in self.collection.find(query)]
 
@@ -170,13 +199,13 @@ class Store:
             "_id": {"$ne": instance.key, "$type": "string"},  # documents of atlasbroker 2.0.0 are added below
             "project": {"$in": [instance.project, None]},  # None: converted from atlasbroker 2.0.0
             "cluster": instance.cluster,
-            "database": legacy.in_any_case(instance.database or ""),
+            "database": in_any_case(instance.database or ""),
             "binding_id": {"$exists": False},
         }
         found = [Instance.read(document) for document in self.collection.find(query)]
         # An instance that this release does not understand may use the database, so it counts.
         used = [other for other in found if other.was_ready or not other.understood]
-        return used + legacy.sharing(self.collection, instance)
+        return used + self.legacy.sharing(instance)
 
     def sharing(self, instance: Instance) -> list[Instance]:
         """Return the other instances that have the same database on the same cluster now."""
@@ -191,7 +220,7 @@ class Store:
     # --- beginning operations ---------------------------------------------------------------------------------
 
     @storage_errors("create")
-    def create(self, fields: Fields, start: Start, replacing: Operation | None) -> Operation | None:
+    def create(self, fields: Fields, start: Start, replacing: Operation | None) -> str | None:
         """Write a new instance or binding with its first operation.
 
         Args:
@@ -200,7 +229,7 @@ class Store:
             replacing: The last operation of a gone or failed instance or binding with the same id, if there is one.
 
         Returns:
-            The operation; None when another request was faster.
+            The id of the operation; None when another request was faster.
 
         Raises:
             ErrStorageTypeUnsupported: ``fields`` has no ``instance_id``.
@@ -215,7 +244,7 @@ class Store:
         return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
-    def start(self, key: str, current: Operation, start: Start, phase: Phase) -> Operation | None:
+    def start(self, key: str, current: Operation, start: Start, phase: Phase) -> str | None:
         """Begin another operation on an instance or binding that exists.
 
         Args:
@@ -225,7 +254,7 @@ class Store:
             phase: The new phase of the instance or binding.
 
         Returns:
-            The new operation; None when ``current`` is not the latest one any more.
+            The id of the new operation; None when ``current`` is not the latest one any more.
         """
         values = assignments(ResourceFields(phase=phase, expire_at=None))
         if start.kind is Kind.UNBIND:
@@ -235,22 +264,16 @@ class Store:
             values["unsure_until"] = {"$cond": [holds, until, {"$ifNull": ["$unsure_until", None]}]}
         return self._begin(key, current, start, "$set", values)
 
-    def _begin(
-        self, key: str, current: Operation | None, start: Start, stage: str, values: Document
-    ) -> Operation | None:
+    def _begin(self, key: str, current: Operation | None, start: Start, stage: str, values: Document) -> str | None:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
+        begun = [{stage: values | {"operation": start.fields(), "past": _PAST}}]
         try:
-            document = self.collection.find_one_and_update(
-                unchanged,
-                [{stage: values | {"operation": start.fields(), "past": _PAST}}],
-                upsert=current is None,
-                return_document=ReturnDocument.AFTER,
-            )
+            written = self.collection.update_one(unchanged, begun, upsert=current is None)
         except DuplicateKeyError:
             return None
-        return Operation.model_validate(document["operation"]) if document else None
+        return start.operation_id if written.matched_count or written.did_upsert else None
 
     @storage_errors("store")
     def change(

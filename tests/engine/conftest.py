@@ -68,7 +68,7 @@ class Bench:
         self.keys = KeyCheck(Housekeeping(self.store), Vault((Fernet.generate_key().decode(),)))
         begun = self.store.create({"instance_id": "i", "plan_id": "p"}, Start(Kind.PROVISION), None)
         assert begun is not None
-        self.operation_id = begun.id
+        self.operation_id = begun
 
     def work(
         self,

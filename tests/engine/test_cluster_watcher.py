@@ -81,10 +81,10 @@ class Bench:
         key = binding_key("i", name)
         begun = self.store.create({"instance_id": "i", "binding_id": name}, Start(Kind.BIND), None)
         assert begun is not None
-        claim = self.claims.claim(key, begun.id)
+        claim = self.claims.claim(key, begun)
         assert claim is not None
         self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, {"waits_on": NAME, "changed": change.at})
-        return Waiting(Due(key, Kind.BIND, "i", name, begun.id), change, done, {})
+        return Waiting(Due(key, Kind.BIND, "i", name, begun), change, done, {})
 
     def record(self, name: str) -> Binding:
         found = self.store.binding("i", name)

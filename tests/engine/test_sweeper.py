@@ -62,7 +62,7 @@ def accepted(store: Store, name: str, **fields: object) -> str:
     store.collection.update_one(
         {"_id": instance_key(name)}, {"$set": {f"operation.{key}": value for key, value in changes.items()}}
     )
-    return begun.id
+    return begun
 
 
 def test_what_is_due_and_held_by_no_worker_is_sent(store: Store, sweeper: Sweeper, messages: Client) -> None:

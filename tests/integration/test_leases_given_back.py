@@ -22,7 +22,7 @@ def store(state_mongod: Mongod) -> Iterator[Store]:
 def claim(store: Store) -> Claim[Instance]:
     begun = store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
     assert begun is not None
-    claim = Claims(store).claim(instance_key("i"), begun.id)
+    claim = Claims(store).claim(instance_key("i"), begun)
     assert claim is not None
     return claim
 
@@ -49,4 +49,4 @@ def test_a_renewal_after_the_end_does_not_hold_up_the_next_operation(store: Stor
     assert found is not None
     begun = store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
     assert begun is not None
-    assert claims.claim(found.key, begun.id) is not None
+    assert claims.claim(found.key, begun) is not None
