@@ -11,7 +11,7 @@ from uuid import uuid4
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from tests.osb_client import Answer, OsbClient
+from tests.osb_client import Answer, OsbClient, growing_pauses
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -65,7 +65,7 @@ def ends(
 ) -> Answer:
     """Return the last answer to the polls of an operation that was accepted; it may say that the operation failed."""
     assert accepted.status == 202, accepted.text
-    return client.wait(instance_id, binding_id, accepted.operation, seconds=seconds, every=0.05)
+    return client.wait(instance_id, binding_id, accepted.operation, seconds=seconds)
 
 
 def succeeds(
@@ -123,9 +123,10 @@ def together(*acts: Callable[[], T]) -> list[T]:
 def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 30.0) -> T:
     """Return what ``look`` returns once that is true; fail with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
+    pauses = growing_pauses()
     while not (seen := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or 'it'} (still {seen!r})"
-        time.sleep(0.05)
+        time.sleep(next(pauses))
     return seen
 
 

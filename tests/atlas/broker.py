@@ -105,7 +105,9 @@ class Broker:
         """The credentials of a new binding, at the very moment at which it has succeeded."""
         return self.credentials(instance_id, self.start_bind(instance_id, parameters, binding_id))
 
-    def credentials(self, instance_id: str, binding_id: str, *, seconds: float = 60, every: float = 0.03) -> Json:
+    def credentials(
+        self, instance_id: str, binding_id: str, *, seconds: float = 60, every: float | None = None
+    ) -> Json:
         ended = self.client.wait(instance_id, binding_id, seconds=seconds, every=every)
         assert ended.state == "succeeded", ended.text
         return tenant.credentials(self.client, instance_id, binding_id)

@@ -31,7 +31,7 @@ def failed_provision(client: OsbClient) -> str:
     """The id of an instance whose create has failed: its cluster does not exist."""
     instance_id = new_id()
     client.provision(instance_id, {"cluster": "nowhere"})
-    assert client.wait(instance_id, every=0.03).state == "failed"
+    assert client.wait(instance_id).state == "failed"
     return instance_id
 
 
