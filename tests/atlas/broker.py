@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
 from tests.books import call_users, make_user
 from tests.conftest import measured
+from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
+from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
+from tests.in_process import LogText
 from tests.osb_client import IN_PROGRESS, Answer, Json, OsbClient
 
 MAIN = Emulator.project_id
@@ -34,27 +36,23 @@ class ManyProjects(Stack):
     """``BROKER_SECRETS`` names a key or a service account for each project; only workers get them."""
 
     def __init__(
-        self,
-        emulator: AtlasEmulator,
-        directory: Path,
-        state: Mongod,
-        cluster: Mongod,
-        *,
-        settle: float,
-        config: str = "config",
+        self, emulator: AtlasEmulator, directory: Path, state: Mongod, cluster: Mongod, redis: Redis, *, settle: float
     ) -> None:
-        self._settle, self._config = settle, config
-        self._secrets = directory / "secret.json"
-        self._secrets.write_text(json.dumps({"atlas": _secrets()}))
-        super().__init__(flower=False, settings=measured(), state=state, cluster=cluster, emulator=emulator)
+        secrets = directory / "secret.json"
+        secrets.write_text(json.dumps({"atlas": project_secrets()}))
+        settings = {
+            "BROKER_CONFIG": "tests.atlas.operator_config:config",
+            "BROKER_SECRETS": str(secrets),
+            "BROKER_SETTLE_SECONDS": str(settle),
+            # A database of its own in the Redis that others use, too.
+            "BROKER_REDIS_URL": redis.uri.removesuffix("/0") + "/5",
+        }
+        super().__init__(
+            flower=False, settings=settings | measured(), state=state, cluster=cluster, redis=redis, emulator=emulator
+        )
 
-    @property
-    def shared_settings(self) -> dict[str, str]:
-        config = {"BROKER_CONFIG": f"tests.atlas.operator_config:{self._config}", "BROKER_SECRETS": str(self._secrets)}
-        return {**super().shared_settings, **config, "BROKER_SETTLE_SECONDS": str(self._settle)}
 
-
-def _secrets() -> list[Json]:
+def project_secrets() -> list[Json]:
     main = {"user": Emulator.public_key, "password": Emulator.private_key, "group": MAIN}
     other = {"client_id": Emulator.client_id, "client_secret": Emulator.client_secret, "group": OTHER}
     return [main, other, *({"user": u, "password": p, "group": group} for group, (u, p) in _KEYS.items())]
@@ -72,8 +70,8 @@ def furnish(atlas: Emulator) -> None:
 class Broker:
     """What tests do. Each takes a cluster of its own: what the broker knows of one does not disturb another's test."""
 
-    def __init__(self, stack: Stack, client: OsbClient) -> None:
-        self.stack, self.client = stack, client
+    def __init__(self, stack: Stack, client: OsbClient, workers: Iterable[Worker | LogText] = ()) -> None:
+        self.stack, self.client, self._workers = stack, client, workers or stack.workers
         self.atlas = stack.emulator.control
 
     def cluster(self, *, project: str = MAIN, **settings: object) -> str:
@@ -145,7 +143,7 @@ class Broker:
         return len(self.atlas.calls())
 
     def logs(self) -> str:
-        return "\n".join(worker.log_text() for worker in self.stack.workers)
+        return "\n".join(worker.log_text() for worker in self._workers)
 
 
 def new_id() -> str:

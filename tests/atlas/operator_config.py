@@ -60,9 +60,5 @@ class SeedsWay(OperatorConfig):
     DATABASES = "any"
 
 
-def seeds_way() -> SeedsWay:
-    return SeedsWay(Config.load_json(os.environ["BROKER_SECRETS"]) or {})
-
-
 def config() -> OperatorConfig:
     return OperatorConfig(Config.load_json(os.environ["BROKER_SECRETS"]) or {})

@@ -1,7 +1,10 @@
 """Section 6: clusters of every kind and state, their connection strings, and several projects with their keys."""
 
+import time
+
 import pytest
 
+from broker_api.state.housekeeping import RECENT_SECONDS
 from tests.atlas.broker import MAIN, OTHER, Broker, log_in, new_id, strings_of
 from tests.atlas.operator_config import ENDPOINT_PLAN, PINNED_CLUSTER, PINNED_PLAN, PRIVATE_PLAN
 from tests.emulator.client import Emulator
@@ -267,6 +270,7 @@ def read_again(broker: Broker, cluster: str) -> None:
     with broker.stack.state.client() as client:
         known = client[broker.stack.database]["instances_housekeeping"]
         known.update_one({"_id": f"connection/{MAIN}/{cluster}"}, [{"$set": {"read_again": "$$NOW"}}])
+    time.sleep(RECENT_SECONDS)  # so long a worker trusts what it has read
 
 
 # --- projects

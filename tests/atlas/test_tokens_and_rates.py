@@ -1,10 +1,16 @@
 """Sections 2 and 3: one token for all workers, few challenges, and never near the end of a rate bucket."""
 
+import pytest
 import redis
 
 from tests.atlas.broker import MAIN, OTHER, TIGHT, TOKEN, Broker, at_once, log_in
 from tests.emulator.client import Emulator
 from tests.tenant import works
+
+
+@pytest.fixture(scope="module")
+def _broker(processes: Broker) -> Broker:
+    return processes
 
 
 def bind_at_once(broker: Broker, instance: str, count: int, seconds: float = 60) -> list[str]:

@@ -1,14 +1,13 @@
 """Section 5.1 of what is known of Atlas: users that can log in when they are handed out, at the price of few calls."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 import pytest
 from pymongo.errors import OperationFailure
 
-from tests.atlas.broker import CROWD, STATUS, Broker, ManyProjects, at_once, foreign_user, log_in
+from tests.atlas.broker import CROWD, STATUS, Broker, at_once, foreign_user, log_in
 from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod
@@ -19,19 +18,8 @@ from tests.tenant import eventually, works
 
 
 @pytest.fixture(scope="module")
-def _broker(
-    atlas_of_many: AtlasEmulator,
-    state_mongod: Mongod,
-    cluster_mongod: Mongod,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Broker]:
-    """One that knows of the stale APPLIED: it settles for a second."""
-    secrets = tmp_path_factory.mktemp("secrets")
-    with (
-        ManyProjects(atlas_of_many, secrets, state_mongod, cluster_mongod, settle=1) as stack,
-        stack.client() as client,
-    ):
-        yield Broker(stack, client)
+def _broker(processes: Broker) -> Broker:
+    return processes
 
 
 def test_a_stale_applied_cannot_fool_a_bind_however_binds_overlap(broker: Broker, atlas: Emulator) -> None:

@@ -1,17 +1,17 @@
 """Ownership of databases: users reach and destroy only what their own organization and space have put there."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
 
-from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id
+from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, project_secrets
 from tests.atlas.databases.test_dropping import DROP, exists, write
+from tests.atlas.operator_config import SeedsWay
 from tests.books import document, held
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
+from tests.in_process import in_this_process
 from tests.osb_client import Answer, Json
 from tests.tenant import eventually
 
@@ -24,19 +24,11 @@ def name() -> str:
     return f"payroll-{secrets.token_hex(4)}"
 
 
-@pytest.fixture(scope="session")
-def _seeds_way(
-    atlas_of_many: AtlasEmulator,
-    state_mongod: Mongod,
-    cluster_mongod: Mongod,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Broker]:
-    directory = tmp_path_factory.mktemp("secrets-any")
-    with (
-        ManyProjects(atlas_of_many, directory, state_mongod, cluster_mongod, settle=0, config="seeds_way") as stack,
-        stack.client() as client,
-    ):
-        yield Broker(stack, client)
+@pytest.fixture(scope="module")
+def _seeds_way(many_projects: Callable[[float], ManyProjects]) -> Iterator[Broker]:
+    stack = many_projects(0)
+    with in_this_process(stack, SeedsWay({"atlas": project_secrets()})) as log, stack.client() as client:
+        yield Broker(stack, client, [log])
 
 
 @pytest.fixture

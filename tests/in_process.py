@@ -1,0 +1,98 @@
+"""A broker in this process, for tests whose subject is what the steps of operations do.
+
+MongoDB, Redis and the emulated Atlas are real, and so are the requests over HTTP; gunicorn and Celery are left out.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from broker_api.config import Config
+from broker_api.jobs.queue import Queue
+from broker_api.osb.app import create_app
+from broker_api.service.service import Service
+from broker_api.settings.settings import load
+from tests.dev.processes import HOST
+from tests.dev.stack import Stack
+from workers.context import Context, compose
+from workers.operations import compose_runner
+
+TICK_SECONDS = 0.01
+THREADS = 16
+HURRIED_ATTEMPTS = 2
+"""So many retries of an operation come at once; later ones after the pauses of the product."""
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Keeps connections open, as platforms expect, and logs nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_request(self, *_: object) -> None:
+        pass
+
+
+class LogText:
+    """What the broker has logged since its start."""
+
+    def __init__(self, lines: list[Any]) -> None:
+        self._lines = lines
+
+    def log_text(self) -> str:
+        return "\n".join(json.dumps(line, default=str) for line in self._lines)
+
+
+@contextmanager
+def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[LogText]:
+    """Serve the API and run the operations of a stack whose processes are not started."""
+    settings = load(stack.api_settings, "api", config)
+    context = compose(load(stack.worker_settings, "worker", config))
+    service = Service.compose(settings, context.store, Queue(settings.redis))
+    app = create_app(service, settings.users)
+    server = make_server(HOST, stack.api.port, app, threaded=True, request_handler=QuietHandler)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
+    working = threading.Thread(target=_work, args=(context,))
+    context.store.prepare()
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        serving.start()
+        working.start()
+        try:
+            yield LogText(lines)
+        finally:
+            context.stopping.set()
+            server.shutdown()
+            serving.join()
+            working.join()
+            server.server_close()
+            context.store.collection.database.client.close()
+
+
+def _work(context: Context) -> None:
+    """Run each operation that is due, and end those past their deadline; the sweeper and Celery do that elsewhere."""
+    runner, running, records = compose_runner(context), set[str](), context.store.collection
+
+    def run(key: str, operation: str) -> None:
+        try:
+            runner.work(key, operation)
+        finally:
+            running.discard(key)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        while not context.stopping.wait(TICK_SECONDS):
+            now = datetime.now(UTC)
+            context.claims.expire()
+            later = {"operation.due": {"$gt": now}, "operation.attempts": {"$in": [*range(1, HURRIED_ATTEMPTS + 1)]}}
+            records.update_many({"operation.open": True, **later}, {"$set": {"operation.due": now}})
+            free = {"operation.due": {"$lte": now}, "operation.lease_until": {"$not": {"$gt": now}}}
+            for found in records.find({"operation.open": True, **free}, {"operation.id": 1}):
+                if found["_id"] not in running:
+                    running.add(found["_id"])
+                    pool.submit(run, found["_id"], found["operation"]["id"])
