@@ -96,7 +96,7 @@ def test_a_role_on_another_database_is_refused(broker: Broker, instance: str) ->
 def test_roles_that_follow_from_an_update_reach_the_users_that_exist(broker: Broker, instance: str) -> None:
     bindings = [broker.start_bind(instance) for _ in range(3)]
     credentials = [broker.credentials(instance, binding) for binding in bindings]
-    broker.atlas.apply_after(seconds=0.5, stale_seconds=0.5)
+    broker.atlas.apply_after(seconds=0.5)
     assert broker.client.update(instance, {"level": "reading"}).status == 202
     assert broker.client.wait(instance).state == "succeeded"
     assert not any(can_write(each) for each in credentials)
