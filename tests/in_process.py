@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +21,14 @@ from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
 from broker_api.service.service import Service
 from broker_api.settings.settings import load
+from broker_api.state.records import UNDERSTOOD
 from tests.dev.processes import HOST
 from tests.dev.stack import Stack
 from workers.context import Context, compose
+from workers.engine.sweeper import Sweeper
 from workers.operations import compose_runner
 
-TICK_SECONDS = 0.01
+TICK_SECONDS = 0.015
 THREADS = 16
 HURRIED_ATTEMPTS = 2
 """So many retries of an operation come at once; later ones after the pauses of the product."""
@@ -40,18 +43,19 @@ class QuietHandler(WSGIRequestHandler):
         pass
 
 
-class LogText:
-    """What the broker has logged since its start."""
+@dataclass(frozen=True)
+class InThisProcess:
+    """The parts of the worker, and what the broker has logged since its start."""
 
-    def __init__(self, lines: list[Any]) -> None:
-        self._lines = lines
+    context: Context
+    lines: list[Any]
 
     def log_text(self) -> str:
-        return "\n".join(json.dumps(line, default=str) for line in self._lines)
+        return "\n".join(json.dumps(line, default=str) for line in self.lines)
 
 
 @contextmanager
-def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[LogText]:
+def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InThisProcess]:
     """Serve the API and run the operations of a stack whose processes are not started."""
     settings = load(stack.api_settings, "api", config)
     context = compose(load(stack.worker_settings, "worker", config))
@@ -60,12 +64,22 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[LogT
     server = make_server(HOST, stack.api.port, app, threaded=True, request_handler=QuietHandler)
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
     working = threading.Thread(target=_work, args=(context,))
+    sweeper = Sweeper(
+        store=context.store,
+        claims=context.claims,
+        housekeeping=context.housekeeping,
+        keys=context.keys,
+        queue=context.queue,
+        stopping=context.stopping,
+        check=lambda: None,
+    )
     context.store.prepare()
     with capture_logs(processors=[merge_contextvars]) as lines:
         serving.start()
         working.start()
+        sweeper.start()
         try:
-            yield LogText(lines)
+            yield InThisProcess(context, lines)
         finally:
             context.stopping.set()
             server.shutdown()
@@ -76,7 +90,7 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[LogT
 
 
 def _work(context: Context) -> None:
-    """Run each operation that is due, and end those past their deadline; the sweeper and Celery do that elsewhere."""
+    """Run each operation that is due, as soon as it is."""
     runner, running, records = compose_runner(context), set[str](), context.store.collection
 
     def run(key: str, operation: str) -> None:
@@ -88,11 +102,11 @@ def _work(context: Context) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         while not context.stopping.wait(TICK_SECONDS):
             now = datetime.now(UTC)
-            context.claims.expire()
+            context.claims.expire()  # the sweeper does this every five seconds only
             later = {"operation.due": {"$gt": now}, "operation.attempts": {"$in": [*range(1, HURRIED_ATTEMPTS + 1)]}}
             records.update_many({"operation.open": True, **later}, {"$set": {"operation.due": now}})
             free = {"operation.due": {"$lte": now}, "operation.lease_until": {"$not": {"$gt": now}}}
-            for found in records.find({"operation.open": True, **free}, {"operation.id": 1}):
+            for found in records.find({**UNDERSTOOD, "operation.open": True, **free}, {"operation.id": 1}):
                 if found["_id"] not in running:
                     running.add(found["_id"])
                     pool.submit(run, found["_id"], found["operation"]["id"])

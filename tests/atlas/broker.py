@@ -17,7 +17,7 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import LogText
+from tests.in_process import InThisProcess
 from tests.osb_client import IN_PROGRESS, Answer, Json, OsbClient
 
 MAIN = Emulator.project_id
@@ -70,7 +70,7 @@ def furnish(atlas: Emulator) -> None:
 class Broker:
     """What tests do. Each takes a cluster of its own: what the broker knows of one does not disturb another's test."""
 
-    def __init__(self, stack: Stack, client: OsbClient, workers: Iterable[Worker | LogText] = ()) -> None:
+    def __init__(self, stack: Stack, client: OsbClient, workers: Iterable[Worker | InThisProcess] = ()) -> None:
         self.stack, self.client, self._workers = stack, client, workers or stack.workers
         self.atlas = stack.emulator.control
 

@@ -13,12 +13,13 @@ from broker_api.state.records import Instance, binding_key, instance_key
 from broker_api.state.store import Store
 from tests.books import document, held
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
+from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.messages import Messages
+from tests.in_process import InThisProcess, in_this_process
 from tests.osb_client import OsbClient
-from tests.tenant import Json, Tenant, eventually, log_events, works
+from tests.tenant import Json, Tenant, eventually, works
+from workers.maintenance.reconcile import reconcile
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 PAST = datetime.now(UTC) - timedelta(hours=1)
@@ -70,17 +71,29 @@ BROKEN: dict[str, Json] = {
 
 
 @pytest.fixture(scope="module")
-def own(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    settings = {"BROKER_SETTLE_SECONDS": "0"}
-    with Stack(
-        workers=1, flower=False, settings=settings, state=state_mongod, cluster=cluster_mongod, emulator=emulator
-    ) as running:
+def own(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator, redis_server: Redis) -> Stack:
+    """A stack whose processes are not started."""
+    redis = redis_server.uri.removesuffix("/0") + "/4"
+    return Stack(
+        flower=False,
+        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_REDIS_URL": redis},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=emulator,
+    )
+
+
+@pytest.fixture(scope="module")
+def broker(own: Stack) -> Iterator[InThisProcess]:
+    with in_this_process(own) as running:
         yield running
 
 
 @pytest.fixture
-def stack(own: Stack, atlas: Emulator) -> Stack:
+def stack(own: Stack, broker: InThisProcess, atlas: Emulator) -> Stack:
     assert atlas.users() == []
+    broker.lines.clear()
     with held(own) as documents:
         documents.delete_many({})
     return own
@@ -138,7 +151,7 @@ def test_an_instance_that_cannot_be_read_is_told_so(stack: Stack, client: OsbCli
 
 
 def test_everything_else_goes_on_beside_documents_that_cannot_be_read(
-    stack: Stack, client: OsbClient, atlas: Emulator
+    broker: InThisProcess, stack: Stack, client: OsbClient, atlas: Emulator
 ) -> None:
     hurt = Tenant(client).provision()
     changes = {f"odd-{number}": change for number, change in enumerate([*NEWER.values(), *BROKEN.values()])}
@@ -154,8 +167,7 @@ def test_everything_else_goes_on_beside_documents_that_cannot_be_read(
     atlas.apply_at_once()
     atlas.apply_now()
     well.succeed(begun, "waits")
-    messages = Messages(stack)
-    messages.done(messages.send("maintenance.reconcile", [], {"repair": True}))
+    reconcile(broker.context, repair=True)
     names = {user["username"] for user in atlas.users()}
     assert names == {"well", "waits", *changes}
     with held(stack, "instances_housekeeping") as documents:
@@ -167,9 +179,7 @@ def test_everything_else_goes_on_beside_documents_that_cannot_be_read(
     metrics = requests.get(f"{stack.api.uri}/metrics", auth=(stack.user, stack.password), timeout=10)
     assert metrics.status_code == 200
     assert 'state="paused"' in metrics.text
-    events = [event for worker in stack.workers for event in log_events(worker.log_text())]
-    troubles = ("sweep failed", "cannot sweep, MongoDB does not answer", "step failed unexpectedly")
-    assert not [event for event in events if event["event"] in troubles]
+    assert not [line for line in broker.lines if line["event"] in ("sweep_failed", "sweep_skipped", "step_raised")]
 
 
 def test_an_operation_past_its_deadline_ends_beside_one_that_cannot_be_expired(
