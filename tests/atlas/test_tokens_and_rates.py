@@ -68,8 +68,12 @@ def test_a_working_day_costs_less_than_three_challenges_in_ten_calls(broker: Bro
     assert challenges <= 0.3 * (len(calls) - challenges)
 
 
-def test_near_the_end_of_a_bucket_the_workers_slow_down_together_and_meet_no_429(broker: Broker) -> None:
+def test_near_the_end_of_a_bucket_the_workers_slow_down_together_and_meet_no_429(
+    broker: Broker, *, long_form: bool
+) -> None:
     """Of 720 a tenth is 72: from then on thirty calls in ten seconds, which is half of what flows in."""
+    if not long_form:
+        pytest.skip("with --long: it takes half a minute; tests/integration/test_rate_limiter.py tests each rule alone")
     instance = broker.instance(broker.cluster(project=TIGHT), project=TIGHT)
     broker.atlas.rate("users", capacity=720, refill=360, left=78)
     bind_at_once(broker, instance, 12)  # what is under way when the first answer says so is not slowed down any more
