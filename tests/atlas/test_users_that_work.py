@@ -10,9 +10,10 @@ from pymongo.errors import OperationFailure
 from tests.atlas.broker import CROWD, STATUS, Broker, at_once, foreign_user, log_in
 from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
+from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
+from tests.in_process import in_this_process
 from tests.osb_client import Json
 from tests.tenant import eventually, works
 
@@ -152,19 +153,27 @@ def test_group_users_limit_exceeded_fails_a_bind_with_what_to_do(crowd: Crowd) -
 # --- logging in before handing out
 
 
-def test_verify_login_retries_until_the_fresh_user_can_log_in(state_mongod: Mongod, cluster_mongod: Mongod) -> None:
+def test_verify_login_retries_until_the_fresh_user_can_log_in(
+    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, atlas_of_many: AtlasEmulator, atlas: Emulator
+) -> None:
     """Here nothing else guards against the stale APPLIED: what was read at once is believed at once."""
-    settings = {"BROKER_SETTLE_SECONDS": "0", "BROKER_VERIFY_LOGIN": "true"}
-    with (
-        AtlasEmulator(cluster_mongod, name="atlas-stale") as emulator,
-        Stack(
-            workers=1, flower=False, state=state_mongod, cluster=cluster_mongod, emulator=emulator, settings=settings
-        ) as stack,
-        stack.client() as client,
-    ):
+    settings = {
+        "BROKER_SETTLE_SECONDS": "0",
+        "BROKER_VERIFY_LOGIN": "true",
+        "BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4",
+    }
+    stack = Stack(
+        flower=False,
+        settings=settings,
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=atlas_of_many,
+    )
+    with in_this_process(stack), stack.client() as client:
         broker = Broker(stack, client)
-        instance = broker.instance(emulator.clusters[0])
-        emulator.control.apply_after(seconds=0.5, stale_seconds=1.5)
+        instance = broker.instance(broker.cluster())
+        atlas.apply_after(seconds=0.5, stale_seconds=1.5)
         for _ in range(2):
             log_in(broker.bind(instance))
         assert "can log in to the cluster" not in broker.client.last_operation(instance).description
