@@ -146,6 +146,14 @@ def mortal(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator
         yield running
 
 
+def test_broker_config_gives_api_and_workers_the_same_config(mortal: Stack, atlas: Emulator) -> None:
+    with mortal.client() as client:
+        assert client.catalog().json["services"][0]["name"] == "databases-by-level"
+        Tenant(client).provision(level="read").bind("b")
+    (user,) = atlas.users()
+    assert [role["roleName"] for role in user["roles"]] == ["read"]
+
+
 @dataclass
 class Interrupted:
     """An operation whose worker dies during one call. ``check`` is what must be true at the end."""
