@@ -1,6 +1,7 @@
 """Kinds of trouble with Atlas beside the one of tests/chaos/slow.py, and refusals that concern one call only."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 import pytest
 
@@ -21,8 +22,10 @@ def test_atlas_in_trouble_is_left_alone_and_all_goes_on_afterwards(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_on_one_call_stops_no_other(chaos: Chaos, status: int) -> None:
+def test_a_refused_key_on_one_call_stops_no_other(chaos: Chaos, status: int, *, long_form: bool) -> None:
     """A read-only key on one user, say: that operation waits, others are done, and it is done once it may be."""
+    if status == HTTPStatus.FORBIDDEN and not long_form:
+        pytest.skip("with --long: 403 is handled like 401")
     with chaos.tenant() as (tenant, refused):
         platform, instance_id = tenant.client, tenant.instance_id
         rule = chaos.atlas.fail("POST", USERS, times=None, status=status, body=refused)

@@ -30,7 +30,7 @@ from tests.tenant import log_events
 SECRET = "hidden-secret"
 
 
-def reason(uri: str, milliseconds: int = 1500) -> str:
+def reason(uri: str, milliseconds: int = 1000) -> str:
     """What an operator reads when the broker writes to this MongoDB."""
     with connect(uri, milliseconds) as client, pytest.raises(ErrStorageMongoConnection) as raised:
         Housekeeping(Store(client, "trouble", "instances")).write("x", {"value": 1})

@@ -93,8 +93,10 @@ def _answers(host: str, port: int) -> bool:
     ],
 )
 def test_it_listens_on_the_address_that_it_is_given(
-    stack: Stack, host: str, answering: list[str], silent: list[str]
+    stack: Stack, host: str, answering: list[str], silent: list[str], *, long_form: bool
 ) -> None:
+    if host != "[::]" and not long_form:
+        pytest.skip("with --long: it is opened like the address of all, which is always tried")
     with ApiOn(stack, host, answering[0]) as api:
         assert all(_answers(each, api.port) for each in answering)
         assert not any(_answers(each, api.port) for each in silent)
@@ -148,7 +150,7 @@ def clean(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.usefixtures("clean")
 def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: Stack) -> None:
-    with _stopping_api(stack, 8) as api, _request_under_way(api, stack) as waiting, ExitStack() as open_connections:
+    with _stopping_api(stack, 5) as api, _request_under_way(api, stack) as waiting, ExitStack() as open_connections:
         connections = [http.client.HTTPConnection(HOST, api.port, timeout=10) for _ in range(2)]
         for each in connections:
             open_connections.enter_context(closing(each)).request("GET", "/ready")
