@@ -98,7 +98,7 @@ def long_form(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
-def _need(find: Callable[[], object]) -> None:
+def need(find: Callable[[], object]) -> None:
     """Raise an error where CI is set and a program is missing; elsewhere skip, with what to install."""
     try:
         find()
@@ -111,7 +111,7 @@ def _need(find: Callable[[], object]) -> None:
 @pytest.fixture(scope="session")
 def state_mongod() -> Iterator[Mongod]:
     """A one-node replica set; take a database of your own in it."""
-    _need(binaries.mongod)
+    need(binaries.mongod)
     with Mongod("mongod-state") as server:
         yield server
 
@@ -119,14 +119,14 @@ def state_mongod() -> Iterator[Mongod]:
 @pytest.fixture(scope="session")
 def cluster_mongod() -> Iterator[Mongod]:
     """The emulated Atlas cluster's server, with access control on."""
-    _need(binaries.mongod)
+    need(binaries.mongod)
     with Mongod("mongod-cluster", auth=True) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Redis]:
-    _need(binaries.redis_server)
+    need(binaries.redis_server)
     with Redis() as server:
         yield server
 
@@ -175,7 +175,7 @@ def stack(
 @pytest.fixture(scope="session")
 def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
     """A second one that all tests share: its workers use a service account, and it has Flower."""
-    _need(binaries.redis_server)
+    need(binaries.redis_server)
     with Stack(
         oauth=True, settings=measured(), state=state_mongod, cluster=cluster_mongod, emulator=emulator
     ) as running:

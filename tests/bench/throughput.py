@@ -1,0 +1,134 @@
+"""How many binds a second: in a closed loop, at once, by one client, and with more workers."""
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+
+from tests.bench import load
+from tests.bench.lab import OLD, Lab, beside_old, cpu_used, target_of
+from tests.bench.load import Loop, Target
+from tests.bench.report import Curve, Result, Row, distribution, percentile
+
+LATENCY_SECONDS = 0.1
+SLOW_LATENCY_SECONDS = 0.5
+CLIENTS = 32
+BURST = 200
+
+
+def closed_loop(lab: Lab) -> Result:
+    """Measure binds with their unbinds, and the time until the first answer."""
+    seconds = 4.0 if lab.short else 12.0
+    with lab.broker() as stack:
+        lab.atlas.set(LATENCY_SECONDS)
+        target = target_of(stack)
+        lab.load(load.closed_loop, target, CLIENTS, 1.0)  # imports, connections and caches are warm then
+        servers = (stack.api, *stack.workers, lab.state, lab.redis, lab.atlas, *([lab.old] if lab.old else []))
+        used: list[dict[str, float]] = []
+
+        def measure(target: Target) -> Loop:
+            with cpu_used(*servers) as cpu:
+                loop = lab.load(load.closed_loop, target, CLIENTS, seconds)
+            used.append({**cpu, "clients": loop.client_cpu / loop.seconds})
+            return loop
+
+        ours, old = lab.alternate(target, measure)
+    rows = [beside_old("bind + unbind per second", [loop.rate for loop in ours], [loop.rate for loop in old])]
+    rows += [
+        _percentile_row(f"PUT to its first answer, p{percent}, ms", "accepts", percent, ours, old)
+        for percent in (50, 95, 99)
+    ]
+    rows.append(_percentile_row("whole bind, p50, ms", "binds", 50, ours, old))
+    turns = {"ours": used[::2], OLD: used[1::2]} if old else {"ours": used}
+    rows += [
+        Row(f"cores used, {name}", {column: [cpu[name] for cpu in each] for column, each in turns.items()})
+        for name in used[0]
+    ]
+    lines = {"ours": distribution(t for loop in ours for t in loop.accepts)}
+    lines |= {OLD: distribution(t for loop in old for t in loop.accepts)} if old else {}
+    curve = Curve("first-answer", "milliseconds until the first answer of a bind", "% of the requests", lines)
+    return Result(f"Closed loop: {CLIENTS} clients, Atlas answers after 100 ms, one worker", rows, curves=[curve])
+
+
+def _percentile_row(label: str, kind: str, percent: int, ours: Sequence[Loop], old: Sequence[Loop]) -> Row:
+    mine, theirs = ([percentile(getattr(loop, kind), percent) * 1000 for loop in loops] for loops in (ours, old))
+    return beside_old(label, mine, theirs)
+
+
+def clients(lab: Lab) -> Result:
+    """Measure the closed loop with more and more clients."""
+    seconds, counts = (3.0, (1, 32)) if lab.short else (8.0, (1, 4, 8, 16, 32, 64, 128))
+    rows: list[Row] = []
+    with lab.broker() as stack:
+        lab.atlas.set(LATENCY_SECONDS)
+        for count in counts:
+            ours = lab.load(load.closed_loop, target_of(stack), count, seconds)
+            old = [lab.load(load.closed_loop, lab.old.target, count, seconds).rate] if lab.old else []
+            rows.append(beside_old(f"{count} clients", [ours.rate], old))
+    lines = {
+        name: [(float(count), row.values[name][0]) for count, row in zip(counts, rows, strict=True)]
+        for name in ("ours", OLD)
+        if rows[0].values[name]
+    }
+    curve = Curve("clients", "clients", "bind + unbind per second", lines)
+    return Result("Bind + unbind per second by clients, Atlas answers after 100 ms, one worker", rows, curves=[curve])
+
+
+def burst(lab: Lab) -> Result:
+    """Measure 200 binds at once with one worker and with two."""
+    rows: list[Row] = []
+    with lab.broker(workers=2) as stack:
+        lab.atlas.set(LATENCY_SECONDS)
+        lab.load(load.burst, target_of(stack), BURST // 4)
+        for workers in (2, 1):
+            ours, old = lab.alternate(target_of(stack), lambda target: BURST / lab.load(load.burst, target, BURST))
+            rows.insert(0, beside_old(f"binds per second, workers: {workers}", ours, old))
+            stack.workers[1].stop()
+    return Result(f"{BURST} binds at once, Atlas answers after 100 ms", rows)
+
+
+def one_client(lab: Lab) -> Result:
+    """Measure one client that binds and unbinds, at an Atlas without latency.
+
+    Back to back, a bind also waits for its turn: a cluster's status is polled at most ten times a second.
+    """
+    seconds = 4.0 if lab.short else 10.0
+    pauses = {"back to back": 0.0, "with pauses": 0.5}
+    rows: list[Row] = []
+    with lab.broker() as stack:
+        target = target_of(stack, poll=0.005)
+        lab.load(load.closed_loop, target, 1, 1.0)
+        for label, pause in pauses.items():
+            ours, old = lab.alternate(target, partial(_one_client, lab, seconds, pause))
+            rows += [
+                _percentile_row(f"whole bind, p{percent}, ms, {label}", "binds", percent, ours, old)
+                for percent in (50, 95)
+            ]
+    return Result("One client, Atlas answers at once", rows)
+
+
+def _one_client(lab: Lab, seconds: float, pause: float, target: Target) -> Loop:
+    return lab.load(load.closed_loop, target, 1, seconds, pause)
+
+
+def workers(lab: Lab) -> Result:
+    """Measure binds at once with more and more workers, at a slow Atlas."""
+    binds = 150 if lab.short else 300
+    rows: list[Row] = []
+    for count in (1, 2) if lab.short else (1, 2, 4):
+        with lab.broker(workers=count) as stack:
+            lab.load(load.burst, target_of(stack), binds // 4)
+            lab.atlas.set(SLOW_LATENCY_SECONDS)
+            rates, cores = [], []
+            for _ in range(lab.rounds):
+                with cpu_used(stack.api, *stack.workers, lab.state, lab.redis, lab.atlas) as cpu:
+                    rates.append(binds / lab.load(load.burst, target_of(stack), binds))
+                cores.append(sum(cpu.values()))
+        growth = (
+            [rate / first for rate, first in zip(rates, rows[0].values["binds per second"], strict=True)]
+            if rows
+            else [1.0]
+        )
+        rows.append(Row(f"{count} workers", {"binds per second": rates, "of one worker": growth, "cores used": cores}))
+    points = [(float(row.label.split()[0]), median(row.values["binds per second"])) for row in rows]
+    curve = Curve("workers", "worker processes", "binds per second", {"ours": points})
+    return Result(f"{binds} binds at once by workers, Atlas answers after 500 ms", rows, curves=[curve])
