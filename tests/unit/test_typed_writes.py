@@ -28,7 +28,11 @@ TYPOS = {
         '"organization_guid": request',
         '"organisation_guid": request',
     ),
-    "a field that a claim writes": ("broker_api/state/operation_claims.py", '"attempts": 0,', '"atempts": 0,'),
+    "a field that a claim writes": (
+        "broker_api/state/operation_claims.py",
+        'claim, {"lease_until"',
+        'claim, {"lease_utnil"',
+    ),
     "a field of an operation": ("workers/engine/runner.py", '{"undo": True, "failure"', '{"udno": True, "failure"'),
     "a field that is read": ("workers/operations/unbind.py", "job.record.made", "job.record.maed"),
 }
