@@ -5,7 +5,7 @@ from functools import partial
 from statistics import median
 
 from tests.bench import load
-from tests.bench.lab import OLD, Lab, beside_old, cpu_used, target_of
+from tests.bench.lab import OLD, Lab, MeasuredStack, beside_old, cpu_used, target_of
 from tests.bench.load import Loop, Target
 from tests.bench.report import Curve, Result, Row, distribution, percentile
 
@@ -32,6 +32,7 @@ def closed_loop(lab: Lab) -> Result:
             return loop
 
         ours, old = lab.alternate(target, measure)
+        stages = _stages(stack)
     rows = [beside_old("bind + unbind per second", [loop.rate for loop in ours], [loop.rate for loop in old])]
     rows += [
         _percentile_row(f"PUT to its first answer, p{percent}, ms", "accepts", percent, ours, old)
@@ -43,10 +44,23 @@ def closed_loop(lab: Lab) -> Result:
         Row(f"cores used, {name}", {column: [cpu[name] for cpu in each] for column, each in turns.items()})
         for name in used[0]
     ]
+    rows += [Row(label, {"ours": [milliseconds]}) for label, milliseconds in stages.items()]
     lines = {"ours": distribution(t for loop in ours for t in loop.accepts)}
     lines |= {OLD: distribution(t for loop in old for t in loop.accepts)} if old else {}
     curve = Curve("first-answer", "milliseconds until the first answer of a bind", "% of the requests", lines)
     return Result(f"Closed loop: {CLIENTS} clients, Atlas answers after 100 ms, one worker", rows, curves=[curve])
+
+
+def _stages(stack: MeasuredStack) -> dict[str, float]:
+    """Return the medians, in milliseconds, of the two parts of an unbind; its binding is kept, as gone."""
+    with stack.state.client() as client:
+        query = {"operation.kind": "unbind", "operation.state": "succeeded", "operation.changed": {"$ne": None}}
+        ended = [found["operation"] for found in client[stack.database]["instances"].find(query)]
+    parts = {"accepted": "changed", "changed": "finished"}
+    return {
+        f"unbind, {start} to {end}, p50, ms": median((each[end] - each[start]).total_seconds() * 1000 for each in ended)
+        for start, end in parts.items()
+    }
 
 
 def _percentile_row(label: str, kind: str, percent: int, ours: Sequence[Loop], old: Sequence[Loop]) -> Row:
