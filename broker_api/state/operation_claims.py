@@ -5,7 +5,7 @@ claim. When another worker has claimed the operation, or another operation has r
 document and the write raises ``LeaseLostError``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 from uuid import uuid4
@@ -17,6 +17,9 @@ from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import CREATES, DELETES, EPOCH, UNDERSTOOD, AnyResource, Phase, State, record
 from broker_api.state.store import Store
+
+Fences = Mapping[str, int]
+"""Operations by the ``_id`` of their document, with the number of the last claim, which another claim changes."""
 
 LEASE_SECONDS = 20
 RESEND_SECONDS = 3
@@ -286,12 +289,11 @@ class Claims:
     # --- operations that wait for Atlas -------------------------------------------------------------------------------
 
     @storage_errors("finish")
-    def finish_waiting(
-        self, waiting: Collection[Due], name: str, phase: Phase, changes: Fields | None, description: str
-    ) -> int:
-        """End operations that wait on ``name`` and that no worker holds, all with the same result, in one write.
+    def finish_waiting(self, waiting: Fences, name: str, phase: Phase, changes: Fields | None, description: str) -> int:
+        """End operations that wait on ``name``, all with the same result, in one write.
 
-        No claim is needed: each operation has one step left, which would only write this result.
+        No claim is needed: each operation has one step left, which would only write this result, and no worker has
+        claimed it since it waits.
 
         Args:
             waiting: The operations.
@@ -306,20 +308,20 @@ class Claims:
         ended: OperationFields = {**_ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
         values = assignments(ended, "operation.") | assignments(changes or {})
         values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
-        query = {**_waits_unheld(waiting, name), "operation.state": State.IN_PROGRESS}
+        query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         return self.store.collection.update_many(query, [{"$set": values}]).modified_count
 
     @storage_errors("wake")
-    def make_due(self, waiting: Collection[Due], name: str) -> None:
-        """Make those of the operations due that still wait on ``name`` unheld; the caller sends them."""
+    def make_due(self, waiting: Fences, name: str) -> None:
+        """Make those of the operations due that still wait on ``name``; the caller sends them."""
         woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
-        self.store.collection.update_many(_waits_unheld(waiting, name), [{"$set": woken}])
+        self.store.collection.update_many(_unchanged(waiting, name), [{"$set": woken}])
 
     @storage_errors("wait")
-    def watch_again(self, waiting: Collection[Due], name: str, seconds: float) -> None:
+    def watch_again(self, waiting: Fences, name: str, seconds: float) -> None:
         """Let operations that wait on ``name`` be due only in ``seconds``, since a worker watches what they wait on."""
         due = assignments({"due": In(seconds)}, "operation.")
-        self.store.collection.update_many(_waits_unheld(waiting, name), [{"$set": due}])
+        self.store.collection.update_many(_unchanged(waiting, name), [{"$set": due}])
 
     @storage_errors("wake")
     def make_all_due(self, name: str, *, unwatched: bool = False) -> None:
@@ -337,15 +339,13 @@ class Claims:
         )
 
 
-def _waits_unheld(waiting: Collection[Due], name: str) -> Document:
-    """Return the query for those of the operations that still wait on ``name`` and that no worker is checking now."""
+def _unchanged(waiting: Fences, name: str) -> Document:
+    """Return the query for those of the operations that still wait on ``name`` and that no worker has claimed since."""
     return {
         **UNDERSTOOD,
-        "_id": {"$in": [each.key for each in waiting]},
-        "operation.id": {"$in": [each.operation_id for each in waiting]},
+        "$or": [{"_id": key, "operation.fence": fence} for key, fence in waiting.items()],
         "operation.open": True,
         "operation.waits_on": name,
-        "$expr": _UNHELD,
     }
 
 

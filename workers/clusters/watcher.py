@@ -7,7 +7,7 @@ lease: when this worker dies, its operations are due after ``UNWATCHED_SECONDS``
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, Queue
-from broker_api.state.operation_claims import Claims, Due
+from broker_api.state.operation_claims import Claims, Due, Fences
 from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Unauthorized
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
@@ -36,12 +36,14 @@ class Waiting:
 
     Attributes:
         due: The operation, with the arguments of its job.
+        fence: The number of the claim under which it was written as waiting.
         change: The change.
         done: The result of the operation then, if nothing else is left to do; else its job is sent.
         log_context: The key-values of the log lines of the operation.
     """
 
     due: Due
+    fence: int
     change: Change
     done: Done[Any] | None
     log_context: Mapping[str, Any]
@@ -97,9 +99,9 @@ class ClusterWatcher:
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
-                if time.monotonic() - kept_at > KEEP_SECONDS:
-                    left = [one.due for one in waiting if one not in confirmed]
-                    self._claims.watch_again(left, cluster_key(project, cluster), UNWATCHED_SECONDS)
+                left = [one for one in waiting if one not in confirmed]
+                if left and time.monotonic() - kept_at > KEEP_SECONDS:
+                    self._claims.watch_again(_fences(left), cluster_key(project, cluster), UNWATCHED_SECONDS)
                     kept_at = time.monotonic()
             except ErrStorageMongoConnection as error:
                 log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
@@ -130,8 +132,8 @@ class ClusterWatcher:
             if done is None:
                 self._send(project, cluster, group)
                 continue
-            name, ended = cluster_key(project, cluster), [one.due for one in group]
-            self._claims.finish_waiting(ended, name, done.phase, done.changes, done.description)
+            name = cluster_key(project, cluster)
+            self._claims.finish_waiting(_fences(group), name, done.phase, done.changes, done.description)
             self._drop(project, cluster, group)
             for one in group:
                 log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
@@ -141,7 +143,7 @@ class ClusterWatcher:
         if not waiting:
             return
         try:
-            self._claims.make_due([one.due for one in waiting], cluster_key(project, cluster))
+            self._claims.make_due(_fences(waiting), cluster_key(project, cluster))
             for due in (one.due for one in waiting):
                 self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
         except ErrStorageMongoConnection as error:
@@ -154,6 +156,10 @@ class ClusterWatcher:
             for one in waiting:
                 if watched.get(one.due.key) is one:
                     del watched[one.due.key]
+
+
+def _fences(waiting: Iterable[Waiting]) -> Fences:
+    return {one.due.key: one.fence for one in waiting}
 
 
 def _lasts(error: AtlasError | HeldBackError) -> bool:

@@ -168,7 +168,7 @@ class AtlasJob(Job[AnyResource]):
         is_last = operation.state is State.IN_PROGRESS and not operation.undo and not record.legacy
         binding_id = record.binding_id if isinstance(record, Binding) else None
         due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
-        self._waiting = Waiting(due, change, done if is_last else None, get_contextvars())
+        self._waiting = Waiting(due, self.claim.fence, change, done if is_last else None, get_contextvars())
         sentence = f"Waiting until Atlas has applied the change on the cluster {self.cluster}."
         return Later(UNWATCHED_SECONDS, sentence, operation={"waits_on": name})
 

@@ -55,7 +55,8 @@ def test_a_step_of_a_newer_release_is_left_to_it_and_not_lost(stack: Stack, clie
     begun = client.bind(tenant.instance_id, BINDING)
     key = binding_key(tenant.instance_id, BINDING)
     eventually(lambda: document(stack, tenant.instance_id, BINDING)["operation"]["step"] == "apply", "the bind waits")
-    change(stack, key, {"operation.step": "polish"})
+    past = datetime.now(UTC) - HOUR
+    change(stack, key, {"operation.step": "polish", "operation.fence": 9, "operation.due": past})
     eventually(
         lambda: "another release" in client.last_operation(tenant.instance_id, BINDING).description,
         "the platform reads why it waits",
