@@ -318,10 +318,18 @@ class Claims:
         self.store.collection.update_many(_unchanged(waiting, name), [{"$set": woken}])
 
     @storage_errors("wait")
-    def watch_again(self, waiting: Fences, name: str, seconds: float) -> None:
-        """Let operations that wait on ``name`` be due only in ``seconds``, since a worker watches what they wait on."""
-        due = assignments({"due": In(seconds)}, "operation.")
-        self.store.collection.update_many(_unchanged(waiting, name), [{"$set": due}])
+    def watch_again(self, waiting: Fences, name: str, seconds: float, operation: OperationFields) -> None:
+        """Let operations that wait on ``name`` be due only in ``seconds``, since a worker watches what they wait on.
+
+        Args:
+            waiting: The operations.
+            name: What they wait on.
+            seconds: The pause.
+            operation: Fields of the operations to write.
+        """
+        values = assignments({"due": In(seconds), **operation}, "operation.")
+        query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
+        self.store.collection.update_many(query, [{"$set": values}])
 
     @storage_errors("wake")
     def make_all_due(self, name: str, *, unwatched: bool = False) -> None:

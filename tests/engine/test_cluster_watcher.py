@@ -17,10 +17,11 @@ from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.records import Binding, Kind, Phase, State, binding_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
+from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
 from workers.clusters.status import Change, ClusterStatus, cluster_key
 from workers.clusters.watcher import UNWATCHED_SECONDS, ClusterWatcher, Waiting
-from workers.engine.results import Done
+from workers.engine.results import Done, HeldBackError
 
 PROJECT, CLUSTER = "project", "cluster"
 NAME = cluster_key(PROJECT, CLUSTER)
@@ -92,12 +93,9 @@ class Bench:
 
     def ended(self, *names: str, seconds: float = 5.0) -> bool:
         """Wait until the binds have succeeded."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if all(self.record(name).operation.state is State.SUCCEEDED for name in names):
-                return True
-            time.sleep(0.02)
-        return False
+        done = State.SUCCEEDED
+        eventually(lambda: all(self.record(name).operation.state is done for name in names), "all succeed", seconds)
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +212,7 @@ def test_two_workers_share_the_polls(bench: Bench) -> None:
 def test_what_has_another_step_to_run_is_sent(bench: Bench, messages: Client) -> None:
     change = bench.changed()
     bench.watcher(Atlas(["APPLIED"])).watch(PROJECT, CLUSTER, bench.waiting("b", change, None))
-    until = time.monotonic() + 5
-    while not sent(messages) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert sent(messages) == 1
+    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
     assert bench.record("b").operation.waits_on is None
     assert bench.record("b").operation.open
 
@@ -242,21 +237,42 @@ def test_an_operation_that_has_changed_meanwhile_is_left_alone(bench: Bench, fie
     assert bench.record("changed") == before
 
 
-@pytest.mark.parametrize("error", [ClusterNotFound("gone", status=404), ValueError("a defect")], ids=["gone", "defect"])
-def test_an_error_that_lasts_is_left_to_the_jobs(bench: Bench, messages: Client, error: Exception) -> None:
+def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages: Client) -> None:
     change = bench.changed()
-    bench.watcher(Atlas([error])).watch(PROJECT, CLUSTER, bench.waiting("b", change))
-    until = time.monotonic() + 5
-    while not sent(messages) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert sent(messages) == 1
+    bench.watcher(Atlas([ClusterNotFound("It is gone.", status=404)])).watch(
+        PROJECT, CLUSTER, bench.waiting("b", change)
+    )
+    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
+    status = bench.status.look(PROJECT, CLUSTER)
+    with pytest.raises(ClusterNotFound, match="It is gone"):
+        bench.status.raise_refusal(change, status)
+    later, status = bench.status.note_change(PROJECT, CLUSTER)
+    bench.status.raise_refusal(later, status)  # a later change asks again
 
 
-def test_a_failed_poll_is_repeated(bench: Bench, messages: Client) -> None:
-    atlas, change = Atlas([NoAnswer("no answer"), "APPLIED"]), bench.changed()
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (NoAnswer("Atlas does not answer."), "Atlas does not answer. (for the cluster cluster) It is tried again."),
+        (HeldBackError(9, "The circuit is open."), "The circuit is open. It is tried again."),
+    ],
+    ids=["no answer", "held back"],
+)
+def test_users_read_why_a_poll_has_failed_and_it_is_repeated(
+    bench: Bench, messages: Client, error: Exception, sentence: str
+) -> None:
+    atlas, change = Atlas([error, error, "APPLIED"]), bench.changed()
+    for each in [bench.waiting(name, change) for name in ("a", "b")]:
+        bench.watcher(atlas).watch(PROJECT, CLUSTER, each)
+    eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told", 5)
+    assert bench.ended("a", "b", seconds=15)
+    assert (len(atlas.polls), sent(messages)) == (3, 0)
+
+
+def test_a_defect_does_not_end_the_watch(bench: Bench) -> None:
+    atlas, change = Atlas([ValueError("a defect"), "APPLIED"]), bench.changed()
     bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting("b", change))
-    assert bench.ended("b")
-    assert (len(atlas.polls), sent(messages)) == (2, 0)
+    assert bench.ended("b", seconds=15)
 
 
 def test_a_worker_that_stops_sends_what_it_watches(bench: Bench, messages: Client) -> None:
@@ -265,10 +281,7 @@ def test_a_worker_that_stops_sends_what_it_watches(bench: Bench, messages: Clien
     time.sleep(0.3)
     assert sent(messages) == 0
     bench.stopping.set()
-    until = time.monotonic() + 5
-    while not sent(messages) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert sent(messages) == 1
+    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
 
 
 def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench) -> None:

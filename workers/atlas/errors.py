@@ -45,6 +45,14 @@ class AtlasError(Exception):
         self.sent = sent
         """False only when it is certain that Atlas did not receive the request."""
 
+    def sentence(self, where: str) -> str:
+        """Return the error as a sentence for platform users.
+
+        Args:
+            where: What the call was about, such as "the cluster x".
+        """
+        return f"{self} (for {where})"
+
 
 class NoAnswer(AtlasError):
     """No complete answer came. Atlas may have carried out the request, unless ``sent`` is False."""
@@ -112,6 +120,10 @@ class Unauthorized(Refused):
     """Any 401, and each 403 that is not about a limit, since Atlas documents the codes of the others incompletely."""
 
     always_retryable = True
+
+    def sentence(self, where: str) -> str:
+        """Return the error as a sentence for platform users, which sends them to the operator."""
+        return f"Atlas refuses the broker's key for {where}; the broker's operator must look at it. {self}"
 
 
 _TYPES: dict[tuple[int, str], type[Refused]] = {

@@ -17,7 +17,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, In, as_datetime
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
-from workers.atlas.client import AtlasClient
+from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused
 
 SHORTEST_PAUSE_MS = 100
 PAUSE_MS = 1000
@@ -48,6 +48,8 @@ Status = Mapping[str, Any]
 
 ``changed_at`` and ``overlapped`` describe the last change. ``applied_at`` and ``pending_at`` are the start of the last
 poll that was answered with each; ``settled`` is that of the last poll that has confirmed all changes before it.
+``refused_at`` is that of the last poll that Atlas refused for good, with the reason ``refusal``, and ``gone`` when the
+cluster does not exist.
 ``turn``: whether the update that returned the document has taken the turn to poll.
 """
 
@@ -164,9 +166,13 @@ class ClusterStatus:
             return turn
         try:
             answer = client.cluster_status(cluster)
-        except BaseException:
+        except Exception as error:
+            refusal: Document = {}
+            if isinstance(error, AtlasError) and not error.retryable:
+                gone = isinstance(error, ClusterNotFound)
+                refusal = {"refused_at": asked_at, "refusal": str(error), "gone": gone}
             with suppress(ErrStorageMongoConnection):
-                self.housekeeping.write(name, {"answered_at": In(0)})
+                self.housekeeping.write(name, refusal | {"answered_at": In(0)})
             raise
         values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
         status = {**turn, **values}
@@ -175,6 +181,17 @@ class ClusterStatus:
             values["settled"] = asked_at
         self.housekeeping.write(name, values | {"answered_at": In(0)})
         return status
+
+    def raise_refusal(self, change: Change, status: Status) -> None:
+        """Raise the error of the last poll since a change, of any worker, if a retry cannot help.
+
+        Raises:
+            ClusterNotFound: The cluster does not exist any more.
+            Refused: Atlas refuses to return the status.
+        """
+        refused, applied, pending = (status.get(f"{name}_at") or EPOCH for name in ("refused", "applied", "pending"))
+        if refused > max(change.at, applied, pending):
+            raise (ClusterNotFound if status["gone"] else Refused)(status["refusal"])
 
     def is_applied(self, change: Change, status: Status) -> bool:
         """Return whether the status of a cluster confirms that a change has reached it."""

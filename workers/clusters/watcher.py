@@ -17,15 +17,17 @@ from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due, Fences
 from broker_api.state.records import EPOCH, State
-from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Unauthorized
+from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
 
 UNWATCHED_SECONDS = 5.0
 KEEP_SECONDS = 2.0
 """How often the watched operations are written to be due later."""
-MOST_FAILURES = 3
-"""After so many failed polls in a row the operations are sent, so that each of them gets the error."""
+HELD_BACK_SECONDS = 2.0
+LONGEST_BACKOFF_SECONDS = 15.0
+WAITING = "Waiting until Atlas has applied the change on the cluster {}."
+"""The description of operations that wait."""
 
 log = structlog.get_logger(__name__)
 
@@ -101,19 +103,17 @@ class ClusterWatcher:
                 failures = 0
                 left = [one for one in waiting if one not in confirmed]
                 if left and time.monotonic() - kept_at > KEEP_SECONDS:
-                    self._claims.watch_again(_fences(left), cluster_key(project, cluster), UNWATCHED_SECONDS)
+                    self._keep(project, cluster, left)
                     kept_at = time.monotonic()
             except ErrStorageMongoConnection as error:
                 log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
                 pause = 1.0
             except (AtlasError, HeldBackError) as error:
                 failures += 1
-                pause = error.seconds if isinstance(error, HeldBackError) else error.retry_after or 2.0**failures
-                if failures >= MOST_FAILURES or _lasts(error):
-                    self._send(project, cluster, waiting)
+                pause = self._after_error(project, cluster, waiting, error, failures)
             except Exception:
                 log.exception("watch_failed", cluster=cluster)
-                self._send(project, cluster, waiting)
+                pause = UNWATCHED_SECONDS
 
     def _left(self, project: str, cluster: str) -> list[Waiting]:
         """Return the operations that still wait on a cluster; without any the cluster is not watched any more."""
@@ -138,6 +138,36 @@ class ClusterWatcher:
             for one in group:
                 log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
 
+    def _after_error(
+        self,
+        project: str,
+        cluster: str,
+        waiting: Collection[Waiting],
+        error: AtlasError | HeldBackError,
+        failures: int,
+    ) -> float:
+        """Tell the users of operations why a poll has failed; return the seconds until the next one."""
+        if isinstance(error, HeldBackError):
+            self._keep(project, cluster, waiting, str(error))
+            return min(error.seconds, HELD_BACK_SECONDS)
+        pause = max(min(0.5 * 2.0**failures, LONGEST_BACKOFF_SECONDS), error.retry_after or 0.0)
+        if error.retryable:
+            self._keep(project, cluster, waiting, error.sentence(f"the cluster {cluster}"), pause)
+        else:
+            self._send(project, cluster, waiting)  # each job takes its end from the status
+        return pause
+
+    def _keep(
+        self, project: str, cluster: str, waiting: Collection[Waiting], trouble: str | None = None, pause: float = 0.0
+    ) -> None:
+        """Let operations be due later, since this worker watches the cluster, and tell their users of trouble."""
+        description = f"{trouble} It is tried again." if trouble else WAITING.format(cluster)
+        name, seconds = cluster_key(project, cluster), UNWATCHED_SECONDS + pause
+        try:
+            self._claims.watch_again(_fences(waiting), name, seconds, {"description": description, "error": trouble})
+        except ErrStorageMongoConnection as error:
+            log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
+
     def _send(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:
         """Send the jobs of operations and do not watch them any more. If MongoDB fails, the sweeper sends them."""
         if not waiting:
@@ -160,13 +190,6 @@ class ClusterWatcher:
 
 def _fences(waiting: Iterable[Waiting]) -> Fences:
     return {one.due.key: one.fence for one in waiting}
-
-
-def _lasts(error: AtlasError | HeldBackError) -> bool:
-    """Return whether another poll in a few seconds cannot help."""
-    if isinstance(error, HeldBackError):
-        return error.waits_on is not None
-    return not error.retryable or isinstance(error, ClusterNotFound | Unauthorized)
 
 
 def _pause(status: Status) -> float:

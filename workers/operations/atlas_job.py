@@ -11,10 +11,10 @@ from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
 from broker_api.state.records import AnyResource, Binding, Instance, State
-from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
+from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
 from workers.clusters.status import Change, Status, cluster_key
-from workers.clusters.watcher import UNWATCHED_SECONDS, Waiting
+from workers.clusters.watcher import UNWATCHED_SECONDS, WAITING, Waiting
 from workers.context import Context
 from workers.engine.job import Job
 from workers.engine.leases import Lease
@@ -82,9 +82,6 @@ class AtlasJob(Job[AnyResource]):
         if not isinstance(error, AtlasError):
             return None
         where = f"the cluster {self.cluster}" if self.cluster else "the Atlas project"
-        sentence = f"{error} (for {where})"
-        if isinstance(error, Unauthorized):
-            sentence = f"Atlas refuses the broker's key for {where}; the broker's operator must look at it. {error}"
         refused = isinstance(error, Refused)
         disguised_refusal = (
             isinstance(error, Refused)
@@ -93,7 +90,7 @@ class AtlasJob(Job[AnyResource]):
             and self.context.projects[self.project].breaker.succeeded_within(OTHERS_SUCCEED)
         )
         return StepTrouble(
-            sentence,
+            error.sentence(where),
             retry=error.retryable and not disguised_refusal,
             retry_after=error.retry_after or 0.0,
             late_effect=error.sent and not refused,
@@ -158,6 +155,7 @@ class AtlasJob(Job[AnyResource]):
         try:
             if status["turn"]:
                 status = statuses.poll(self.atlas, self.cluster, status)
+            statuses.raise_refusal(change, status)
         except ClusterNotFound:
             if cluster_needed:
                 raise ClusterGoneError(self.cluster) from None
@@ -169,8 +167,7 @@ class AtlasJob(Job[AnyResource]):
         binding_id = record.binding_id if isinstance(record, Binding) else None
         due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
         self._waiting = Waiting(due, self.claim.fence, change, done if is_last else None, get_contextvars())
-        sentence = f"Waiting until Atlas has applied the change on the cluster {self.cluster}."
-        return Later(UNWATCHED_SECONDS, sentence, operation={"waits_on": name})
+        return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": name})
 
     def rescheduled(self) -> None:
         """Let the watcher of clusters end the operation, if it waits on a cluster."""
