@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Self
 
 import structlog
 from flask import Flask
@@ -20,6 +22,7 @@ from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
+from broker_api.osb.metrics import forget_process
 from broker_api.service.service import Service
 from broker_api.settings import settings
 from broker_api.settings.settings import Settings
@@ -59,7 +62,9 @@ class Broker:
     @functools.cached_property
     def app(self) -> Flask:
         """The WSGI app. The first access makes it, and connects to MongoDB and Redis in the background."""
-        return front_end(self.settings)
+        front_end = FrontEnd.compose(self.settings)
+        front_end.start()
+        return front_end.app
 
     def check_encryption_keys(self) -> None:
         """Check the encryption keys against the stored data, if MongoDB answers.
@@ -90,31 +95,46 @@ class Broker:
         worker = _Worker(worker_settings)
         worker.start()
         try:
-            server.serve(lambda: front_end(self.settings), listener, self.settings.sync_wait)
+            server.serve(FrontEnd.compose(self.settings), listener, self.settings.sync_wait)
         finally:
             worker.stop()
 
 
-def front_end(made: Settings) -> Flask:
-    """Return the WSGI app for these settings: HTTP on the service, the service on the store and the queue."""
-    store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
-    key_check = KeyCheck(Housekeeping(store), Vault(made.encryption_keys))
-    threading.Thread(target=_prepare, args=(store, key_check), name="prepare", daemon=True).start()
-    service = Service.compose(made, store, Queue(made.redis))
-    return create_app(service, made.users, is_stopping=server.stopping.is_set)
+@dataclass
+class FrontEnd:
+    """The WSGI app for ``server.serve``: HTTP on the service, the service on the store and the queue."""
 
+    app: Flask
+    store: Store
+    key_check: KeyCheck
 
-def _prepare(store: Store, key_check: KeyCheck) -> None:
-    """Make the indexes and check the keys as soon as MongoDB answers. Requests are served meanwhile."""
-    while True:
-        try:
-            store.prepare()
-            key_check.passes()  # logs a line when the keys are wrong
-        except ErrStorageMongoConnection as error:
-            log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
-            time.sleep(PREPARE_SECONDS)
-        else:
-            return
+    @classmethod
+    def compose(cls, made: Settings) -> Self:
+        """Return the app for these settings."""
+        store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
+        service = Service.compose(made, store, Queue(made.redis))
+        app = create_app(service, made.users, is_stopping=server.stopping.is_set)
+        return cls(app, store, KeyCheck(Housekeeping(store), Vault(made.encryption_keys)))
+
+    def start(self) -> None:
+        """Make the indexes and check the keys, in the background, in the process that serves."""
+        threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
+
+    def forget_process(self, process: int) -> None:
+        """Remove from the metrics what a process did when it ended; what it has counted stays."""
+        forget_process(process)
+
+    def _prepare(self) -> None:
+        """Try until MongoDB answers. Requests are served meanwhile."""
+        while True:
+            try:
+                self.store.prepare()
+                self.key_check.passes()  # logs a line when the keys are wrong
+            except ErrStorageMongoConnection as error:
+                log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
+                time.sleep(PREPARE_SECONDS)
+            else:
+                return
 
 
 class _Worker:

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 import click
 
 from broker_api import logs, server
-from broker_api.broker import Broker, front_end
 from broker_api.errors import SettingError
 from broker_api.settings import ignored_variables
 
@@ -62,10 +61,13 @@ def api(host: str, port: int) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
     logs.configure()
     ignored_variables.warn(ignored_variables.ignored(os.environ))
-    broker = Broker()
-    broker.check_encryption_keys()
-    made = broker.settings
-    server.serve(lambda: front_end(made), server.listen(host, port), made.sync_wait)
+    with server.shared_metrics():
+        from broker_api.broker import Broker, FrontEnd  # noqa: PLC0415 - imports prometheus_client
+
+        broker = Broker()
+        broker.check_encryption_keys()
+        made, listener = broker.settings, server.listen(host, port)
+        server.serve(FrontEnd.compose(made), listener, made.sync_wait, made.processes)
 
 
 def main() -> None:

@@ -4,22 +4,29 @@ It passes the raw path to the app: only there an id with ``%2F`` differs from tw
 no thread.
 """
 
+import contextlib
 import errno
+import fcntl
+import gc
 import ipaddress
 import json
 import logging
 import math
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -43,6 +50,7 @@ HEADER_BYTES = 65_536
 """The limit of one header: an originating identity may contain all groups of its user."""
 HEADERS_BYTES = 2 * HEADER_BYTES
 """The limit of all headers of a request together, which are read before the client is authenticated."""
+_METRICS = "atlas-broker-metrics-"
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
 stopping = threading.Event()
@@ -130,8 +138,8 @@ class _Worker(ThreadWorker):
 class _Server(BaseApplication):
     """gunicorn with the broker's options instead of a command line."""
 
-    def __init__(self, make_app: Callable[[], Flask], options: dict[str, Any]) -> None:
-        self._make_app = make_app
+    def __init__(self, app: Flask, options: dict[str, Any]) -> None:
+        self._app = app
         self._options = options
         super().__init__()
 
@@ -141,8 +149,8 @@ class _Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the app."""
-        return self._make_app()
+        """Return the app."""
+        return self._app
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -185,19 +193,72 @@ def _open_everywhere(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - what was asked for
 
 
-def serve(make_app: Callable[[], Flask], listener: socket.socket, longest_wait: float) -> None:
-    """Serve the app until a signal stops the process. Requests that have begun are finished first.
+@contextmanager
+def shared_metrics() -> Iterator[None]:
+    """Let all processes of the server count into files of one directory, which each of them reads for ``/metrics``.
+
+    Enter this before ``prometheus_client`` is imported, since it reads the variable only then. A lock marks the
+    directory as used, so that the next server removes it if this one is killed.
+    """
+    server, parent = os.getpid(), _memory_directory()
+    for left in Path(parent or tempfile.gettempdir()).glob(f"{_METRICS}*"):
+        with contextlib.suppress(OSError), _locked(left):  # an error: it is in use, or of another user
+            shutil.rmtree(left)
+    directory = tempfile.mkdtemp(prefix=_METRICS, dir=parent)
+    with _locked(directory):
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        try:
+            yield
+        finally:
+            if os.getpid() == server:  # its processes, which are forks, also come here when they end
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: str | Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _memory_directory() -> str | None:
+    """Return a directory in memory; None for the default one of temporary files."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files there have random names
+
+
+class FrontEnd(Protocol):
+    """What all processes of a server share, made before they are forked."""
+
+    app: Flask
+    """The WSGI app. It has no connection and no thread yet, since they do not survive a fork."""
+
+    def start(self) -> None:
+        """Do what a process must do before it serves."""
+
+    def forget_process(self, process: int) -> None:
+        """Do what must be done after a process has ended."""
+
+
+def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, processes: int = 1) -> None:
+    """Serve an app until a signal stops the process. Requests that have begun are finished first.
 
     Args:
-        make_app: makes the app, in the process that serves: connections and threads do not survive a fork.
+        front_end: the app.
         listener: the socket of ``listen``.
         longest_wait: how many seconds a request may wait for its job.
+        processes: how many processes serve. Another one replaces a process that ends.
     """
     options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,
         "worker_class": _Worker,
-        "workers": 1,
+        "workers": processes,
+        "preload_app": True,
+        "post_fork": lambda _server, _worker: front_end.start(),
+        "child_exit": lambda _server, worker: front_end.forget_process(worker.pid),
         "threads": THREADS,
         "keepalive": 65,
         "graceful_timeout": math.ceil(longest_wait + GRACE_SECONDS),
@@ -205,6 +266,7 @@ def serve(make_app: Callable[[], Flask], listener: socket.socket, longest_wait: 
         "limit_request_field_size": HEADER_BYTES + _LONGEST_NAME,
         "control_socket_disable": True,
         "loglevel": "warning",
-        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108 - gunicorn's heartbeat
+        "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
     }
-    _Server(make_app, options).run()
+    gc.freeze()  # else the first collection of each process would copy all memory that it shares with the others
+    _Server(front_end.app, options).run()

@@ -1,5 +1,6 @@
-"""Metrics for Prometheus: the requests of this process and all operations in MongoDB. Also logs each request."""
+"""Metrics for Prometheus: the requests of this server and all operations in MongoDB. Also logs each request."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from broker_api.errors import ErrStorageMongoConnection
@@ -20,7 +22,16 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MUTATIONS = frozenset({"PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"}) | _MUTATIONS
 
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the directory in which all processes of a server count; prometheus_client reads it too."""
+
 log = structlog.get_logger()
+
+
+def forget_process(process: int) -> None:
+    """Remove from the metrics of a server what one of its processes was doing when it ended."""
+    if DIRECTORY in os.environ:
+        mark_process_dead(process)
 
 
 class Metrics:
@@ -29,17 +40,22 @@ class Metrics:
     def __init__(self, health: Health) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Operations(health))
+        own: CollectorRegistry | None = self._registry
+        if DIRECTORY in os.environ:  # the metrics of all processes are in files of this directory
+            MultiProcessCollector(self._registry)
+            own = None
         self._requests = Histogram(
             "broker_http_request_seconds",
             "Requests and how long they took, by method, route and status.",
             ("method", "route", "status"),
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=own,
         )
         self._waiters = Gauge(
             "broker_sync_waiters",
             "Requests without accepts_incomplete=true that are being answered: they may wait for their jobs.",
-            registry=self._registry,
+            multiprocess_mode="livesum",
+            registry=own,
         )
 
     def observe(self, app: Flask) -> None:

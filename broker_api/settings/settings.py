@@ -4,6 +4,8 @@ The environment takes precedence over the file. A missing or wrong setting raise
 name and what it must be. An error never repeats a value, since most values are secrets.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -90,6 +92,12 @@ def _encryption_keys(given: object) -> tuple[str, ...]:
     return keys
 
 
+def default_processes() -> int:
+    """Return how many processes of the API there are by default: one for each core that it may use, at most 4."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(4, cores)
+
+
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False), AsText]
 _SECONDS = "a number from 0 to 3600"
 
@@ -127,6 +135,9 @@ class Settings(BaseSettings):
     )
     encryption_keys: Annotated[tuple[str, ...], BeforeValidator(_encryption_keys)] = setting(
         "BROKER_ENCRYPTION_KEYS", "encryption_keys", default=(), repr=False
+    )
+    processes: Annotated[int, Field(ge=1, le=64), AsText] = setting(
+        "BROKER_API_PROCESSES", default=default_processes, must_be="a whole number from 1 to 64"
     )
     sync_wait: _Seconds = setting("BROKER_SYNC_WAIT_SECONDS", default=50, must_be=_SECONDS)
     settle: _Seconds = setting("BROKER_SETTLE_SECONDS", default=5, must_be=_SECONDS)

@@ -11,24 +11,27 @@ from flask import Flask
 from pymongo import MongoClient
 
 from broker_api import server
+from broker_api.settings.settings import default_processes
 
 
-def make_app() -> Flask:
-    app = Flask("bare")
-    client: MongoClient[dict[str, Any]] = MongoClient(os.environ["BENCH_MONGO_URI"])
-    documents = client["bare"]["documents"]
-    documents.replace_one({"_id": "one"}, {"state": "succeeded"}, upsert=True)
+class Bare:
+    """As many processes serve it as serve the API by default."""
 
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        return {}
+    def __init__(self) -> None:
+        client: MongoClient[dict[str, Any]] = MongoClient(os.environ["BENCH_MONGO_URI"], connect=False)
+        self.documents = client["bare"]["documents"]
+        self.app = Flask("bare")
+        self.app.add_url_rule("/health", "health", dict)
+        self.app.add_url_rule("/one", "one", self.one)
 
-    @app.get("/one")
-    def one() -> dict[str, str]:
-        return {"state": (documents.find_one({"_id": "one"}) or {})["state"]}
+    def one(self) -> dict[str, str]:
+        return {"state": (self.documents.find_one({"_id": "one"}) or {})["state"]}
 
-    return app
+    def start(self) -> None:
+        self.documents.replace_one({"_id": "one"}, {"state": "succeeded"}, upsert=True)
+
+    def forget_process(self, process: int) -> None: ...
 
 
 if __name__ == "__main__":
-    server.serve(make_app, server.listen("127.0.0.1", int(sys.argv[1])), 0)
+    server.serve(Bare(), server.listen("127.0.0.1", int(sys.argv[1])), 0, default_processes())

@@ -22,7 +22,7 @@ import click
 import requests
 import structlog
 
-from broker_api.broker import front_end
+from broker_api.broker import FrontEnd
 from broker_api.config import Config
 from broker_api.settings.settings import load
 from broker_api.state.records import binding_key, instance_key
@@ -145,7 +145,7 @@ def dynamic_figures() -> dict[str, str]:
     request, job = Calls(), Calls()
     with Stack(workers=0, flower=False) as stack, stack.client() as client:
         config = Config(None, None)
-        app = front_end(load({**stack.api_settings}, "api", config))
+        app = FrontEnd.compose(load({**stack.api_settings}, "api", config)).app
         runner = compose_runner(compose(load({**stack.worker_settings}, "worker", config)))
         web = app.test_client()
         headers = {"X-Broker-API-Version": "2.17"}

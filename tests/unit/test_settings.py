@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,7 @@ DESIGN = [
     "BROKER_ENCRYPTION_KEYS",
     "BROKER_SECRETS",
     "BROKER_CONFIG",
+    "BROKER_API_PROCESSES",
     "BROKER_SYNC_WAIT_SECONDS",
     "BROKER_SETTLE_SECONDS",
     "BROKER_VERIFY_LOGIN",
@@ -73,6 +75,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
     assert made.redis == RedisSettings.parse("redis://127.0.0.1:6379/0")
     assert made.base_url == "https://cloud.mongodb.com"
     assert (made.sync_wait, made.settle, made.verify_login) == (50, 5, False)
+    assert made.processes == min(4, len(os.sched_getaffinity(0)))
     assert (made.mongo_db, made.mongo_collection, made.mongo_timeout_ms) == ("atlas_broker", "instances", 5000)
 
 
@@ -88,6 +91,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
         ("BROKER_USERS", "a:b, c:d:e", "users", {"a": "b", "c": "d:e"}),
         ("BROKER_ENCRYPTION_KEYS", f"{KEY}, {KEY}", "encryption_keys", (KEY, KEY)),
         ("MONGODB_ATLAS_BASE_URL", "http://h/", "base_url", "http://h"),
+        ("BROKER_API_PROCESSES", "3", "processes", 3),
         ("BROKER_SYNC_WAIT_SECONDS", "0", "sync_wait", 0),
         ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),
         ("BROKER_VERIFY_LOGIN", "True", "verify_login", True),
@@ -140,6 +144,9 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_ENCRYPTION_KEYS", " , "),
     ("BROKER_ENCRYPTION_KEYS", "wr0ng"),
     ("BROKER_ENCRYPTION_KEYS", f"{KEY},wr0ng"),
+    ("BROKER_API_PROCESSES", "0"),
+    ("BROKER_API_PROCESSES", "1.5"),
+    ("BROKER_API_PROCESSES", "65"),
     ("BROKER_SYNC_WAIT_SECONDS", "wr0ng"),
     ("BROKER_SYNC_WAIT_SECONDS", "-1"),
     ("BROKER_SYNC_WAIT_SECONDS", "nan"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from broker_api.server import READ_SECONDS, THREADS
 from tests.dev.broker import Api
@@ -22,13 +23,15 @@ from tests.dev.stack import Stack
 from tests.osb_client import Answer, OsbClient
 from tests.tenant import CLUSTER, eventually
 
+PROCESSES = 2
 HALF_A_REQUEST = b"GET /v2/catalog HTTP/1.1\r\nHost: broker\r\n"
 
 
 @pytest.fixture
 def api(stack: Stack) -> Iterator[Api]:
     """One beside the shared stack's, in a database that no worker looks at."""
-    with Api({**stack.api_settings, "BROKER_MONGO_DB": f"{stack.database}-serving"}, "api-alone") as running:
+    own = {"BROKER_MONGO_DB": f"{stack.database}-serving", "BROKER_API_PROCESSES": str(PROCESSES)}
+    with Api({**stack.api_settings, **own}, "api-alone") as running:
         yield running
     with stack.state.client() as client:
         client.drop_database(f"{stack.database}-serving")
@@ -51,12 +54,86 @@ def test_an_api_killed_with_requests_under_way_can_be_started_again_at_once(api:
 
 def test_clients_that_stop_in_the_middle_of_a_request_hold_up_nobody_for_long(api: Api) -> None:
     with ExitStack() as held:
-        for _ in range(THREADS + 5):
+        for _ in range(PROCESSES * (THREADS + 5)):
             half = held.enter_context(socket.create_connection((HOST, api.port)))
             half.sendall(HALF_A_REQUEST)
         time.sleep(0.5)
         assert requests.get(f"{api.uri}/live", timeout=2 * READ_SECONDS).status_code == 200
     assert "Traceback" not in api.log_text()
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+def _children(api: Api) -> set[int]:
+    assert api.process
+    return {int(pid) for pid in Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children").read_text().split()}
+
+
+def _metrics(api: Api, stack: Stack) -> dict[tuple[str, str], float]:
+    """Return the samples of ``/metrics`` by name and route, asked on a new connection."""
+    text = requests.get(f"{api.uri}/metrics", auth=(stack.user, stack.password), timeout=10).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, sample.labels.get("route", "")): sample.value for sample in samples}
+
+
+def _served_by_each(api: Api) -> None:
+    """Ask until each process has served a request, which its processor time tells."""
+    eventually(lambda: len(_children(api)) == PROCESSES, "all processes have started")
+    before = {pid: _processor_time(pid) for pid in _children(api)}
+
+    def all_have_served() -> bool:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: requests.get(f"{api.uri}/v2/none", timeout=10), range(50)))
+        return all(_processor_time(pid) > used + 5 for pid, used in before.items())
+
+    eventually(all_have_served, "each process has served requests")
+
+
+def _processor_time(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_the_metrics_are_those_of_all_processes_whichever_is_asked(api: Api, stack: Stack) -> None:
+    _served_by_each(api)
+    counted = ("broker_http_request_seconds_count", "none")
+    (first, *others) = [_metrics(api, stack)[counted] for _ in range(12)]
+    assert first % 50 == 0
+    assert others == [first] * 11
+
+
+def test_a_process_that_is_killed_is_replaced_and_what_it_counted_stays(api: Api, stack: Stack) -> None:
+    _served_by_each(api)
+    counted, waiting = ("broker_http_request_seconds_count", "none"), ("broker_sync_waiters", "")
+    before = _metrics(api, stack)[counted]
+    old = _children(api)
+    with OsbClient(api.uri, stack.user, stack.password) as client, ThreadPoolExecutor(1) as pool:
+        request = pool.submit(client.provision, "i", {"cluster": CLUSTER}, accepts_incomplete=None, timeout=30)
+        eventually(lambda: _metrics(api, stack)[waiting] == 1, "the request waits")
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        assert isinstance(request.exception(), requests.RequestException)
+    eventually(lambda: len(_children(api) - old) == PROCESSES, "other processes have replaced them")
+    eventually(lambda: _answers(HOST, api.port), "they serve")
+    after = _metrics(api, stack)
+    assert (after[counted], after[waiting]) == (before, 0)
+    assert "Traceback" not in api.log_text()
+
+
+def test_a_server_leaves_nothing_in_memory_and_removes_what_a_killed_one_has_left(api: Api) -> None:
+    def directories() -> set[Path]:
+        return set(Path("/dev/shm").glob("atlas-broker-metrics-*"))
+
+    others = directories()
+    with Api(api.settings, "api-killed") as killed:
+        (left,) = directories() - others
+        killed.kill()
+        assert left.exists()
+        killed.start()
+        assert not left.exists()
+        assert len(directories() - others) == 1
+        assert killed.stop() == 0
+        assert directories() == others
 
 
 # --- where it listens ---------------------------------------------------------------------------------------------
@@ -137,7 +214,11 @@ def _request_under_way(api: Api, stack: Stack) -> Iterator[Future[Answer]]:
 
 
 def _stopping_api(stack: Stack, seconds: int) -> Api:
-    settings = {"BROKER_MONGO_DB": f"{stack.database}-serving", "BROKER_SYNC_WAIT_SECONDS": str(seconds)}
+    settings = {
+        "BROKER_MONGO_DB": f"{stack.database}-serving",
+        "BROKER_API_PROCESSES": str(PROCESSES),
+        "BROKER_SYNC_WAIT_SECONDS": str(seconds),
+    }
     return Api({**stack.api_settings, **settings}, "api-stopping")
 
 
