@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
+    config.addinivalue_line("markers", "rule(*numbers): the rules of tests/osb that the test is about")
     settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 25)
     settings.load_profile("tests")
 

@@ -12,10 +12,6 @@ from tests.osb.steps import bound, provisioned
 from tests.osb_client import OsbClient
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "rule(*numbers): the rules of the checklist that the test is about")
-
-
 @pytest.fixture
 def state(stack: Stack) -> Iterator[Collection[dict[str, Any]]]:
     """The broker's own collection."""

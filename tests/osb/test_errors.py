@@ -10,7 +10,7 @@ import pytest
 from tests.emulator.client import Emulator
 from tests.osb.offers import MAINTAINED
 from tests.osb.steps import ON_CLUSTER, UNKNOWN, held_update, new_id, provisioned
-from tests.osb_client import Answer, Json, Options, OsbClient
+from tests.osb_client import Answer, Json, OsbClient
 
 ASYNC_REQUIRED = "This service plan requires client support for asynchronous service operations."
 CONCURRENCY = "The Service Broker does not support concurrent requests that mutate the same resource."
@@ -143,57 +143,6 @@ def test_what_is_wrong_with_a_bind_is_400_and_never_422(client: OsbClient, insta
     assert client.bind(instance, new_id(), fields=body).status == 400
 
 
-BODIES: list[tuple[object, str]] = [
-    ({"service_id": None}, "service_id"),
-    ({"service_id": ""}, "service_id"),
-    ({"service_id": 5}, "service_id"),
-    ({"plan_id": []}, "plan_id"),
-    ({"organization_guid": None}, "organization_guid"),
-    ({"space_guid": {}}, "space_guid"),
-    ({"parameters": []}, "parameters"),
-    ({"context": "x"}, "context"),
-    ({"maintenance_info": {"version": 1}}, "maintenance_info.version"),
-    ({"parameters": {"cluster": "a\x00b"}}, "parameters.cluster"),
-    ({"parameters": {"a": {"b": 2**63}}}, "parameters.a.b"),
-    ({"parameters": {"a": [1, -(2**70)]}}, "parameters.a.1"),
-    ({"context": {"a": {"b\x00": 1}}}, "context.a"),
-    ({"plan_id": "x" * 256}, "plan_id"),
-]
-
-
-@pytest.mark.rule("1.4.1", "1.7.9")
-@pytest.mark.parametrize(("changes", "name"), BODIES, ids=lambda value: str(value)[:40])
-def test_a_wrong_body_is_400_and_its_field_is_named(client: OsbClient, changes: Json, name: str) -> None:
-    body = {"service_id": "s", "plan_id": "p", "organization_guid": "o", "space_guid": "s"} | changes
-    answer = client.provision(new_id(), raw=json.dumps({k: v for k, v in body.items() if v is not None}).encode())
-    assert answer.status == 400
-    assert name in answer.description
-
-
-@pytest.mark.rule("1.4.1", "1.7.9")
-@pytest.mark.parametrize(
-    "raw",
-    [b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff\xfe", b'{"a":NaN}', b'{"a":-Infinity}'],
-    ids=str,
-)
-def test_a_body_that_is_no_json_object_is_400(client: OsbClient, instance: str, raw: bytes) -> None:
-    answers = [
-        client.provision(new_id(), raw=raw),
-        client.update(instance, raw=raw),
-        client.bind(instance, new_id(), raw=raw),
-    ]
-    assert [answer.status for answer in answers] == [400, 400, 400]
-    assert all("body" in answer.description or "a " in answer.description for answer in answers)
-
-
-@pytest.mark.rule("1.4.5", "1.4.6")
-def test_a_body_that_is_too_long_is_413_and_the_limit_is_said(client: OsbClient) -> None:
-    body = {**ON_CLUSTER, "x": "y" * 262_144}
-    answer = client.provision(new_id(), body)
-    assert answer.status == 413
-    assert "262144" in answer.description
-
-
 @pytest.mark.rule("1.4.7")
 def test_what_is_absent_is_left_out_and_never_null(client: OsbClient, instance: str, binding: str) -> None:
     answers = [
@@ -205,22 +154,6 @@ def test_what_is_absent_is_left_out_and_never_null(client: OsbClient, instance: 
         client.bind(instance, new_id()),
     ]
     assert not [answer.text for answer in answers if "null" in answer.text]
-
-
-@pytest.mark.rule("1.5.1")
-@pytest.mark.parametrize("flag", ["false", "False", "True", "TRUE", "1", "yes", "", "true ", "null"])
-def test_only_the_word_true_means_that_the_platform_can_poll(
-    async_only: OsbClient, instance: str, binding: str, flag: str
-) -> None:
-    asked: Options = {"accepts_incomplete": None, "query": {"accepts_incomplete": flag}}
-    answers = [
-        async_only.provision(new_id(), ON_CLUSTER, **asked),
-        async_only.update(instance, {"policy-on-delete": "drop"}, **asked),
-        async_only.bind(instance, new_id(), **asked),
-        async_only.unbind(instance, binding, **asked),
-        async_only.deprovision(instance, **asked),
-    ]
-    assert [answer.json.get("error") for answer in answers] == ["AsyncRequired"] * 5
 
 
 @pytest.mark.rule("1.5.2")

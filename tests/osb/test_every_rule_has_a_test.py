@@ -159,8 +159,9 @@ def test_every_rule_has_a_test() -> None:
 
 
 def _marked() -> Iterator[list[str]]:
-    """The arguments of every ``pytest.mark.rule(...)`` beside this file."""
-    for file in Path(__file__).parent.glob("test_*.py"):
+    """The arguments of every ``pytest.mark.rule(...)`` beside this file, and in the tests of the HTTP layer alone."""
+    beside = Path(__file__).parent
+    for file in (*beside.glob("test_*.py"), *(beside.parent / "unit").glob("test_osb_*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.rule":
                 yield [ast.literal_eval(argument) for argument in node.args]

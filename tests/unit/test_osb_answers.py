@@ -18,6 +18,7 @@ def test_the_catalog_is_answered_with_an_etag() -> None:
     assert response.headers["ETag"] == f'"{service.catalog.etag}-2.17"'
 
 
+@pytest.mark.rule("1.1.7")
 def test_a_known_catalog_is_not_sent_again() -> None:
     service = InMemoryService()
     client = a_client(service)
@@ -154,7 +155,8 @@ def test_done_is_an_object_and_gone_is_410() -> None:
         assert (gone.status_code, list(gone.get_json())) == (410, ["description"])
 
 
-@pytest.mark.parametrize("value", ["false", "True", "TRUE", "1", "", "true ", "yes"])
+@pytest.mark.rule("1.5.1")
+@pytest.mark.parametrize("value", ["false", "False", "True", "TRUE", "1", "", "true ", "yes", "null"])
 def test_only_the_literal_true_accepts_incomplete(value: str) -> None:
     service = InMemoryService()
     response = send(a_client(service), "PUT", INSTANCE, json=PROVISION, query_string={"accepts_incomplete": value})

@@ -23,6 +23,7 @@ ROUTES = [
 ]
 
 
+@pytest.mark.rule("1.2.1", "1.2.2")
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_and_every_unknown_path_demands_authentication(method: str, path: str) -> None:
     response = a_client(InMemoryService()).open(path, method=method)
@@ -31,11 +32,13 @@ def test_every_route_and_every_unknown_path_demands_authentication(method: str, 
     assert "password" in description(response)
 
 
+@pytest.mark.rule("1.2.1")
 @pytest.mark.parametrize("auth", [("platform", "wrong"), ("nobody", USER[1]), ("platform", ""), ("", "")])
 def test_wrong_users_and_wrong_passwords_are_refused(auth: tuple[str, str]) -> None:
     assert send(a_client(InMemoryService()), "GET", "/v2/catalog", auth=auth).status_code == 401
 
 
+@pytest.mark.rule("1.2.1")
 @pytest.mark.parametrize("value", ["Basic", "Basic !!!", "Basic /////w==", "Basic cGxhdGZvcm0=", "Bearer x", "x"])
 def test_an_authorization_that_cannot_be_read_is_refused(value: str) -> None:
     response = a_client(InMemoryService()).get("/v2/catalog", headers={**VERSION, "Authorization": value})
@@ -53,6 +56,7 @@ def test_authentication_comes_before_the_version_the_ids_and_the_body() -> None:
     assert client.put("/v2/service_instances/%ff", data="{").status_code == 401
 
 
+@pytest.mark.rule("1.2.1")
 @pytest.mark.parametrize("path", ["/health", "/live", "/ready"])
 def test_probes_need_neither_authentication_nor_a_version(path: str) -> None:
     assert a_client(InMemoryService()).get(path).status_code == 200

@@ -16,22 +16,42 @@ def encoded(value: object) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
-@pytest.mark.parametrize("version", ["2.13", "2.14", "2.17", "2.18", "2.100"])
+@pytest.mark.rule("1.1.2")
+@pytest.mark.parametrize("version", ["2.13", "2.14", "2.15", "2.16", "2.17", "2.18", "2.100"])
 def test_every_minor_version_from_2_13_is_served(version: str) -> None:
     response = send(a_client(InMemoryService()), "GET", "/v2/catalog", headers={"X-Broker-API-Version": version})
     assert response.status_code == 200
 
 
+@pytest.mark.rule("0.1", "1.1.2")
 @pytest.mark.parametrize(
-    "version", ["", " ", "2.12", "2.9", "2.1", "1.20", "3.0", "2", "2.x", "2.17.0", "2.9999999", "\u0662.\u0661\u0667"]
+    "version",
+    [
+        "",
+        " ",
+        "2.12",
+        "2.9",
+        "2.1",
+        "1.20",
+        "3.0",
+        "2",
+        "two",
+        "2.x",
+        "-2.14",
+        "2.17.0",
+        "2.9999999",
+        "\u0662.\u0661\u0667",
+    ],
 )
 def test_other_versions_are_refused_with_a_sentence_that_names_the_header(version: str) -> None:
     headers = {"X-Broker-API-Version": version.encode().decode("latin-1")}
     response = send(a_client(InMemoryService()), "GET", "/v2/catalog", headers=headers)
     assert response.status_code == 412
     assert "X-Broker-API-Version" in description(response)
+    assert "2.13" in description(response)
 
 
+@pytest.mark.rule("0.1", "1.1.1")
 @pytest.mark.parametrize("path", ["/v2/catalog", f"{INSTANCE}/last_operation", "/v2/no/such/path"])
 def test_a_missing_version_is_refused(path: str) -> None:
     response = a_client(InMemoryService()).get(path, auth=USER)
@@ -49,6 +69,7 @@ def test_what_is_for_operators_needs_no_version(path: str) -> None:
     assert a_client(InMemoryService()).get(path, auth=USER).status_code == 200
 
 
+@pytest.mark.rule("1.1.4")
 @pytest.mark.parametrize(
     ("path", "status"), [("/v2/catalog", 200), ("/v2/x", 404), (INSTANCE, 404), ("/v2/service_instances/%00", 400)]
 )
@@ -63,6 +84,7 @@ def test_the_request_identity_is_echoed_where_authentication_or_the_broker_faile
     assert send(client, "GET", INSTANCE, headers={REQUEST: "r-2"}).headers[REQUEST] == "r-2"
 
 
+@pytest.mark.rule("1.1.4")
 @pytest.mark.parametrize("given", [None, ""])
 def test_an_absent_or_empty_request_identity_is_not_echoed(given: str | None) -> None:
     headers = {} if given is None else {REQUEST: given}
@@ -110,10 +132,12 @@ def test_a_long_request_identity_is_echoed_whole_and_kept_in_part() -> None:
     assert service.callers[0].request_id == "r" * 255
 
 
+@pytest.mark.rule("1.1.3")
 @pytest.mark.parametrize(
     "identity",
     [
         "cloudfoundry",
+        "x" * 4000,
         "cloudfoundry !!!",
         f"cloudfoundry {encoded([1])}",
         "cloudfoundry " + base64.b64encode(b'{"user_id": NaN}').decode(),
