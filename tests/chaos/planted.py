@@ -163,10 +163,10 @@ def unauthorized_is_not_found(refusal: Callable[[int, str], type[Refused]]) -> C
 
 
 def always_takes_the_turn(take_turn: Callable[..., object]) -> Callable[..., object]:
-    def broken(status: ClusterStatus, project: str, cluster: str, stages: list[Document]) -> object:
-        long_ago = {"polled_at": None, "answered_at": None, "next_poll": None}
+    def broken(status: ClusterStatus, project: str, cluster: str, stages: list[Document], burst: int) -> object:
+        long_ago = {"polled_at": None, "answered_at": None, "next_poll": None, "polls_booked": None}
         status.housekeeping.collection.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
-        return take_turn(status, project, cluster, stages)
+        return take_turn(status, project, cluster, stages, burst)
 
     return broken
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, cast
 
@@ -72,8 +73,8 @@ class Bench:
 
     def changed(self) -> Change:
         """Note a change, and leave its turn to poll to others."""
-        change, _ = self.status.note_change(PROJECT, CLUSTER)
-        self.store.housekeeping.update_many({}, {"$unset": {"polled_at": 1, "next_poll": 1}})
+        change, _ = self.status.note_change(PROJECT, CLUSTER, urgent=True)
+        self.store.housekeeping.update_many({}, {"$unset": {"polled_at": 1, "next_poll": 1, "polls_booked": 1}})
         return change
 
     def waiting(self, name: str, change: Change, done: Done[Any] | None = DONE) -> Waiting:
@@ -134,13 +135,38 @@ def turns(bench: Bench, seconds: float) -> list[float]:
 
 
 def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_pauses(bench: Bench) -> None:
-    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     assert status["turn"]
     assert status["polled_at"] > change.at
     bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
     found = turns(bench, 2.8)
     pauses = [later - earlier for earlier, later in pairwise([0.0, *found])]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0], abs=0.09)
+
+
+def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_there_are(bench: Bench) -> None:
+    began, polls = time.monotonic(), []
+    while time.monotonic() - began < 2.5:
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+        if status["turn"]:
+            polls.append(status["polled_at"])
+            answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
+            bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": answer}])
+    assert len(polls) > 15
+    assert all(later - earlier > timedelta(seconds=1) for earlier, later in zip(polls, polls[10:], strict=False))
+
+
+def test_a_bind_finds_a_free_turn_after_an_unbind(bench: Bench) -> None:
+    for urgent in [True, False] * 4:
+        began = time.monotonic()
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=urgent)
+        while not status["turn"]:
+            assert not urgent, "the bind waits"
+            assert time.monotonic() - began < 1
+            time.sleep(0.01)
+            status = bench.status.look(PROJECT, CLUSTER)
+        answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
+        bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": answer}])
 
 
 def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
@@ -154,20 +180,20 @@ def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
 def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls_anew(bench: Bench) -> None:
     bench.changed()
     turns(bench, 0.5)
-    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     assert change.overlapped
     assert not status["turn"]
     assert status["pause"] > 100
 
 
 def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
-    assert bench.status.note_change(PROJECT, CLUSTER)[1]["turn"]
+    assert bench.status.note_change(PROJECT, CLUSTER, urgent=True)[1]["turn"]
     time.sleep(0.3)
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
 def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
-    _, status = bench.status.note_change(PROJECT, CLUSTER)
+    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     with pytest.raises(NoAnswer):
         bench.status.poll(Atlas([NoAnswer("no answer")]).client, CLUSTER, status)
     time.sleep(0.15)
@@ -176,7 +202,7 @@ def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
 
 def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:
     bench.budget, atlas = 0, Atlas(["APPLIED"])
-    change, status = bench.status.note_change(PROJECT, CLUSTER)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     status = bench.status.poll(atlas.client, CLUSTER, status)
     assert atlas.polls == []
     assert not bench.status.is_applied(change, status)
@@ -184,8 +210,8 @@ def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -
 
 
 def test_a_change_that_is_noted_after_a_poll_began_is_not_confirmed_by_it(bench: Bench) -> None:
-    _, status = bench.status.note_change(PROJECT, CLUSTER)
-    later, _ = bench.status.note_change(PROJECT, CLUSTER)
+    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     assert not bench.status.is_applied(later, bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status))
 
 
@@ -246,7 +272,7 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
     status = bench.status.look(PROJECT, CLUSTER)
     with pytest.raises(ClusterNotFound, match="It is gone"):
         bench.status.raise_refusal(change, status)
-    later, status = bench.status.note_change(PROJECT, CLUSTER)
+    later, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
     bench.status.raise_refusal(later, status)  # a later change asks again
 
 

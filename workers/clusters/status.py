@@ -24,6 +24,9 @@ PAUSE_MS = 1000
 """The longest pause between two polls in the first ten seconds of a change."""
 LONGEST_PAUSE_MS = 5000
 YOUNG_MS = 10_000
+BURST = 3
+SPACING_MS = 143
+"""Polls of a cluster: ``BURST`` at once, then one in this time. So there are at most ten in any second."""
 IN_FLIGHT_MS = 3000
 """How long no other worker polls while the answer to a poll is outstanding."""
 NO_BUDGET_SECONDS = 1.0
@@ -86,10 +89,15 @@ class ClusterStatus:
     may_poll: Callable[[str], bool]
 
     @storage_errors("note a change")
-    def note_change(self, project: str, cluster: str) -> tuple[Change, Status]:
+    def note_change(self, project: str, cluster: str, *, urgent: bool) -> tuple[Change, Status]:
         """Record that Atlas has just accepted a change of users, and take the turn to poll if it is free.
 
         While an earlier change is being applied, the polls go on as they are: they serve this change too.
+
+        Args:
+            project: The project of the cluster.
+            cluster: The cluster.
+            urgent: An application waits for the change, so it may use the last poll of a burst.
 
         Returns:
             The change, timed after Atlas's answer, and the document of the cluster.
@@ -104,23 +112,24 @@ class ClusterStatus:
             "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
             "next_poll": {"$cond": ["$overlapped", soon, NOW]},
         }
-        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}])
+        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}], BURST if urgent else BURST - 1)
         return Change(as_datetime(document["changed_at"]), bool(document["overlapped"])), document
 
     @storage_errors("look at a cluster")
     def look(self, project: str, cluster: str) -> Status:
         """Return the document of a cluster; take the turn to poll if it is free."""
-        return self._update(project, cluster, [])
+        return self._update(project, cluster, [], BURST - 1)
 
-    def _update(self, project: str, cluster: str, stages: list[Document]) -> Status:
+    def _update(self, project: str, cluster: str, stages: list[Document], burst: int) -> Status:
         """Update the document of a cluster and take the turn to poll if it is free; return the document."""
+        booked = {"$ifNull": ["$polls_booked", EPOCH]}  # until when the polls so far use up the rate
         polled = {"$ifNull": ["$polled_at", EPOCH]}
         answered = {"$gte": [{"$ifNull": ["$answered_at", EPOCH]}, polled]}
-        ago = {"$subtract": [NOW, polled]}
         free = {
             "$and": [
                 {"$lte": [{"$ifNull": ["$next_poll", EPOCH]}, NOW]},
-                {"$gte": [ago, {"$cond": [answered, SHORTEST_PAUSE_MS, IN_FLIGHT_MS]}]},
+                {"$lte": [{"$subtract": [booked, NOW]}, (burst - 1) * SPACING_MS]},
+                {"$or": [answered, {"$gte": [{"$subtract": [NOW, polled]}, IN_FLIGHT_MS]}]},
             ]
         }
         pause = {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}
@@ -134,6 +143,7 @@ class ClusterStatus:
             # Later than the last change, also within the same millisecond.
             "polled_at": {"$cond": ["$turn", {"$max": [NOW, {"$add": ["$changed_at", 1]}]}, "$polled_at"]},
             "next_poll": {"$cond": ["$turn", following, "$next_poll"]},
+            "polls_booked": {"$cond": ["$turn", {"$add": [{"$max": [NOW, booked]}, SPACING_MS]}, "$polls_booked"]},
             "pause": {"$cond": ["$turn", {"$min": [longest, {"$multiply": [2, pause]}]}, "$pause"]},
         }
         document = self.housekeeping.collection.find_one_and_update(

@@ -10,7 +10,7 @@ from structlog.contextvars import get_contextvars
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
-from broker_api.state.records import AnyResource, Binding, Instance, State
+from broker_api.state.records import AnyResource, Binding, Instance, Kind, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
 from workers.clusters.status import Change, Status, cluster_key
@@ -125,7 +125,9 @@ class AtlasJob(Job[AnyResource]):
         """
         if not self.cluster:  # a binding of atlasbroker 2.0.0 whose instance is gone: no cluster is known
             return Next(wait, changes)
-        change, self._status = self.context.status.note_change(self.project, self.cluster)
+        change, self._status = self.context.status.note_change(
+            self.project, self.cluster, urgent=self.operation.kind == Kind.BIND
+        )
         # Repeated after a crash, the change finds its own effect in Atlas.
         return Next(wait, changes, {"changed": change.at, "overlapped": change.overlapped}, repeatable=True)
 
