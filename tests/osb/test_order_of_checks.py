@@ -15,13 +15,8 @@ NO_VERSION = {"X-Broker-API-Version": None}
 BODY = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
 
 
-def test_authentication_comes_before_the_version(client: OsbClient) -> None:
-    answer = client.provision(new_id(), auth=None, headers=NO_VERSION, raw=b"no json")
-    assert answer.status == 401
 
 
-def test_the_version_comes_before_the_body(client: OsbClient) -> None:
-    assert client.provision(new_id(), headers=NO_VERSION, raw=b"no json").status == 412
 
 
 def test_the_version_comes_before_the_mandatory_query_of_a_delete(client: OsbClient) -> None:

@@ -51,6 +51,7 @@ def test_without_users_nobody_is_let_in() -> None:
     assert send(create_app(InMemoryService().service, {}).test_client(), "GET", "/v2/catalog").status_code == 401
 
 
+@pytest.mark.rule("1.0")
 def test_authentication_comes_before_the_version_the_ids_and_the_body() -> None:
     client = a_client(InMemoryService())
     assert client.put("/v2/service_instances/%ff", data="{").status_code == 401

@@ -59,6 +59,7 @@ def test_a_missing_version_is_refused(path: str) -> None:
     assert "X-Broker-API-Version" in description(response)
 
 
+@pytest.mark.rule("1.0")
 def test_the_version_comes_before_the_ids_and_the_body() -> None:
     client = a_client(InMemoryService())
     assert client.put("/v2/service_instances/%ff", data="{", auth=USER).status_code == 412
