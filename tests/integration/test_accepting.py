@@ -141,7 +141,14 @@ def documents(state_mongod: Mongod) -> Iterator[Documents]:
         mongo.drop_database(name)
 
 
-@pytest.mark.parametrize("other", [ObjectId(), 7, {"restored": "by hand"}, "6b0af8a9794d323c074530f8", "zz"], ids=str)
+MADE_NOW = ObjectId()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [MADE_NOW, 7, {"restored": "by hand"}, "6b0af8a9794d323c074530f8", "zz"],
+    ids=lambda other: "made now" if other is MADE_NOW else str(other),  # the same in each process of a run
+)
 def test_one_document_with_an_id_of_another_form_is_found_among_many(documents: Documents, other: object) -> None:
     own = [f"{kind}/{n}" for n in range(5_000) for kind in ("instance", "binding")]
     documents.insert_many([{"_id": key} for key in own])
