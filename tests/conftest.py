@@ -38,8 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 APART = ("deploy", "integration", "unit")
 """Folders whose files share few servers or none."""
-LONGEST = ("chaos/", "atlas/test_", "osb/", "integration/redis/", "atlas/databases/")
-"""How the files of the folders begin that take longest."""
+LONGEST = ("osb/", "integration/shared/", "chaos/", "integration/redis/", "atlas/test_", "e2e/", "properties/")
+"""How the paths of the tests begin that take longest, the longest first."""
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

@@ -13,14 +13,14 @@ from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def atlas_of_many(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
     with AtlasEmulator(cluster_mongod, name="atlas-of-many") as emulator:
         furnish(emulator.control)
         yield emulator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def many_projects(
     atlas_of_many: AtlasEmulator,
     state_mongod: Mongod,

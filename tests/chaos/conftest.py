@@ -12,14 +12,14 @@ from tests.chaos.scenarios import Scenario
 from tests.chaos.slow import SLOWEST
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def breakable() -> Iterator[Chaos]:
     """Started once for this folder; ``chaos`` mends it before and after each test."""
     with breakable_broker() as chaos:
         yield chaos
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def elsewhere(request: pytest.FixtureRequest, *, long_form: bool) -> Iterator[Mapping[Scenario, Future[None]]]:
     """What becomes of the slow stories that are among the chosen tests, by story; told one after the other."""
     callspecs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]

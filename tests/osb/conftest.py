@@ -36,7 +36,7 @@ def binding(stack: Stack, instance: str) -> str:
 def _platform_of_another_api(**settings: str) -> object:
     """Make a fixture: a platform of another API process beside the stack's, on the same state, Redis and workers."""
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture(scope="package")
     def platform(stack: Stack) -> Iterator[OsbClient]:
         with Api({**stack.api_settings, **settings}) as api, OsbClient(api.uri, stack.user, stack.password) as client:
             yield client

@@ -15,10 +15,6 @@ NO_VERSION = {"X-Broker-API-Version": None}
 BODY = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
 
 
-
-
-
-
 def test_the_version_comes_before_the_mandatory_query_of_a_delete(client: OsbClient) -> None:
     assert client.deprovision(new_id(), headers=NO_VERSION, query={"service_id": None}).status == 412
 

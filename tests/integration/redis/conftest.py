@@ -9,7 +9,7 @@ from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
     """A stack with a Redis of its own."""
     with Stack(
