@@ -53,7 +53,10 @@ class LegacyDocuments:
         self._exist = True
 
     def exist(self) -> bool:
-        """Return whether there are any; one query in ``REMEMBERED_SECONDS``, however many documents there are."""
+        """Return whether there are any, for requests that create; deletes and shared databases are always looked up.
+
+        This is one query in ``REMEMBERED_SECONDS``, however many documents there are.
+        """
         now = time.monotonic()
         if now - self._looked_at >= REMEMBERED_SECONDS:
             self._exist = self._collection.find_one(_OTHER_KEYS, {"_id": 1}) is not None
@@ -79,7 +82,7 @@ class LegacyDocuments:
     def adopt_bindings(self, instance_id: str) -> None:
         """Convert the documents of all bindings of an instance."""
         query = {**_written_before(instance_id, None), "binding_id": {"$exists": True}}
-        for binding_id in self._collection.distinct("binding_id", query) if self.exist() else ():
+        for binding_id in self._collection.distinct("binding_id", query):
             self.adopt(instance_id, binding_id)
 
     def sharing(self, instance: Instance) -> list[Instance]:
@@ -92,8 +95,7 @@ class LegacyDocuments:
             "cluster": instance.cluster,
             "database": in_any_case(instance.database or ""),
         }
-        found = self._collection.find(query) if self.exist() else ()
-        return [Instance.read(_converted(document, "")) for document in found]
+        return [Instance.read(_converted(document, "")) for document in self._collection.find(query)]
 
     def forget(self, found: Instance | Binding) -> None:
         """Remove the documents for an instance or binding that is being deleted.
