@@ -45,5 +45,6 @@ def _platform_of_another_api(**settings: str) -> object:
 
 
 hasty = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="2")
+one_process = _platform_of_another_api(BROKER_API_PROCESSES="1")
 async_only = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="0")
 several_plans = _platform_of_another_api(BROKER_CONFIG="tests.osb.offers:config")

@@ -1,11 +1,13 @@
 """Ownership of databases: users reach and destroy only what their own organization and space have put there."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
 
+from broker_api.state.legacy import REMEMBERED_SECONDS
 from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, project_secrets
 from tests.atlas.databases.test_dropping import DROP, exists, write
 from tests.atlas.operator_config import SeedsWay
@@ -536,6 +538,7 @@ def test_what_the_old_broker_left_is_served_kept_and_given_to_nobody_else(broker
     old = {"instance_id": instance, "database": name, "cluster": cluster, "parameters": {"cluster": cluster, **DROP}}
     with held(broker.stack) as documents:
         documents.insert_one(old)
+    time.sleep(REMEMBERED_SECONDS)  # so long a process remembers that there were no such documents
     write(broker, name)
     assert "is taken" in refused(broker, cluster, database=name)
     broker.bind(instance)
