@@ -15,20 +15,26 @@ _SHARED: list[Any] = [
 ]
 
 
+class _Lines(structlog.WriteLogger):
+    """Writes the broker's own lines, without a detour through ``logging``, which takes three times as long."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
 def configure(level: int = logging.INFO) -> None:
     """Write the logs of the broker and of its libraries to standard error in one form; each command calls it once."""
+    render = structlog.processors.JSONRenderer()
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*_SHARED, render],
+        logger_factory=_Lines,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    render: list[Any] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.JSONRenderer(),
-    ]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=_SHARED))
+    of_libraries = logging.StreamHandler(sys.stderr)
+    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, render]
+    of_libraries.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=_SHARED))
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [of_libraries]
     root.setLevel(level)

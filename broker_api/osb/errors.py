@@ -16,7 +16,7 @@ from broker_api.json_types import JsonObject
 from broker_api.osb.api_versions import ERROR, known
 from broker_api.osb.responses import json_response
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 _NO_STORAGE = "The broker cannot reach its database at the moment. Ask again in a while."
 

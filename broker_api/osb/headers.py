@@ -21,7 +21,7 @@ _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _USER_FIELDS = ("user_id", "username", "uid")
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 def require_version(headers: Headers) -> int:

@@ -25,7 +25,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"}) | _MUTATIONS
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the directory in which all processes of a server count; prometheus_client reads it too."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 def forget_process(process: int) -> None:
