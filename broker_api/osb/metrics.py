@@ -108,7 +108,11 @@ class _Operations(Collector):
             yield GaugeMetricFamily("broker_mongodb_up", up, value=0)
             return
         yield GaugeMetricFamily("broker_mongodb_up", up, value=1)
-        operations = GaugeMetricFamily("broker_operations", "Operations in MongoDB.", labels=("kind", "state"))
+        operations = GaugeMetricFamily(
+            "broker_operations",
+            "Operations in MongoDB: open ones now, others at the last count.",
+            labels=("kind", "state"),
+        )
         for (kind, state), number in counts.items():
             operations.add_metric((kind, state), number)
         yield operations

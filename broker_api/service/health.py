@@ -8,6 +8,7 @@ from broker_api.jobs.queue import Queue
 from broker_api.json_types import JsonObject
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.operation_counts import OperationCounts
 from broker_api.state.store import Store
 
 
@@ -18,6 +19,7 @@ class Health:
     store: Store
     queue: Queue
     keys: KeyCheck
+    counts: OperationCounts
 
     def readiness(self) -> tuple[bool, JsonObject]:
         """Return whether MongoDB answers, and the body of ``/ready``, which names all other trouble."""
@@ -32,9 +34,10 @@ class Health:
         """Return the figures of ``/metrics`` that all processes share.
 
         Returns:
-            The number of operations by kind and state, and for how many seconds the oldest due operation has waited.
+            The number of operations by kind and state (see ``OperationCounts``), and for how many seconds the oldest
+            due operation has waited.
 
         Raises:
             ErrStorageMongoConnection: MongoDB does not answer.
         """
-        return self.store.counts(), self.store.oldest_due_seconds()
+        return self.counts.read(), self.store.oldest_due_seconds()

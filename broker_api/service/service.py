@@ -14,6 +14,7 @@ from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.operation_counts import OperationCounts
 from broker_api.state.store import Store
 
 
@@ -34,11 +35,17 @@ class Service:
             SettingError: the catalog in the ``Config`` is wrong.
         """
         catalog = Catalog(settings.config)
+        housekeeping = Housekeeping(store)
         operations = OperationStarter(store, queue)
         sync_wait = SyncWait(store, settings.sync_wait)
         return cls(
             catalog=catalog,
             instances=Instances(settings, catalog, store, operations, sync_wait),
             bindings=Bindings(settings, catalog, store, operations, sync_wait),
-            health=Health(store, queue, KeyCheck(Housekeeping(store), Vault(settings.encryption_keys))),
+            health=Health(
+                store,
+                queue,
+                KeyCheck(housekeeping, Vault(settings.encryption_keys)),
+                OperationCounts(store, housekeeping),
+            ),
         )

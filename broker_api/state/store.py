@@ -6,7 +6,6 @@ that of two concurrent requests only one begins its operation. The other request
 Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +25,6 @@ from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
     EPOCH,
     HOLDS_NOTHING,
-    UNREADABLE,
     AnyResource,
     Binding,
     Instance,
@@ -301,17 +299,6 @@ class Store:
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
-
-    @storage_errors("count")
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Return the number of operations by (kind, state)."""
-        group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
-        rows = self.collection.aggregate([{"$match": {"operation.id": {"$exists": True}}}, {"$group": group}])
-        counted: Counter[tuple[str, str]] = Counter()
-        for row in rows:
-            kind, state = (str(row["_id"].get(field, UNREADABLE)) for field in ("kind", "state"))
-            counted[kind, state] += row["n"]
-        return dict(counted)
 
     @storage_errors("count")
     def oldest_due_seconds(self) -> float:

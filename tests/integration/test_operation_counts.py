@@ -1,0 +1,88 @@
+"""The counts of ``/metrics``: right, and at a cost that does not grow with the number of documents."""
+
+import time
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from broker_api.errors import ErrStorageMongoConnection
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import connect
+from broker_api.state.operation_counts import PAUSE_SECONDS, OperationCounts
+from broker_api.state.records import Kind
+from broker_api.state.store import Start, Store
+from tests.dev.services import Mongod
+from tests.tenant import eventually
+
+MANY = 5_000
+
+
+@pytest.fixture
+def store(state_mongod: Mongod) -> Iterator[Store]:
+    with connect(state_mongod.uri, 5000) as client:
+        name = f"counts-{uuid4().hex[:8]}"
+        store = Store(client, name, "instances")
+        store.prepare()
+        yield store
+        client.drop_database(name)
+
+
+def add(store: Store, number: int, kind: str, state: str) -> None:
+    operation = {"id": "x", "kind": kind, "state": state, "open": False}
+    store.collection.insert_many([{"_id": f"instance/{uuid4()}", "operation": operation} for _ in range(number)])
+
+
+def counts(store: Store) -> OperationCounts:
+    """Return those of another process."""
+    return OperationCounts(store, Housekeeping(store))
+
+
+def test_open_operations_are_counted_now_and_others_soon(store: Store) -> None:
+    add(store, 3, "bind", "succeeded")
+    assert store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    assert counts(store).read() == {("provision", "in progress"): 1}
+    everything = {("provision", "in progress"): 1, ("bind", "succeeded"): 3}
+    eventually(lambda: counts(store).read() == everything, "the others are counted in the background")
+
+
+def test_one_process_counts_for_all_and_not_again_at_once(store: Store) -> None:
+    counts(store).refresh()
+    add(store, 2, "unbind", "failed")
+    other = counts(store)
+    other.refresh()
+    assert not other.read()
+    until = Housekeeping(store).read("operation counts")["until"]
+    assert PAUSE_SECONDS / 2 < (until - store.now()).total_seconds() <= PAUSE_SECONDS
+    Housekeeping(store).write("operation counts", {"until": store.now()})
+    counts(store).refresh()
+    assert other.read() == {("unbind", "failed"): 2}
+
+
+def test_a_request_reads_as_few_documents_with_many_as_with_none(store: Store) -> None:
+    add(store, MANY, "bind", "succeeded")
+    counts(store).refresh()
+    assert store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    database = store.collection.database
+    database.command("profile", 2)
+    assert counts(store).read() == {("bind", "succeeded"): MANY, ("provision", "in progress"): 1}
+    store.oldest_due_seconds()
+    database.command("profile", 0)
+    looks = list(database["system.profile"].find({"ns": {"$regex": r"\.instances"}}))
+    assert sum(look.get("docsExamined", 0) + look.get("keysExamined", 0) for look in looks) < 10, looks
+
+
+def test_without_mongodb_it_is_said_so_and_the_next_count_is_tried_later(mongod: Mongod) -> None:
+    with connect(mongod.uri, 300) as client:
+        counted = counts(Store(client, "counts", "instances"))
+        mongod.kill()
+        began = time.monotonic()
+        with pytest.raises(ErrStorageMongoConnection):
+            counted.read()
+        assert time.monotonic() - began < 5
+
+
+@pytest.fixture
+def mongod() -> Iterator[Mongod]:
+    with Mongod("mongod-counts") as server:
+        yield server
