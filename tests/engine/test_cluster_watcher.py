@@ -186,6 +186,19 @@ def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls
     assert status["pause"] > 100
 
 
+def test_changes_that_come_during_a_poll_are_polled_at_once_when_it_says_applied(bench: Bench) -> None:
+    for _ in range(5):
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+        later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+        assert later.overlapped
+        bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status)
+        time.sleep(0.26)
+        status = bench.status.look(PROJECT, CLUSTER)
+        assert status["turn"]
+        assert bench.status.is_applied(later, bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status))
+        time.sleep(0.26)
+
+
 def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
     assert bench.status.note_change(PROJECT, CLUSTER, urgent=True)[1]["turn"]
     time.sleep(0.3)
@@ -288,8 +301,9 @@ def test_users_read_why_a_poll_has_failed_and_it_is_repeated(
     bench: Bench, messages: Client, error: Exception, sentence: str
 ) -> None:
     atlas, change = Atlas([error, error, "APPLIED"]), bench.changed()
+    watcher = bench.watcher(atlas)
     for each in [bench.waiting(name, change) for name in ("a", "b")]:
-        bench.watcher(atlas).watch(PROJECT, CLUSTER, each)
+        watcher.watch(PROJECT, CLUSTER, each)
     eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told", 5)
     assert bench.ended("a", "b", seconds=15)
     assert (len(atlas.polls), sent(messages)) == (3, 0)

@@ -24,8 +24,8 @@ PAUSE_MS = 1000
 """The longest pause between two polls in the first ten seconds of a change."""
 LONGEST_PAUSE_MS = 5000
 YOUNG_MS = 10_000
-BURST = 3
-SPACING_MS = 143
+BURST = 2
+SPACING_MS = 125
 """Polls of a cluster: ``BURST`` at once, then one in this time. So there are at most ten in any second."""
 IN_FLIGHT_MS = 3000
 """How long no other worker polls while the answer to a poll is outstanding."""
@@ -185,12 +185,13 @@ class ClusterStatus:
                 self.housekeeping.write(name, refusal | {"answered_at": In(0)})
             raise
         values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
-        status = {**turn, **values}
         latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
-        if answer == APPLIED and is_confirmed(latest, status, self.settle_seconds):
-            values["settled"] = asked_at
-        self.housekeeping.write(name, values | {"answered_at": In(0)})
-        return status
+        schedule: Document = {}
+        if answer == APPLIED and is_confirmed(latest, {**turn, **values}, self.settle_seconds):
+            values |= {"settled": asked_at, "pause": SHORTEST_PAUSE_MS}
+            schedule = {"next_poll": In(0)}  # for changes that have come since
+        self.housekeeping.write(name, values | schedule | {"answered_at": In(0)})
+        return {**turn, **values}
 
     def raise_refusal(self, change: Change, status: Status) -> None:
         """Raise the error of the last poll since a change, of any worker, if a retry cannot help.

@@ -95,9 +95,9 @@ class ClusterWatcher:
             try:
                 if not all(self._status.is_applied(one.change, status) for one in waiting):
                     status = self._status.look(project, cluster)
-                    pause = _pause(status)
                     if status["turn"]:
                         status = self._status.poll(self._client(project), cluster, status)
+                    pause = _pause(status)
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
@@ -198,5 +198,7 @@ def _pause(status: Status) -> float:
     Without the turn it comes sooner, to find another worker's answer. It comes after a second at the latest, since a
     new change may have brought the next poll forward.
     """
+    if status.get("settled") == status.get("polled_at"):  # changes that have come since are polled at once
+        return SHORTEST_PAUSE_MS / 1000
     pause = ((status.get("next_poll") or EPOCH) - (status.get("polled_at") or EPOCH)).total_seconds()
     return min(PAUSE_MS / 1000, max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4))
