@@ -54,7 +54,7 @@ class OperatorConfig(Config):
         return super().generate_binding_permissions(binding, permissions)
 
 
-class SeedsWay(OperatorConfig):
+class AnyDatabase(OperatorConfig):
     """Instances may have any database."""
 
     DATABASES = "any"

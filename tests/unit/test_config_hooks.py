@@ -109,7 +109,7 @@ def test_users_are_looked_for_in_admin_where_the_string_does_not_say(given_by_at
     assert with_credentials(given_by_atlas, "u", "p", "db") == handed_out
 
 
-def test_credentials_have_the_seeds_four_keys_and_the_srv_form_where_there_is_one() -> None:
+def test_credentials_have_the_legacy_four_keys_and_the_srv_form_where_there_is_one() -> None:
     without = Config({}, {}).generate_binding_credentials(binding(standard=STANDARD))
     assert set(without) == {"username", "password", "database", "uri"}
     both = Config({}, {}).generate_binding_credentials(binding(standard=STANDARD, srv=SRV))
@@ -122,7 +122,7 @@ def test_a_cluster_with_only_an_srv_string_gives_that_as_uri() -> None:
     assert made["uri"] == made["connectionString"]
 
 
-def test_a_cluster_without_any_string_is_the_seeds_error() -> None:
+def test_a_cluster_without_any_string_is_the_legacy_error() -> None:
     with pytest.raises(ErrClusterConfig, match=r"The cluster configuration for c is not available\."):
         Config({}, {}).generate_binding_credentials(binding())
 
@@ -164,7 +164,7 @@ def test_an_instance_tells_a_hook_its_cluster_and_its_database_once_that_is_sett
     assert binding().instance.get_dbname() == "db"
 
 
-def test_a_binding_gets_the_seeds_roles_unless_it_asks_for_others() -> None:
+def test_a_binding_gets_the_legacy_roles_unless_it_asks_for_others() -> None:
     config = Config({}, {})
     assert roles(config) == roles(config, role="readWrite") == [Role("dbAdmin", "db"), Role("readWrite", "db")]
     assert roles(config, role="readOnly") == [Role("read", "db")]
@@ -182,6 +182,6 @@ def test_custom_roles_that_the_config_allows_are_atlass_own_and_live_in_admin() 
     assert roles(Custom({}, {}), roles=["auditor"]) == [Role("auditor", "admin")]
 
 
-def test_permissions_take_the_seeds_names_and_no_role_twice() -> None:
+def test_permissions_take_the_legacy_names_and_no_role_twice() -> None:
     permissions = Permissions().add_roles("db", [RoleSpecs.dbAdmin, RoleSpecs.readWrite]).add_role("db", "readWrite")
     assert permissions.roles == [Role("dbAdmin", "db"), Role("readWrite", "db")]

@@ -17,7 +17,7 @@ from broker_api.state.records import binding_key, instance_key
 ids = st.text(min_size=1, max_size=255)
 
 
-def test_plain_ids_make_the_names_of_the_seed() -> None:
+def test_plain_ids_make_the_names_of_atlasbroker_2() -> None:
     plain = str(uuid4())
     assert database_name(plain) == f"instance-{plain}"
     assert username(plain) == plain
@@ -39,7 +39,7 @@ def test_any_id_makes_a_database_name_that_fits_the_small_tiers(instance_id: str
     assert name == database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES)
 
 
-def test_a_short_name_of_a_small_tier_is_that_of_the_seed_and_a_long_one_stays_readable() -> None:
+def test_a_short_name_of_a_small_tier_is_that_of_atlasbroker_2_and_a_long_one_stays_readable() -> None:
     limit = MAX_SHARED_TIER_DATABASE_BYTES
     assert database_name("a" * 29, limit) == "instance-" + "a" * 29
     one, other = (database_name(f"6b02f1b4-63ae-4a36-9e2d-00000000000{n}", limit) for n in (1, 2))

@@ -223,7 +223,7 @@ FILE: dict[str, Any] = {
 }
 
 
-def test_a_secrets_file_of_the_seeds_form_with_the_further_sections_is_enough(tmp_path: Path) -> None:
+def test_a_secrets_file_of_the_legacy_form_with_the_further_sections_is_enough(tmp_path: Path) -> None:
     made = in_file(tmp_path, FILE)
     assert (made.mongo_uri, made.mongo_db, made.mongo_collection, made.mongo_timeout_ms) == (
         "mongodb://file",

@@ -1,16 +1,14 @@
 """Ownership of databases: users reach and destroy only what their own organization and space have put there."""
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
 
-from broker_api.state.legacy import REMEMBERED_SECONDS
 from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, project_secrets
 from tests.atlas.databases.test_dropping import DROP, exists, write
-from tests.atlas.operator_config import SeedsWay
+from tests.atlas.operator_config import AnyDatabase
 from tests.books import document, held
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
@@ -27,17 +25,17 @@ def name() -> str:
 
 
 @pytest.fixture(scope="module")
-def _seeds_way(many_projects: Callable[[float], ManyProjects]) -> Iterator[Broker]:
+def _any_database(many_projects: Callable[[float], ManyProjects]) -> Iterator[Broker]:
     stack = many_projects(0)
-    with in_this_process(stack, SeedsWay({"atlas": project_secrets()})) as log, stack.client() as client:
+    with in_this_process(stack, AnyDatabase({"atlas": project_secrets()})) as log, stack.client() as client:
         yield Broker(stack, client, [log])
 
 
 @pytest.fixture
-def seeds_way(_seeds_way: Broker, broker: Broker) -> Broker:
+def any_database(_any_database: Broker, broker: Broker) -> Broker:
     """A broker whose Config says that instances may have any database; ``broker`` calms Atlas afterwards."""
     assert broker
-    return _seeds_way
+    return _any_database
 
 
 def tenant(organization: str, space: str = "space") -> Json:
@@ -107,12 +105,12 @@ def test_a_refused_provision_can_be_deleted_and_drops_nothing(broker: Broker, na
     assert exists(broker, name)
 
 
-def test_the_seeds_way_gives_such_a_database_and_never_drops_it(seeds_way: Broker, name: str) -> None:
-    write(seeds_way, name)
-    cluster = seeds_way.cluster()
-    instance = have(seeds_way, cluster, database=name, **DROP)
-    assert f"The database {name} on {cluster} was kept" in delete(seeds_way, instance)
-    assert exists(seeds_way, name)
+def test_the_setting_any_gives_such_a_database_and_never_drops_it(any_database: Broker, name: str) -> None:
+    write(any_database, name)
+    cluster = any_database.cluster()
+    instance = have(any_database, cluster, database=name, **DROP)
+    assert f"The database {name} on {cluster} was kept" in delete(any_database, instance)
+    assert exists(any_database, name)
 
 
 @pytest.mark.parametrize("kind", ["free", "flex"])
@@ -329,35 +327,37 @@ def test_a_name_of_the_brokers_own_form_cannot_be_taken_before_the_instance_come
     assert broker.client.wait(own).state == "succeeded"
 
 
-def test_an_instance_whose_own_name_another_owner_has_is_refused(seeds_way: Broker) -> None:
-    cluster, future = seeds_way.cluster(), new_id()
-    have(seeds_way, cluster, tenant("b"), database=f"instance-{future}")
-    accepted = seeds_way.client.provision(future, {"cluster": cluster, "project": MAIN})
-    ended = seeds_way.client.wait(future, operation=accepted.operation)
+def test_an_instance_whose_own_name_another_owner_has_is_refused(any_database: Broker) -> None:
+    cluster, future = any_database.cluster(), new_id()
+    have(any_database, cluster, tenant("b"), database=f"instance-{future}")
+    accepted = any_database.client.provision(future, {"cluster": cluster, "project": MAIN})
+    ended = any_database.client.wait(future, operation=accepted.operation)
     assert (ended.state, "is taken" in ended.description) == ("failed", True)
 
 
-def test_in_the_seeds_way_others_share_and_only_the_owner_drops(seeds_way: Broker, name: str) -> None:
-    cluster = seeds_way.cluster()
-    mine = have(seeds_way, cluster, database=name, **DROP)
-    theirs = have(seeds_way, cluster, tenant("b"), database=name, **DROP)
-    write(seeds_way, name)
-    seeds_way.client.deprovision(mine)
-    assert f"the instance {theirs} uses it too" in seeds_way.failure(mine)
-    assert "was kept" in delete(seeds_way, theirs)
-    assert exists(seeds_way, name)
-    assert delete(seeds_way, mine) == "The instance is gone."
-    assert not exists(seeds_way, name)
+def test_with_the_setting_any_others_share_and_only_the_owner_drops(any_database: Broker, name: str) -> None:
+    cluster = any_database.cluster()
+    mine = have(any_database, cluster, database=name, **DROP)
+    theirs = have(any_database, cluster, tenant("b"), database=name, **DROP)
+    write(any_database, name)
+    any_database.client.deprovision(mine)
+    assert f"the instance {theirs} uses it too" in any_database.failure(mine)
+    assert "was kept" in delete(any_database, theirs)
+    assert exists(any_database, name)
+    assert delete(any_database, mine) == "The instance is gone."
+    assert not exists(any_database, name)
 
 
-def test_in_the_seeds_way_what_an_owner_left_behind_is_not_destroyed_by_others(seeds_way: Broker, name: str) -> None:
-    cluster = seeds_way.cluster()
-    mine = have(seeds_way, cluster, database=name)
-    write(seeds_way, name)
-    delete(seeds_way, mine)
-    theirs = have(seeds_way, cluster, tenant("b"), database=name, **DROP)
-    assert "was kept" in delete(seeds_way, theirs)
-    assert exists(seeds_way, name)
+def test_with_the_setting_any_what_an_owner_left_behind_is_not_destroyed_by_others(
+    any_database: Broker, name: str
+) -> None:
+    cluster = any_database.cluster()
+    mine = have(any_database, cluster, database=name)
+    write(any_database, name)
+    delete(any_database, mine)
+    theirs = have(any_database, cluster, tenant("b"), database=name, **DROP)
+    assert "was kept" in delete(any_database, theirs)
+    assert exists(any_database, name)
 
 
 # --- spellings, hooks, tiers ------------------------------------------------------------------------------------
@@ -376,9 +376,11 @@ def test_a_name_in_another_spelling_is_refused(broker: Broker, name: str, owner:
     have(broker, broker.cluster(), database=name.upper())  # on another cluster it is another database
 
 
-def test_a_name_that_atlas_lists_in_another_spelling_is_refused(broker: Broker, seeds_way: Broker, name: str) -> None:
+def test_a_name_that_atlas_lists_in_another_spelling_is_refused(
+    broker: Broker, any_database: Broker, name: str
+) -> None:
     cluster = lists(broker, name)
-    for each in (broker, seeds_way):
+    for each in (broker, any_database):
         assert "only in upper and lower case" in refused(each, cluster, database=name.upper())
 
 
@@ -538,7 +540,6 @@ def test_what_the_old_broker_left_is_served_kept_and_given_to_nobody_else(broker
     old = {"instance_id": instance, "database": name, "cluster": cluster, "parameters": {"cluster": cluster, **DROP}}
     with held(broker.stack) as documents:
         documents.insert_one(old)
-    time.sleep(REMEMBERED_SECONDS)  # so long a process remembers that there were no such documents
     write(broker, name)
     assert "is taken" in refused(broker, cluster, database=name)
     broker.bind(instance)

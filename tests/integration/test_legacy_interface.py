@@ -29,8 +29,8 @@ from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
 from tests.tenant import CLUSTER, Tenant, eventually, works
 
-USER, PASSWORD = "platform", "seed-p4ss:word"
-SEEDS_PORT = 5000
+USER, PASSWORD = "platform", "legacy-p4ss:word"
+LEGACY_PORT = 5000
 
 
 def example(word: str) -> str:
@@ -48,9 +48,9 @@ def secrets(tmp_path: Path, state_mongod: Mongod, redis_server: Redis, emulator:
 def secret_file(
     folder: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, redis_database: int = 9
 ) -> Path:
-    """A secret.json of the seed's form, with the further sections that this broker has. It needs no environment."""
+    """A secret.json of the legacy form, with the further sections that this broker has. It needs no environment."""
     content = {
-        "mongo": {"uri": state_mongod.uri, "db": f"seed-{uuid4().hex}", "timeoutms": 5000, "collection": "instances"},
+        "mongo": {"uri": state_mongod.uri, "db": f"legacy-{uuid4().hex}", "timeoutms": 5000, "collection": "instances"},
         "atlas": {"user": emulator.public_key, "password": emulator.private_key, "group": emulator.project_id},
         "users": {USER: PASSWORD},
         "encryption_keys": [Fernet.generate_key().decode()],
@@ -113,9 +113,9 @@ def leader(server: Server) -> int:
 # --- Broker(config).run() ---------------------------------------------------------------------------------------
 
 
-def test_run_without_arguments_listens_where_the_seed_did() -> None:
+def test_run_without_arguments_listens_where_atlasbroker_did() -> None:
     parameters = inspect.signature(Broker.run).parameters
-    assert (parameters["host"].default, parameters["port"].default) == ("0.0.0.0", SEEDS_PORT)
+    assert (parameters["host"].default, parameters["port"].default) == ("0.0.0.0", LEGACY_PORT)
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def custom(
 ) -> Iterator[Script]:
     """The README's script, word for word, on port 5000; on another one only where somebody else has that."""
     secrets = secret_file(tmp_path_factory.mktemp("custom"), state_mongod, redis_server, emulator, redis_database=7)
-    text, port = example("class CustomConfig"), SEEDS_PORT
-    if _taken(SEEDS_PORT):
+    text, port = example("class CustomConfig"), LEGACY_PORT
+    if _taken(LEGACY_PORT):
         port = free_port()
         text = text.replace("run()", f"run(port={port})")
     with python(secrets, text, port, emulator) as running:
@@ -249,7 +249,7 @@ def test_constructing_a_config_calls_nothing(atlas: Emulator) -> None:
     assert config.broker["plans"][0]["id"] == Config.UUID_PLANS_EXISTING_CLUSTER
 
 
-def test_the_names_that_subclasses_of_the_seed_use_are_there() -> None:
+def test_the_names_that_subclasses_of_atlasbroker_use_are_there() -> None:
     assert Config.UUID_SERVICES_CLUSTER == "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
     assert Config.UUID_PLANS_EXISTING_CLUSTER == "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
     assert (Config.PARAMETER_CLUSTER, Config.PARAMETER_DATABASE) == ("cluster", "database")
