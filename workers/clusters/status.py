@@ -125,8 +125,10 @@ class ClusterStatus:
         booked = {"$ifNull": ["$polls_booked", EPOCH]}  # until when the polls so far use up the rate
         polled = {"$ifNull": ["$polled_at", EPOCH]}
         answered = {"$gte": [{"$ifNull": ["$answered_at", EPOCH]}, polled]}
+        settled = {"$gt": [{"$ifNull": ["$settled", EPOCH]}, {"$ifNull": ["$changed_at", NOW]}]}
         free = {
             "$and": [
+                {"$not": settled},
                 {"$lte": [{"$ifNull": ["$next_poll", EPOCH]}, NOW]},
                 {"$lte": [{"$subtract": [booked, NOW]}, (burst - 1) * SPACING_MS]},
                 {"$or": [answered, {"$gte": [{"$subtract": [NOW, polled]}, IN_FLIGHT_MS]}]},
