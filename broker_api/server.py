@@ -45,6 +45,8 @@ LINGER_SECONDS = 2
 """How many seconds a stopping process keeps connections on which no request has arrived yet."""
 READ_SECONDS = 10
 """How many seconds a client may pause within a request; the request occupies a thread meanwhile."""
+LEFT_SECONDS = 60
+"""How old a directory of metrics is at least that counts as left by a server that was killed."""
 BACKLOG = 2048
 HEADER_BYTES = 65_536
 """The limit of one header: an originating identity may contain all groups of its user."""
@@ -198,12 +200,15 @@ def shared_metrics() -> Iterator[None]:
     """Let all processes of the server count into files of one directory, which each of them reads for ``/metrics``.
 
     Enter this before ``prometheus_client`` is imported, since it reads the variable only then. A lock marks the
-    directory as used, so that the next server removes it if this one is killed.
+    directory as used, so that a later server removes it if this one is killed.
     """
     server, parent = os.getpid(), _memory_directory()
     for left in Path(parent or tempfile.gettempdir()).glob(f"{_METRICS}*"):
-        with contextlib.suppress(OSError), _locked(left):  # an error: it is in use, or of another user
-            shutil.rmtree(left)
+        # A young one may not be locked yet. An error: it is in use, or of another user, or gone.
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - LEFT_SECONDS:
+                with _locked(left):
+                    shutil.rmtree(left)
     directory = tempfile.mkdtemp(prefix=_METRICS, dir=parent)
     with _locked(directory):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory

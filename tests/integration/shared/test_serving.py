@@ -120,20 +120,27 @@ def test_a_process_that_is_killed_is_replaced_and_what_it_counted_stays(api: Api
     assert "Traceback" not in api.log_text()
 
 
-def test_a_server_leaves_nothing_in_memory_and_removes_what_a_killed_one_has_left(api: Api) -> None:
-    def directories() -> set[Path]:
-        return set(Path("/dev/shm").glob("atlas-broker-metrics-*"))
+def _directory_of_metrics(api: Api) -> Path:
+    """Return the directory that the server has locked."""
+    assert api.process
+    opened = [each.resolve() for each in Path(f"/proc/{api.process.pid}/fd").iterdir()]
+    (directory,) = [path for path in opened if path.name.startswith("atlas-broker-metrics-")]
+    return directory
 
-    others = directories()
+
+def test_a_server_leaves_nothing_behind_and_removes_what_a_killed_one_has_left(api: Api) -> None:
     with Api(api.settings, "api-killed") as killed:
-        (left,) = directories() - others
+        left = _directory_of_metrics(killed)
         killed.kill()
         assert left.exists()
+        os.utime(left, (0, 0))  # as if it had been killed long ago
         killed.start()
         assert not left.exists()
-        assert len(directories() - others) == 1
+        own = _directory_of_metrics(killed)
+        assert own.exists()
         assert killed.stop() == 0
-        assert directories() == others
+        assert not own.exists()
+    assert _directory_of_metrics(api).exists(), "it is in use"
 
 
 # --- where it listens ---------------------------------------------------------------------------------------------
