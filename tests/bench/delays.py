@@ -9,7 +9,7 @@ from tests.bench.report import Result, Row, percentile
 from tests.dev.processes import Server
 
 APPLY_SECONDS = 2.0
-SLOW_PROVISION_SECONDS = 3.0
+SLOW_PROVISION_SECONDS = 5.0
 SLOW_PROVISIONS = 500
 STARTS = 2
 FAST_POLL_SECONDS = 0.005
@@ -79,7 +79,7 @@ def _percentiles(label: str, times: list[float], *percents: int) -> Row:
 
 def queue(lab: Lab) -> Result:
     """Measure binds while 500 provisions wait for a slow Atlas, beside binds of an idle broker."""
-    binds = 10 if lab.short else 20
+    binds = 5 if lab.short else 10
     with lab.broker(workers=2) as stack, Client(target_of(stack, FAST_POLL_SECONDS)) as client:
         idle = _bind_times(client, "idle", binds)
         lab.atlas.set(slow={"GET clusters": SLOW_PROVISION_SECONDS})
