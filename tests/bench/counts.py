@@ -17,7 +17,6 @@ from tests.bench.load import Client
 from tests.bench.report import Result, Row
 
 IDLE_SECONDS = 5.0
-PATIENCE_SECONDS = 60.0
 PROFILE_BYTES = 64_000_000
 
 
@@ -72,7 +71,7 @@ class Meter:
         self._client = Client(target_of(stack))
         self._mongo = stack.state.client()
         self._database = self._mongo[stack.database]
-        self._wait_for_end()
+        self._stack.wait_for_ends()
         self._idle = Counts()
         with self.measure() as self._idle:
             time.sleep(IDLE_SECONDS)
@@ -92,7 +91,7 @@ class Meter:
         began = time.monotonic()
         try:
             yield counts
-            self._wait_for_end()
+            self._stack.wait_for_ends()
         finally:
             counts.seconds = time.monotonic() - began
             self._database.command("profile", 0)
@@ -111,7 +110,7 @@ class Meter:
     def at_once(self, count: int) -> Counts:
         """Count binds that are sent all at once."""
         with self.measure(count) as counts:
-            load.begin_burst(target_of(self._stack), count)
+            load.burst(target_of(self._stack), count)
         return counts
 
     def polls(self, count: int) -> Counts:
@@ -125,15 +124,8 @@ class Meter:
         with self.measure(len(names)) as counts:
             for name in names:
                 act(name)
-                self._wait_for_end()
+                self._stack.wait_for_ends()
         return counts
-
-    def _wait_for_end(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._database["instances"].count_documents({"operation.open": True}):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"Operations have not ended after {PATIENCE_SECONDS:g} s.")
-            time.sleep(0.02)
 
     def _messages(self) -> int:
         with self._lab.redis.client() as client:

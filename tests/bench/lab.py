@@ -43,6 +43,20 @@ class MeasuredStack(Stack):
                     client.admin.command("createUser", user, pwd=user, roles=["root"])
         super().start()
 
+    def wait_for_ends(self) -> None:
+        """Wait until no operation goes on. MongoDB is asked, so that the polls of a platform do not count.
+
+        Raises:
+            TimeoutError: An operation goes on after two minutes.
+        """
+        deadline = time.monotonic() + load.PATIENCE_SECONDS
+        with self.state.client() as client:
+            documents = client[self.database]["instances"]
+            while documents.count_documents({"operation.open": True}):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"Operations have not ended after {load.PATIENCE_SECONDS:g} s.")
+                time.sleep(0.02)
+
     def _uri_of(self, user: str) -> str:
         return self.state.uri.replace("mongodb://", f"mongodb://{user}:{user}@") + "&authSource=admin"
 

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
 
 from tests.osb_client import PLAN_ID, SERVICE_ID
 
-BURST_POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 120.0
 REMOVERS = 32
 METRICS_EVERY = 10
@@ -211,38 +210,27 @@ def closed_loop(target: Target, clients: int, seconds: float, pause: float = 0.0
     return loop
 
 
-def burst(target: Target, binds: int) -> float:
-    """Send so many binds at once, and return the seconds until all have succeeded; then remove them.
-
-    One client polls them one after the other, so that the polls of two hundred do not count.
-    """
-    began = time.perf_counter()
-    started = begin_burst(target, binds)
-    with Client(replace(target, poll=BURST_POLL_SECONDS)) as watcher:
-        for name, status in started.items():
-            if status == 202:
-                watcher.wait(watcher.binding(name))
-    seconds = time.perf_counter() - began
-    _together(REMOVERS, lambda n: unbind_all(target, list(started)[n::REMOVERS]))
-    return seconds
-
-
-def begin_burst(target: Target, binds: int) -> dict[str, int]:
-    """Send so many binds at once; return the status of each by its binding id."""
+def burst(target: Target, binds: int) -> list[str]:
+    """Send so many binds at once, and return their ids."""
     names = list(itertools.islice(_names("burst"), binds))
 
-    def run(number: int) -> int:
+    def run(number: int) -> None:
         with Client(target) as client:
-            return client.begin_bind(names[number])
+            client.begin_bind(names[number])
 
-    return dict(zip(names, _together(binds, run), strict=True))
+    _together(binds, run)
+    return names
 
 
-def unbind_all(target: Target, names: Sequence[str]) -> None:
-    """Unbind one after the other."""
-    with Client(target) as client:
-        for name in names:
-            client.unbind(name)
+def remove(target: Target, names: list[str]) -> None:
+    """Unbind all, and wait for the ends."""
+
+    def run(number: int) -> None:
+        with Client(target) as client:
+            for name in names[number::REMOVERS]:
+                client.unbind(name)
+
+    _together(REMOVERS, run)
 
 
 def reads(target: Target, path: str, connections: int, seconds: float) -> list[float]:
