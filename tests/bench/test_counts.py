@@ -1,0 +1,52 @@
+"""The budget of MongoDB commands, Redis messages and Atlas calls of an operation. It does not depend on the machine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.counts import Counts, Meter
+from tests.bench.lab import API, Lab
+from tests.conftest import need
+from tests.dev import binaries
+
+ONE_BY_ONE, AT_ONCE = 20, 100
+COMMANDS = {"bind": 10, "unbind": 9, "at once": 8}
+ACCEPT_COMMANDS, MESSAGES = 2, 1
+CALLS_ONE_BY_ONE, CALLS_AT_ONCE = 2.5, 1.2
+TOLERANCE = 0.3
+"""The sweeper's commands are subtracted as they were in an idle time, which is not exact."""
+
+
+@pytest.fixture(scope="module")
+def found() -> Iterator[dict[str, Counts]]:
+    """What each kind of operation costs, counted once for all tests."""
+    need(binaries.mongod)
+    need(binaries.redis_server)
+    with Lab(short=True, old_python=None) as lab, lab.broker() as stack:
+        meter = Meter(stack, lab)
+        binds, unbinds = meter.one_by_one(ONE_BY_ONE)
+        yield {"bind": binds, "unbind": unbinds, "at once": meter.at_once(AT_ONCE), "poll": meter.polls(ONE_BY_ONE)}
+        meter.close()
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_an_operation_keeps_to_its_budget_of_commands(found: dict[str, Counts], kind: str) -> None:
+    counts = found[kind]
+    assert 1 <= counts.commands_each(API) <= ACCEPT_COMMANDS + TOLERANCE, counts.by_name(kind)
+    assert counts.commands_each() <= COMMANDS[kind] + TOLERANCE, counts.by_name(kind)
+
+
+def test_a_poll_costs_one_command(found: dict[str, Counts]) -> None:
+    assert 1 <= found["poll"].commands_each(API) <= 1 + TOLERANCE, found["poll"].by_name("poll")
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_an_operation_sends_one_message(found: dict[str, Counts], kind: str) -> None:
+    assert 1 <= found[kind].messages / found[kind].operations <= MESSAGES + TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("bind", CALLS_ONE_BY_ONE), ("at once", CALLS_AT_ONCE)])
+def test_one_status_poll_serves_many_binds(found: dict[str, Counts], kind: str, calls: float) -> None:
+    counts = found[kind]
+    assert counts.calls["POST databaseUsers"] == counts.operations
+    assert counts.operations < counts.calls.total() <= calls * counts.operations, counts.by_name(kind)
