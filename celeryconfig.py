@@ -32,8 +32,10 @@ task_reject_on_worker_lost = False
 worker_pool = "threads"
 worker_concurrency = 32
 
-# A worker fetches a message only when it has a free thread, so that another worker can take the message meanwhile.
+# A worker fetches a message only when it has a free thread: another worker can take the message meanwhile, and a bind
+# does not wait behind provisions that a worker has fetched before it.
 worker_prefetch_multiplier = 1
+worker_disable_prefetch = True
 
 # Redis may be unavailable at the start or later, for any length of time; the worker reconnects.
 broker_connection_retry_on_startup = True
