@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from uuid import uuid4
 
 import pymongo
@@ -56,8 +55,8 @@ class OperationCounts:
         latest = self.housekeeping.read(_NAME)
         for kind, states in json.loads(latest.get("counts", "{}")).items():
             counted.update({(kind, state): number for state, number in states.items()})
-        # The clock of this machine decides only whether to try; MongoDB's clock decides which process counts.
-        if latest.get("until", EPOCH) <= datetime.now(UTC) and not (self._background and self._background.is_alive()):
+        is_old = latest.get("until", EPOCH) <= self.store.now()
+        if is_old and not (self._background and self._background.is_alive()):
             self._background = threading.Thread(target=self.refresh, name="counts", daemon=True)
             self._background.start()
         return counted
