@@ -73,7 +73,7 @@ class Bench:
 
     def changed(self) -> Change:
         """Note a change, and leave its turn to poll to others."""
-        change, _ = self.status.note_change(PROJECT, CLUSTER, urgent=True)
+        change, _ = self.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         self.store.housekeeping.update_many({}, {"$unset": {"polled_at": 1, "next_poll": 1, "polls_booked": 1}})
         return change
 
@@ -135,7 +135,7 @@ def turns(bench: Bench, seconds: float) -> list[float]:
 
 
 def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_pauses(bench: Bench) -> None:
-    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     assert status["turn"]
     assert status["polled_at"] > change.at
     bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
@@ -147,7 +147,7 @@ def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_paus
 def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_there_are(bench: Bench) -> None:
     began, polls = time.monotonic(), []
     while time.monotonic() - began < 2.5:
-        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         if status["turn"]:
             polls.append(status["polled_at"])
             answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
@@ -159,7 +159,7 @@ def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_the
 def test_a_bind_finds_a_free_turn_after_an_unbind(bench: Bench) -> None:
     for urgent in [True, False] * 4:
         began = time.monotonic()
-        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=urgent)
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=urgent, watched=False)
         while not status["turn"]:
             assert not urgent, "the bind waits"
             assert time.monotonic() - began < 1
@@ -180,7 +180,7 @@ def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
 def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls_anew(bench: Bench) -> None:
     bench.changed()
     turns(bench, 0.5)
-    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     assert change.overlapped
     assert not status["turn"]
     assert status["pause"] > 100
@@ -188,8 +188,8 @@ def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls
 
 def test_changes_that_come_during_a_poll_are_polled_at_once_when_it_says_applied(bench: Bench) -> None:
     for _ in range(5):
-        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
-        later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+        _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
+        later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         assert later.overlapped
         bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status)
         time.sleep(0.26)
@@ -199,14 +199,20 @@ def test_changes_that_come_during_a_poll_are_polled_at_once_when_it_says_applied
         time.sleep(0.26)
 
 
+def test_a_watched_clusters_change_leaves_the_turn_to_the_watcher(bench: Bench) -> None:
+    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=True)
+    assert not status["turn"]
+    assert bench.status.look(PROJECT, CLUSTER)["turn"]
+
+
 def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
-    assert bench.status.note_change(PROJECT, CLUSTER, urgent=True)[1]["turn"]
+    assert bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)[1]["turn"]
     time.sleep(0.3)
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
 def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
-    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     with pytest.raises(NoAnswer):
         bench.status.poll(Atlas([NoAnswer("no answer")]).client, CLUSTER, status)
     time.sleep(0.15)
@@ -215,7 +221,7 @@ def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
 
 def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:
     bench.budget, atlas = 0, Atlas(["APPLIED"])
-    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     status = bench.status.poll(atlas.client, CLUSTER, status)
     assert atlas.polls == []
     assert not bench.status.is_applied(change, status)
@@ -223,8 +229,8 @@ def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -
 
 
 def test_a_change_that_is_noted_after_a_poll_began_is_not_confirmed_by_it(bench: Bench) -> None:
-    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
-    later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
+    later, _ = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     assert not bench.status.is_applied(later, bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status))
 
 
@@ -285,7 +291,7 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
     status = bench.status.look(PROJECT, CLUSTER)
     with pytest.raises(ClusterNotFound, match="It is gone"):
         bench.status.raise_refusal(change, status)
-    later, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True)
+    later, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     bench.status.raise_refusal(later, status)  # a later change asks again
 
 

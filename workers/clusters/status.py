@@ -89,7 +89,7 @@ class ClusterStatus:
     may_poll: Callable[[str], bool]
 
     @storage_errors("note a change")
-    def note_change(self, project: str, cluster: str, *, urgent: bool) -> tuple[Change, Status]:
+    def note_change(self, project: str, cluster: str, *, urgent: bool, watched: bool) -> tuple[Change, Status]:
         """Record that Atlas has just accepted a change of users, and take the turn to poll if it is free.
 
         While an earlier change is being applied, the polls go on as they are: they serve this change too.
@@ -98,6 +98,7 @@ class ClusterStatus:
             project: The project of the cluster.
             cluster: The cluster.
             urgent: An application waits for the change, so it may use the last poll of a burst.
+            watched: This process watches the cluster: leave the turn to its watcher, whose polls serve all.
 
         Returns:
             The change, timed after Atlas's answer, and the document of the cluster.
@@ -112,7 +113,8 @@ class ClusterStatus:
             "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
             "next_poll": {"$cond": ["$overlapped", soon, NOW]},
         }
-        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}], BURST if urgent else BURST - 1)
+        burst = 0 if watched else BURST if urgent else BURST - 1
+        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}], burst)
         return Change(as_datetime(document["changed_at"]), bool(document["overlapped"])), document
 
     @storage_errors("look at a cluster")
@@ -121,13 +123,21 @@ class ClusterStatus:
         return self._update(project, cluster, [], BURST - 1)
 
     def _update(self, project: str, cluster: str, stages: list[Document], burst: int) -> Status:
-        """Update the document of a cluster and take the turn to poll if it is free; return the document."""
+        """Update the document of a cluster and take the turn to poll if it is free; return the document.
+
+        Args:
+            project: The project of the cluster.
+            cluster: The cluster.
+            stages: The stages of the update.
+            burst: How many polls may follow each other at once; 0 takes no turn.
+        """
         booked = {"$ifNull": ["$polls_booked", EPOCH]}  # until when the polls so far use up the rate
         polled = {"$ifNull": ["$polled_at", EPOCH]}
         answered = {"$gte": [{"$ifNull": ["$answered_at", EPOCH]}, polled]}
         settled = {"$gt": [{"$ifNull": ["$settled", EPOCH]}, {"$ifNull": ["$changed_at", NOW]}]}
         free = {
             "$and": [
+                burst > 0,
                 {"$not": settled},
                 {"$lte": [{"$ifNull": ["$next_poll", EPOCH]}, NOW]},
                 {"$lte": [{"$subtract": [booked, NOW]}, (burst - 1) * SPACING_MS]},

@@ -18,7 +18,7 @@ from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due, Fences
 from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError
-from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
 
 UNWATCHED_SECONDS = 5.0
@@ -70,6 +70,11 @@ class ClusterWatcher:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
 
+    def watches(self, project: str, cluster: str) -> bool:
+        """Return whether this process watches a cluster now."""
+        with self._lock:
+            return (project, cluster) in self._waiting
+
     def watch(self, project: str, cluster: str, waiting: Waiting) -> None:
         """Watch a cluster until an operation has ended, which has been written as waiting on the cluster.
 
@@ -94,10 +99,12 @@ class ClusterWatcher:
                 continue
             try:
                 if not all(self._status.is_applied(one.change, status) for one in waiting):
+                    looked_at = time.monotonic()
                     status = self._status.look(project, cluster)
                     if status["turn"]:
                         status = self._status.poll(self._client(project), cluster, status)
-                    pause = _pause(status)
+                    pause = max(0.01, looked_at + _pause(status) - time.monotonic())
+                    waiting = self._left(project, cluster)  # with those that have come during the poll
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
@@ -193,12 +200,12 @@ def _fences(waiting: Iterable[Waiting]) -> Fences:
 
 
 def _pause(status: Status) -> float:
-    """Return the seconds until the next look.
+    """Return the seconds from a look until the next one.
 
     Without the turn it comes sooner, to find another worker's answer. It comes after a second at the latest, since a
     new change may have brought the next poll forward.
     """
     if status.get("settled") == status.get("polled_at"):  # changes that have come since are polled at once
-        return SHORTEST_PAUSE_MS / 1000
+        return SPACING_MS / 1000
     pause = ((status.get("next_poll") or EPOCH) - (status.get("polled_at") or EPOCH)).total_seconds()
     return min(PAUSE_MS / 1000, max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4))

@@ -126,7 +126,10 @@ class AtlasJob(Job[AnyResource]):
         if not self.cluster:  # a binding of atlasbroker 2.0.0 whose instance is gone: no cluster is known
             return Next(wait, changes)
         change, self._status = self.context.status.note_change(
-            self.project, self.cluster, urgent=self.operation.kind == Kind.BIND
+            self.project,
+            self.cluster,
+            urgent=self.operation.kind == Kind.BIND,
+            watched=self.context.watcher.watches(self.project, self.cluster),
         )
         # Repeated after a crash, the change finds its own effect in Atlas.
         return Next(wait, changes, {"changed": change.at, "overlapped": change.overlapped}, repeatable=True)
