@@ -52,6 +52,7 @@ HEADER_BYTES = 65_536
 """The limit of one header: an originating identity may contain all groups of its user."""
 HEADERS_BYTES = 2 * HEADER_BYTES
 """The limit of all headers of a request together, which are read before the client is authenticated."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _METRICS = "atlas-broker-metrics-"
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
@@ -256,13 +257,24 @@ def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, pro
         longest_wait: how many seconds a request may wait for its job.
         processes: how many processes serve. Another one replaces a process that ends.
     """
+
+    def begin(arbiter: Any, _: object) -> None:  # noqa: ANN401 - gunicorn's master
+        # Until gunicorn sets the handlers of this process, those of the master would only fill a copy of its queue, and
+        # a signal to stop would be lost.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        while not arbiter.SIG_QUEUE.empty():
+            if arbiter.SIG_QUEUE.get_nowait() in STOP_SIGNALS:
+                sys.exit(0)
+        front_end.start()
+
     options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,
         "worker_class": _Worker,
         "workers": processes,
         "preload_app": True,
-        "post_fork": lambda _server, _worker: front_end.start(),
+        "post_fork": begin,
         "child_exit": lambda _server, worker: front_end.forget_process(worker.pid),
         "threads": THREADS,
         "keepalive": 65,

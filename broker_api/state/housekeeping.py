@@ -97,7 +97,6 @@ class Housekeeping:
         self._forget(name)
         return turn
 
-    @storage_errors("housekeeping")
     def recent(self, name: str) -> Mapping[str, Any]:
         """Return a document by name as it was at most a second ago, or as this process has written it since.
 
@@ -109,13 +108,18 @@ class Housekeeping:
         now = time.monotonic()
         with self._reading:
             if name not in self._recent or self._recent[name].at < now - RECENT_SECONDS:
-                names = [name, *(each for each, known in self._recent.items() if known.asked > now - ASKED_SECONDS)]
-                stages: list[Document] = [{"$match": {"_id": {"$in": names}}}, {"$set": {"read_at": NOW}}]
-                found = {str(document["_id"]): document for document in self.collection.aggregate(stages)}
-                asked = {each: known.asked for each, known in self._recent.items()}
-                self._recent = {each: _Read(found.get(each, {}), now, asked.get(each, now)) for each in names}
+                self._read_recent(name, now)
             self._recent[name].asked = now
             return self._recent[name].document
+
+    @storage_errors("housekeeping")
+    def _read_recent(self, name: str, now: float) -> None:
+        """Read a document, and in the same query all that were asked for in the last minute."""
+        names = [name, *(each for each, known in self._recent.items() if known.asked > now - ASKED_SECONDS)]
+        stages: list[Document] = [{"$match": {"_id": {"$in": names}}}, {"$set": {"read_at": NOW}}]
+        found = {str(document["_id"]): document for document in self.collection.aggregate(stages)}
+        asked = {each: known.asked for each, known in self._recent.items()}
+        self._recent = {each: _Read(found.get(each, {}), now, asked.get(each, now)) for each in names}
 
     @storage_errors("housekeeping")
     def read(self, name: str) -> Mapping[str, Any]:

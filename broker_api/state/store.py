@@ -24,7 +24,6 @@ from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, 
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import (
     EPOCH,
-    HOLDS_NOTHING,
     AnyResource,
     Binding,
     Instance,
@@ -92,13 +91,14 @@ class Store:
     @storage_errors("prepare")
     def prepare(self) -> None:
         """Create the indexes that do not exist yet; an index of another release is not changed."""
-        opened = {"operation.open": True}
+        opened, made = {"operation.open": True}, {"made": True}
         forget = IndexModel([("expire_at", 1)], name="forget", expireAfterSeconds=0)
         indexes = [
             (self.collection, IndexModel([("operation.due", 1)], name="due", partialFilterExpression=opened)),
             (self.collection, IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)),
             (self.collection, IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids")),
             (self.collection, IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database")),
+            (self.collection, IndexModel([("project", 1), ("made", 1)], name="users", partialFilterExpression=made)),
             (self.collection, forget),
             (self.housekeeping, forget),
         ]
@@ -180,12 +180,8 @@ class Store:
 
     @storage_errors("count users")
     def count_users(self, project: str) -> int:
-        """Return the number of bindings that have, or will have, a database user in an Atlas project.
-
-        A binding in a phase that only another release knows counts too.
-        """
-        query = {"project": project, "binding_id": {"$exists": True}, "phase": {"$nin": [*HOLDS_NOTHING]}}
-        return self.collection.count_documents(query)
+        """Return the number of bindings that have a user in an Atlas project, which are in an index of their own."""
+        return self.collection.count_documents({"project": project, "made": True})
 
     @storage_errors("find instances")
     def of_same_database(self, instance: Instance) -> list[Instance]:

@@ -34,6 +34,10 @@ from workers.context import compose
 from workers.operations import compose_runner
 
 PRODUCT = ("broker_api", "workers")
+COMMANDS = ("tests/dev/code_metrics.py", "tests/dev/command.py", "tests/dev/demo.py")
+"""Commands of their own; with the benchmark they are neither tests nor what tests need."""
+STORIES = ("scenarios.py", "slow.py")
+"""Tests that run one by one, side by side, and with planted faults."""
 RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)
 DIALECT = re.compile(r"^(Give|Say|Tell)\b")
 EXEMPTION = re.compile(r"#\s*(noqa|type: ignore)")
@@ -82,8 +86,9 @@ def static_figures() -> dict[str, str]:
     lengths = sorted((each.end_lineno or 0) - each.lineno + 1 for each in product.functions)
     private = [f.name for f in product.functions if f.name.startswith("_") and not f.name.startswith("__")]
     once = [name for name in private if product.names[name] == 1]
-    tests = list((CHECKOUT / "tests").rglob("*.py"))
-    tested = read(path for path in tests if path.name.startswith("test_")).lines
+    tests = [path for path in (CHECKOUT / "tests").rglob("*.py") if not path.match("*/tests/bench/*")]
+    tests = [path for path in tests if str(path.relative_to(CHECKOUT)) not in COMMANDS]
+    tested = read(path for path in tests if path.name.startswith("test_") or path.name in STORIES).lines
     return {
         "lines of the product": f"{product.lines}",
         "function length, median / p90": f"{statistics.median(lengths):g} / {lengths[len(lengths) * 9 // 10]}",

@@ -153,7 +153,7 @@ class ClusterWatcher:
         error: AtlasError | HeldBackError,
         failures: int,
     ) -> float:
-        """Tell the users of operations why a poll has failed; return the seconds until the next one."""
+        """Describe the error of a poll in the operations; return the seconds until the next poll."""
         if isinstance(error, HeldBackError):
             self._keep(project, cluster, waiting, str(error))
             return min(error.seconds, HELD_BACK_SECONDS)
