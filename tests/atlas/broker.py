@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
 from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
 from tests.books import call_users, make_user
@@ -171,3 +174,12 @@ def foreign_user(atlas: Emulator, cluster: str) -> Iterator[str]:
     make_user(atlas, name := f"foreign-{secrets.token_hex(4)}", scopes=[{"name": cluster, "type": "CLUSTER"}])
     yield name
     call_users(atlas, "DELETE", f"/admin/{name}")
+
+
+def can_write(credentials: Json) -> bool:
+    with MongoClient[Json](credentials["uri"]) as client:
+        try:
+            client[credentials["database"]]["things"].insert_one({})
+        except OperationFailure:
+            return False
+        return True

@@ -4,11 +4,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from pymongo import MongoClient
-from pymongo.errors import OperationFailure
 
 from broker_api.state.records import binding_key
-from tests.atlas.broker import MAIN, Broker, log_in, new_id
+from tests.atlas.broker import MAIN, Broker, can_write, log_in, new_id
 from tests.books import held
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
@@ -25,15 +23,6 @@ def roles(broker: Broker, binding: str) -> list[Json]:
     user = broker.user(binding)
     assert user is not None
     return [{name: value for name, value in role.items() if value} for role in user["roles"]]
-
-
-def can_write(credentials: Json) -> bool:
-    with MongoClient[Json](credentials["uri"]) as client:
-        try:
-            client[credentials["database"]]["things"].insert_one({})
-        except OperationFailure:
-            return False
-        return True
 
 
 def test_a_user_is_scoped_to_the_cluster_and_labelled_with_ids_as_the_platform_knows_them(broker: Broker) -> None:

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from pymongo.errors import OperationFailure
 
-from tests.atlas.broker import CROWD, STATUS, Broker, at_once, foreign_user, log_in
+from tests.atlas.broker import CROWD, STATUS, Broker, at_once, can_write, foreign_user, log_in
 from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
@@ -42,6 +42,15 @@ def test_a_stale_applied_cannot_fool_a_bind_after_an_unbind(broker: Broker, atla
         log_in(broker.credentials(instance, first))
         broker.client.unbind(instance, first)
         log_in(broker.bind(instance))
+
+
+def test_a_stale_applied_cannot_fool_an_update_of_roles(broker: Broker, atlas: Emulator) -> None:
+    instance = broker.instance(broker.cluster())
+    credentials = broker.bind(instance)
+    atlas.apply_after(seconds=0.4, stale_seconds=0.8)
+    assert broker.client.update(instance, {"level": "reading"}).status == 202
+    assert broker.client.wait(instance).state == "succeeded"
+    assert not can_write(credentials)
 
 
 def test_an_unbind_has_succeeded_when_the_user_can_no_longer_log_in(broker: Broker, atlas: Emulator) -> None:

@@ -139,20 +139,20 @@ def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_paus
     assert status["turn"]
     assert status["polled_at"] > change.at
     bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
-    found = turns(bench, 2.8)
+    found = turns(bench, 1.7)
     pauses = [later - earlier for earlier, later in pairwise([0.0, *found])]
-    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0], abs=0.09)
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8], abs=0.09)
 
 
 def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_there_are(bench: Bench) -> None:
     began, polls = time.monotonic(), []
-    while time.monotonic() - began < 2.5:
+    while time.monotonic() - began < 1.7:
         _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         if status["turn"]:
             polls.append(status["polled_at"])
             answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
             bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": answer}])
-    assert len(polls) > 15
+    assert len(polls) > 11
     assert all(later - earlier > timedelta(seconds=1) for earlier, later in zip(polls, polls[10:], strict=False))
 
 
@@ -306,13 +306,13 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
 def test_users_read_why_a_poll_has_failed_and_it_is_repeated(
     bench: Bench, messages: Client, error: Exception, sentence: str
 ) -> None:
-    atlas, change = Atlas([error, error, "APPLIED"]), bench.changed()
+    atlas, change = Atlas([error, "APPLIED"]), bench.changed()
     watcher = bench.watcher(atlas)
     for each in [bench.waiting(name, change) for name in ("a", "b")]:
         watcher.watch(PROJECT, CLUSTER, each)
     eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told", 5)
     assert bench.ended("a", "b", seconds=15)
-    assert (len(atlas.polls), sent(messages)) == (3, 0)
+    assert (len(atlas.polls), sent(messages)) == (2, 0)
 
 
 def test_a_defect_does_not_end_the_watch(bench: Bench) -> None:

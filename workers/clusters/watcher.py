@@ -21,6 +21,8 @@ from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
 
+IDLE_SECONDS = 60.0
+"""How long a thread waits for other operations on its cluster: it keeps the connection to Atlas."""
 UNWATCHED_SECONDS = 5.0
 KEEP_SECONDS = 2.0
 """How often the watched operations are written to be due later."""
@@ -67,13 +69,13 @@ class ClusterWatcher:
         self._queue = queue
         self._client = client
         self._stopping = stopping
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
 
     def watches(self, project: str, cluster: str) -> bool:
         """Return whether this process watches a cluster now."""
-        with self._lock:
-            return (project, cluster) in self._waiting
+        with self._changed:
+            return bool(self._waiting.get((project, cluster)))
 
     def watch(self, project: str, cluster: str, waiting: Waiting) -> None:
         """Watch a cluster until an operation has ended, which has been written as waiting on the cluster.
@@ -83,18 +85,21 @@ class ClusterWatcher:
             cluster: The cluster.
             waiting: The operation.
         """
-        with self._lock:
+        with self._changed:
             begun = (project, cluster) in self._waiting
             self._waiting.setdefault((project, cluster), {})[waiting.due.key] = waiting
+            self._changed.notify_all()
         if not begun:
             threading.Thread(target=self._watch, args=(project, cluster), name=f"watch {cluster}", daemon=True).start()
 
     def _watch(self, project: str, cluster: str) -> None:
-        """Look at a cluster until no operation of this process waits on it."""
+        """Look at a cluster while operations of this process wait on it."""
         failures, pause, kept_at = 0, SHORTEST_PAUSE_MS / 1000, time.monotonic()
         status: Status = {}
-        while waiting := self._left(project, cluster):
-            if self._stopping.wait(pause):
+        while self._waiting_on(project, cluster):
+            stopping = self._stopping.wait(pause)
+            waiting = self._waiting_on(project, cluster)
+            if stopping:
                 self._send(project, cluster, waiting)  # another worker goes on
                 continue
             try:
@@ -104,12 +109,14 @@ class ClusterWatcher:
                     if status["turn"]:
                         status = self._status.poll(self._client(project), cluster, status)
                     pause = max(0.01, looked_at + _pause(status) - time.monotonic())
-                    waiting = self._left(project, cluster)  # with those that have come during the poll
+                    waiting = self._waiting_on(project, cluster)  # with those that have come during the poll
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
                 left = [one for one in waiting if one not in confirmed]
-                if left and time.monotonic() - kept_at > KEEP_SECONDS:
+                if not left:
+                    pause = SHORTEST_PAUSE_MS / 1000
+                elif time.monotonic() - kept_at > KEEP_SECONDS:
                     self._keep(project, cluster, left)
                     kept_at = time.monotonic()
             except ErrStorageMongoConnection as error:
@@ -122,12 +129,17 @@ class ClusterWatcher:
                 log.exception("watch_failed", cluster=cluster)
                 pause = UNWATCHED_SECONDS
 
-    def _left(self, project: str, cluster: str) -> list[Waiting]:
-        """Return the operations that still wait on a cluster; without any the cluster is not watched any more."""
-        with self._lock:
-            if not self._waiting[project, cluster]:
+    def _waiting_on(self, project: str, cluster: str) -> list[Waiting]:
+        """Return the operations that wait on a cluster; wait for one if there is none.
+
+        Returns:
+            The operations; none when the thread of the cluster ends.
+        """
+        with self._changed:
+            waiting = self._waiting[project, cluster]
+            if not self._changed.wait_for(lambda: waiting, IDLE_SECONDS):
                 del self._waiting[project, cluster]
-            return list(self._waiting.get((project, cluster), {}).values())
+            return list(waiting.values())
 
     def _end(self, project: str, cluster: str, confirmed: Collection[Waiting]) -> None:
         """End the operations whose change has reached the cluster: all with the same result in one write."""
@@ -188,7 +200,7 @@ class ClusterWatcher:
         self._drop(project, cluster, waiting)
 
     def _drop(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:
-        with self._lock:
+        with self._changed:
             watched = self._waiting[project, cluster]
             for one in waiting:
                 if watched.get(one.due.key) is one:
