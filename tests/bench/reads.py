@@ -84,7 +84,8 @@ def fill(stack: MeasuredStack, count: int) -> None:
     """Store copies of the instance and of its binding, as if they were others that are ready."""
     with stack.state.client() as client:
         documents = client[stack.database]["instances"]
-        templates = {"binding_id" in document: document for document in documents.find()}
+        ended = documents.find({"operation.open": False})
+        templates = {"binding_id" in document: document for document in ended}
         made = (_copy(templates, number) for number in range(count))
         while batch := list(islice(made, BATCH)):
             documents.insert_many(batch, ordered=False)
