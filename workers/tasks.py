@@ -21,10 +21,11 @@ for job in JOBS.values():
 
 
 @app.task(name=RECONCILE)
-def reconcile(*_: object, repair: bool = False, **__: object) -> None:
+def reconcile(*_: object, repair: bool = False, run: str = "", **__: object) -> None:
     """Compare the database users in Atlas with the bindings in MongoDB.
 
     Args:
         repair: Also remove the users without a binding, and create the users that are missing.
+        run: The id by which a command finds the result.
     """
-    compare(context(), repair=repair)
+    compare(context(), repair=repair, run=run)

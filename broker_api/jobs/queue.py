@@ -47,12 +47,13 @@ class Queue:
         self._probed_at = 0.0
         self._answer: str | None = None
 
-    def send(self, job: str, arguments: list[str | None]) -> bool:
+    def send(self, job: str, arguments: list[str | None], options: JsonObject | None = None) -> bool:
         """Send a job; takes at most about a second.
 
         Args:
             job: the name, a key of ``QUEUES``.
             arguments: the arguments of the task in ``workers/tasks.py``.
+            options: its keyword arguments.
 
         Returns:
             Whether Redis accepted the message. If it did not, the sweeper sends the job later.
@@ -62,7 +63,7 @@ class Queue:
         try:
             if time.monotonic() < self._silent_until:
                 return False
-            self._app.send_task(job, args=arguments, queue=QUEUES[job], ignore_result=True)
+            self._app.send_task(job, args=arguments, kwargs=options, queue=QUEUES[job], ignore_result=True)
         except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             self._outage.failed(error)

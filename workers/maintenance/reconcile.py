@@ -22,6 +22,8 @@ from workers.operations.database_users import (
     binding_user,
 )
 
+KEPT_DIFFERENCES = 100
+
 log = structlog.get_logger(__name__)
 
 
@@ -33,27 +35,34 @@ class Drift:
     missing: list[Binding]
 
 
-def reconcile(context: Context, *, repair: bool) -> None:
-    """Compare all projects with MongoDB; write the differences to the log and their number for /ready.
+def reconcile(context: Context, *, repair: bool, run: str = "") -> None:
+    """Compare all projects with MongoDB; write the differences to the log and the result to MongoDB.
 
     Args:
         context: The parts of the worker.
         repair: Also remove the orphans, and create the missing users.
+        run: The id by which a command finds the result.
     """
     if not context.keys.passes():
         return
     orphans, missing = 0, 0
+    differences: list[dict[str, str]] = []
+    not_compared: dict[str, str] = {}
     for project, known in context.projects.items():
         client = known.guarded()
         try:
             drift = compare(context, client)
         except (AtlasError, HeldBackError) as error:
             log.warning("reconcile_failed", project=project, reason=str(error))
+            not_compared[project] = str(error)
             continue
         orphans, missing = orphans + len(drift.orphans), missing + len(drift.missing)
+        differences += [{"user_without_binding": user.username, "project": project} for user in drift.orphans]
+        differences += [{"binding_without_user": each.binding_id, "project": project} for each in drift.missing]
         if repair:
             _repair(context, client, drift)
-    context.housekeeping.write(RECONCILED, {"at": In(0), "orphans": orphans, "missing": missing, "repaired": repair})
+    result = {"orphans": orphans, "missing": missing, "repaired": repair, "not_compared": not_compared, "run": run}
+    context.housekeeping.write(RECONCILED, {"at": In(0), **result, "differences": differences[:KEPT_DIFFERENCES]})
 
 
 def compare(context: Context, client: AtlasClient) -> Drift:
