@@ -26,6 +26,10 @@ class OperationFields(TypedDict, total=False):
     error: str | None
     failure: str | None
     due: Moment
+    accepted: Moment
+    deadline: Moment
+    dispatched: Moment
+    sends: int
     finished: Moment | None
     lease_until: Moment
     lease_token: str | None

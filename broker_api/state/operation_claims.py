@@ -82,7 +82,7 @@ _UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
 _DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
 # The token is removed too, so that a concurrent renewal does not take the lease again.
 _RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
-_ENDED: OperationFields = {
+ENDED: OperationFields = {
     "open": False,
     "step": "",
     "error": None,
@@ -188,7 +188,7 @@ class Claims:
         """
         if phase is Phase.GONE and claim.record.legacy:
             self.store.legacy.forget(claim.record)
-        operation = OperationFields(**_ENDED)
+        operation = OperationFields(**ENDED)
         if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}
         self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
@@ -305,7 +305,7 @@ class Claims:
         Returns:
             The number of operations that have ended now; the others have changed meanwhile.
         """
-        ended: OperationFields = {**_ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
+        ended: OperationFields = {**ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
         values = assignments(ended, "operation.") | assignments(changes or {})
         values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}

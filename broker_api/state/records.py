@@ -71,6 +71,20 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+class OperatorAction(Record):
+    """A command with which an operator has changed an operation.
+
+    Attributes:
+        at: When, by MongoDB's clock.
+        user: The user of the system and the host, as ``user@host``.
+        command: The command, such as ``operations retry``.
+    """
+
+    at: datetime
+    user: str
+    command: str
+
+
 class PastOperation(Record):
     """An earlier operation, with the fields that the answer to a late poll needs."""
 
@@ -78,6 +92,7 @@ class PastOperation(Record):
     kind: str
     state: str
     description: str | None = None
+    actions: tuple[OperatorAction, ...] = ()
 
 
 class Operation(Record):
@@ -99,6 +114,7 @@ class Operation(Record):
         untold: A request has waited for the operation and ended before it. If the operation fails, the next such
             request gets that failure.
         in_flight: The step sends a request to Atlas that may take effect although its answer was lost.
+        actions: The latest commands with which operators have changed the operation.
     """
 
     id: str
@@ -130,6 +146,7 @@ class Operation(Record):
     overlapped: bool = False
     untold: bool = False
     in_flight: bool = False
+    actions: tuple[OperatorAction, ...] = ()
 
 
 class Resource(Record):

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
+import pymongo
 import structlog
 from pymongo import IndexModel, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 OPERATION_SECONDS = 1500
 """The deadline of an operation; shorter than maximum_polling_duration (1800), so that the platform reads its end."""
 REMEMBERED_OPERATIONS = 20
+INDEX_SECONDS = 60.0
+"""How long MongoDB may take to create an index, for which it reads all documents."""
 
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
@@ -76,6 +79,7 @@ class Start:
             "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
             "lease_token": {"$ifNull": ["$operation.lease_token", None]},
             "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
+            "actions": [],
         }
 
 
@@ -99,12 +103,21 @@ class Store:
             (self.collection, IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids")),
             (self.collection, IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database")),
             (self.collection, IndexModel([("project", 1), ("made", 1)], name="users", partialFilterExpression=made)),
+            # for the operator's commands
+            (self.collection, IndexModel([("operation.state", 1), ("operation.accepted", -1)], name="latest")),
+            (self.collection, IndexModel([("operation.id", 1)], name="operation")),
+            (self.collection, IndexModel([("past.id", 1)], name="past", partialFilterExpression=_exists("past.id"))),
+            (
+                self.collection,
+                IndexModel([("binding_id", 1)], name="binding", partialFilterExpression=_exists("binding_id")),
+            ),
             (self.collection, forget),
             (self.housekeeping, forget),
         ]
         for collection, index in indexes:
             try:
-                collection.create_indexes([index])
+                with pymongo.timeout(INDEX_SECONDS):
+                    collection.create_indexes([index])
             except OperationFailure as error:
                 if error.code not in _OTHER_INDEX:
                     raise
@@ -252,17 +265,14 @@ class Store:
         """
         values = assignments(ResourceFields(phase=phase, expire_at=None))
         if start.kind is Kind.UNBIND:
-            # The worker that holds the lease of the bind may be sending the request that creates the user.
-            holds = {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]}
-            until = {"$add": ["$operation.lease_until", 15_000]}
-            values["unsure_until"] = {"$cond": [holds, until, {"$ifNull": ["$unsure_until", None]}]}
+            values["unsure_until"] = UNSURE_UNTIL
         return self._begin(key, current, start, "$set", values)
 
     def _begin(self, key: str, current: Operation | None, start: Start, stage: str, values: Document) -> str | None:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
-        begun = [{stage: values | {"operation": start.fields(), "past": _PAST}}]
+        begun = [{stage: values | {"operation": start.fields(), "past": PAST}}]
         try:
             written = self.collection.update_one(unchanged, begun, upsert=current is None)
         except DuplicateKeyError:
@@ -310,15 +320,30 @@ class Store:
         return max(0.0, late.total_seconds())
 
 
+def _exists(field: str) -> Document:
+    return {field: {"$exists": True}}
+
+
+UNSURE_UNTIL: Document = {
+    "$cond": [
+        # The worker that holds the lease may be sending the request that creates the user.
+        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]},
+        {"$add": ["$operation.lease_until", 15_000]},
+        {"$ifNull": ["$unsure_until", None]},
+    ]
+}
+"""The expression of ``unsure_until`` when an operation is stopped that a worker may be running."""
+
 _RUNNING = {"$eq": ["$operation.state", State.IN_PROGRESS]}
 _LATEST: Document = {
     "id": "$operation.id",
     "kind": "$operation.kind",
     "state": {"$cond": [_RUNNING, State.FAILED, "$operation.state"]},
     "description": {"$cond": [_RUNNING, "Stopped by a later request to delete it.", "$operation.description"]},
+    "actions": {"$ifNull": ["$operation.actions", []]},
 }
 _IS_FIRST = {"$eq": [{"$type": "$operation"}, "missing"]}
-_PAST: Document = {
+PAST: Document = {
     "$slice": [
         {"$concatArrays": [{"$cond": [_IS_FIRST, [], [_LATEST]]}, {"$ifNull": ["$past", []]}]},
         REMEMBERED_OPERATIONS,
