@@ -1,6 +1,7 @@
 """The command ``atlas-broker``, without the commands of parts that are not installed (the API image has no workers)."""
 
 import contextlib
+import logging
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -13,6 +14,14 @@ from broker_api.errors import SettingError
 from broker_api.settings import ignored_variables
 
 _GROUP = "atlas_broker.commands"
+_OPERATOR = {
+    "operations": "broker_api.operator.operations:operations",
+    "instances": "broker_api.operator.resources:instances",
+    "bindings": "broker_api.operator.resources:bindings",
+    "purge": "broker_api.operator.resources:purge",
+    "reconcile": "broker_api.operator.reconcile:reconcile",
+}
+"""The commands of operators, which are imported only when they are called: ``api`` needs no tables."""
 
 
 class _Commands(click.Group):
@@ -34,11 +43,11 @@ class _Commands(click.Group):
 
 
 def _installed_commands() -> dict[str, EntryPoint]:
-    """Return the commands of other parts by name.
+    """Return the commands of operators and of other parts by name.
 
     The package declares the commands of all its parts, so a declared command may be absent from an image.
     """
-    found: dict[str, EntryPoint] = {}
+    found = {name: EntryPoint(name, module, _GROUP) for name, module in _OPERATOR.items()}
     for declared in entry_points(group=_GROUP):
         with contextlib.suppress(ModuleNotFoundError):
             if find_spec(declared.module):
@@ -76,6 +85,7 @@ def main() -> None:
     Raises:
         SystemExit: the command has ended; with one line on standard error when a setting is wrong.
     """
+    logs.configure(logging.CRITICAL)  # commands print their findings and errors; a server turns its log on
     try:
         cli()
     except SettingError as error:

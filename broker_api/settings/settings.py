@@ -33,8 +33,9 @@ from broker_api.settings.sources import (
 )
 
 _Section = dict[str, object]
-Part = Literal["api", "worker", "flower", "client"]
-"""The kinds of processes. Each needs other settings; ``client`` is any other command of Celery."""
+Part = Literal["api", "worker", "flower", "operator", "client"]
+"""The kinds of processes. Each needs other settings; ``operator`` is a command that needs the state only, ``client``
+is any other command of Celery."""
 
 
 class Project(BaseModel):
@@ -154,7 +155,7 @@ class Settings(BaseSettings):
         Raises:
             SettingError: a setting is missing.
         """
-        if part in ("api", "worker"):
+        if part in ("api", "worker", "operator"):
             url_checks.check_mongo_uri(self.mongo_uri)
         if part in ("api", "flower") and not self.users:
             raise SettingError("BROKER_USERS: must be name:password for HTTP basic authentication, several with commas")

@@ -1,0 +1,199 @@
+"""What commands print: tables for people, JSON for programs. Every field is named here; none holds a secret."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from broker_api.json_types import JsonObject
+from broker_api.state.records import EPOCH, Binding, Instance, Operation, OperatorAction, State
+
+PIPE_WIDTH = 400
+"""The width of a table that no terminal shows, so that no id is broken into two lines."""
+
+
+def operation(found: Instance | Binding, now: datetime) -> JsonObject:
+    """Return what a list and ``operations show`` tell about the latest operation of an instance or binding."""
+    known = found.operation
+    return {
+        "operation": known.id,
+        "type": str(known.kind),
+        "state": state(known),
+        "instance": found.instance_id,
+        "binding": found.binding_id if isinstance(found, Binding) else None,
+        "project": found.project,
+        "cluster": found.cluster,
+        "accepted": _moment(known.accepted),
+        "age_seconds": round((now - known.accepted).total_seconds()),
+        "waits_on": known.waits_on,
+        "description": known.description,
+    }
+
+
+def state(known: Operation) -> str:
+    """Return the state as platforms see it, and whether workers still remove what a failed operation has made."""
+    return f"{known.state}, still removing" if known.open and known.state == State.FAILED else str(known.state)
+
+
+def operation_life(found: Instance | Binding, now: datetime) -> JsonObject:
+    """Return everything about the latest operation of an instance or binding."""
+    known = found.operation
+    held = known.lease_until > now
+    return operation(found, now) | {
+        "phase": str(found.phase),
+        "step": known.step or None,
+        "undo": known.undo,
+        "attempts": known.attempts,
+        "last_error": known.error,
+        "failure": known.failure,
+        "next_look": _moment(known.due) if known.open else None,
+        "held_by_worker_until": _moment(known.lease_until) if held else None,
+        "claims": known.fence,
+        "deadline": _moment(known.deadline),
+        "finished": _moment(known.finished),
+        "asked_by": known.identity,
+        "request_id": known.request_id,
+        "actions": actions(known.actions),
+        "earlier": [
+            {"operation": past.id, "type": past.kind, "state": past.state, "description": past.description}
+            for past in found.past
+        ],
+    }
+
+
+def instance(found: Instance) -> JsonObject:
+    """Return what a list tells about an instance."""
+    return {
+        "instance": found.instance_id,
+        "phase": str(found.phase),
+        "project": found.project,
+        "cluster": found.cluster,
+        "database": found.database,
+        "operation": found.operation.id,
+        "state": state(found.operation),
+    }
+
+
+def instance_details(found: Instance, bindings: Sequence[Binding]) -> JsonObject:
+    """Return everything about an instance and which bindings it has."""
+    return instance(found) | {
+        "description": found.operation.description,
+        "service": found.service_id,
+        "plan": found.plan_id,
+        "organization": found.organization_guid,
+        "space": found.space_guid,
+        "owns_database": found.owns_database,
+        "parameters": found.parameters,
+        "bindings": [binding.binding_id for binding in bindings],
+    }
+
+
+def binding(found: Binding) -> JsonObject:
+    """Return what a list tells about a binding."""
+    return {
+        "binding": found.binding_id,
+        "instance": found.instance_id,
+        "phase": str(found.phase),
+        "project": found.project,
+        "cluster": found.cluster,
+        "user": found.username,
+        "operation": found.operation.id,
+        "state": state(found.operation),
+    }
+
+
+def binding_details(found: Binding) -> JsonObject:
+    """Return everything about a binding but its credentials."""
+    return binding(found) | {
+        "description": found.operation.description,
+        "database": found.database,
+        "roles": found.roles,
+        "application": found.app_guid,
+        "predecessor": found.predecessor,
+        "expires": _moment(found.expires),
+        "renew_before": _moment(found.renew_before),
+        "parameters": found.parameters,
+    }
+
+
+def show_list(rows: Iterable[JsonObject], columns: Sequence[str], limit: int, *, as_json: bool) -> None:
+    """Print a list.
+
+    Args:
+        rows: The rows.
+        columns: The fields that the table has; JSON has all of them.
+        limit: How many rows were asked for at most.
+        as_json: Print JSON.
+    """
+    listed = list(rows)
+    if as_json:
+        click.echo(json.dumps(listed, indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.replace("_", " ").upper(), overflow="fold")
+    for row in listed:
+        table.add_row(*(Text(_cell(name, row)) for name in columns))
+    _console().print(table if listed else Text("There are none."))
+    if len(listed) == limit:
+        click.echo(f"There may be more than these {limit}: use --limit, or filters.", err=True)
+
+
+def show_record(shown: JsonObject, *, as_json: bool) -> None:
+    """Print one record, one field a line, without those that are empty."""
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in shown.items():
+        if value in (None, [], {}, ""):
+            continue
+        lines = value if isinstance(value, list) else [value]
+        text = "\n".join(_line(line) for line in lines)
+        table.add_row(Text(name.replace("_", " ")), Text(text, overflow="fold"))
+    _console().print(table)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the two largest units, such as ``3m 20s``."""
+    left = max(0, round(seconds))
+    parts = []
+    for name, unit in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, unit)
+        if number:
+            parts.append(f"{number}{name}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def _cell(column: str, row: JsonObject) -> str:
+    if column == "age":
+        return duration(row["age_seconds"])
+    return "" if row[column] is None else str(row[column])
+
+
+def _line(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {each}" for name, each in value.items() if each is not None)
+    return str(value)
+
+
+def _moment(when: datetime | None) -> str | None:
+    """Return a moment in UTC; None when it is not set."""
+    if when is None or when == EPOCH:
+        return None
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def actions(noted: Iterable[OperatorAction]) -> list[JsonObject]:
+    """Return the entries about operators who have changed an operation."""
+    return [{"at": _moment(each.at), "user": each.user, "command": each.command} for each in noted]
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
