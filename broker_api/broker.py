@@ -85,7 +85,7 @@ class Broker:
             SettingError: a setting that the worker needs is missing or wrong.
             SystemExit: the port cannot be opened, or the encryption keys do not fit.
         """
-        logs.configure()
+        logs.configure(logs.level(self._environ))
         worker_settings = settings.load(self._environ, "worker", self.settings.config)
         try:
             self.check_encryption_keys()

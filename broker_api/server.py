@@ -30,6 +30,8 @@ from typing import Any, Protocol
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
@@ -136,6 +138,16 @@ class _Worker(ThreadWorker):
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
         """Answer a request that gunicorn could not read, with a JSON body."""
         super().handle_error(req, _JsonSocket(client), addr, exc)
+
+
+class _Logger(Logger):
+    """gunicorn's log, written like all other lines of the process."""
+
+    def setup(self, cfg: Config) -> None:
+        """Leave format and level to ``broker_api.logs``."""
+        self.cfg = cfg
+        self._access_log_enabled = False  # the API logs requests
+        self.error_log.propagate = True
 
 
 class _Server(BaseApplication):
@@ -282,7 +294,7 @@ def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, pro
         "limit_request_line": 8190,  # two ids of 255 characters, each percent-encoded
         "limit_request_field_size": HEADER_BYTES + _LONGEST_NAME,
         "control_socket_disable": True,
-        "loglevel": "warning",
+        "logger_class": _Logger,
         "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
     }
     gc.freeze()  # else the first collection of each process would copy all memory that it shares with the others

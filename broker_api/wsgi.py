@@ -11,9 +11,9 @@ from broker_api.settings import ignored_variables
 _BOOT_ERROR = 3
 """gunicorn stops when a worker ends with this code; after another one it starts the worker again, without end."""
 
-logs.configure()
-ignored_variables.warn(ignored_variables.ignored(os.environ))
 try:
+    logs.configure()
+    ignored_variables.warn(ignored_variables.ignored(os.environ))
     broker = Broker()
     broker.check_encryption_keys()
     app = broker.app

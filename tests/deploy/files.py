@@ -41,6 +41,7 @@ SETTINGS = (
         "BROKER_SYNC_WAIT_SECONDS",
         "BROKER_SETTLE_SECONDS",
         "BROKER_VERIFY_LOGIN",
+        "BROKER_LOG_LEVEL",
     }
 )
 WORKING = {

@@ -51,6 +51,7 @@ DESIGN = [
     "BROKER_SYNC_WAIT_SECONDS",
     "BROKER_SETTLE_SECONDS",
     "BROKER_VERIFY_LOGIN",
+    "BROKER_LOG_LEVEL",
 ]
 """Every variable that the design has."""
 
