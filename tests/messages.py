@@ -30,5 +30,5 @@ class Messages:
             eventually(partial(self._said, one), f"message {one} is worked off")
 
     def _said(self, message: str) -> bool:
-        words = (f"[{message}] succeeded", f"[{message}] raised", f"'id': '{message}'")
+        words = (f'"job": "{message}"', f"[{message}] raised", f"'id': '{message}'")
         return any(word in worker.log_text() for worker in self._stack.workers for word in words)

@@ -4,28 +4,42 @@ Importing this module reads no setting and opens no connection. ``celery -A work
 one line when a setting is wrong.
 """
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
+from click.core import ParameterSource
 from tornado.options import add_parse_callback
 
 from broker_api import logs
 from broker_api.errors import SettingError
+from broker_api.jobs.queue import JOBS
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
-from workers import library_workarounds
+from broker_api.state.operation_claims import Due
+from workers import job_states, library_workarounds
 from workers.clusters.user_quota import UserQuota
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
+from workers.transport import Consumer
 
 library_workarounds.ignore_environment()
+library_workarounds.log_signals()
 app = RedisCelery("workers", include=["workers.tasks"], events="workers.transport:Events")
 app.config_from_object("celeryconfig")
+
+
+SHOWN_AFTER_SECONDS = 1.0
+"""How much later than MongoDB Flower hears of an end without a job."""
 
 
 class _Process:
@@ -34,6 +48,8 @@ class _Process:
     settings: Settings | None = None
     keys_checked = False
     context: Context | None = None
+    consumer: Consumer | None = None
+    """Celery's consumer, which has the connection for events; None in a child of a pool of processes."""
 
 
 @contextmanager
@@ -62,6 +78,7 @@ def context() -> Context:
     if _Process.context is None:
         with _one_line_errors():
             _Process.context = compose(_settings())
+        _Process.context.watcher.show_end = _show_end
     return _Process.context
 
 
@@ -72,9 +89,33 @@ def _configure_broker(sender: Celery, **_: object) -> None:
     sender.conf.update(celery_settings(_settings().redis, "workers.transport:Transport", options))
 
 
+def _show_end(due: Due, sentence: str) -> None:
+    """Show in Flower that an operation has succeeded without a job.
+
+    The consumer's thread sends the event, and later than that of the job, which may be about to say that it waits.
+    """
+    consumer = _Process.consumer
+    if consumer is None:
+        context().queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+    else:
+        consumer.call_soon(consumer.timer.call_after, SHOWN_AFTER_SECONDS, _announce, (consumer, due, sentence))
+
+
+def _announce(consumer: Consumer, due: Due, sentence: str) -> None:
+    if consumer.event_dispatcher:
+        job_states.announce_success(consumer.event_dispatcher, due, sentence)
+
+
 @signals.celeryd_init.connect
-def _check_worker(**_: object) -> None:
-    """End a worker before it connects to Redis when a setting or its encryption keys are wrong."""
+def _check_worker(instance: Any, options: dict[str, Any], **_: object) -> None:  # noqa: ANN401 - no stub has quiet
+    """End a worker before it connects to Redis when a setting or its encryption keys are wrong.
+
+    Its first lines come after this: Celery's banner is not printed, and only a superuser is warned of its privileges.
+    """
+    _set_up_logging(options.get("loglevel"))
+    instance.quiet = True
+    if 0 not in (os.getuid(), os.geteuid()):
+        warnings.simplefilter("ignore", SecurityWarning)
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("worker")
@@ -91,27 +132,36 @@ def _guard_flower() -> None:
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("flower")
+        logs.configure()
     library_workarounds.guard_flower(settings.users)
-    library_workarounds.print_ignored()
+    ignored_variables.warn(library_workarounds.take_ignored())
 
 
 add_parse_callback(_guard_flower)
 
 
 @signals.setup_logging.connect
-def _set_up_logging(loglevel: int, **_: object) -> None:
-    logs.configure(loglevel)
+def _set_up_logging(loglevel: int | None = None, **_: object) -> None:
+    """Write all logs in one form, at the level of BROKER_LOG_LEVEL or of the option ``--loglevel``."""
+    command = click.get_current_context(silent=True)
+    if command is None or command.get_parameter_source("loglevel") is not ParameterSource.COMMANDLINE:
+        loglevel = None
+    with _one_line_errors():
+        logs.configure(loglevel)
+    for name in ("celery.worker.strategy", "celery.app.trace"):  # tasks.py logs each job, with its ids
+        logging.getLogger(name).setLevel(logging.WARNING)
     ignored_variables.warn(library_workarounds.take_ignored())
 
 
 @signals.worker_process_init.connect
 def _forget_context(**_: object) -> None:
     """Create new parts in a child of a pool of processes, since connections cannot be used after a fork."""
-    _Process.context = None
+    _Process.context = _Process.consumer = None
 
 
 @signals.worker_ready.connect
-def _start_sweeper(**_: object) -> None:
+def _start_sweeper(sender: Consumer, **_: object) -> None:
+    _Process.consumer = sender
     parts = context()
     sweeper = Sweeper(
         store=parts.store,
@@ -138,4 +188,4 @@ def run_worker(settings: Settings) -> None:
         settings: Settings that have been checked already, together with the encryption keys.
     """
     _Process.settings, _Process.keys_checked = settings, True
-    app.worker_main(["worker", "--loglevel=INFO"])
+    app.worker_main(["worker"])

@@ -6,6 +6,7 @@
   a value of a wrong type ends it with a traceback (github.com/mher/flower/issues/1206).
 - Flower answers ``/metrics``, which names workers and jobs, without authentication
   (github.com/mher/flower/issues/1342).
+- Celery prints what a signal to stop does, beside the log.
 
 Replacements of parts of Celery's consumer, for which Celery has settings, are in ``workers/transport.py``. The test
 ``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do not need one of these any more.
@@ -15,9 +16,11 @@ import os
 from collections.abc import Iterator, Mapping
 
 import click
+from celery.apps import worker as celery_worker
 from tornado.options import options as flower_options
 from tornado.web import authenticated
 
+from broker_api import logs
 from broker_api.settings.ignored_variables import CELERY_VARIABLES, ignored
 
 FLOWER_VARIABLES = (
@@ -39,6 +42,9 @@ HARMFUL = ("CELERY_VERSION", "CELERY_WORKDIR")
 
 FLOWER_TASKS = 10_000
 """How many finished jobs Flower keeps in memory; its default is ten times as many."""
+
+FLOWER_COLUMNS = "name,state,args,result,received,runtime,worker"
+"""The columns of Flower's list of jobs, unless an option says others."""
 
 _ignored: set[str] = set()
 """Variables that this process ignores, without CELERY_VARIABLES."""
@@ -92,6 +98,12 @@ def _option_variables(group: click.Command) -> Iterator[str]:
             yield f"CELERY_{name}_{parameter.name}".upper().replace("-", "_")
 
 
+def log_signals() -> None:
+    """Let a worker write to its log what a signal to stop does."""
+    write = logs.write_from_signal_handler
+    setattr(celery_worker, "safe_say", lambda message, *_: write("worker_stopping", message))  # noqa: B010 - no stub
+
+
 def guard_flower(users: Mapping[str, str]) -> None:
     """Put Flower behind basic authentication, and make it read-only, so that it stops no worker and sends no job.
 
@@ -106,5 +118,7 @@ def guard_flower(users: Mapping[str, str]) -> None:
     flower_options.auth = ""
     flower_options.broker_api = None
     flower_options.max_tasks = FLOWER_TASKS
+    if flower_options.tasks_columns == flower_options._options["tasks-columns"].default:  # noqa: SLF001
+        flower_options.tasks_columns = FLOWER_COLUMNS
     guarded = type("GuardedMetrics", (Metrics,), {"get": authenticated(Metrics.get)})
     handlers.insert(0, ("/metrics", guarded))

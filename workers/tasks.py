@@ -3,21 +3,36 @@
 Further arguments, which a newer release may send, are ignored.
 """
 
+import structlog
+from celery import current_task
+from structlog.contextvars import bound_contextvars
+
 from broker_api.jobs.queue import JOBS, RECONCILE
 from broker_api.state.records import binding_key, instance_key
 from workers.app import app, context
+from workers.job_states import JobError, Sentence, to_celery
 from workers.maintenance.reconcile import reconcile as compare
 from workers.operations import compose_runner
 
+log = structlog.get_logger(__name__)
 
-def run_operation(instance_id: str, binding_id: str | None, operation_id: str, *_: object, **__: object) -> None:
-    """Run an operation of a binding, or of an instance when ``binding_id`` is None."""
+
+def run_operation(instance_id: str, binding_id: str | None, operation_id: str, *_: object, **__: object) -> Sentence:
+    """Run an operation of a binding, or of an instance when ``binding_id`` is None.
+
+    Raises:
+        JobError, PutOff, Ignore: As in ``to_celery``.
+    """
     key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
-    compose_runner(context()).work(key, operation_id)
+    ids = {"instance_id": instance_id, "binding_id": binding_id, "operation": operation_id}
+    with bound_contextvars(**{name: value for name, value in ids.items() if value}):
+        outcome = compose_runner(context()).work(key, operation_id)
+        log.info("job_finished", job=current_task.request.id, outcome=type(outcome).__name__)
+    return to_celery(outcome)
 
 
 for job in JOBS.values():
-    app.task(name=job)(run_operation)
+    app.task(name=job, throws=(JobError,), Request="workers.job_states:Request")(run_operation)
 
 
 @app.task(name=RECONCILE)
@@ -29,3 +44,4 @@ def reconcile(*_: object, repair: bool = False, run: str = "", **__: object) -> 
         run: The id by which a command finds the result.
     """
     compare(context(), repair=repair, run=run)
+    log.info("job_finished", job=current_task.request.id)

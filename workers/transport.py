@@ -258,6 +258,8 @@ class Events(CeleryEvents):
 class Consumer(consumer.Consumer):
     """Celery's consumer, which handles each error like a lost connection."""
 
+    event_dispatcher: EventDispatcher | None
+
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
         self.connection_errors = (Exception,)

@@ -50,9 +50,11 @@ class Queue:
     def send(self, job: str, arguments: list[str | None], options: JsonObject | None = None) -> bool:
         """Send a job; takes at most about a second.
 
+        The id of the message is that of the operation, so that Flower shows all runs of an operation as one job.
+
         Args:
             job: the name, a key of ``QUEUES``.
-            arguments: the arguments of the task in ``workers/tasks.py``.
+            arguments: the arguments of the task in ``workers/tasks.py``; the operation is the last one.
             options: its keyword arguments.
 
         Returns:
@@ -63,7 +65,14 @@ class Queue:
         try:
             if time.monotonic() < self._silent_until:
                 return False
-            self._app.send_task(job, args=arguments, kwargs=options, queue=QUEUES[job], ignore_result=True)
+            self._app.send_task(
+                job,
+                args=arguments,
+                kwargs=options,
+                task_id=arguments[-1] if arguments else None,
+                queue=QUEUES[job],
+                ignore_result=True,
+            )
         except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             self._outage.failed(error)

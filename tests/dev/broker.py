@@ -49,7 +49,7 @@ class Worker(Server):
     def command(self) -> Sequence[str | Path]:
         # Neighbours that are asked and listened to at start cost a second, and nothing here uses them.
         alone = ("--without-mingle", "--without-gossip")
-        return [*CELERY, "worker", "-Q", QUEUES, "-n", self.uri, "--loglevel", "INFO", *alone]
+        return [*CELERY, "worker", "-Q", QUEUES, "-n", self.uri, *alone]
 
     def answers(self) -> bool:
         return f"{self.uri} ready" in self.log_text()

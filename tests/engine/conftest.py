@@ -21,7 +21,7 @@ from tests.dev.services import Mongod
 from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper
-from workers.engine.results import Done, Result, StepTrouble
+from workers.engine.results import Done, Outcome, Result, StepTrouble
 from workers.engine.runner import Runner
 
 
@@ -61,6 +61,8 @@ class Bench:
     ran: list[str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     on_lease_lost: Callable[[Any], None] | None = None
+    outcome: Outcome = None
+    """What the last message has brought."""
 
     def __post_init__(self) -> None:
         self.key = instance_key("i")
@@ -93,7 +95,7 @@ class Bench:
             new_job=TestedJob,
             stopping=self.stopping,
         )
-        runner.work(self.key, self.operation_id)
+        self.outcome = runner.work(self.key, self.operation_id)
         return self.record
 
     def _noted(self, name: Step, behaviour: Behaviour) -> Behaviour:

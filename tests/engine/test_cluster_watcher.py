@@ -59,6 +59,8 @@ class Bench:
     stopping: threading.Event = field(default_factory=threading.Event)
     settle: float = 0.0
     budget: int = 1000
+    shown: list[tuple[str | None, str]] = field(default_factory=list)
+    """The ends that Flower is shown."""
 
     def __post_init__(self) -> None:
         self.claims = Claims(self.store)
@@ -69,7 +71,9 @@ class Bench:
         return self.budget >= 0
 
     def watcher(self, atlas: Atlas) -> ClusterWatcher:
-        return ClusterWatcher(self.status, self.claims, self.queue, lambda _: atlas.client, self.stopping)
+        watcher = ClusterWatcher(self.status, self.claims, self.queue, lambda _: atlas.client, self.stopping)
+        watcher.show_end = lambda due, sentence: self.shown.append((due.binding_id, sentence))
+        return watcher
 
     def changed(self) -> Change:
         """Note a change, and leave its turn to poll to others."""
@@ -243,6 +247,7 @@ def test_one_poll_ends_all_that_wait(bench: Bench, messages: Client) -> None:
     found = bench.record("b7")
     assert (found.phase, found.operation.description, found.operation.open) == (Phase.READY, "It works.", False)
     assert len(atlas.polls) == 3
+    eventually(lambda: sorted(bench.shown) == sorted((name, "It works.") for name in names), "Flower shows it", 5)
     assert sent(messages) == 0
 
 
@@ -271,7 +276,9 @@ def test_what_has_another_step_to_run_is_sent(bench: Bench, messages: Client) ->
     ],
     ids=["claimed or replaced", "not waiting", "past its deadline"],
 )
-def test_an_operation_that_has_changed_meanwhile_is_left_alone(bench: Bench, fields: dict[str, object]) -> None:
+def test_an_operation_that_has_changed_meanwhile_is_left_alone_and_jobs_show_what_has_ended(
+    bench: Bench, messages: Client, fields: dict[str, object]
+) -> None:
     watcher, change = bench.watcher(Atlas(["APPLIED"])), bench.changed()
     changed, other = bench.waiting("changed", change), bench.waiting("other", change)
     bench.store.collection.update_one({"_id": changed.due.key}, {"$set": fields})
@@ -280,6 +287,8 @@ def test_an_operation_that_has_changed_meanwhile_is_left_alone(bench: Bench, fie
         watcher.watch(PROJECT, CLUSTER, each)
     assert bench.ended("other")
     assert bench.record("changed") == before
+    eventually(lambda: sent(messages) == 2, "the jobs are sent", 5)
+    assert bench.shown == []
 
 
 def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages: Client) -> None:

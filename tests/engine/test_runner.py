@@ -10,7 +10,8 @@ from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Phase, State
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
 from workers.engine.job import Job
-from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
+from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
+from workers.engine.runner import NOTHING_TO_DO
 
 AnyJob = Job[Instance]
 
@@ -244,3 +245,56 @@ def test_trouble_after_a_step_that_may_be_repeated_keeps_its_changes(bench: Benc
     )
     operation = bench.record.operation
     assert (bench.record.database, operation.step, operation.attempts) == ("shop", "second", 1)
+
+
+# --- the state of the job, which Flower shows -------------------------------------------------------------------
+
+
+def test_a_job_ends_as_its_operation(bench: Bench) -> None:
+    bench.work({Step.FIRST: done})
+    assert bench.outcome == Ended(State.SUCCEEDED, "It is ready.")
+
+
+def test_a_failure_is_a_failed_job_with_the_sentence_of_the_operation(bench: Bench) -> None:
+    bench.work({Step.FIRST: raising(FailedError("There is no such cluster."))})
+    assert bench.outcome == Ended(State.FAILED, "There is no such cluster.")
+
+
+def test_what_is_put_off_says_why_and_for_how_long(bench: Bench) -> None:
+    bench.work({Step.FIRST: lambda _: Later(60, "Not yet.")})
+    assert bench.outcome == Waits("Not yet.", 60)
+    bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
+    bench.work({Step.FIRST: raising(ServiceDown())})
+    assert isinstance(bench.outcome, Waits)
+    assert bench.outcome.description == "The service is down. It is tried again."
+    assert bench.outcome.seconds is not None
+    bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
+    bench.work({Step.FIRST: lambda _: Later(60, "Until Atlas is done.", operation={"waits_on": "p/c"})})
+    assert bench.outcome == Waits("Until Atlas is done.")
+
+
+def test_a_repeated_message_finds_the_end_that_the_first_one_brought(bench: Bench) -> None:
+    bench.work({Step.FIRST: raising(FailedError("There is no such cluster."))})
+    first = bench.outcome
+    bench.work({Step.FIRST: done})
+    assert bench.outcome == first
+
+
+def test_a_repeated_message_finds_why_the_operation_waits(bench: Bench) -> None:
+    for _ in range(2):
+        bench.work({Step.FIRST: lambda _: Later(60, "Not yet.")})
+    assert isinstance(bench.outcome, Waits)
+    assert bench.outcome.description == "Not yet."
+    assert 50 < (bench.outcome.seconds or 0) <= 60
+
+
+def test_a_message_of_another_operation_ends_with_nothing_to_do(bench: Bench) -> None:
+    bench.operation_id = "provision-of-before"
+    bench.work({Step.FIRST: done})
+    assert bench.outcome == Ended(State.SUCCEEDED, NOTHING_TO_DO)
+
+
+def test_a_message_for_an_operation_that_another_worker_runs_says_nothing_of_its_state(bench: Bench) -> None:
+    bench.change(lease_until=datetime.now(UTC) + timedelta(seconds=60))
+    bench.work({Step.FIRST: done})
+    assert bench.outcome is None

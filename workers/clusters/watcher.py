@@ -71,6 +71,8 @@ class ClusterWatcher:
         self._stopping = stopping
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
+        self.show_end: Callable[[Due, str], None] = self._send_job
+        """Shows the end of an operation in Flower; without a connection for events, by a job that finds the end."""
 
     def watches(self, project: str, cluster: str) -> bool:
         """Return whether this process watches a cluster now."""
@@ -152,10 +154,13 @@ class ClusterWatcher:
                 self._send(project, cluster, group)
                 continue
             name = cluster_key(project, cluster)
-            self._claims.finish_waiting(_fences(group), name, done.phase, done.changes, done.description)
+            ended = self._claims.finish_waiting(_fences(group), name, done.phase, done.changes, done.description)
             self._drop(project, cluster, group)
+            # Some may have ended otherwise meanwhile: a job finds out.
+            show_end = self.show_end if ended == len(group) else self._send_job
             for one in group:
                 log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
+                show_end(one.due, done.description)
 
     def _after_error(
         self,
@@ -194,10 +199,13 @@ class ClusterWatcher:
         try:
             self._claims.make_due(_fences(waiting), cluster_key(project, cluster))
             for due in (one.due for one in waiting):
-                self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
+                self._send_job(due)
         except ErrStorageMongoConnection as error:
             log.warning("operations_not_sent", cluster=cluster, reason=error.reason)
         self._drop(project, cluster, waiting)
+
+    def _send_job(self, due: Due, _: str = "") -> None:
+        self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
 
     def _drop(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:
         with self._changed:

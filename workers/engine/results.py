@@ -1,11 +1,14 @@
-"""Results of a step: continue with another step, run again later, or done. A step that cannot succeed raises."""
+"""Results of a step: continue with another step, run again later, or done. A step that cannot succeed raises.
+
+``Ended`` and ``Waits`` are the results of a job, which runs steps until the operation ends or waits.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic
 
 from broker_api.state.fields import AnyFields, OperationFields
-from broker_api.state.records import Phase
+from broker_api.state.records import Phase, State
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,26 @@ class Done(Generic[AnyFields]):
 
 
 Result = Next[AnyFields] | Later[AnyFields] | Done[AnyFields]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The operation has ended; platforms read ``sentence``."""
+
+    state: State
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Waits:
+    """The operation goes on in ``seconds``; with None when something happens that ``description`` tells."""
+
+    description: str
+    seconds: float | None = None
+
+
+Outcome = Ended | Waits | None
+"""What has become of an operation. None: there is nothing to do, or another worker does it."""
 
 
 class FailedError(Exception):

@@ -22,7 +22,18 @@ from broker_api.state.records import State
 from workers.engine.definition import Definition, StepFunction
 from workers.engine.job import Job
 from workers.engine.leases import Lease, LeaseKeeper
-from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result, StepTrouble
+from workers.engine.results import (
+    Done,
+    Ended,
+    FailedError,
+    HeldBackError,
+    Later,
+    Next,
+    Outcome,
+    Result,
+    StepTrouble,
+    Waits,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +41,8 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 OTHER_RELEASE_SECONDS = 5.0
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
+NOTHING_TO_DO = "Nothing to do: the operation has ended."
+WRONG_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
 LATE_EFFECT_SECONDS = 30.0
 """How long a request whose answer was lost may still take effect."""
 NEW_STEP: OperationFields = {"attempts": 0, "error": None, "waits_on": None}
@@ -91,7 +104,7 @@ class Runner:
         self._new_job = new_job
         self._stopping = stopping
 
-    def work(self, key: str, operation_id: str) -> None:
+    def work(self, key: str, operation_id: str) -> Outcome:
         """Run the steps of an operation until it ends or has to wait.
 
         A late or repeated message does no harm, since there is no operation to claim then.
@@ -99,20 +112,23 @@ class Runner:
         Args:
             key: The ``_id`` of the document of the instance or binding.
             operation_id: The operation.
+
+        Returns:
+            What has become of the operation, also if an earlier message or another worker has brought it there.
         """
         try:
             if not self._keys.passes():  # a secret that is encrypted with a wrong key is lost; other workers take over
-                return
+                return Waits(WRONG_KEYS)
             asked_at = time.monotonic()
             claim = self._claims.claim(key, operation_id)
             if claim is None:
                 log.debug("operation_not_claimable", key=key)
-                return
+                return self._look(key, operation_id)
             with bound_contextvars(**_log_context(claim)), self._leases.holding(claim, asked_at) as lease:
                 job = self._new_job(claim, lease)
                 try:
-                    goes_on = True
-                    while goes_on:
+                    outcome: Outcome = None
+                    while outcome is None:
                         name, step = self._next_step(job)
                         try:
                             result = step(job)
@@ -120,15 +136,33 @@ class Runner:
                             raise
                         except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
                             result = self._result_of_error(job, name, error)
-                        goes_on = self._record(job, name, result)
+                        outcome = self._record(job, name, result)
                 except LeaseLostError:
                     log.warning("lease_lost", step=job.operation.step)
                     self._claims.release(job.claim, sure=not job.late_effect)
                     definition = self._definitions.get(job.operation.kind)
                     if definition and definition.on_lease_lost:
                         definition.on_lease_lost(job)
+                    return None
+                else:
+                    return outcome
         except ErrStorageMongoConnection as error:
             log.warning("operation_interrupted", key=key, reason=error.reason)  # the lease expires by itself
+            return Waits(f"MongoDB cannot be used: {error.reason}.")
+
+    def _look(self, key: str, operation_id: str) -> Outcome:
+        """Return what has become of an operation that cannot be claimed."""
+        store = self._claims.store
+        record = store.get(key)
+        if record is None or not record.readable or record.operation.id != operation_id:
+            return Ended(State.SUCCEEDED, NOTHING_TO_DO)
+        operation, now = record.operation, store.now()
+        if not operation.open:
+            return Ended(State(operation.state), operation.description or "")
+        if operation.lease_until > now:  # another worker runs it
+            return None
+        seconds = None if operation.waits_on else (operation.due - now).total_seconds()
+        return Waits(operation.error or operation.description or "", seconds)
 
     def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
         """Return the name and the function of the next step.
@@ -174,9 +208,10 @@ class Runner:
         first = next(iter(definition.undo))
         return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
 
-    def _record(self, job: Job[Any], name: str, result: Result[Any]) -> bool:
-        """Write the result of a step; return whether the next step follows at once, under the same claim."""
-        log.info("step_finished", step=name, result=type(result).__name__)
+    def _record(self, job: Job[Any], name: str, result: Result[Any]) -> Outcome:
+        """Write the result of a step; return None if the next step follows at once, under the same claim."""
+        why = {"reason": result.description, "seconds": round(result.seconds, 1)} if isinstance(result, Later) else {}
+        log.info("step_finished", step=name, result=type(result).__name__, **why)
         operation = job.operation
         changes, fields = job.take_unwritten(result.changes)
         match result:
@@ -189,7 +224,7 @@ class Runner:
                     asked_at = time.monotonic()
                     job.update(self._claims.advance(job.claim, changes, fields))
                     job.lease.extend(asked_at)
-                return True
+                return None
             case Later():
                 fields |= {"waits_on": None, **(result.operation or {})}
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
@@ -198,13 +233,14 @@ class Runner:
                     fields["step"] = result.step.value
                 self._claims.reschedule(job.claim, result.seconds, changes, fields)
                 job.rescheduled()
+                return Waits(result.description, None if fields["waits_on"] else result.seconds)
             case Done():
                 state = State.FAILED if operation.undo else State.SUCCEEDED
                 failure = operation.failure or "The operation failed."
                 sentence = failure if operation.undo else result.description
                 self._claims.finish(job.claim, state, result.phase, changes, sentence)
                 log.info("operation_finished", state=state.value, description=sentence)
-        return False
+                return Ended(state, sentence)
 
 
 def _hand_over(job: Job[Any]) -> Result[Any]:

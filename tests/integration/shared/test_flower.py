@@ -1,5 +1,6 @@
 """Flower, Celery's dashboard: who may see it, what it shows, and that nobody can steer workers with it."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import requests
 
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.tenant import Tenant, eventually
+from tests.tenant import CLUSTER, Tenant, ends, eventually
 
 
 class Flower:
@@ -23,6 +24,19 @@ class Flower:
     def knows(self, workers: int) -> bool:
         """Flower asks workers about themselves when it is told to, which takes a second."""
         return any(len(self.get(path).json()) == workers for path in ("/api/workers", "/api/workers?refresh=1"))
+
+    def job(self, operation: str) -> dict[str, str]:
+        """Return the job of an operation, all its runs; an empty one before Flower has heard of it."""
+        shown: dict[str, dict[str, str]] = self.get("/api/tasks").json()
+        return shown.get(operation, {})
+
+    def found(self, text: str) -> list[str]:
+        """Return the ids of the jobs that the search field of Flower's list finds."""
+        listed = self.get(
+            f"/tasks/datatable?draw=1&start=0&length=50&search[value]={text}&order[0][column]=0&order[0][dir]=asc"
+            "&columns[0][data]=name"
+        )
+        return [job["uuid"] for job in listed.json()["data"]]
 
     def jobs(self, operation: str) -> list[dict[str, str]]:
         """Those that have an operation's id among their arguments."""
@@ -53,7 +67,51 @@ def test_flower_shows_jobs_by_name_with_ids_only(flower: Flower, oauth_stack: St
         assert job["name"] == "atlas.bind"
         assert job["args"] == f"['{tenant.instance_id}', 'b-1', '{accepted.operation}']"
         assert job["kwargs"] == "{}"
+        assert job["uuid"] == accepted.operation
     assert "b-1" in [user["username"] for user in atlas.users()]
+
+
+def test_a_jobs_state_is_that_of_its_operation(flower: Flower, oauth_stack: Stack, atlas: Emulator) -> None:
+    with oauth_stack.client() as client:
+        tenant = Tenant(client).provision()
+        failing = client.provision(f"failed-{tenant.instance_id}", {"cluster": "nowhere"})
+        end = ends(client, failing, f"failed-{tenant.instance_id}").description
+        atlas.apply_by_hand()
+        waiting = client.bind(tenant.instance_id, "b")
+        eventually(lambda: flower.job(waiting.operation).get("state") == "RETRY", "it waits")
+        failed, waits = (flower.job(each.operation) for each in (failing, waiting))
+        assert (failed["state"], failed["result"]) == ("FAILURE", end)
+        assert "nowhere" in end
+        assert waits["result"] == f"Waiting until Atlas has applied the change on the cluster {CLUSTER}."
+        atlas.apply_now()
+        success = tenant.end(waiting, "b")
+    assert success.state == "succeeded"
+    eventually(lambda: flower.job(waiting.operation)["state"] == "SUCCESS", "it has ended")
+    done = flower.job(waiting.operation)
+    assert done["result"].strip("'") == success.description
+    assert not done["exception"]
+    assert [job["traceback"] or "" for job in (failed, waits, done)] == ["", "", ""]
+    for each in (tenant.instance_id, waiting.operation):
+        assert waiting.operation in flower.found(each)
+
+
+def test_what_is_tried_again_says_why_and_when(flower: Flower, oauth_stack: Stack, atlas: Emulator) -> None:
+    with oauth_stack.client() as client:
+        tenant = Tenant(client).provision()
+        atlas.fail("POST", "databaseUsers", status=503, times=None)
+        accepted = client.bind(tenant.instance_id, "b")
+        eventually(lambda: flower.job(accepted.operation).get("state") == "RETRY", "it is tried again")
+        job = flower.job(accepted.operation)
+        atlas.heal()
+        tenant.succeed(accepted, "b")
+    told = r"\S.*It is tried again\. Next attempt at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\."
+    assert re.fullmatch(told, job["result"])
+    eventually(lambda: flower.job(accepted.operation)["state"] == "SUCCESS", "it has succeeded")
+
+
+def test_the_list_of_jobs_has_ids_and_reasons(flower: Flower) -> None:
+    columns = re.findall(r'<th data-column="(\w+)"', flower.get("/tasks").text)
+    assert columns == ["name", "state", "args", "result", "received", "runtime", "worker"]
 
 
 @pytest.mark.parametrize(

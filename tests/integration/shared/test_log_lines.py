@@ -1,0 +1,88 @@
+"""The logs of all processes: one JSON object a line, with ids on each line of a job."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dev.broker import Api, Flower, Worker
+from tests.dev.processes import CHECKOUT, Server, clean_environment
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.tenant import Json, Tenant, eventually
+
+
+def lines(process: Server) -> list[Json]:
+    """Return all lines of a process's log; fails when one is no JSON object with the fields of each line."""
+    found = [json.loads(line) for line in process.log_text().splitlines()]
+    assert [line for line in found if not {"event", "level", "logger", "timestamp"} <= line.keys()] == []
+    return found
+
+
+@pytest.fixture
+def processes(oauth_stack: Stack) -> Iterator[list[Server]]:
+    """Another API, worker and Flower, of the stack's servers, to be stopped."""
+    settings = oauth_stack.worker_settings
+    started = [Api(settings), Worker(settings, "worker-logs"), Flower(settings)]
+    for each in started:
+        each.start()
+    yield started
+    for each in started:
+        each.close()
+
+
+def test_each_line_from_start_to_end_is_a_json_object(processes: list[Server]) -> None:
+    for process in processes:
+        process.stop()
+    api, worker, flower = map(lines, processes)
+    assert any("Booting worker" in line["event"] for line in api)
+    assert any(line["event"].endswith(" ready.") for line in worker)
+    assert any(line["event"] == "worker_stopping" for line in worker)
+    assert any("Visit me at" in line["event"] for line in flower)
+
+
+def test_each_line_of_a_job_has_its_ids_and_each_delay_its_reason(oauth_stack: Stack, atlas: Emulator) -> None:
+    with oauth_stack.client() as client:
+        tenant = Tenant(client).provision()
+        atlas.fail("POST", "databaseUsers", status=503)
+        accepted = client.bind(tenant.instance_id, "b")
+        tenant.succeed(accepted, "b")
+
+    def told() -> list[Json]:
+        every = [line for worker in oauth_stack.workers for line in lines(worker)]
+        return [line for line in every if line.get("operation") == accepted.operation]
+
+    eventually(lambda: any(line["event"] == "operation_finished" for line in told()), "the end is logged")
+    ids = (tenant.instance_id, "b")
+    assert [line for line in told() if (line.get("instance_id"), line.get("binding_id")) != ids] == []
+    later = [line for line in told() if line["event"] == "step_finished" and line["result"] == "Later"]
+    assert [line for line in later if not line["reason"] or line["seconds"] < 0] == []
+    assert any("It is tried again" in line["reason"] for line in later)
+    assert any(line["event"] == "job_finished" for line in told())
+
+
+@pytest.mark.parametrize("kind", [Api, Worker, Flower])
+def test_a_wrong_level_ends_each_process_with_one_line(oauth_stack: Stack, kind: type[Api | Worker | Flower]) -> None:
+    process = kind(oauth_stack.worker_settings)
+    ended = subprocess.run(
+        [str(part) for part in process.command()],
+        cwd=CHECKOUT,
+        env=clean_environment({**oauth_stack.worker_settings, "BROKER_LOG_LEVEL": "loud"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    sentence = "atlas-broker: BROKER_LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL\n"
+    assert (ended.returncode, ended.stdout + ended.stderr) == (1, sentence)
+
+
+def test_the_level_holds_for_a_worker_that_is_started_without_options(oauth_stack: Stack) -> None:
+    class Quiet(Worker):
+        def answers(self) -> bool:
+            return "message_dropped" in self.log_text() or self.running
+
+    with Quiet({**oauth_stack.worker_settings, "BROKER_LOG_LEVEL": "ERROR"}, "worker-quiet") as worker:
+        worker.stop()
+        assert [line for line in lines(worker) if line["level"] == "info" and line["event"] != "worker_stopping"] == []
