@@ -10,7 +10,7 @@ from broker_api.operator.session import Session, opened
 from broker_api.state.operator_queries import OperationFilter
 from broker_api.state.records import Binding, Instance, Kind, State
 
-COLUMNS = ("operation", "state", "instance", "binding", "cluster", "age", "waits_on", "description")
+COLUMNS = ("operation", "state", "instance", "binding", "cluster", "age", "description")
 
 _STATES = {state.replace(" ", "-"): state for state in State}
 

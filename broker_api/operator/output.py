@@ -1,6 +1,7 @@
 """What commands print: tables for people, JSON for programs. Every field is named here; none holds a secret."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from broker_api.json_types import JsonObject
 from broker_api.state.records import EPOCH, Binding, Instance, Operation, OperatorAction, State
 
 PIPE_WIDTH = 400
-"""The width of a table that no terminal shows, so that no id is broken into two lines."""
+"""The width of a table that no terminal shows, so that ids stay whole."""
+LEAST_WIDTH = 140
+"""The least width of a table; a terminal that is narrower breaks its lines, and every id can be read."""
 
 
 def operation(found: Instance | Binding, now: datetime) -> JsonObject:
@@ -136,8 +139,8 @@ def show_list(rows: Iterable[JsonObject], columns: Sequence[str], limit: int, *,
         click.echo(json.dumps(listed, indent=2))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name.replace("_", " ").upper(), overflow="fold")
+    for name in columns:  # the first id stays whole; of the others the beginning is enough for a command
+        table.add_column(name.upper(), no_wrap=name == columns[0])
     for row in listed:
         table.add_row(*(Text(_cell(name, row)) for name in columns))
     _console().print(table if listed else Text("There are none."))
@@ -174,13 +177,15 @@ def duration(seconds: float) -> str:
 def _cell(column: str, row: JsonObject) -> str:
     if column == "age":
         return duration(row["age_seconds"])
-    return "" if row[column] is None else str(row[column])
+    return "" if row[column] is None else _line(row[column])
 
 
 def _line(value: object) -> str:
+    """Return the text of a value without control characters, which ids of a platform may have."""
+    text = str(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {each}" for name, each in value.items() if each is not None)
-    return str(value)
+        text = ", ".join(f"{name}: {each}" for name, each in value.items() if each is not None)
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _moment(when: datetime | None) -> str | None:
@@ -196,4 +201,5 @@ def actions(noted: Iterable[OperatorAction]) -> list[JsonObject]:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    width = max(LEAST_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, highlight=False)

@@ -133,6 +133,15 @@ def test_a_table_has_whole_ids_and_says_when_there_may_be_more(store: Store, con
     assert "There are none." in console.run("operations", "list", "--state", "failed").stdout
 
 
+def test_control_characters_of_an_id_do_not_reach_the_terminal(store: Store, console: Console) -> None:
+    provision(store, "red\x1b[31m")
+    for words in (["instances", "list"], ["instances", "show", "red"]):
+        printed = console.run(*words).stdout
+        assert "red\N{REPLACEMENT CHARACTER}[31m" in printed
+        assert "\x1b" not in printed
+    assert console.json("instances", "show", "red")["instance"] == "red\x1b[31m"
+
+
 def test_an_operation_is_shown_by_the_start_of_its_id(store: Store, console: Console) -> None:
     provision(store)
     operation_id = bind(store, phase=Phase.FAILED)
@@ -266,6 +275,19 @@ def test_a_failed_operation_is_in_progress_again_when_retry_returns(kind: Kind, 
     assert document
     assert document["expire_at"] is None
     assert Claims(store).claim(key, before.id)
+
+
+def test_an_update_that_has_failed_is_retried_with_its_request(store: Store, console: Console) -> None:
+    provision(store)
+    key = instance_key("i")
+    update = store.start(key, record(store, key).operation, Start(Kind.UPDATE, '{"plan_id":"q"}'), Phase.READY)
+    assert update
+    claim = Claims(store).claim(key, update)
+    assert claim
+    Claims(store).finish(claim, State.FAILED, Phase.READY, None, SENTENCE)
+    assert console.json("operations", "retry", update)["state"] == "in progress"
+    now = record(store, key)
+    assert (now.phase, now.operation.kind, now.operation.request) == (Phase.READY, Kind.UPDATE, '{"plan_id":"q"}')
 
 
 def test_a_delete_that_goes_on_after_its_deadline_gets_a_new_one(store: Store, console: Console) -> None:
