@@ -196,7 +196,7 @@ def _moment(when: datetime | None) -> str | None:
 
 
 def actions(noted: Iterable[OperatorAction]) -> list[JsonObject]:
-    """Return the entries about operators who have changed an operation."""
+    """Return the commands with which operators have changed an operation."""
     return [{"at": _moment(each.at), "user": each.user, "command": each.command} for each in noted]
 
 
