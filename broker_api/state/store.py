@@ -114,6 +114,7 @@ class Store:
             (self.collection, forget),
             (self.housekeeping, forget),
         ]
+        self.now()  # fails soon when MongoDB does not answer; the indexes of a large collection take longer
         for collection, index in indexes:
             try:
                 with pymongo.timeout(INDEX_SECONDS):
