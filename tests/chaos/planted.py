@@ -166,7 +166,7 @@ def always_takes_the_turn(take_turn: Callable[..., object]) -> Callable[..., obj
     def broken(status: ClusterStatus, project: str, cluster: str, stages: list[Document], burst: int) -> object:
         long_ago = {"polled_at": None, "answered_at": None, "next_poll": None, "polls_booked": None}
         status.housekeeping.collection.update_one({"_id": f"cluster/{project}/{cluster}"}, {"$set": long_ago})
-        return take_turn(status, project, cluster, stages, burst)
+        return take_turn(status, project, cluster, stages, max(burst, 1))
 
     return broken
 
