@@ -4,7 +4,9 @@ import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import coverage
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
+from broker_api.state.mongo import connect
+from broker_api.state.store import Store
 from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT
@@ -115,6 +119,23 @@ def state_mongod() -> Iterator[Mongod]:
     need(binaries.mongod)
     with Mongod("mongod-state") as server:
         yield server
+
+
+@contextmanager
+def new_store(server: Mongod) -> Iterator[Store]:
+    """A store in a database of its own."""
+    with connect(server.uri, 5000) as client:
+        store = Store(client, f"store-{uuid4().hex[:8]}", "instances")
+        yield store
+        client.drop_database(store.collection.database.name)
+
+
+@pytest.fixture
+def store(state_mongod: Mongod) -> Iterator[Store]:
+    """A store in a database of its own, with its indexes."""
+    with new_store(state_mongod) as store:
+        store.prepare()
+        yield store
 
 
 @pytest.fixture(scope="session")

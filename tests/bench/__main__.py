@@ -30,7 +30,7 @@ FIGURES: dict[str, Callable[[Lab], Result]] = {
 
 
 @click.command()
-@click.option("--short", is_flag=True, help="Two minutes: shorter, and at fewer points.")
+@click.option("--short", is_flag=True, help="Measure for a shorter time, at fewer points.")
 @click.option("--only", multiple=True, type=click.Choice(list(FIGURES)), help="Measure only this; may be repeated.")
 @click.option("--without-old", is_flag=True, help="Leave atlasbroker 2.0.0 out, which is installed at the first run.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all values into this file.")

@@ -266,3 +266,15 @@ def close_all(servers: Sequence[Server]) -> None:
         server.ask_to_stop(server.stop_signal)
     for server in servers:
         server.remove()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that descend from a process."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]

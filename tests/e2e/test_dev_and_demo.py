@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.dev.demo import Screen, Tour, play
-from tests.dev.processes import CHECKOUT, script
+from tests.dev.processes import CHECKOUT, descendants, script
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
@@ -71,7 +71,7 @@ def test_dev_says_where_everything_is_reports_who_dies_and_leaves_nothing_behind
         told = _read_until(dev, "Ctrl-C")
         for part in ("API:", "Flower:", "Atlas (emulator):", "clusters:", "MongoDB, state:", "Redis:", "logs:"):
             assert part in told, told
-        children = _descendants(dev.pid)
+        children = descendants(dev.pid)
         assert len(children) >= 7
         _kill_worker(told)
         assert "worker-1 ended with status -9" in _read_until(dev, "worker-1")
@@ -108,14 +108,3 @@ def _runs(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return found[1:]

@@ -1,8 +1,7 @@
 """A store of its own in the real MongoDB, and an operation that tests declare the steps of."""
 
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -13,11 +12,9 @@ from cryptography.fernet import Fernet
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Instance, Kind, Phase, instance_key
 from broker_api.state.store import Start, Store
-from tests.dev.services import Mongod
 from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper
@@ -116,16 +113,6 @@ class Bench:
         """Write fields of the operation behind the broker's back."""
         changes = {f"operation.{name}": value for name, value in fields.items()}
         self.store.collection.update_one({"_id": self.key}, {"$set": changes})
-
-
-@pytest.fixture
-def store(state_mongod: Mongod) -> Iterator[Store]:
-    with connect(state_mongod.uri, 5000) as client:
-        name = f"engine-{uuid.uuid4().hex[:8]}"
-        store = Store(client, name, "instances")
-        store.prepare()
-        yield store
-        client.drop_database(name)
 
 
 @pytest.fixture

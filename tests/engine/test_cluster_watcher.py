@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from redis import Redis as Client
+from structlog.testing import capture_logs
 
 from broker_api.jobs.queue import Queue
 from broker_api.settings.redis_settings import RedisSettings
@@ -283,12 +284,26 @@ def test_an_operation_that_has_changed_meanwhile_is_left_alone_and_jobs_show_wha
     changed, other = bench.waiting("changed", change), bench.waiting("other", change)
     bench.store.collection.update_one({"_id": changed.due.key}, {"$set": fields})
     before = bench.record("changed")
-    for each in (changed, other):
-        watcher.watch(PROJECT, CLUSTER, each)
-    assert bench.ended("other")
-    assert bench.record("changed") == before
-    eventually(lambda: sent(messages) == 2, "the jobs are sent", 5)
+    with capture_logs() as lines:
+        for each in (changed, other):
+            watcher.watch(PROJECT, CLUSTER, each)
+        assert bench.ended("other")
+        assert bench.record("changed") == before
+        eventually(lambda: sent(messages) == 2, "the jobs are sent", 5)
     assert bench.shown == []
+    assert "operation_finished" not in [line["event"] for line in lines]
+
+
+def test_without_another_thread_an_operation_is_left_to_the_sweeper(bench: Bench) -> None:
+    watcher, waiting = bench.watcher(Atlas(["APPLIED"])), bench.waiting("b", bench.changed())
+    usual = threading.stack_size(1 << 46)  # more than the system gives a thread
+    try:
+        watcher.watch(PROJECT, CLUSTER, waiting)
+    finally:
+        threading.stack_size(usual)
+    assert not watcher.watches(PROJECT, CLUSTER)
+    watcher.watch(PROJECT, CLUSTER, waiting)
+    assert bench.ended("b")
 
 
 def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages: Client) -> None:

@@ -1,27 +1,17 @@
 """What opens a circuit, and what does not; tests/chaos shows what that means to workers."""
 
 import time
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.housekeeping import RECENT_SECONDS, Housekeeping
-from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
-from tests.dev.services import Mongod
 from workers.engine.results import HeldBackError
 from workers.guard.circuit_breaker import DOWN_SECONDS, CircuitBreaker
 from workers.guard.guard import Guard
 from workers.guard.rate_limiter import RateLimiter
-
-
-@pytest.fixture
-def store(state_mongod: Mongod) -> Iterator[Store]:
-    with connect(state_mongod.uri, 5000) as client:
-        yield Store(client, f"circuit-{uuid.uuid4().hex[:8]}", "instances")
 
 
 def breaker(store: Store) -> CircuitBreaker:

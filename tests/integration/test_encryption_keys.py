@@ -17,6 +17,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from tests.books import document, held
+from tests.conftest import new_store
 from tests.dev.broker import QUEUES, Api, Worker
 from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, script, start_all
 from tests.dev.services import Mongod
@@ -36,21 +37,6 @@ COMMANDS = {
     "gunicorn": [PYTHON, "-m", "gunicorn", "--bind", f"{HOST}:0", "broker_api.wsgi:app"],
     "everything at once": [PYTHON, "-c", "from broker_api.broker import Broker; Broker().run('127.0.0.1', 0)"],
 }
-
-
-@contextmanager
-def new_store(server: Mongod) -> Iterator[Store]:
-    """A store in a database of its own."""
-    with connect(server.uri, 5000) as client:
-        store = Store(client, f"keys-{uuid4().hex[:8]}", "instances")
-        yield store
-        client.drop_database(store.collection.database.name)
-
-
-@pytest.fixture
-def store(state_mongod: Mongod) -> Iterator[Store]:
-    with new_store(state_mongod) as made:
-        yield made
 
 
 def trouble(store: Store, *keys: str) -> str | None:

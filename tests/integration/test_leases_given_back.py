@@ -1,21 +1,10 @@
 """A lease that was given back stays given back: a renewal that comes late must not hold the operation again."""
 
-import uuid
-from collections.abc import Iterator
-
 import pytest
 
-from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
-from tests.dev.services import Mongod
-
-
-@pytest.fixture
-def store(state_mongod: Mongod) -> Iterator[Store]:
-    with connect(state_mongod.uri, 5000) as client:
-        yield Store(client, f"leases-{uuid.uuid4().hex[:8]}", "instances")
 
 
 @pytest.fixture

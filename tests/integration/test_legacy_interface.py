@@ -8,7 +8,6 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -23,7 +22,7 @@ from broker_api.config import Config
 from broker_api.settings.settings import load
 from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, HOST, Server, free_port, script
+from tests.dev.processes import CHECKOUT, HOST, Server, descendants, free_port, script
 from tests.dev.services import Mongod, Redis
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
@@ -93,18 +92,6 @@ def python(secrets: Path, text: str, port: int, atlas: AtlasEmulator) -> Script:
     return Script(secrets.parent, [sys.executable, file], port, {"MONGODB_ATLAS_BASE_URL": atlas.uri})
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return found
-
-
 def leader(server: Server) -> int:
     assert server.process is not None
     return server.process.pid
@@ -165,7 +152,7 @@ def test_a_worker_that_dies_under_run_is_started_again(custom: Script, atlas: Em
 def worker_of(running: Script) -> int:
     """The process that says that it is ready to work, which is the first that the script makes; 0 before."""
     ready = re.search(r"celery@\S+ ready", running.log_text())
-    return min(family(leader(running))[1:]) if ready else 0
+    return min(descendants(leader(running))) if ready else 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -183,7 +170,7 @@ def test_run_ends_with_the_signal_and_leaves_no_process_behind(
     """
     with python(secrets, textwrap.dedent(text), port, emulator) as running:
         eventually(lambda: " ready." in running.log_text(), "its worker is ready")
-        processes = family(leader(running))
+        processes = [leader(running), *descendants(leader(running))]
         assert len(processes) >= 3  # the script, the server, the worker
         os.kill(leader(running), number)
         eventually(lambda: running.returncode is not None, "it ends")

@@ -18,16 +18,6 @@ from tests.tenant import eventually
 MANY = 5_000
 
 
-@pytest.fixture
-def store(state_mongod: Mongod) -> Iterator[Store]:
-    with connect(state_mongod.uri, 5000) as client:
-        name = f"counts-{uuid4().hex[:8]}"
-        store = Store(client, name, "instances")
-        store.prepare()
-        yield store
-        client.drop_database(name)
-
-
 def add(store: Store, number: int, kind: str, state: str) -> None:
     operation = {"id": "x", "kind": kind, "state": state, "open": False}
     store.collection.insert_many([{"_id": f"instance/{uuid4()}", "operation": operation} for _ in range(number)])

@@ -8,10 +8,10 @@ import pytest
 import requests
 from bson.datetime_ms import DatetimeMS
 
-from broker_api.state.mongo import connect
 from broker_api.state.records import Instance, binding_key, instance_key
 from broker_api.state.store import Store
 from tests.books import document, held
+from tests.conftest import new_store
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
@@ -220,27 +220,20 @@ def test_a_deprovision_fails_with_a_sentence_when_a_binding_cannot_be_read(
 
 
 @pytest.mark.parametrize("damaged", [NEWER["a phase of a newer release"], BROKEN["no phase"], BROKEN["no operation"]])
-def test_a_database_that_a_document_names_is_in_use_though_it_cannot_be_read(
-    state_mongod: Mongod, damaged: Json
-) -> None:
+def test_a_database_that_a_document_names_is_in_use_though_it_cannot_be_read(store: Store, damaged: Json) -> None:
     operation = {"id": "provision-1", "kind": "provision", "state": "succeeded", "open": False}
     ids = [str(uuid4()), str(uuid4())]
-    with connect(state_mongod.uri, 5000) as client:
-        store = Store(client, f"unreadable-{uuid4().hex[:8]}", "instances")
-        for each in ids:
-            held_by = {"project": "p", "cluster": "c", "database": "d", "phase": "ready", "operation": operation}
-            store.collection.insert_one({"_id": instance_key(each), "instance_id": each, **held_by})
-        found = store.instance(ids[0])
-        assert isinstance(found, Instance)
-        store.collection.update_one({"_id": instance_key(ids[1])}, damaged)
-        assert [other.instance_id for other in store.sharing(found)][:1] == [ids[1]]
-        client.drop_database(store.collection.database.name)
+    for each in ids:
+        held_by = {"project": "p", "cluster": "c", "database": "d", "phase": "ready", "operation": operation}
+        store.collection.insert_one({"_id": instance_key(each), "instance_id": each, **held_by})
+    found = store.instance(ids[0])
+    assert isinstance(found, Instance)
+    store.collection.update_one({"_id": instance_key(ids[1])}, damaged)
+    assert [other.instance_id for other in store.sharing(found)][:1] == [ids[1]]
 
 
 def test_an_index_that_another_release_made_in_another_way_is_left(state_mongod: Mongod) -> None:
-    with connect(state_mongod.uri, 5000) as client:
-        store = Store(client, f"unreadable-{uuid4().hex[:8]}", "instances")
+    with new_store(state_mongod) as store:
         store.collection.create_index([("operation.due", 1), ("phase", 1)], name="due")
         store.prepare()
         assert {"due", "waits", "ids", "database", "forget"} <= set(store.collection.index_information())
-        client.drop_database(store.collection.database.name)

@@ -71,7 +71,7 @@ class ClusterWatcher:
         self._stopping = stopping
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
-        self.show_end: Callable[[Due, str], None] = self._send_job
+        self.show_end: Callable[[Due, str], None] = lambda due, _: self._send_job(due)
         """Shows the end of an operation in Flower; without a connection for events, by a job that finds the end."""
 
     def watches(self, project: str, cluster: str) -> bool:
@@ -91,8 +91,15 @@ class ClusterWatcher:
             begun = (project, cluster) in self._waiting
             self._waiting.setdefault((project, cluster), {})[waiting.due.key] = waiting
             self._changed.notify_all()
-        if not begun:
-            threading.Thread(target=self._watch, args=(project, cluster), name=f"watch {cluster}", daemon=True).start()
+        if begun:
+            return
+        thread = threading.Thread(target=self._watch, args=(project, cluster), name=f"watch {cluster}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process may not have more threads; the sweeper sends the operation
+            log.warning("cluster_not_watched", cluster=cluster, reason=str(error))
+            with self._changed:
+                del self._waiting[project, cluster]
 
     def _watch(self, project: str, cluster: str) -> None:
         """Look at a cluster while operations of this process wait on it."""
@@ -156,11 +163,14 @@ class ClusterWatcher:
             name = cluster_key(project, cluster)
             ended = self._claims.finish_waiting(_fences(group), name, done.phase, done.changes, done.description)
             self._drop(project, cluster, group)
-            # Some may have ended otherwise meanwhile: a job finds out.
-            show_end = self.show_end if ended == len(group) else self._send_job
+            if ended < len(group):  # a job of each finds out which ones have changed meanwhile
+                log.info("operations_finished", cluster=cluster, ended=ended, waiting=len(group))
+                for one in group:
+                    self._send_job(one.due)
+                continue
             for one in group:
                 log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
-                show_end(one.due, done.description)
+                self.show_end(one.due, done.description)
 
     def _after_error(
         self,
@@ -204,7 +214,7 @@ class ClusterWatcher:
             log.warning("operations_not_sent", cluster=cluster, reason=error.reason)
         self._drop(project, cluster, waiting)
 
-    def _send_job(self, due: Due, _: str = "") -> None:
+    def _send_job(self, due: Due) -> None:
         self._queue.send(JOBS[due.kind], [due.instance_id, due.binding_id, due.operation_id])
 
     def _drop(self, project: str, cluster: str, waiting: Collection[Waiting]) -> None:

@@ -77,21 +77,22 @@ def test_a_jobs_state_is_that_of_its_operation(flower: Flower, oauth_stack: Stac
         failing = client.provision(f"failed-{tenant.instance_id}", {"cluster": "nowhere"})
         end = ends(client, failing, f"failed-{tenant.instance_id}").description
         atlas.apply_by_hand()
-        waiting = client.bind(tenant.instance_id, "b")
+        binding = f"binding-of-{tenant.instance_id}"
+        waiting = client.bind(tenant.instance_id, binding)
         eventually(lambda: flower.job(waiting.operation).get("state") == "RETRY", "it waits")
         failed, waits = (flower.job(each.operation) for each in (failing, waiting))
         assert (failed["state"], failed["result"]) == ("FAILURE", end)
         assert "nowhere" in end
         assert waits["result"] == f"Waiting until Atlas has applied the change on the cluster {CLUSTER}."
         atlas.apply_now()
-        success = tenant.end(waiting, "b")
+        success = tenant.end(waiting, binding)
     assert success.state == "succeeded"
     eventually(lambda: flower.job(waiting.operation)["state"] == "SUCCESS", "it has ended")
     done = flower.job(waiting.operation)
     assert done["result"].strip("'") == success.description
     assert not done["exception"]
     assert [job["traceback"] or "" for job in (failed, waits, done)] == ["", "", ""]
-    for each in (tenant.instance_id, waiting.operation):
+    for each in (tenant.instance_id, binding, waiting.operation):
         assert waiting.operation in flower.found(each)
 
 
