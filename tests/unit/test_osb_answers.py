@@ -1,3 +1,5 @@
+from urllib.parse import urlencode
+
 import pytest
 
 from broker_api.catalog.catalog import Catalog
@@ -159,9 +161,17 @@ def test_done_is_an_object_and_gone_is_410() -> None:
 @pytest.mark.parametrize("value", ["false", "False", "True", "TRUE", "1", "", "true ", "yes", "null"])
 def test_only_the_literal_true_accepts_incomplete(value: str) -> None:
     service = InMemoryService()
-    response = send(a_client(service), "PUT", INSTANCE, json=PROVISION, query_string={"accepts_incomplete": value})
-    assert response.status_code == 201
-    assert service.callers[0].accepts_incomplete is False
+    client, query = a_client(service), urlencode({"accepts_incomplete": value})
+    requests: list[tuple[str, str, JsonObject | None]] = [
+        ("PUT", f"{INSTANCE}?{query}", PROVISION),
+        ("PATCH", f"{INSTANCE}?{query}", {"service_id": SERVICE_ID}),
+        ("PUT", f"{BINDING}?{query}", BIND),
+        ("DELETE", f"{BINDING}?{IDS}&{query}", None),
+        ("DELETE", f"{INSTANCE}?{IDS}&{query}", None),
+    ]
+    answers = [send(client, method, path, json=body).status_code for method, path, body in requests]
+    assert answers == [201, 200, 201, 200, 200]
+    assert {caller.accepts_incomplete for caller in service.callers} == {False}
 
 
 def test_what_is_absent_is_left_out() -> None:

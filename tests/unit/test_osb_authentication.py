@@ -33,9 +33,12 @@ def test_every_route_and_every_unknown_path_demands_authentication(method: str, 
 
 
 @pytest.mark.rule("1.2.1")
-@pytest.mark.parametrize("auth", [("platform", "wrong"), ("nobody", USER[1]), ("platform", ""), ("", "")])
-def test_wrong_users_and_wrong_passwords_are_refused(auth: tuple[str, str]) -> None:
-    assert send(a_client(InMemoryService()), "GET", "/v2/catalog", auth=auth).status_code == 401
+@pytest.mark.parametrize(
+    "auth", [("platform", "wrong"), ("nobody", USER[1]), ("platform", ""), ("", ""), ("platform", f"{USER[1]}x")]
+)
+def test_wrong_users_and_wrong_passwords_are_refused_on_every_route(auth: tuple[str, str]) -> None:
+    client = a_client(InMemoryService())
+    assert {send(client, method, path, auth=auth, data=b"no json").status_code for method, path in ROUTES} == {401}
 
 
 @pytest.mark.rule("1.2.1")

@@ -6,7 +6,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from tests.unit.in_memory_service import InMemoryService
-from tests.unit.osb_requests import INSTANCE, PROVISION, USER, a_client, description, send
+from tests.unit.osb_requests import IDS, INSTANCE, PROVISION, USER, a_client, description, send
 
 IDENTITY = "X-Broker-API-Originating-Identity"
 REQUEST = "X-Broker-API-Request-Identity"
@@ -72,16 +72,25 @@ def test_what_is_for_operators_needs_no_version(path: str) -> None:
 
 @pytest.mark.rule("1.1.4")
 @pytest.mark.parametrize(
-    ("path", "status"), [("/v2/catalog", 200), ("/v2/x", 404), (INSTANCE, 404), ("/v2/service_instances/%00", 400)]
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/catalog", 200),
+        ("GET", "/v2/x", 404),
+        ("GET", INSTANCE, 404),
+        ("GET", "/v2/service_instances/%00", 400),
+        ("POST", "/v2/catalog", 405),
+        ("DELETE", f"{INSTANCE}?{IDS}", 410),
+    ],
 )
-def test_the_request_identity_is_echoed_on_every_answer(path: str, status: int) -> None:
-    response = send(a_client(InMemoryService()), "GET", path, headers={REQUEST: "r-1"})
+def test_the_request_identity_is_echoed_on_every_answer(method: str, path: str, status: int) -> None:
+    response = send(a_client(InMemoryService()), method, path, headers={REQUEST: "r-1"})
     assert (response.status_code, response.headers[REQUEST]) == (status, "r-1")
 
 
 def test_the_request_identity_is_echoed_where_authentication_or_the_broker_failed() -> None:
     client = a_client(InMemoryService(trouble=ZeroDivisionError("boom")))
     assert client.get("/v2/catalog", headers={REQUEST: "r-1"}).headers[REQUEST] == "r-1"
+    assert client.get("/v2/catalog", headers={REQUEST: "r-3"}, auth=USER).headers[REQUEST] == "r-3"  # without a version
     assert send(client, "GET", INSTANCE, headers={REQUEST: "r-2"}).headers[REQUEST] == "r-2"
 
 
