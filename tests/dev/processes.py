@@ -6,6 +6,7 @@ parent is killed (SIGKILL); a shell that waits for the end of the parent removes
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import os
 import random
@@ -26,17 +27,29 @@ CHECKOUT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 _PORTS = range(15_000, 32_000)
 """Below the ephemeral range: a client that reconnects to a server which is down must not be given the server's port."""
-_taken: set[int] = set()
+_given: list[int] = []
+"""The files whose locks keep other processes from the ports that this process has been given, until it ends."""
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that is free and that this process has not been given before."""
+    """Return a port of the loopback address that is free and that no process has been given that still runs.
+
+    A server opens its port only a while later, and one that is restarted leaves it for a while. Meanwhile another test
+    run, or another process of the same one, must not get it: its clients would talk to the wrong server.
+    """
+    directory = Path(tempfile.gettempdir(), f"atlas-broker-ports-{os.getuid()}")
+    directory.mkdir(exist_ok=True)
     for port in random.sample(_PORTS, 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            if port not in _taken:
+        lock = os.open(directory / str(port), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
                 probe.bind((HOST, port))
-                _taken.add(port)
-                return port
+        except OSError:
+            os.close(lock)
+        else:
+            _given.append(lock)
+            return port
     raise RuntimeError(f"No free port between {_PORTS.start} and {_PORTS.stop}.")
 
 

@@ -149,6 +149,22 @@ def test_ports_are_given_once_and_lie_below_the_ephemeral_range() -> None:
     assert max(ports) < 32_000
 
 
+def test_processes_are_never_given_the_same_port() -> None:
+    """Of 300 ports four processes get 60 each; they hold them until all have answered."""
+    code = (
+        "from tests.dev import processes\n"
+        "processes._PORTS = range(14_700, 15_000)\n"
+        "print(*[processes.free_port() for _ in range(60)], flush=True)\n"
+        "input()"
+    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=CHECKOUT) for _ in range(4)]
+    given = [port for each in running if each.stdout for port in each.stdout.readline().split()]
+    for each in running:
+        each.communicate("\n")
+    assert len(given) == len(set(given)) == 240
+
+
 def test_leaving_this_machine_is_refused() -> None:
     with socket.socket() as probe, pytest.raises(NetworkRefused, match=r"192\.0\.2\.1 port 80"):
         probe.connect(("192.0.2.1", 80))
