@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
-from click.core import ParameterSource
 from tornado.options import add_parse_callback
 
 from broker_api import logs
@@ -142,12 +140,12 @@ add_parse_callback(_guard_flower)
 
 @signals.setup_logging.connect
 def _set_up_logging(loglevel: int | None = None, **_: object) -> None:
-    """Write all logs in one form, at the level of BROKER_LOG_LEVEL or of the option ``--loglevel``."""
-    command = click.get_current_context(silent=True)
-    if command is None or command.get_parameter_source("loglevel") is not ParameterSource.COMMANDLINE:
-        loglevel = None
+    """Write all logs in one form, at the level of BROKER_LOG_LEVEL or of the option ``--loglevel``.
+
+    Celery gives WARNING also when the option is not there, so BROKER_LOG_LEVEL applies then.
+    """
     with _one_line_errors():
-        logs.configure(loglevel)
+        logs.configure(None if loglevel == logging.WARNING else loglevel)
     for name in ("celery.worker.strategy", "celery.app.trace"):  # tasks.py logs each job, with its ids
         logging.getLogger(name).setLevel(logging.WARNING)
     ignored_variables.warn(library_workarounds.take_ignored())
