@@ -44,6 +44,8 @@ class _Process:
     """The state of this process: its settings, and in a worker its context."""
 
     settings: Settings | None = None
+    worker: str | None = None
+    """Celery's name of this worker, which Flower shows too."""
     keys_checked = False
     context: Context | None = None
     consumer: Consumer | None = None
@@ -75,7 +77,7 @@ def context() -> Context:
     """
     if _Process.context is None:
         with _one_line_errors():
-            _Process.context = compose(_settings())
+            _Process.context = compose(_settings(), _Process.worker)
         _Process.context.watcher.show_end = _show_end
     return _Process.context
 
@@ -105,13 +107,14 @@ def _announce(consumer: Consumer, due: Due, sentence: str) -> None:
 
 
 @signals.celeryd_init.connect
-def _check_worker(instance: Any, options: dict[str, Any], **_: object) -> None:  # noqa: ANN401 - no stub has quiet
+def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: object) -> None:  # noqa: ANN401 - no stub
     """End a worker before it connects to Redis when a setting or its encryption keys are wrong.
 
     Its first lines come after this: Celery's banner is not printed, and only a superuser is warned of its privileges.
     """
     _set_up_logging(options.get("loglevel"))
     instance.quiet = True
+    _Process.worker = sender
     if 0 not in (os.getuid(), os.geteuid()):
         warnings.simplefilter("ignore", SecurityWarning)
     with _one_line_errors():

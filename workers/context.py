@@ -64,14 +64,19 @@ class Context:
     stopping: threading.Event
 
 
-def compose(settings: Settings) -> Context:
+def compose(settings: Settings, worker: str | None = None) -> Context:
     """Create the parts of a worker; nothing connects yet.
+
+    Args:
+        settings: The settings.
+        worker: The name of the worker; None for one that is made of the host and the process.
 
     Raises:
         SettingError: The catalog in the ``Config`` is wrong.
     """
     store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
-    claims, housekeeping, queue = Claims(store), Housekeeping(store), Queue(settings.redis)
+    claims = Claims(store, worker) if worker else Claims(store)
+    housekeeping, queue = Housekeeping(store), Queue(settings.redis)
     vault = Vault(settings.encryption_keys)
     projects = {}
     for project in settings.projects:

@@ -4,12 +4,13 @@ Each ``TypedDict`` has the fields of a record of ``broker_api.state.records``; a
 an ``In`` (seconds from now by MongoDB's clock). An absent field is not changed.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TypedDict, TypeVar
 
 from broker_api.json_types import JsonObject
 from broker_api.state.mongo import In
-from broker_api.state.records import Phase, State
+from broker_api.state.records import Phase, State, StepResult
 
 Moment = datetime | In
 
@@ -33,12 +34,29 @@ class OperationFields(TypedDict, total=False):
     finished: Moment | None
     lease_until: Moment
     lease_token: str | None
+    worker: str | None
+    claimed: Moment | None
     attempts: int
     waits_on: str | None
     changed: Moment | None
     overlapped: bool
     in_flight: bool
     untold: bool
+
+
+class StepFields(TypedDict, total=False):
+    """Fields of ``records.StepLife``."""
+
+    first: Moment
+    last: Moment
+    runs: int
+    result: StepResult | None
+    reason: str | None
+    worker: str | None
+
+
+StepsFields = Mapping[str, StepFields]
+"""What to write of the life of steps, by their names."""
 
 
 class ResourceFields(TypedDict, total=False):

@@ -5,17 +5,29 @@ claim. When another worker has claimed the operation, or another operation has r
 document and the write raises ``LeaseLostError``.
 """
 
+import os
+import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 from uuid import uuid4
 
 from pymongo import ReturnDocument
 
-from broker_api.state.fields import Fields, OperationFields, ResourceFields
+from broker_api.state.fields import Fields, OperationFields, ResourceFields, StepFields, StepsFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.records import CREATES, DELETES, EPOCH, UNDERSTOOD, AnyResource, Phase, State, record
+from broker_api.state.records import (
+    CREATES,
+    DELETES,
+    EPOCH,
+    UNDERSTOOD,
+    AnyResource,
+    Phase,
+    State,
+    StepResult,
+    record,
+)
 from broker_api.state.store import Store
 
 Fences = Mapping[str, int]
@@ -94,9 +106,15 @@ ENDED: OperationFields = {
 
 @dataclass(frozen=True)
 class Claims:
-    """Claims operations, writes the results of workers, and finds the operations that are due."""
+    """Claims operations, writes the results of workers, and finds the operations that are due.
+
+    Attributes:
+        store: The instances and bindings.
+        worker: The name of this worker, which each claim leaves on its operation.
+    """
 
     store: Store
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
 
     @storage_errors("claim")
     def claim(self, key: str, operation_id: str) -> Claim[Any] | None:
@@ -117,7 +135,8 @@ class Claims:
             "operation.open": True,
             "$expr": _DUE_AND_UNHELD,
         }
-        taken = assignments({"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}, "operation.")
+        lease: OperationFields = {"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}
+        taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
         document = self.store.collection.find_one_and_update(
             free, [{"$set": taken}], return_document=ReturnDocument.AFTER
@@ -138,7 +157,12 @@ class Claims:
 
     @storage_errors("advance")
     def advance(
-        self, claim: Claim[AnyResource], changes: Fields | None, operation: OperationFields
+        self,
+        claim: Claim[AnyResource],
+        changes: Fields | None,
+        operation: OperationFields,
+        *,
+        steps: StepsFields | None = None,
     ) -> Claim[AnyResource]:
         """Write the results of a step, with the name of the next step; extend the lease.
 
@@ -146,6 +170,7 @@ class Claims:
             claim: The claim.
             changes: Fields of the instance or binding.
             operation: Fields of the operation.
+            steps: Fields of the steps that have run.
 
         Returns:
             The claim with the record after the write.
@@ -153,10 +178,18 @@ class Claims:
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
-        return self._write(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, changes)
+        return self._write(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, changes, steps=steps)
 
     @storage_errors("reschedule")
-    def reschedule(self, claim: Claim[Any], seconds: float, changes: Fields | None, operation: OperationFields) -> None:
+    def reschedule(
+        self,
+        claim: Claim[Any],
+        seconds: float,
+        changes: Fields | None,
+        operation: OperationFields,
+        *,
+        steps: StepsFields | None = None,
+    ) -> None:
         """Release the claim; the operation is due again in ``seconds``.
 
         Args:
@@ -164,14 +197,24 @@ class Claims:
             seconds: The pause.
             changes: Fields of the instance or binding to write.
             operation: Fields of the operation to write.
+            steps: Fields of the steps that have run.
 
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
-        self._write(claim, {"due": In(seconds), **_RELEASED, **operation}, changes)
+        self._write(claim, {"due": In(seconds), **_RELEASED, **operation}, changes, steps=steps)
 
     @storage_errors("finish")
-    def finish(self, claim: Claim[Any], state: State, phase: Phase, changes: Fields | None, description: str) -> None:
+    def finish(
+        self,
+        claim: Claim[Any],
+        state: State,
+        phase: Phase,
+        changes: Fields | None,
+        description: str,
+        *,
+        steps: StepsFields | None = None,
+    ) -> None:
         """End the operation and release the claim.
 
         An operation that has failed at its deadline keeps its state and description.
@@ -182,6 +225,7 @@ class Claims:
             phase: The new phase of the instance or binding.
             changes: Fields of the instance or binding to write.
             description: The description that the platform reads.
+            steps: Fields of the steps that have run.
 
         Raises:
             LeaseLostError: Another worker holds the operation.
@@ -191,10 +235,14 @@ class Claims:
         operation = OperationFields(**ENDED)
         if claim.record.operation.state is State.IN_PROGRESS:
             operation |= {"state": state, "description": description, "finished": In(0)}
-        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
+        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)), steps=steps)
 
     def _write(
-        self, claim: Claim[AnyResource], operation: OperationFields, *changes: Fields | ResourceFields | None
+        self,
+        claim: Claim[AnyResource],
+        operation: OperationFields,
+        *changes: Fields | ResourceFields | None,
+        steps: StepsFields | None = None,
     ) -> Claim[AnyResource]:
         held = {
             "_id": claim.record.key,
@@ -202,7 +250,7 @@ class Claims:
             "operation.fence": claim.fence,
             "operation.lease_token": claim.token,
         }
-        values = assignments(operation, "operation.")
+        values = assignments(operation, "operation.") | _step_assignments(steps)
         for fields in filter(None, changes):
             values |= assignments(fields)
         document = self.store.collection.find_one_and_update(
@@ -289,7 +337,9 @@ class Claims:
     # --- operations that wait for Atlas -------------------------------------------------------------------------------
 
     @storage_errors("finish")
-    def finish_waiting(self, waiting: Fences, name: str, phase: Phase, changes: Fields | None, description: str) -> int:
+    def finish_waiting(
+        self, waiting: Fences, name: str, phase: Phase, changes: Fields | None, description: str, *, step: str
+    ) -> int:
         """End operations that wait on ``name``, all with the same result, in one write.
 
         No claim is needed: each operation has one step left, which would only write this result, and no worker has
@@ -301,12 +351,14 @@ class Claims:
             phase: The new phase of the instances or bindings.
             changes: Fields of the instances or bindings to write.
             description: The description that platforms read.
+            step: The step that they all have left.
 
         Returns:
             The number of operations that have ended now; the others have changed meanwhile.
         """
         ended: OperationFields = {**ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
-        values = assignments(ended, "operation.") | assignments(changes or {})
+        done: StepFields = {"last": In(0), "result": StepResult.DONE}
+        values = assignments(ended, "operation.") | _step_assignments({step: done}) | assignments(changes or {})
         values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         return self.store.collection.update_many(query, [{"$set": values}]).modified_count
@@ -318,7 +370,15 @@ class Claims:
         self.store.collection.update_many(_unchanged(waiting, name), [{"$set": woken}])
 
     @storage_errors("wait")
-    def watch_again(self, waiting: Fences, name: str, seconds: float, operation: OperationFields) -> None:
+    def watch_again(
+        self,
+        waiting: Fences,
+        name: str,
+        seconds: float,
+        operation: OperationFields,
+        *,
+        steps: StepsFields | None = None,
+    ) -> None:
         """Let operations that wait on ``name`` be due only in ``seconds``, since a worker watches what they wait on.
 
         Args:
@@ -326,8 +386,9 @@ class Claims:
             name: What they wait on.
             seconds: The pause.
             operation: Fields of the operations to write.
+            steps: Fields of the step that they all have left.
         """
-        values = assignments({"due": In(seconds), **operation}, "operation.")
+        values = assignments({"due": In(seconds), **operation}, "operation.") | _step_assignments(steps)
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         self.store.collection.update_many(query, [{"$set": values}])
 
@@ -345,6 +406,16 @@ class Claims:
         self.store.collection.update_many(
             query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}]
         )
+
+
+def _step_assignments(steps: StepsFields | None) -> Document:
+    """Return the ``$set`` of the fields of steps, whose names no user has chosen."""
+    return {
+        field: value
+        for name, fields in (steps or {}).items()
+        if name  # a waiting operation of before may name no step
+        for field, value in assignments(fields, f"operation.steps.{name}.").items()
+    }
 
 
 def _unchanged(waiting: Fences, name: str) -> Document:

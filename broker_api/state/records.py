@@ -85,13 +85,44 @@ class OperatorAction(Record):
     command: str
 
 
+class StepResult(StrEnum):
+    """How a run of a step has ended."""
+
+    DONE = "done"
+    PUT_OFF = "put off"  # it runs again
+    FAILED = "failed"  # the undo steps follow
+
+
+class StepLife(Record):
+    """What has become of a step of an operation, for operators.
+
+    Attributes:
+        first: When it first began.
+        last: When it last ended.
+        runs: How often it has run to an end.
+        result: How it has ended; None while it runs.
+        reason: Why it was last put off, or has failed.
+        worker: The worker that has run it last.
+    """
+
+    first: datetime | None = None
+    last: datetime | None = None
+    runs: int = 0
+    result: str | None = None
+    reason: str | None = None
+    worker: str | None = None
+
+
 class PastOperation(Record):
-    """An earlier operation, with the fields that the answer to a late poll needs."""
+    """An earlier operation, with the fields that the answer to a late poll needs, and its life for operators."""
 
     id: str
     kind: str
     state: str
     description: str | None = None
+    accepted: datetime | None = None
+    finished: datetime | None = None
+    steps: Mapping[str, StepLife] = Field(default_factory=dict)
     actions: tuple[OperatorAction, ...] = ()
 
 
@@ -107,6 +138,7 @@ class Operation(Record):
         failure: The description of the failed operation, set while the undo steps run.
         due: When a worker may run the next step.
         fence: The number of the latest claim.
+        worker: The worker of the latest claim, which was taken at ``claimed``.
         dispatched: When a job was last sent; ``sends`` counts the jobs since the last claim.
         waits_on: The name of the event on which the operation waits.
         changed: When Atlas accepted the operation's change of a cluster's users.
@@ -114,6 +146,7 @@ class Operation(Record):
         untold: A request has waited for the operation and ended before it. If the operation fails, the next such
             request gets that failure.
         in_flight: The step sends a request to Atlas that may take effect although its answer was lost.
+        steps: The life of each step that has run, by its name, in the order of their first runs.
         actions: The latest commands with which operators have changed the operation.
     """
 
@@ -134,6 +167,8 @@ class Operation(Record):
     finished: datetime | None = None
     lease_until: datetime = EPOCH
     lease_token: str | None = None
+    worker: str | None = None
+    claimed: datetime | None = None
     fence: int = 0
     attempts: int = 0
     dispatched: datetime = EPOCH
@@ -146,6 +181,7 @@ class Operation(Record):
     overlapped: bool = False
     untold: bool = False
     in_flight: bool = False
+    steps: Mapping[str, StepLife] = Field(default_factory=dict)
     actions: tuple[OperatorAction, ...] = ()
 
 

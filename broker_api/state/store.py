@@ -79,6 +79,7 @@ class Start:
             "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
             "lease_token": {"$ifNull": ["$operation.lease_token", None]},
             "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
+            "steps": {"$literal": {}},
             "actions": [],
         }
 
@@ -341,6 +342,9 @@ _LATEST: Document = {
     "kind": "$operation.kind",
     "state": {"$cond": [_RUNNING, State.FAILED, "$operation.state"]},
     "description": {"$cond": [_RUNNING, "Stopped by a later request to delete it.", "$operation.description"]},
+    "accepted": "$operation.accepted",
+    "finished": {"$cond": [_RUNNING, NOW, "$operation.finished"]},
+    "steps": {"$ifNull": ["$operation.steps", {"$literal": {}}]},
     "actions": {"$ifNull": ["$operation.actions", []]},
 }
 _IS_FIRST = {"$eq": [{"$type": "$operation"}, "missing"]}

@@ -14,9 +14,11 @@ from structlog.testing import capture_logs
 
 from broker_api.jobs.queue import Queue
 from broker_api.settings.redis_settings import RedisSettings
+from broker_api.state.fields import OperationFields, StepFields
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims, Due
-from broker_api.state.records import Binding, Kind, Phase, State, binding_key
+from broker_api.state.records import Binding, Kind, Phase, State, StepResult, binding_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
@@ -89,8 +91,10 @@ class Bench:
         assert begun is not None
         claim = self.claims.claim(key, begun)
         assert claim is not None
-        self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, {"waits_on": NAME, "changed": change.at})
-        return Waiting(Due(key, Kind.BIND, "i", name, begun), claim.fence, change, done, {})
+        life = {"apply": StepFields(first=In(0), last=In(0), runs=1, result=StepResult.PUT_OFF)}
+        waiting: OperationFields = {"step": "apply", "waits_on": NAME, "changed": change.at}
+        self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, waiting, steps=life)
+        return Waiting(Due(key, Kind.BIND, "i", name, begun), claim.fence, "apply", change, done, {})
 
     def record(self, name: str) -> Binding:
         found = self.store.binding("i", name)
@@ -247,6 +251,8 @@ def test_one_poll_ends_all_that_wait(bench: Bench, messages: Client) -> None:
     assert bench.ended(*names)
     found = bench.record("b7")
     assert (found.phase, found.operation.description, found.operation.open) == (Phase.READY, "It works.", False)
+    step = found.operation.steps["apply"]
+    assert (step.result, step.runs, step.last) == ("done", 1, found.operation.finished)
     assert len(atlas.polls) == 3
     eventually(lambda: sorted(bench.shown) == sorted((name, "It works.") for name in names), "Flower shows it", 5)
     assert sent(messages) == 0
@@ -336,6 +342,7 @@ def test_users_read_why_a_poll_has_failed_and_it_is_repeated(
         watcher.watch(PROJECT, CLUSTER, each)
     eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told", 5)
     assert bench.ended("a", "b", seconds=15)
+    assert f"{bench.record('a').operation.steps['apply'].reason} It is tried again." == sentence
     assert (len(atlas.polls), sent(messages)) == (2, 0)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from broker_api.state.operation_claims import LeaseLostError
-from broker_api.state.records import Instance, Phase, State
+from broker_api.state.records import Instance, Kind, Phase, State
+from broker_api.state.store import Start
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
@@ -298,3 +299,83 @@ def test_a_message_for_an_operation_that_another_worker_runs_says_nothing_of_its
     bench.change(lease_until=datetime.now(UTC) + timedelta(seconds=60))
     bench.work({Step.FIRST: done})
     assert bench.outcome is None
+
+
+# --- the life of the operation, which operators read ------------------------------------------------------------
+
+
+def test_each_step_leaves_its_times_its_runs_and_its_last_reason(bench: Bench) -> None:
+    before = bench.store.now()
+    bench.work({Step.FIRST: raising(ServiceDown())})
+    bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
+    waiting = bench.work(
+        {Step.FIRST: lambda _: Next(Step.SECOND), Step.SECOND: lambda _: Later(0, "Not yet.")}
+    ).operation
+    assert waiting.worker == bench.claims.worker
+    assert waiting.claimed is not None
+    ended = bench.work({Step.FIRST: done, Step.SECOND: done}).operation
+    for steps in (waiting.steps, ended.steps):
+        assert list(steps) == ["first", "second"]
+    first, second = ended.steps.values()
+    assert (first.runs, first.result, first.reason) == (2, "done", "The service is down.")
+    assert (second.runs, second.result, second.reason) == (2, "done", "Not yet.")
+    assert waiting.steps["second"].result == "put off"
+    assert first.worker == second.worker == bench.claims.worker
+    times = [first.first, first.last, second.first, second.last, ended.finished]
+    assert before - timedelta(milliseconds=50) <= times[0] <= times[1] <= times[3] <= times[4]  # type: ignore[operator]
+    assert second.first == waiting.steps["second"].first
+
+
+def test_a_step_that_runs_is_seen_before_it_has_ended(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    def second(job: AnyJob) -> Result[Any]:
+        seen.append(bench.record.operation.steps["second"])
+        return done(job)
+
+    bench.work({Step.FIRST: lambda _: Next(Step.SECOND), Step.SECOND: second})
+    assert (seen[0].result, seen[0].last, seen[0].runs) == (None, None, 0)
+    assert seen[0].first is not None
+
+
+def test_a_step_written_with_the_next_one_keeps_its_own_times(bench: Bench) -> None:
+    def second(job: AnyJob) -> Result[Any]:
+        time.sleep(0.05)
+        return done(job)
+
+    steps = bench.work({Step.FIRST: lambda _: Next(Step.SECOND, repeatable=True), Step.SECOND: second}).operation.steps
+    first, second_life = steps["first"], steps["second"]
+    assert first.last is not None
+    assert second_life.last is not None
+    assert second_life.last - first.last >= timedelta(milliseconds=45)
+    assert (first.runs, second_life.runs) == (1, 1)
+
+
+def test_a_failure_stays_in_the_life_of_its_step_and_in_the_past(bench: Bench) -> None:
+    failed = bench.work({Step.FIRST: raising(FailedError("There is no such cluster."))})
+    assert [(name, each.result) for name, each in failed.operation.steps.items()] == [
+        ("first", "failed"),
+        ("clean up", "done"),
+    ]
+    assert failed.operation.steps["first"].reason == "There is no such cluster."
+    assert bench.store.start(bench.key, failed.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    now = bench.record
+    assert now.operation.steps == {}
+    assert now.past[0].steps == failed.operation.steps
+    assert (now.past[0].accepted, now.past[0].finished) == (failed.operation.accepted, failed.operation.finished)
+
+
+def test_a_long_reason_is_cut_and_a_thousand_runs_take_no_more_room(bench: Bench) -> None:
+    def put_off(_: AnyJob) -> Result[Any]:
+        return Later(0, "x" * 10_000)
+
+    bench.work({Step.FIRST: put_off})
+    bench.change(**{"steps.first.runs": 999})
+    steps = bench.work({Step.FIRST: put_off}).operation.steps
+    assert (steps["first"].runs, len(steps["first"].reason or "")) == (1000, 500)
+    assert len(steps) == 1
+
+
+def test_handing_over_is_no_run(bench: Bench) -> None:
+    bench.stopping.set()
+    assert bench.work({Step.FIRST: done}).operation.steps == {}

@@ -67,6 +67,7 @@ def test_mypy_refuses_a_typo_in(number: int, errors: str) -> None:
     ("typed", "record", "more"),
     [
         (fields.OperationFields, records.Operation, set()),
+        (fields.StepFields, records.StepLife, set()),
         (fields.InstanceFields, records.Instance, {"expire_at"}),
         (fields.BindingFields, records.Binding, {"expire_at"}),
     ],

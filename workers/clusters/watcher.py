@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,6 +20,9 @@ from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
+
+if TYPE_CHECKING:
+    from broker_api.state.fields import OperationFields, StepsFields
 
 IDLE_SECONDS = 60.0
 """How long a thread waits for other operations on its cluster: it keeps the connection to Atlas."""
@@ -41,6 +44,7 @@ class Waiting:
     Attributes:
         due: The operation, with the arguments of its job.
         fence: The number of the claim under which it was written as waiting.
+        step: The step that waits.
         change: The change.
         done: The result of the operation then, if nothing else is left to do; else its job is sent.
         log_context: The key-values of the log lines of the operation.
@@ -48,6 +52,7 @@ class Waiting:
 
     due: Due
     fence: int
+    step: str
     change: Change
     done: Done[Any] | None
     log_context: Mapping[str, Any]
@@ -152,16 +157,18 @@ class ClusterWatcher:
 
     def _end(self, project: str, cluster: str, confirmed: Collection[Waiting]) -> None:
         """End the operations whose change has reached the cluster: all with the same result in one write."""
-        alike: dict[tuple[str, bool], list[Waiting]] = defaultdict(list)
+        alike: dict[tuple[str, str, bool], list[Waiting]] = defaultdict(list)
         for one in confirmed:
-            alike[one.due.kind, one.done is None].append(one)
-        for group in alike.values():
+            alike[one.due.kind, one.step, one.done is None].append(one)
+        for (_, step, _), group in alike.items():
             done = group[0].done
             if done is None:
                 self._send(project, cluster, group)
                 continue
             name = cluster_key(project, cluster)
-            ended = self._claims.finish_waiting(_fences(group), name, done.phase, done.changes, done.description)
+            ended = self._claims.finish_waiting(
+                _fences(group), name, done.phase, done.changes, done.description, step=step
+            )
             self._drop(project, cluster, group)
             if ended < len(group):  # a job of each finds out which ones have changed meanwhile
                 log.info("operations_finished", cluster=cluster, ended=ended, waiting=len(group))
@@ -197,8 +204,14 @@ class ClusterWatcher:
         """Let operations be due later, since this worker watches the cluster, and tell their users of trouble."""
         description = f"{trouble} It is tried again." if trouble else WAITING.format(cluster)
         name, seconds = cluster_key(project, cluster), UNWATCHED_SECONDS + pause
+        by_step: dict[str, list[Waiting]] = defaultdict(list)
+        for one in waiting:
+            by_step[one.step].append(one)
         try:
-            self._claims.watch_again(_fences(waiting), name, seconds, {"description": description, "error": trouble})
+            for step, group in by_step.items():
+                steps: StepsFields | None = {step: {"reason": trouble}} if trouble else None
+                told: OperationFields = {"description": description, "error": trouble}
+                self._claims.watch_again(_fences(group), name, seconds, told, steps=steps)
         except ErrStorageMongoConnection as error:
             log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
 

@@ -1,14 +1,30 @@
 """The job that a step receives: the claimed record and its lease."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
-from broker_api.state.fields import OperationFields
+from broker_api.state.fields import OperationFields, StepFields
+from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim
-from broker_api.state.records import AnyResource, Operation
+from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
 from workers.engine.results import StepTrouble
+
+LONGEST_REASON = 500
+"""How many characters of a reason stay in the life of a step."""
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """A run of a step, for the life of the operation; times are in monotonic seconds."""
+
+    step: str
+    began: float
+    ended: float
+    result: StepResult
+    reason: str | None
 
 
 class Job(Generic[AnyResource]):
@@ -25,6 +41,7 @@ class Job(Generic[AnyResource]):
         self.late_effect = False
         """Whether a request of the last step may still take effect although its answer was lost."""
         self._unwritten: tuple[Mapping[str, Any], OperationFields] = ({}, {})
+        self._runs: list[StepRun] = []
         self.update(claim)
 
     def update(self, claim: Claim[AnyResource]) -> None:
@@ -57,6 +74,32 @@ class Job(Generic[AnyResource]):
         """
         (postponed, operation), self._unwritten = self._unwritten, ({}, {})
         return {**postponed, **(changes or {})}, {**operation}
+
+    def note_run(self, run: StepRun) -> None:
+        """Note a run of a step, whose life the next write contains."""
+        self._runs.append(run)
+
+    def take_life(self, following: str | None = None) -> dict[str, StepFields]:
+        """Return the fields of the steps that have run since the last write.
+
+        Args:
+            following: The step that begins now, if one follows at once.
+        """
+        runs, self._runs = self._runs, []
+        now, life = time.monotonic(), dict[str, StepFields]()
+        for run in runs:
+            known = self.operation.steps.get(run.step, StepLife())
+            fields = life.setdefault(run.step, {"runs": known.runs})
+            fields["runs"] += 1
+            fields |= {"last": In(run.ended - now), "result": run.result, "worker": self.operation.worker}
+            if known.first is None and "first" not in fields:
+                fields["first"] = In(run.began - now)
+            if run.reason:
+                fields["reason"] = run.reason[:LONGEST_REASON]
+        if following and following not in life:
+            begun = following in self.operation.steps
+            life[following] = {"result": None} if begun else {"first": In(0), "worker": self.operation.worker}
+        return life
 
     def rescheduled(self) -> None:
         """Called when the operation waits and this worker has released it."""

@@ -18,9 +18,9 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
-from broker_api.state.records import State
+from broker_api.state.records import State, StepResult
 from workers.engine.definition import Definition, StepFunction
-from workers.engine.job import Job
+from workers.engine.job import Job, StepRun
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.engine.results import (
     Done,
@@ -129,14 +129,7 @@ class Runner:
                 try:
                     outcome: Outcome = None
                     while outcome is None:
-                        name, step = self._next_step(job)
-                        try:
-                            result = step(job)
-                        except (LeaseLostError, ErrStorageMongoConnection):
-                            raise
-                        except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
-                            result = self._result_of_error(job, name, error)
-                        outcome = self._record(job, name, result)
+                        outcome = self._run_next_step(job)
                 except LeaseLostError:
                     log.warning("lease_lost", step=job.operation.step)
                     self._claims.release(job.claim, sure=not job.late_effect)
@@ -163,6 +156,20 @@ class Runner:
             return None
         seconds = None if operation.waits_on else (operation.due - now).total_seconds()
         return Waits(operation.error or operation.description or "", seconds)
+
+    def _run_next_step(self, job: Job[Any]) -> Outcome:
+        """Run the next step and write its result; return None if another step follows at once."""
+        name, step = self._next_step(job)
+        began = time.monotonic()
+        try:
+            result = step(job)
+        except (LeaseLostError, ErrStorageMongoConnection):
+            raise
+        except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
+            result = self._result_of_error(job, name, error)
+        if step not in (_hand_over, _leave_to_other_release):
+            job.note_run(_run(job, name, began, result))
+        return self._record(job, name, result)
 
     def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
         """Return the name and the function of the next step.
@@ -222,7 +229,8 @@ class Runner:
                     job.postpone_write(changes, fields)
                 else:
                     asked_at = time.monotonic()
-                    job.update(self._claims.advance(job.claim, changes, fields))
+                    life = job.take_life(result.step.value)
+                    job.update(self._claims.advance(job.claim, changes, fields, steps=life))
                     job.lease.extend(asked_at)
                 return None
             case Later():
@@ -231,16 +239,26 @@ class Runner:
                     fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value
-                self._claims.reschedule(job.claim, result.seconds, changes, fields)
+                self._claims.reschedule(job.claim, result.seconds, changes, fields, steps=job.take_life())
                 job.rescheduled()
                 return Waits(result.description, None if fields["waits_on"] else result.seconds)
             case Done():
                 state = State.FAILED if operation.undo else State.SUCCEEDED
                 failure = operation.failure or "The operation failed."
                 sentence = failure if operation.undo else result.description
-                self._claims.finish(job.claim, state, result.phase, changes, sentence)
+                self._claims.finish(job.claim, state, result.phase, changes, sentence, steps=job.take_life())
                 log.info("operation_finished", state=state.value, description=sentence)
                 return Ended(state, sentence)
+
+
+def _run(job: Job[Any], name: str, began: float, result: Result[Any]) -> StepRun:
+    """Return the run of a step that began at ``began`` and ends now."""
+    ended, operation = time.monotonic(), result.operation or {} if not isinstance(result, Done) else {}
+    if isinstance(result, Later):
+        return StepRun(name, began, ended, StepResult.PUT_OFF, operation.get("error") or result.description)
+    if operation.get("undo") and not job.operation.undo:
+        return StepRun(name, began, ended, StepResult.FAILED, operation.get("failure"))
+    return StepRun(name, began, ended, StepResult.DONE, None)
 
 
 def _hand_over(job: Job[Any]) -> Result[Any]:
