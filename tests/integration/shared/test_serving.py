@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -27,29 +27,66 @@ PROCESSES = 2
 HALF_A_REQUEST = b"GET /v2/catalog HTTP/1.1\r\nHost: broker\r\n"
 
 
-@pytest.fixture
-def api(stack: Stack) -> Iterator[Api]:
-    """One beside the shared stack's, in a database that no worker looks at."""
-    own = {"BROKER_MONGO_DB": f"{stack.database}-serving", "BROKER_API_PROCESSES": str(PROCESSES)}
-    with Api({**stack.api_settings, **own}, "api-alone") as running:
-        yield running
+class ApiOn(Api):
+    """An API that is told to listen on another address."""
+
+    def __init__(self, settings: Mapping[str, str], name: str, host: str, answering: str = HOST) -> None:
+        super().__init__(settings, name)
+        self.host, self.answering = host, answering
+
+    @property
+    def uri(self) -> str:
+        return f"http://{self.answering}:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        return [script("atlas-broker"), "api", "--host", self.host, "--port", str(self.port)]
+
+
+@pytest.fixture(scope="module")
+def settings(stack: Stack) -> Iterator[dict[str, str]]:
+    """Of an API beside the shared stack's, in a database that no worker looks at."""
+    database = f"{stack.database}-serving"
+    yield {**stack.api_settings, "BROKER_MONGO_DB": database, "BROKER_API_PROCESSES": str(PROCESSES)}
     with stack.state.client() as client:
-        client.drop_database(f"{stack.database}-serving")
+        client.drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def api(settings: dict[str, str]) -> Iterator[Api]:
+    """An API that all tests of this file share, also those that kill its processes."""
+    with ApiOn(settings, "api-alone", "[::]") as running:
+        yield running
+
+
+def _directory_of_metrics(api: Api) -> Path:
+    """Return the directory that the server has locked."""
+    assert api.process
+    opened = [each.resolve() for each in Path(f"/proc/{api.process.pid}/fd").iterdir()]
+    (directory,) = [path for path in opened if path.name.startswith("atlas-broker-metrics-")]
+    return directory
+
+
+def _make_old(directory: Path) -> None:
+    """As if its server had been started long ago."""
+    os.utime(directory, (0, 0))
 
 
 def test_an_api_killed_with_requests_under_way_can_be_started_again_at_once(api: Api, stack: Stack) -> None:
+    left = _directory_of_metrics(api)
     with OsbClient(api.uri, stack.user, stack.password) as client, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.provision, "i", {"cluster": CLUSTER}, accepts_incomplete=None, timeout=30)
-        while client.last_operation("i").status != 200:
+        waiting = pool.submit(client.provision, "killed", {"cluster": CLUSTER}, accepts_incomplete=None, timeout=30)
+        while client.last_operation("killed").status != 200:
             assert not waiting.done(), waiting.result().text
         assert api.process
         os.kill(api.process.pid, signal.SIGKILL)  # the one that was started, as an operator would
         api.process.wait()
         killed = time.monotonic()
         assert isinstance(waiting.exception(), requests.RequestException)
+        _make_old(left)
         api.start()
-        assert client.last_operation("i").state == "in progress"
+        assert client.last_operation("killed").state == "in progress"
     assert time.monotonic() - killed < 20, "a child that outlives its parent holds the port for 30 s"
+    assert not left.exists(), "the next server removes what a killed one has left"
 
 
 def test_clients_that_stop_in_the_middle_of_a_request_hold_up_nobody_for_long(api: Api) -> None:
@@ -108,7 +145,7 @@ def test_a_process_that_is_killed_is_replaced_and_what_it_counted_stays(api: Api
     before = _metrics(api, stack)[counted]
     old = _children(api)
     with OsbClient(api.uri, stack.user, stack.password) as client, ThreadPoolExecutor(1) as pool:
-        request = pool.submit(client.provision, "i", {"cluster": CLUSTER}, accepts_incomplete=None, timeout=30)
+        request = pool.submit(client.provision, "replaced", {"cluster": CLUSTER}, accepts_incomplete=None, timeout=30)
         eventually(lambda: _metrics(api, stack)[waiting] == 1, "the request waits")
         for pid in old:
             os.kill(pid, signal.SIGKILL)
@@ -120,45 +157,7 @@ def test_a_process_that_is_killed_is_replaced_and_what_it_counted_stays(api: Api
     assert "Traceback" not in api.log_text()
 
 
-def _directory_of_metrics(api: Api) -> Path:
-    """Return the directory that the server has locked."""
-    assert api.process
-    opened = [each.resolve() for each in Path(f"/proc/{api.process.pid}/fd").iterdir()]
-    (directory,) = [path for path in opened if path.name.startswith("atlas-broker-metrics-")]
-    return directory
-
-
-def test_a_server_leaves_nothing_behind_and_removes_what_a_killed_one_has_left(api: Api) -> None:
-    with Api(api.settings, "api-killed") as killed:
-        left = _directory_of_metrics(killed)
-        killed.kill()
-        assert left.exists()
-        os.utime(left, (0, 0))  # as if it had been killed long ago
-        killed.start()
-        assert not left.exists()
-        own = _directory_of_metrics(killed)
-        assert own.exists()
-        assert killed.stop() == 0
-        assert not own.exists()
-    assert _directory_of_metrics(api).exists(), "it is in use"
-
-
 # --- where it listens ---------------------------------------------------------------------------------------------
-
-
-class ApiOn(Api):
-    """An API that is told to listen on another address."""
-
-    def __init__(self, stack: Stack, host: str, answering: str) -> None:
-        super().__init__(stack.api_settings, "api-elsewhere")
-        self.host, self.answering = host, answering
-
-    @property
-    def uri(self) -> str:
-        return f"http://{self.answering}:{self.port}"
-
-    def command(self) -> Sequence[str | Path]:
-        return [script("atlas-broker"), "api", "--host", self.host, "--port", str(self.port)]
 
 
 def _answers(host: str, port: int) -> bool:
@@ -169,21 +168,17 @@ def _answers(host: str, port: int) -> bool:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize(
-    ("host", "answering", "silent"),
-    [
-        ("[::]", ["[::1]", HOST], []),
-        ("::1", ["[::1]"], [HOST]),
-    ],
-)
-def test_it_listens_on_the_address_that_it_is_given(
-    stack: Stack, host: str, answering: list[str], silent: list[str], *, long_form: bool
-) -> None:
-    if host != "[::]" and not long_form:
+def test_it_listens_on_all_addresses_when_it_is_told_to(api: Api) -> None:
+    assert _answers("[::1]", api.port)
+    assert _answers(HOST, api.port)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_it_listens_on_no_other_address_than_it_is_given(settings: dict[str, str], *, long_form: bool) -> None:
+    if not long_form:
         pytest.skip("with --long: it is opened like the address of all, which is always tried")
-    with ApiOn(stack, host, answering[0]) as api:
-        assert all(_answers(each, api.port) for each in answering)
-        assert not any(_answers(each, api.port) for each in silent)
+    with ApiOn(settings, "api-elsewhere", "::1", "[::1]") as api:
+        assert not _answers(HOST, api.port)
 
 
 BY_PYTHON = "import sys; from broker_api.broker import Broker; Broker().run(host=sys.argv[1], port=int(sys.argv[2]))"
@@ -210,83 +205,70 @@ def test_an_address_that_cannot_be_had_is_one_line_and_the_end(stack: Stack, how
 
 
 @contextmanager
-def _request_under_way(api: Api, stack: Stack) -> Iterator[Future[Answer]]:
+def _request_under_way(api: Api, stack: Stack, instance_id: str) -> Iterator[Future[Answer]]:
     """A provision that waits for a job that no worker does, to an API that is told to stop meanwhile."""
     client = OsbClient(api.uri, stack.user, stack.password)
     with client, client.expecting(504), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.provision, "i", {"cluster": CLUSTER}, accepts_incomplete=None)
-        eventually(lambda: client.last_operation("i").status == 200, "the request waits")
+        waiting = pool.submit(client.provision, instance_id, {"cluster": CLUSTER}, accepts_incomplete=None)
+        eventually(lambda: client.last_operation(instance_id).status == 200, "the request waits")
         yield waiting
         waiting.exception()
 
 
-def _stopping_api(stack: Stack, seconds: int) -> Api:
-    settings = {
-        "BROKER_MONGO_DB": f"{stack.database}-serving",
-        "BROKER_API_PROCESSES": str(PROCESSES),
-        "BROKER_SYNC_WAIT_SECONDS": str(seconds),
-    }
-    return Api({**stack.api_settings, **settings}, "api-stopping")
+def _until_refused(port: int) -> str:
+    """Ask again and again, on a new connection each time; return the first error."""
+    while True:
+        try:
+            requests.get(f"http://{HOST}:{port}/live", timeout=5)
+        except requests.ConnectionError as error:
+            return str(error)
 
 
-@pytest.fixture
-def clean(stack: Stack) -> Iterator[None]:
-    yield
-    with stack.state.client() as client:
-        client.drop_database(f"{stack.database}-serving")
-
-
-@pytest.mark.usefixtures("clean")
-def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(stack: Stack) -> None:
-    with _stopping_api(stack, 5) as api, _request_under_way(api, stack) as waiting, ExitStack() as open_connections:
-        connections = [http.client.HTTPConnection(HOST, api.port, timeout=10) for _ in range(2)]
+def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(
+    api: Api, stack: Stack, settings: dict[str, str]
+) -> None:
+    """What was connected when the port closed is answered; what came later was refused, and may go elsewhere."""
+    of_another = _directory_of_metrics(api)
+    _make_old(of_another)
+    with ExitStack() as opened:
+        stopping = opened.enter_context(Api({**settings, "BROKER_SYNC_WAIT_SECONDS": "6"}, "api-stopping"))
+        metrics = _directory_of_metrics(stopping)
+        connections = [http.client.HTTPConnection(HOST, stopping.port, timeout=10) for _ in range(2)]
         for each in connections:
-            open_connections.enter_context(closing(each)).request("GET", "/ready")
+            opened.enter_context(closing(each)).request("GET", "/ready")
             assert each.getresponse().read()
         kept, idle = connections
+        pool = opened.enter_context(ThreadPoolExecutor(8))
+        waiting = opened.enter_context(_request_under_way(stopping, stack, "stopped"))
+        asking = [pool.submit(_until_refused, stopping.port) for _ in range(8)]
+        time.sleep(0.3)
         told = time.monotonic()
-        api.ask_to_stop()
-        eventually(lambda: not _answers(HOST, api.port), "the port is closed")
-        assert time.monotonic() - told < 1
+        stopping.ask_to_stop()
+        outcomes = [each.result(10) for each in asking]
+        assert time.monotonic() - told < 2
+        assert all("Connection refused" in outcome for outcome in outcomes), outcomes
         kept.request("GET", "/ready")
         ready = kept.getresponse()
         assert (ready.status, b"stopping" in ready.read()) == (503, True)
         assert ready.headers["Connection"] == "close"
         assert idle.sock.recv(1) == b""
         assert not waiting.done()
-        assert waiting.result(10).status == 504
+        assert waiting.result(20).status == 504
         assert waiting.result().json["description"]
-        assert api.wait_for_end(10) == 0
+        assert stopping.wait_for_end(10) == 0
+    assert not metrics.exists()
+    assert of_another.exists(), "it is in use"
 
 
-@pytest.mark.usefixtures("clean")
-def test_no_connection_is_reset_when_an_api_stops(stack: Stack) -> None:
-    """What was connected when the port closed is answered; what came later was refused, and may go elsewhere."""
-    outcomes: list[str] = []
-
-    def ask(port: int) -> None:
-        while True:
-            try:
-                requests.get(f"http://{HOST}:{port}/live", timeout=5)
-            except requests.ConnectionError as error:
-                outcomes.append(str(error))
-                return
-
-    with _stopping_api(stack, 4) as api, ThreadPoolExecutor(8) as pool:
-        asking = [pool.submit(ask, api.port) for _ in range(8)]
-        time.sleep(0.3)
-        api.ask_to_stop()
-        for each in asking:
-            each.result(20)
-    assert len(outcomes) == 8
-    assert all("Connection refused" in outcome for outcome in outcomes), outcomes
-
-
-@pytest.mark.usefixtures("clean")
-def test_a_wait_of_more_than_half_a_minute_is_answered_in_full(stack: Stack, *, long_form: bool) -> None:
+def test_a_wait_of_more_than_half_a_minute_is_answered_in_full(
+    stack: Stack, settings: dict[str, str], *, long_form: bool
+) -> None:
     if not long_form:
         pytest.skip("with --long: takes 35 s")
-    with _stopping_api(stack, 34) as api, _request_under_way(api, stack) as waiting:
+    with (
+        Api({**settings, "BROKER_SYNC_WAIT_SECONDS": "34"}, "api-stopping") as api,
+        _request_under_way(api, stack, "half-a-minute") as waiting,
+    ):
         api.ask_to_stop()
         assert waiting.result(60).status == 504
         assert api.wait_for_end(10) == 0
