@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.dev.broker import Api, Flower, Worker
-from tests.dev.processes import CHECKOUT, Server, clean_environment
+from tests.dev.processes import CHECKOUT, Server, clean_environment, close_all, start_all
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.tenant import Json, Tenant, eventually
@@ -26,16 +26,16 @@ def processes(oauth_stack: Stack) -> Iterator[list[Server]]:
     """Another API, worker and Flower, of the stack's servers, to be stopped."""
     settings = oauth_stack.worker_settings
     started = [Api(settings), Worker(settings, "worker-logs"), Flower(settings)]
-    for each in started:
-        each.start()
+    start_all(started)
     yield started
-    for each in started:
-        each.close()
+    close_all(started)
 
 
 def test_each_line_from_start_to_end_is_a_json_object(processes: list[Server]) -> None:
     for process in processes:
-        process.stop()
+        process.ask_to_stop()
+    for process in processes:
+        process.wait_for_end(10)
     api, worker, flower = map(lines, processes)
     assert any("Booting worker" in line["event"] for line in api)
     assert any(line["event"].endswith(" ready.") for line in worker)
