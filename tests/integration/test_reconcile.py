@@ -1,38 +1,51 @@
 """Drift between Atlas and MongoDB: it is reported, and repaired only when told to."""
 
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
+from broker_api.state.housekeeping import CIRCUIT, RECONCILED
+from broker_api.state.mongo import In
 from broker_api.state.records import binding_key
-from tests.books import held
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
+from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.messages import Messages
+from tests.in_process import InThisProcess, in_this_process
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, works
 from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser
+from workers.maintenance import reconcile as reconciliation
 
 STRANGER = DatabaseUser("stranger", (AtlasRole("read", "things"),), password="somebody-elses-password")
 
 
 @pytest.fixture(scope="module")
-def own(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    """A broker of its own, whose bindings are those of one test: what other tests left is another broker's."""
-    with Stack(workers=1, flower=False, state=state_mongod, cluster=cluster_mongod, emulator=emulator) as running:
+def stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator, redis_server: Redis) -> Stack:
+    """A stack whose processes are not started, and whose bindings are those of one test."""
+    return Stack(
+        flower=False,
+        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/5"},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=emulator,
+    )
+
+
+@pytest.fixture(scope="module")
+def running(stack: Stack) -> Iterator[InThisProcess]:
+    with in_this_process(stack) as running:
         yield running
 
 
 @pytest.fixture
-def stack(own: Stack, atlas: Emulator) -> Stack:
+def broker(running: InThisProcess, atlas: Emulator) -> InThisProcess:
     assert atlas.users() == []
-    with held(own) as documents:
-        documents.delete_many({})
-    return own
+    running.lines.clear()
+    running.context.store.collection.delete_many({})
+    return running
 
 
 @pytest.fixture
@@ -41,14 +54,10 @@ def operator(emulator: AtlasEmulator) -> AtlasClient:
     return AtlasClient(emulator.uri, emulator.project_id, ApiKey(emulator.public_key, emulator.private_key))
 
 
-def reconcile(stack: Stack, *, repair: bool) -> Json:
-    """Give what the reconciliation has written down."""
-    messages = Messages(stack)
-    messages.done(messages.send("maintenance.reconcile", [], {"repair": repair}))
-    with held(stack, "instances_housekeeping") as documents:
-        found = documents.find_one({"_id": "reconciled"})
-    assert found is not None
-    return found
+def reconcile(broker: InThisProcess, *, repair: bool) -> Mapping[str, Any]:
+    """Return what the reconciliation has written down."""
+    reconciliation.reconcile(broker.context, repair=repair)
+    return broker.context.housekeeping.read(RECONCILED)
 
 
 def names(atlas: Emulator) -> set[str]:
@@ -56,70 +65,69 @@ def names(atlas: Emulator) -> set[str]:
 
 
 @pytest.fixture
-def drifted(stack: Stack, client: OsbClient, operator: AtlasClient) -> Json:
+def drifted(broker: InThisProcess, client: OsbClient, operator: AtlasClient) -> Json:
     """A user without a binding, a binding without its user, and a user of somebody else; credentials of the second."""
     tenant = Tenant(client).provision()
     tenant.bind("orphan")
     lost = tenant.bind("lost")
     operator.create_user(STRANGER)
-    with held(stack) as documents:
-        documents.delete_one({"_id": binding_key(tenant.instance_id, "orphan")})
+    broker.context.store.collection.delete_one({"_id": binding_key(tenant.instance_id, "orphan")})
     operator.delete_user("lost")
     eventually(lambda: not works(lost), "the user is gone")
     return lost
 
 
-def test_drift_is_reported_and_nothing_is_touched(stack: Stack, drifted: Json, atlas: Emulator) -> None:
-    found = reconcile(stack, repair=False)
+def test_drift_is_reported_and_nothing_is_touched(broker: InThisProcess, drifted: Json, atlas: Emulator) -> None:
+    found = reconcile(broker, repair=False)
     assert (found["orphans"], found["missing"], found["repaired"]) == (1, 1, False)
     assert names(atlas) == {"orphan", "stranger"}
     assert not works(drifted)
-    logs = "".join(worker.log_text() for worker in stack.workers)
-    assert "user_without_binding" in logs
-    assert "binding_without_user" in logs
+    assert "user_without_binding" in broker.log_text()
+    assert "binding_without_user" in broker.log_text()
 
 
 def test_told_to_repair_it_removes_orphans_and_makes_lost_users_again(
-    stack: Stack, drifted: Json, atlas: Emulator
+    broker: InThisProcess, drifted: Json, atlas: Emulator
 ) -> None:
-    reconcile(stack, repair=True)
+    reconcile(broker, repair=True)
     assert names(atlas) == {"lost", "stranger"}
     eventually(lambda: works(drifted), "the password that was handed out works again")
-    found = reconcile(stack, repair=False)
+    found = reconcile(broker, repair=False)
     assert (found["orphans"], found["missing"]) == (0, 0)
 
 
 def test_users_of_another_broker_on_the_same_project_are_left_alone(
-    stack: Stack, client: OsbClient, atlas: Emulator, operator: AtlasClient
+    broker: InThisProcess, client: OsbClient, atlas: Emulator, operator: AtlasClient
 ) -> None:
     Tenant(client).provision().bind("mine")
     labels = {**operator.user("mine").labels, "atlas-broker": "another", "binding_id": "theirs"}
     operator.create_user(DatabaseUser("theirs", STRANGER.roles, labels=labels, password="a-password-of-theirs"))
-    found = reconcile(stack, repair=True)
+    found = reconcile(broker, repair=True)
     assert (found["orphans"], found["missing"]) == (0, 0)
     assert names(atlas) == {"mine", "theirs"}
 
 
-def test_a_user_that_is_being_made_or_removed_is_no_orphan(stack: Stack, client: OsbClient, atlas: Emulator) -> None:
+def test_a_user_that_is_being_made_or_removed_is_no_orphan(
+    broker: InThisProcess, client: OsbClient, atlas: Emulator
+) -> None:
     tenant = Tenant(client).provision()
     atlas.apply_by_hand()
     begun = client.bind(tenant.instance_id, "b")
     eventually(lambda: names(atlas) == {"b"}, "the user has been asked for")
-    assert reconcile(stack, repair=True)["orphans"] == 0
+    assert reconcile(broker, repair=True)["orphans"] == 0
     assert names(atlas) == {"b"}
     atlas.apply_at_once()
     atlas.apply_now()
     tenant.succeed(begun, "b")
 
 
-def test_a_project_that_workers_leave_alone_is_compared_another_time(stack: Stack, atlas: Emulator) -> None:
-    with held(stack, "instances_housekeeping") as documents:
-        name = {"_id": f"circuit/{atlas.project_id}"}
-        later = datetime.now(UTC) + timedelta(minutes=1)
-        documents.update_one(name, {"$set": {"open": True, "reason": "Atlas is down.", "until": later}}, upsert=True)
-        try:
-            time.sleep(1.1)  # workers look once a second
-            assert reconcile(stack, repair=True)["orphans"] == 0
-        finally:
-            documents.delete_one(name)
-    assert any("reconcile_failed" in worker.log_text() for worker in stack.workers)
+def test_a_project_that_workers_leave_alone_is_compared_another_time(broker: InThisProcess, atlas: Emulator) -> None:
+    name, housekeeping = f"{CIRCUIT}{atlas.project_id}", broker.context.housekeeping
+    housekeeping.write(name, {"open": True, "reason": "Atlas is down.", "until": In(60)})
+    try:
+        found = reconcile(broker, repair=True)
+    finally:
+        housekeeping.collection.delete_one({"_id": name})
+    assert found["orphans"] == 0
+    assert atlas.project_id in found["not_compared"]
+    assert "reconcile_failed" in broker.log_text()
