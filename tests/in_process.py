@@ -20,8 +20,9 @@ from broker_api.config import Config
 from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
 from broker_api.service.service import Service
-from broker_api.settings.settings import load
+from broker_api.settings.settings import Settings, load
 from broker_api.state.records import UNDERSTOOD
+from broker_api.state.store import Store
 from tests.dev.processes import HOST
 from tests.dev.stack import Stack
 from workers.context import Context, compose
@@ -57,12 +58,7 @@ class InThisProcess:
 @contextmanager
 def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InThisProcess]:
     """Serve the API and run the operations of a stack whose processes are not started."""
-    settings = load(stack.api_settings, "api", config)
     context = compose(load(stack.worker_settings, "worker", config))
-    service = Service.compose(settings, context.store, Queue(settings.redis))
-    app = create_app(service, settings.users)
-    server = make_server(HOST, stack.api.port, app, threaded=True, request_handler=QuietHandler)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
     working = threading.Thread(target=_work, args=(context,))
     sweeper = Sweeper(
         store=context.store,
@@ -74,19 +70,33 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InTh
         check=lambda: None,
     )
     context.store.prepare()
-    with capture_logs(processors=[merge_contextvars]) as lines:
-        serving.start()
+    with (
+        capture_logs(processors=[merge_contextvars]) as lines,
+        api_in_this_process(load(stack.api_settings, "api", config), context.store, stack.api.port),
+    ):
         working.start()
         sweeper.start()
         try:
             yield InThisProcess(context, lines)
         finally:
             context.stopping.set()
-            server.shutdown()
-            serving.join()
             working.join()
-            server.server_close()
             context.store.collection.database.client.close()
+
+
+@contextmanager
+def api_in_this_process(settings: Settings, store: Store, port: int = 0) -> Iterator[str]:
+    """Serve the API on a port, by default any free one; its address."""
+    app = create_app(Service.compose(settings, store, Queue(settings.redis)), settings.users)
+    server = make_server(HOST, port, app, threaded=True, request_handler=QuietHandler)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
+    serving.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}"
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 def _work(context: Context) -> None:

@@ -165,8 +165,8 @@ def test_ids_are_unique_in_the_whole_catalog(several_plans: OsbClient) -> None:
 
 
 @pytest.mark.rule("1.3.7")
-def test_every_process_offers_the_same_catalog(client: OsbClient, hasty: OsbClient) -> None:
-    ours, others = client.catalog(), hasty.catalog()
+def test_every_process_offers_the_same_catalog(client: OsbClient, one_process: OsbClient) -> None:
+    ours, others = client.catalog(), one_process.catalog()
     assert ours.json == others.json
     assert ours.headers["ETag"] == others.headers["ETag"]
 

@@ -19,9 +19,9 @@ Call = Callable[[OsbClient], Answer]
 
 
 @pytest.fixture
-def platforms(client: OsbClient, hasty: OsbClient) -> list[OsbClient]:
-    """Two, each talking to an API process of its own."""
-    return [client, hasty]
+def platforms(client: OsbClient, one_process: OsbClient) -> list[OsbClient]:
+    """Two, each talking to a server of the API of its own."""
+    return [client, one_process]
 
 
 def _together(platforms: list[OsbClient], calls: list[Call]) -> list[Answer]:
