@@ -45,20 +45,22 @@ broker_connection_timeout = 3
 worker_consumer = "workers.transport:Consumer"
 
 broker_transport_options = {
-    # Longer than any step. No job waits in Redis: the time of the next attempt is stored in MongoDB.
-    "visibility_timeout": 300,
+    # Messages that a worker has taken are not kept in Redis: the sweeper sends the jobs of a lost worker again.
+    "ack_emulation": False,
     # These detect a Redis that accepts connections and never answers.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 10,
-    "unacked_restore_interval": 10,
     # No retries in kombu, since SIGTERM does not interrupt them: the consumer reconnects.
     "max_retries": 0,
     "interval_start": 0,
     "interval_step": 0,
     "interval_max": 0,
 }
+
+# Any client of Redis can broadcast a command, which could stop all workers or all work.
+worker_enable_remote_control = False
 
 # Flower needs events. The broker configures the root logger itself.
 worker_send_task_events = True

@@ -1,10 +1,13 @@
 """Celery messages that a test sends by itself: the same ones as the API's, once more, too late, or wrong."""
 
 from functools import partial
+from uuid import uuid4
 
 from celery import Celery
 
 from broker_api.jobs.queue import QUEUES
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.store import Store
 from tests.dev.stack import Stack
 from tests.tenant import eventually
 
@@ -23,6 +26,13 @@ class Messages:
             queue = QUEUES.get(job, "bindings")
             sent = self._app.send_task(job, args=arguments, kwargs=keywords, queue=queue, connection=connection)
         return str(sent.id)
+
+    def reconcile(self, *, repair: bool) -> str:
+        """A reconciliation, requested as ``atlas-broker reconcile`` does."""
+        run = uuid4().hex
+        with self._stack.state.client() as client:
+            Housekeeping(Store(client, self._stack.database, "instances")).request_reconciliation(run, repair=repair)
+        return self.send("maintenance.reconcile", [run])
 
     def done(self, *ids: str) -> None:
         """Waits until workers have worked these messages off, or refused them, as their logs say."""

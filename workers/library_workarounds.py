@@ -6,6 +6,8 @@
   a value of a wrong type ends it with a traceback (github.com/mher/flower/issues/1206).
 - Flower answers ``/metrics``, which names workers and jobs, without authentication
   (github.com/mher/flower/issues/1342).
+- Flower's API lists the workers that answer a broadcast. Workers here take no commands, so Flower sends none, and lists
+  the workers whose events it has seen.
 - Celery prints what a signal to stop does, beside the log.
 
 Replacements of parts of Celery's consumer, for which Celery has settings, are in ``workers/transport.py``. The test
@@ -110,8 +112,11 @@ def guard_flower(users: Mapping[str, str]) -> None:
     Args:
         users: The passwords by user name.
     """
-    from flower.urls import handlers  # noqa: PLC0415 - only Flower's process needs it
+    from flower.api.workers import ListWorkers  # noqa: PLC0415 - only Flower's process needs it
+    from flower.inspector import Inspector  # noqa: PLC0415 - as above
+    from flower.urls import handlers  # noqa: PLC0415 - as above
     from flower.views.monitor import Metrics  # noqa: PLC0415 - as above
+    from flower.views.workers import WorkersView  # noqa: PLC0415 - as above
 
     flower_options.basic_auth = [f"{name}:{password}" for name, password in users.items()]
     flower_options.read_only = True
@@ -121,4 +126,14 @@ def guard_flower(users: Mapping[str, str]) -> None:
     if flower_options.tasks_columns == flower_options._options["tasks-columns"].default:  # noqa: SLF001
         flower_options.tasks_columns = FLOWER_COLUMNS
     guarded = type("GuardedMetrics", (Metrics,), {"get": authenticated(Metrics.get)})
-    handlers.insert(0, ("/metrics", guarded))
+
+    async def list_workers(self: ListWorkers) -> None:
+        if self.get_argument("status", default=""):
+            await ListWorkers.get(self)
+            return
+        seen = self.application.events.state.workers
+        self.write({name: {**WorkersView._as_dict(worker), "status": worker.alive} for name, worker in seen.items()})  # noqa: SLF001
+
+    listed = type("SeenWorkers", (ListWorkers,), {"get": authenticated(list_workers)})
+    Inspector.inspect_methods = ()
+    handlers[:0] = [("/metrics", guarded), ("/api/workers", listed)]

@@ -1,7 +1,4 @@
-"""The Celery tasks: one for each job name. Their arguments are ids; MongoDB holds the operation.
-
-Further arguments, which a newer release may send, are ignored.
-"""
+"""The Celery tasks: one for each job name. Their arguments are ids; MongoDB holds what is to be done."""
 
 import structlog
 from celery import current_task
@@ -17,7 +14,7 @@ from workers.operations import compose_runner
 log = structlog.get_logger(__name__)
 
 
-def run_operation(instance_id: str, binding_id: str | None, operation_id: str, *_: object, **__: object) -> Sentence:
+def run_operation(instance_id: str, binding_id: str | None, operation_id: str) -> Sentence:
     """Run an operation of a binding, or of an instance when ``binding_id`` is None.
 
     Raises:
@@ -36,12 +33,9 @@ for job in JOBS.values():
 
 
 @app.task(name=RECONCILE)
-def reconcile(*_: object, repair: bool = False, run: str = "", **__: object) -> None:
-    """Compare the database users in Atlas with the bindings in MongoDB.
-
-    Args:
-        repair: Also remove the users without a binding, and create the users that are missing.
-        run: The id by which a command finds the result.
-    """
-    compare(context(), repair=repair, run=run)
+def reconcile(run: str) -> None:
+    """Compare the database users in Atlas with the bindings in MongoDB, if that run is requested in MongoDB."""
+    requested = context().housekeeping.take_reconciliation(run)
+    if requested:
+        compare(context(), repair=requested["repair"] is True, run=run)
     log.info("job_finished", job=current_task.request.id)

@@ -7,10 +7,10 @@ These subclasses replace parts of the consumer by settings of Celery: ``worker_c
   (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: the worker pauses and
   reconnects until it succeeds.
 - Celery retries a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent only once.
-- kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here a malformed message is
-  logged and deleted.
-- When Redis is lost while a message is not acknowledged, Celery 5.7.0 closes the connection a second time, through a
-  transport without a client. Here the message is not put back then; the sweeper sends the job again.
+- kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here each one passes
+  ``messages.rebuild``, or is logged and dropped.
+- Workers ask each other for revoked jobs and listen to each other's events, which anything may have written. Here they
+  do neither; the setting ``worker_enable_remote_control`` turns off broadcasts of commands.
 
 ``tests/unit/test_library_workarounds.py`` fails as soon as the libraries do not need one of these any more.
 """
@@ -18,9 +18,7 @@ These subclasses replace parts of the consumer by settings of Celery: ``worker_c
 import logging
 import time
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from functools import partial
+from collections import deque
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +29,13 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer, state
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
-from kombu.transport import redis, virtual
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from broker_api.jobs import redis_transport
 from broker_api.jobs.redis_errors import OutageLog, is_answer
-from broker_api.json_types import JsonObject
+from workers.messages import MalformedError, rebuild
 
 CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """Exceptions of Redis and the network; any other exception comes from the message."""
@@ -53,114 +51,52 @@ log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
 
-    class KombuQoS(redis.QoS):
-        """kombu's QoS, with the methods that its type stubs lack."""
-
-        _delivered: OrderedDict[str, Any]
-
-        def restore_unacked(self, client: object = None) -> None:
-            """Put messages that are not acknowledged back into their queues."""
-
-        def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
-            """Put one message back into its queue."""
-
-        def _remove_from_indices(self, delivery_tag: object, pipe: object = None) -> Any: ...  # noqa: ANN401 - kombu's own
-
     class CeleryDispatcher(EventDispatcher):
         """Celery's dispatcher of events, with the method that its type stubs lack."""
 
         def _publish(self, event: object, producer: object, routing_key: str) -> None: ...
 
 else:
-    KombuQoS, CeleryDispatcher = redis.QoS, EventDispatcher
+    CeleryDispatcher = EventDispatcher
 
 
 # --- messages -------------------------------------------------------------------------------------------------
 
 
-class MalformedError(ValueError):
-    """A message does not have the form in which kombu and Celery write messages."""
+def _log_dropped(reason: str) -> None:
+    log.warning("message_dropped", reason=reason)
 
 
-def check_envelope(payload: object) -> None:
-    """Check the form of a message. A compressed message is refused, since its contents could be of any size.
-
-    Args:
-        payload: The message as decoded JSON.
+def _received(answer: list[bytes] | None) -> tuple[bytes, bytes] | None:
+    """Return an answer to BRPOP for kombu, with the message written anew; None without a message.
 
     Raises:
-        MalformedError: kombu could not handle the message.
+        Empty: The message is malformed. It is no longer in Redis.
     """
-    match payload:
-        case {
-            "body": str(),
-            "content-type": str(),
-            "content-encoding": str(),
-            "properties": {
-                "delivery_tag": str(),
-                "delivery_info": {"exchange": str(), "routing_key": str()},
-                **properties,
-            },
-            **rest,
-        }:
-            headers = rest.get("headers") or {}
-            encoded = properties.get("body_encoding") in (None, "base64")
-            if isinstance(headers, dict) and not headers.get("compression") and encoded:
-                return
-    raise MalformedError
-
-
-def _log_dropped(error: Exception) -> None:
-    log.warning("message_dropped", reason="it is malformed", error=type(error).__name__)
-
-
-class Message(virtual.Message):
-    """A message of kombu, checked before it is read."""
-
-    def __init__(self, payload: JsonObject, channel: virtual.Channel | None = None, **options: object) -> None:
-        check_envelope(payload)
-        super().__init__(payload, channel=channel, **options)
-
-
-class QoS(KombuQoS):
-    """kombu's list of messages that are not acknowledged."""
-
-    def restore_unacked(self, client: object = None) -> None:
-        """Put messages back into their queues; without a connection the sweeper sends their jobs again."""
-        if OUTAGE.ongoing:
-            self._delivered.clear()
-        else:
-            self._unless_closed(partial(super().restore_unacked, client))
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message; do nothing without a connection."""
-        self._unless_closed(partial(super().ack, delivery_tag))
-
-    def _unless_closed(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except AttributeError:
-            transport: virtual.Transport | None = self.channel.connection
-            if transport is not None and transport.client is not None:
-                raise
-
-    def restore_by_tag(self, tag: object, client: object = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
-        """Put a message back into its queue; delete a malformed one, which would come back again and again."""
-        try:
-            super().restore_by_tag(tag, client, leftmost)
-        except CONNECTION_LOST:
-            raise
-        except Exception as error:  # noqa: BLE001 - a malformed entry can raise anything
-            self._remove_from_indices(tag).execute()
-            _log_dropped(error)
+    OUTAGE.recovered()
+    if not answer:
+        return None
+    queue, written = answer
+    try:
+        return queue, rebuild(written)
+    except MalformedError as error:
+        _log_dropped(str(error))
+        raise Empty from None
 
 
 class Channel(redis_transport.Channel):
-    """The channel of a consumer."""
+    """The channel of a consumer.
 
-    QoS = QoS
-    Message = Message
+    A message that is received and not run when the channel closes is not put back: the sweeper sends its job again.
+    """
+
+    do_restore = False
     _in_poll: Any
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:  # noqa: FBT001, FBT002 - kombu's own
+        client = super()._create_client(asynchronous)
+        client.set_response_callback("BRPOP", _received)
+        return client
 
     def close(self) -> None:
         """Close the connections; when Redis is lost, send nothing and wait for nothing."""
@@ -171,25 +107,14 @@ class Channel(redis_transport.Channel):
             self.auto_delete_queues.clear()
         super().close()
 
-    def _brpop_read(self, **options: object) -> object:
-        try:
-            return super()._brpop_read(**options)
-        except Empty:
-            OUTAGE.recovered()
-            raise
-        except CONNECTION_LOST:
-            raise
-        except Exception as error:  # noqa: BLE001 - a malformed entry can raise anything
-            _log_dropped(error)
-            raise Empty from None
-
     def _receive_one(self, c: object) -> object:
+        """Receive an event, in Flower; workers subscribe to nothing."""
         try:
             return super()._receive_one(c)
         except (Empty, RedisError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - a malformed broadcast can raise anything
-            _log_dropped(error)
+        except Exception as error:  # noqa: BLE001 - a malformed event can raise anything
+            _log_dropped(f"event: {type(error).__name__}")
             raise Empty from None
 
 
@@ -198,25 +123,6 @@ class Transport(redis_transport.Transport):
 
     Channel = Channel
     connection_errors = (*redis_transport.Transport.connection_errors, RedisError)
-
-    def _deliver(self, message: object, queue: str | None) -> None:
-        try:
-            super()._deliver(message, queue)
-        except CONNECTION_LOST:
-            raise
-        except Exception as error:  # noqa: BLE001 - a malformed message can raise anything
-            _log_dropped(error)
-            self._acknowledge(message)
-        else:
-            OUTAGE.recovered()
-
-    def _acknowledge(self, message: object) -> None:
-        """Acknowledge a malformed message that kombu has recorded as delivered, so that it does not come back."""
-        match message:
-            case {"properties": {"delivery_tag": str(tag)}}:
-                for channel in self.channels or ():
-                    if tag in (channel.qos._delivered or ()):  # noqa: SLF001 - kombu has no other way
-                        channel.basic_reject(tag, requeue=False)
 
 
 # --- events ---------------------------------------------------------------------------------------------------
@@ -261,11 +167,12 @@ class Consumer(consumer.Consumer):
     event_dispatcher: EventDispatcher | None
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
-        super().__init__(*args, **options)
+        alone = {"without_gossip": True, "without_mingle": True}
+        super().__init__(*args, **{**options, "worker_options": {**(options.get("worker_options") or {}), **alone}})
         self.connection_errors = (Exception,)
         self._failures = 0
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # about a setting in celeryconfig.py
-        for name in ("consumer", "connection", "mingle"):
+        for name in ("consumer", "connection"):
             # Celery logs each attempt; OUTAGE logs changes.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not OUTAGE.ongoing)
 

@@ -47,15 +47,14 @@ class Queue:
         self._probed_at = 0.0
         self._answer: str | None = None
 
-    def send(self, job: str, arguments: list[str | None], options: JsonObject | None = None) -> bool:
+    def send(self, job: str, arguments: list[str | None]) -> bool:
         """Send a job; takes at most about a second.
 
         The id of the message is that of the operation, so that Flower shows all runs of an operation as one job.
 
         Args:
             job: the name, a key of ``QUEUES``.
-            arguments: the arguments of the task in ``workers/tasks.py``; the operation is the last one.
-            options: its keyword arguments.
+            arguments: the ids that the task in ``workers/tasks.py`` takes; that of the operation is the last one.
 
         Returns:
             Whether Redis accepted the message. If it did not, the sweeper sends the job later.
@@ -68,8 +67,7 @@ class Queue:
             self._app.send_task(
                 job,
                 args=arguments,
-                kwargs=options,
-                task_id=arguments[-1] if arguments else None,
+                task_id=arguments[-1],
                 queue=QUEUES[job],
                 ignore_result=True,
             )

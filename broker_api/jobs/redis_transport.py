@@ -11,7 +11,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from kombu.transport import redis
-from redis import ConnectionPool
+from redis import ConnectionPool, Redis
 from redis.sentinel import SentinelConnectionPool
 
 from broker_api.json_types import JsonObject
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         """kombu's channel, with types for the private methods that are used here and in the workers."""
 
         def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002 - kombu's own
-        def _brpop_read(self, **options: object) -> object: ...
+        def _create_client(self, asynchronous: bool = False) -> Redis: ...  # noqa: FBT001, FBT002 - kombu's own
         def _receive_one(self, c: object) -> object: ...
 
 else:

@@ -25,7 +25,8 @@ def reconcile(*, repair: bool, wait: int, as_json: bool) -> None:
     """Compare the broker's database users in Atlas with the bindings. A worker does this; its result is printed."""
     run = uuid4().hex
     with opened() as session:
-        if not session.queue.send(RECONCILE, [], {"repair": repair, "run": run}):
+        session.housekeeping.request_reconciliation(run, repair=repair)
+        if not session.queue.send(RECONCILE, [run]):
             raise click.ClickException(session.queue.problem() or "Redis did not take the message; try again.")
         result = _result(session, run, wait)
     output.show_record(result, as_json=as_json)

@@ -22,6 +22,9 @@ from broker_api.state.store import Store
 SWEEP = "sweep"
 CIRCUIT = "circuit/"
 RECONCILED = "reconciled"
+_REQUESTED = "reconcile/"
+_REQUEST_SECONDS = 86_400.0
+"""How long a requested reconciliation waits for a worker."""
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 RECENT_SECONDS = 1.0
@@ -137,6 +140,23 @@ class Housekeeping:
         with self._reading:
             if name in self._recent:
                 self._recent[name].at = -math.inf
+
+    @storage_errors("housekeeping")
+    def request_reconciliation(self, run: str, *, repair: bool) -> None:
+        """Request one reconciliation; remove requests that no worker has taken for a day.
+
+        Args:
+            run: Its id, which the message for the workers carries.
+            repair: Whether it also repairs.
+        """
+        forgotten = {"_id": {"$regex": f"^{_REQUESTED}"}, "$expr": {"$lte": ["$until", NOW]}}
+        self.collection.delete_many(forgotten)
+        self.write(_REQUESTED + run, {"repair": repair, "until": In(_REQUEST_SECONDS)})
+
+    @storage_errors("housekeeping")
+    def take_reconciliation(self, run: str) -> Mapping[str, Any] | None:
+        """Remove and return a requested reconciliation; None if there is none, so that a message has one effect."""
+        return self.collection.find_one_and_delete({"_id": _REQUESTED + run})
 
     @cached_property
     @storage_errors("housekeeping")

@@ -133,7 +133,7 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
 
 def test_celery_shows_no_password_of_redis(settled: Stack) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "stats"],
+        [sys.executable, "-m", "celery", "-A", "workers", "report"],
         cwd=CHECKOUT,
         env=clean_environment(settled.shared_settings),
         capture_output=True,
@@ -142,7 +142,7 @@ def test_celery_shows_no_password_of_redis(settled: Stack) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert '"transport": "sentinel"' in run.stdout
+    assert "sentinel" in run.stdout
     assert not [secret for secret in (PASSWORD, "p%40ss", SENTINELS_PASSWORD) if secret in run.stdout + run.stderr]
 
 

@@ -144,9 +144,10 @@ class Sweeper:
 
     def _start_reconciliation(self) -> None:
         """Start the reconciliation once an hour for all workers; a new broker waits for the first hour to pass."""
-        owner = uuid4().hex
+        run = uuid4().hex
         first = not self._housekeeping.read(RECONCILE)
-        if not self._housekeeping.acquire(RECONCILE, owner, RECONCILE_SECONDS) or first:
+        if not self._housekeeping.acquire(RECONCILE, run, RECONCILE_SECONDS) or first:
             return
-        if not self._queue.send(RECONCILE, []):
-            self._housekeeping.release(RECONCILE, owner)
+        self._housekeeping.request_reconciliation(run, repair=False)
+        if not self._queue.send(RECONCILE, [run]):
+            self._housekeeping.release(RECONCILE, run)

@@ -1,25 +1,48 @@
-"""What somebody puts into Redis ends no worker, and does not come back: it is logged and thrown away."""
+"""Whatever a client of Redis writes into queues and channels, workers drop it with a line in the log and go on."""
 
 import base64
 import copy
 import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
 from typing import Any
 
-import pytest
+from celery import Celery
 
+from broker_api.jobs.queue import QUEUES
+from tests.books import document
 from tests.dev.stack import Stack
-from tests.tenant import Tenant, eventually, works
+from tests.emulator.client import Emulator
+from tests.tenant import Json, Tenant, eventually, works
 
-Json = dict[str, Any]
+MESSAGES = 2000
+LONG_MESSAGES = 40_000
+MARK = "planted-word"
+LONGEST_LINE = 500
+MOST_MEGABYTES = 250
 
 MESSAGE: Json = {
-    "body": base64.b64encode(json.dumps([["i", "b", "o"], {}, {}]).encode()).decode(),
+    "body": [["i", "b", "o"], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
     "content-encoding": "utf-8",
     "content-type": "application/json",
-    "headers": {"lang": "py", "task": "atlas.bind", "id": "1", "root_id": "1", "parent_id": None, "group": None},
+    "headers": {
+        "lang": "py",
+        "task": "atlas.bind",
+        "id": "1",
+        "root_id": "1",
+        "parent_id": None,
+        "group": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "argsrepr": "[]",
+        "stamps": {},
+        "stamped_headers": None,
+        "eta": None,
+        "expires": None,
+        "ignore_result": True,
+    },
     "properties": {
         "correlation_id": "1",
         "reply_to": "r",
@@ -30,106 +53,142 @@ MESSAGE: Json = {
         "delivery_tag": "tag",
     },
 }
-"""As Celery writes one."""
+"""As Celery writes one, with its body decoded."""
 
-WRONG: tuple[Any, ...] = (None, 1, "text", [], {}, True, 1e300)
-
-
-def variants() -> Iterator[Json]:
-    """The message with each of its parts left out, and with each replaced by something of another type."""
-    paths = [
-        *[(key,) for key in MESSAGE],
-        *[("headers", key) for key in (*MESSAGE["headers"], "eta", "expires", "timelimit", "retries", "stamps")],
-        *[("properties", key) for key in MESSAGE["properties"]],
-        *[("properties", "delivery_info", key) for key in ("exchange", "routing_key", "priority")],
-    ]
-    for path in paths:
-        for wrong in (..., *WRONG):
-            made = copy.deepcopy(MESSAGE)
-            holder = made
-            for key in path[:-1]:
-                holder = holder[key]
-            if wrong is ...:
-                holder.pop(path[-1], None)
-            else:
-                holder[path[-1]] = wrong
-            yield made
+WRONG: tuple[Any, ...] = (
+    *(None, True, 0, -1, 2**70, 1e300, "", MARK, MARK * 100, "2040-01-01T00:00:00", [], [1], [MARK], [[[]]], {}),
+    *({"$ne": 1}, {MARK: MARK}, {"$where": "sleep(1000)"}, "\ud800", "\x00"),
+)
 
 
-def body(data: bytes, **headers: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def encoded(message: Json) -> bytes:
+    """A message as it is in Redis. A body that is no text is encoded as Celery does."""
+    body = message.get("body")
+    if isinstance(body, list):
+        message = {**message, "body": base64.b64encode(json.dumps(body).encode()).decode()}
+    return json.dumps(message).encode()
+
+
+def with_body(data: bytes, **headers: object) -> bytes:
     made = {**MESSAGE, "body": base64.b64encode(data).decode()}
-    return json.dumps({**made, "headers": {**MESSAGE["headers"], **headers}}).encode()
+    return encoded({**made, "headers": {**MESSAGE["headers"], **headers}})
 
 
-DEEP = b"[" * 100_000
-ODD = [
-    b"{not json",
-    b"\xff",
-    b"",
-    b"[]",
-    b"{}",
-    b"null",
-    b"1",
-    DEEP,
-    b'{"properties": ' + DEEP,
-    body(b"not json"),
-    body(b"not json", expires="2001-01-01T00:00:00"),
-    body(b"[[],{},{}]", expires="no date", eta="no date"),
-    body(DEEP),
-    body(b"\xff\xfe"),
-    body(b"{}"),
-    body(b"[]"),
-    body(b"[1,2,3]"),
-    body(json.dumps([[], {}, {"callbacks": [1]}]).encode()),
-    body(zlib.compress(b"x"), compression="wrong"),
-    body(b"x", compression=["a"]),
-    json.dumps({**MESSAGE, "body": "no base64 %"}).encode(),
-    json.dumps({**MESSAGE, "content-type": "application/x-python-serialize"}).encode(),
-    json.dumps({**MESSAGE, "content-encoding": "no-such"}).encode(),
-    json.dumps({**MESSAGE, "content-encoding": "binary"}).encode(),
-    body(b"[[],{},{}]", task="no.such"),
-    body(b"[[],{},{}]", ignore_result="x", shadow=1),
-]
+def all_wrong() -> list[bytes]:
+    """Messages each of which must be dropped."""
+    deep = b"[" * 200_000
+    headers: list[Json] = [
+        *({"eta": "2040-01-01T00:00:00"}, {"expires": "2001-01-01T00:00:00"}, {"expires": 1e9}, {"eta": MARK}),
+        *({"compression": "application/x-gzip"}, {"compression": [MARK]}, {"task": "atlas.rotate"}, {"task": [MARK]}),
+        *({"timelimit": [1, 1]}, {"retries": "1"}, {"group": MARK}, {"id": None}, {"id": {MARK: 1}}),
+    ]
+    bodies: list[Any] = ["no base64 %", None, 1, {MARK: 1}, [], [1, 2, 3], [[], {}, {}], [["i"], {}, {}]]
+    parts: list[Json] = [
+        *(
+            {"content-encoding": [1]},
+            {"content-encoding": "binary"},
+            {"content-type": "application/x-python-serialize"},
+        ),
+        *({"headers": None}, {"headers": [MARK]}, {"headers": MARK}, {"properties": None}, {"properties": [1]}),
+        *(
+            {"properties": {**MESSAGE["properties"], name: value}}
+            for name, value in (
+                ("body_encoding", MARK),
+                ("body_encoding", [1]),
+                ("delivery_tag", None),
+                ("delivery_info", MARK),
+            )
+        ),
+        *({"body": each} for each in bodies),
+        *({"body": [["i", "b", operation], {}, {}]} for operation in ({"$ne": 1}, ["x"], None, 1, "", "x" * 2000)),
+    ]
+    return [
+        *(b"{not json", b"\xff", b"", b"[]", b"{}", b"null", b"1", deep, b'{"properties": ' + deep, b" " * 2**20),
+        with_body(gzip.compress(b"0" * 400_000_000, 1), compression="application/x-gzip"),
+        *(with_body(each) for each in (b"not json", deep, deep[:10_000], b"\xff\xfe", b"{}")),
+        *(with_body(b'[["i", "b", "o"], {}, {}]', **each) for each in headers),
+        *(encoded({**MESSAGE, **each}) for each in parts),
+    ]  # fmt: skip
 
 
-def by_queue(stack: Stack) -> Callable[[bytes], object]:
-    redis = stack.redis.client()
-    return lambda entry: redis.lpush("bindings", entry)
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - any JSON value
+    """The path of each part of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield (*path, key)
+        yield from places(part, (*path, key))
 
 
-def by_broadcast(stack: Stack) -> Callable[[bytes], object]:
-    redis = stack.redis.client()
-    return lambda entry: redis.publish("/0.celery.pidbox", entry)
+def mutated(message: Json, random: Random) -> Json:
+    """The message with one to three of its parts left out, or replaced by something else."""
+    made = copy.deepcopy(message)
+    for _ in range(random.randint(1, 3)):
+        *path, last = random.choice(list(places(made)))
+        holder = made
+        for key in path:
+            holder = holder[key]
+        if random.random() < 0.2:
+            del holder[last]
+        else:
+            holder[last] = copy.deepcopy(random.choice(WRONG))
+    return made
 
 
-@pytest.mark.parametrize("way", [by_queue, by_broadcast])
-def test_malformed_messages_end_no_worker_and_do_not_come_back(
-    fragile: Stack, way: Callable[[Stack], Callable[[bytes], object]]
+def forged(tenant: Tenant, binding_id: str, operation: str) -> list[Json]:
+    """Well-formed messages about a binding: every job, and a reconciliation that repairs."""
+    bodies: list[Any] = [[[tenant.instance_id, binding, operation], {}, {}] for binding in (binding_id, None)]
+    bodies.append([["run"], {"repair": True, "run": "run"}, {}])
+    headers = [{**MESSAGE["headers"], "task": job, "id": operation} for job in QUEUES]
+    return [{**MESSAGE, "headers": each, "body": body} for each in headers for body in bodies]
+
+
+def most_megabytes(process: int) -> float:
+    """The most memory that a process has used so far."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+
+
+def test_messages_and_broadcasts_of_any_form_end_no_worker_and_change_nothing(
+    fragile: Stack, atlas: Emulator, *, long_form: bool
 ) -> None:
-    put = way(fragile)
-    lost_before = fragile.workers[0].log_text().count("redis_lost")
-    bomb = body(gzip.compress(b"0" * 50_000_000), compression="application/x-gzip")
-    for entry in (bomb, *ODD, *[json.dumps(each).encode() for each in variants()]):
-        put(entry)
-    for number in range(40):  # more than a worker may hold unacknowledged
-        put(json.dumps({**MESSAGE, "headers": {"task": number}}).encode())
+    random = Random(20261128)
+    worker = fragile.workers[0]
+    lost_before, logged_before = worker.log_text().count("redis_lost"), len(worker.log_text())
+    control = Celery(broker=fragile.redis.uri, set_as_current=False).control
     with fragile.client() as client, fragile.redis.client() as redis:
         tenant = Tenant(client).provision()
-        assert works(tenant.bind())
-        eventually(lambda: not redis.hlen("unacked"), f"nothing is left: {redis.hgetall('unacked')!r}"[:500])
-        assert not redis.llen("bindings")
+        accepted = client.bind(tenant.instance_id, "b-1")
+        tenant.succeed(accepted, "b-1")
+        credentials = tenant.credentials("b-1")
+        before = document(fragile, tenant.instance_id), document(fragile, tenant.instance_id, "b-1"), atlas.users()
+        wrong, genuine = all_wrong(), forged(tenant, "b-1", accepted.operation)
+        with redis.pipeline(transaction=False) as pipe:
+            for number in range(LONG_MESSAGES if long_form else MESSAGES):
+                entry = encoded(mutated(random.choice([MESSAGE, *genuine]), random))
+                pipe.lpush(random.choice([*QUEUES.values()]), entry)
+                pipe.publish(random.choice(["/0.celery.pidbox", "/0.celeryev/worker.heartbeat"]), entry)
+                if number < len(genuine):
+                    pipe.lpush("bindings", encoded(genuine[number]))
+            for entry in wrong:
+                pipe.lpush("bindings", entry)
+                pipe.publish("/0.celery.pidbox", entry)
+            pipe.execute()
+        for command in ("shutdown", "pool_shrink", "cancel_consumer", "revoke", "rate_limit"):
+            control.broadcast(command, {"n": 99, "queue": "bindings", "task_id": "1", "task_name": "atlas.bind"})
+        assert works(tenant.bind("b-2"))
+        eventually(lambda: not any(map(redis.llen, QUEUES.values())), "nothing is left in the queues", 60)
+        assert works(tenant.bind("b-3"))
+        assert works(credentials)
+        tenant.unbind("b-2")
+        tenant.unbind("b-3")
+    after = document(fragile, tenant.instance_id), document(fragile, tenant.instance_id, "b-1"), atlas.users()
+    assert after == before
     assert not fragile.ended()
-    assert fragile.workers[0].log_text().count("redis_lost") == lost_before
-
-
-def test_unacknowledged_entries_that_are_malformed_are_forgotten(fragile: Stack) -> None:
-    """They may come from an older release, which stored what it could not handle."""
-    with fragile.redis.client() as redis:
-        for number, entry in enumerate((*ODD, b"[1]", b"[1, 2, 3]", b'[{}, "", "bindings"]')):
-            redis.hset("unacked", str(number), entry)
-            redis.zadd("unacked_index", {str(number): 1})
-    fragile.workers[0].restart()
-    with fragile.redis.client() as redis, fragile.client() as client:
-        eventually(lambda: not redis.zcard("unacked_index"), "all are gone", seconds=150)
-        assert works(Tenant(client).provision().bind())
-    assert not fragile.ended()
+    logged = worker.log_text()[logged_before:]
+    assert worker.log_text().count("redis_lost") == lost_before
+    assert "Traceback" not in logged
+    dropped = [line for line in logged.splitlines() if '"message_dropped"' in line]
+    assert len(dropped) >= len(wrong)
+    assert not any(MARK in line or len(line) > LONGEST_LINE for line in dropped)
+    assert worker.process is not None
+    assert most_megabytes(worker.process.pid) < MOST_MEGABYTES

@@ -23,15 +23,6 @@ def platform(fragile: Stack, atlas: Emulator) -> Iterator[OsbClient]:
         yield client
 
 
-def test_what_is_no_message_ends_no_worker(fragile: Stack, platform: OsbClient) -> None:
-    with fragile.redis.client() as redis:
-        for entry in ("{not json", b"\xff", "[]", "{}"):
-            redis.lpush("bindings", entry)
-    tenant = Tenant(platform).provision()
-    assert works(tenant.bind())
-    assert not fragile.ended()
-
-
 @contextmanager
 def flushed_all_the_time(redis: Redis) -> Iterator[None]:
     over = threading.Event()
