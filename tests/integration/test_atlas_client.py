@@ -70,7 +70,7 @@ def client(
     observed: list[Answer] | None = None,
     *,
     project: str | None = None,
-    timeout: tuple[float, float] = (1.0, 5.0),
+    timeout: tuple[float, float, float] = (1.0, 5.0, 20.0),
 ) -> AtlasClient:
     guard = None if observed is None else Recorder(observed)
     return AtlasClient(emulator.base_url, project or emulator.project_id, auth, timeout=timeout, guard=guard)
@@ -150,7 +150,7 @@ def test_a_user_made_twice_exists(atlas: AtlasClient) -> None:
 def test_a_post_that_timed_out_after_it_acted_is_found_again_by_its_label(
     emulator: Emulator, observed: list[Answer]
 ) -> None:
-    atlas = client(emulator, key(emulator), observed, timeout=(1, 0.3))
+    atlas = client(emulator, key(emulator), observed, timeout=(1, 0.3, 20))
     user = new_user(labels={"operation": "op-1"})
     emulator.hang("POST", "databaseUsers", seconds=1, when="after")
     with pytest.raises(NoAnswer) as caught:

@@ -3,9 +3,11 @@
 import gc
 import json
 import os
+import resource
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.unit.atlas_stand_in import (
     HANG_UP,
     KEY,
     PROJECT,
+    Digest,
     Heard,
     Reply,
     StandIn,
@@ -26,6 +29,7 @@ from tests.unit.atlas_stand_in import (
     user_body,
 )
 from workers.atlas.client import (
+    ApiKey,
     AtlasClient,
     AtlasError,
     AtlasRole,
@@ -73,7 +77,7 @@ def test_a_name_that_does_not_resolve_was_certainly_not_sent() -> None:
 
 def test_a_port_that_speaks_no_tls_is_no_answer() -> None:
     with StandIn(lambda _: say(200)) as plain:
-        client = AtlasClient(plain.url.replace("http:", "https:"), PROJECT, KEY, timeout=(1, 0.3))
+        client = AtlasClient(plain.url.replace("http:", "https:"), PROJECT, KEY, timeout=(1, 0.3, 20))
         with pytest.raises(NoAnswer):
             client.project()
 
@@ -117,6 +121,46 @@ def test_slow_pieces_within_the_timeout_are_an_answer() -> None:
     whole = say(200, user_body()).pieces[0]
     with StandIn(lambda _: Reply((whole[:20], whole[20:200], whole[200:]), pause=0.1)) as atlas:
         assert atlas.client().user("b-1").username == "b-1"
+
+
+DRIPPING = {
+    "the head": b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100,
+    "the body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 100,
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20,
+    "a refusal": b"HTTP/1.1 401 No\r\nContent-Length: 1000\r\n\r\n" + b"x" * 100,
+}
+
+
+@pytest.mark.parametrize("dripping", DRIPPING.values(), ids=DRIPPING)
+def test_a_byte_now_and_then_is_no_answer_after_the_time_of_one_request(dripping: bytes) -> None:
+    started = time.monotonic()
+    pieces = tuple(dripping[at : at + 1] for at in range(len(dripping)))
+    with StandIn(lambda _: Reply(pieces, pause=0.05)) as atlas, pytest.raises(NoAnswer, match="nothing came in time"):
+        atlas.client(timeout=(0.25, 0.25, 20)).user("b-1")
+    assert time.monotonic() - started < 4
+
+
+def test_all_requests_of_a_call_together_have_a_limited_time() -> None:
+    challenge = Digest(lambda _: HANG_UP)
+
+    def slow(heard: Heard) -> Reply:
+        whole = b"".join(challenge(heard).pieces)
+        return Reply(tuple(whole[at : at + 40] for at in range(0, len(whole), 40)), pause=0.05)
+
+    with StandIn(slow) as atlas, pytest.raises(NoAnswer, match="nothing came in time"):
+        atlas.client(ApiKey("publickey", "wrong"), timeout=(5, 5, 0.7)).user("b-1")
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["inflated", "plain"])
+def test_an_answer_longer_than_16_mib_is_not_read(*, packed: bool) -> None:
+    part = b" " * 2**20
+    packer = zlib.compressobj(1, wbits=31)
+    body = b"".join(packer.compress(part) for _ in range(64)) + packer.flush() if packed else part * 17
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = failure(say(200, body, **({"Content_Encoding": "gzip"} if packed else {})))
+    assert isinstance(error, NoAnswer)
+    assert "too long" in str(error)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000
 
 
 def test_what_is_no_http_is_no_answer() -> None:
@@ -311,7 +355,7 @@ def test_before_is_called_ahead_of_every_page() -> None:
 
 def test_a_thread_reuses_its_connection_and_threads_do_not_share() -> None:
     with StandIn(lambda _: say(200, user_body())) as atlas:
-        client = atlas.client(timeout=(1, 2))
+        client = atlas.client(timeout=(1, 2, 20))
 
         def work() -> None:
             for _ in range(10):
@@ -368,7 +412,7 @@ def test_netrc_is_no_match_for_our_key_even_where_a_proxy_is_named(
 
 def test_a_proxy_that_is_not_there_was_certainly_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://someone:hidden-word@127.0.0.1:{free_port()}")
-    client = AtlasClient("https://atlas.invalid", PROJECT, KEY, timeout=(1, 0.3))
+    client = AtlasClient("https://atlas.invalid", PROJECT, KEY, timeout=(1, 0.3, 20))
     with pytest.raises(NoAnswer, match="proxy") as caught:
         client.project()
     assert not caught.value.sent

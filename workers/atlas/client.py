@@ -46,7 +46,7 @@ from workers.atlas.models import (
     user_fields,
 )
 from workers.atlas.service_account import MemoryTokens, ServiceAccount, Token, TokenStore
-from workers.atlas.wire import Answer, CallGuard, Wire
+from workers.atlas.wire import TOTAL_SECONDS, Answer, CallGuard, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ class AtlasClient:
         base_url: The URL of Atlas without a path, such as `https://cloud.mongodb.com`.
         project_id: The id of the project (`groupId`).
         auth: The API key or the service account.
-        timeout: Seconds to connect, and seconds between two bytes of the answer.
+        timeout: Seconds to connect, seconds between two bytes of the answer, and seconds for a whole call.
         guard: Called before each HTTP request and after each answer.
 
     Raises:
@@ -105,7 +105,7 @@ class AtlasClient:
         project_id: str,
         auth: ApiKey | ServiceAccount,
         *,
-        timeout: tuple[float, float] = (3.05, 8.0),
+        timeout: tuple[float, float, float] = (3.05, 8.0, TOTAL_SECONDS),
         guard: CallGuard | None = None,
     ) -> None:
         self.project_id = project_id

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
 from workers.atlas.errors import AtlasError, NoAnswer, Refused, Unauthorized, UnreadableAnswer, refusal
 from workers.atlas.models import Json, Malformed
@@ -32,6 +32,10 @@ _PLAIN_REFUSALS = frozenset({401, 429})  # the status is enough, whatever the bo
 _KEY_ADVICE = " Check the API key or service account, its roles in the project, and its API access list."
 
 
+class AnswerTooLong(HTTPError):
+    """An answer is longer than any of Atlas."""
+
+
 def no_answer(call: Call, error: Exception) -> NoAnswer:
     """Return the error for a call without an answer.
 
@@ -48,8 +52,10 @@ def no_answer(call: Call, error: Exception) -> NoAnswer:
     sent = True
     if isinstance(error, requests.ConnectTimeout):
         what, sent = "no connection in time", False
-    elif isinstance(error, requests.ReadTimeout):
+    elif isinstance(error, requests.ReadTimeout | ReadTimeoutError):
         what = "nothing came in time"
+    elif isinstance(error, AnswerTooLong):
+        what = "the answer is too long"
     elif isinstance(error, requests.exceptions.ProxyError):
         what, sent = "the proxy cannot be used", False
     elif isinstance(inner, ssl.SSLCertVerificationError):

@@ -1,25 +1,37 @@
-"""HTTP exchange with Atlas: sends a call with time-outs, and passes the answer to the guard."""
+"""HTTP exchange with Atlas: sends a call with time-outs, and passes the answer to the guard.
+
+``requests`` limits only the time between two bytes, and no size. Here a request ends within the sum of its time-outs, a
+call with all its requests within ``TOTAL_SECONDS``, and no answer has more than ``MOST_BYTES``.
+"""
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import threading
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from workers.atlas.endpoints import MINT_TOKEN, Call
 from workers.atlas.errors import AtlasError, Refused
 from workers.atlas.models import Json, Malformed, text
-from workers.atlas.responses import interpret, no_answer
+from workers.atlas.responses import AnswerTooLong, interpret, no_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Iterator
 
     from requests.auth import HTTPBasicAuth
 
@@ -27,6 +39,24 @@ if TYPE_CHECKING:
     from workers.atlas.service_account import ServiceAccount
 
 T = TypeVar("T")
+
+TOTAL_SECONDS = 20.0
+"""How long a call takes at most, with all its requests."""
+MOST_BYTES = 16 * 2**20
+"""The size of the longest answer, decompressed; 500 database users, the longest page, have less than 1 MiB."""
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+"""When the current request must have ended (monotonic seconds)."""
+
+
+@contextmanager
+def _ending_within(seconds: float) -> Iterator[None]:
+    """Let requests end in some seconds, or earlier if they must already."""
+    outer = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(outer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +94,66 @@ class CallGuard(Protocol):
         """Record the answer of a call."""
 
 
+class _Reader(io.RawIOBase):
+    """Reads from a socket until the request must have ended."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - any buffer
+        left = _deadline.get() - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(min(left, self._sock.gettimeout() or left))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:  # noqa: ANN401 - http.client's own
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
+
+
+def _pool(pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
+    """Return a class of urllib3's pools whose connections read by ``_Reader``."""
+    timed = type(f"Timed{connection.__name__}", (connection,), {"response_class": _Response})
+    return type(f"Timed{pool.__name__}", (pool,), {"ConnectionCls": timed})
+
+
+_POOLS = {"http": _pool(HTTPConnectionPool, HTTPConnection), "https": _pool(HTTPSConnectionPool, HTTPSConnection)}
+
+
 class _Adapter(HTTPAdapter):
-    """Calls the guard before each request, also a repeated one, and prevents redirects."""
+    """Calls the guard before each request, also a repeated one; prevents redirects; bounds the answer."""
 
     def __init__(self, local: _PerThread) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1)  # one thread, one host
         self._local = local
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' own
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 - requests' own
         if self._local.guard:
             self._local.guard.before()
-        response = super().send(request, *args, **kwargs)
-        response.headers.pop("Location", None)
+        with _ending_within(sum(kwargs["timeout"])):
+            response = super().send(request, *args, **{**kwargs, "stream": True})
+            response.headers.pop("Location", None)
+            content = response.raw.read(MOST_BYTES + 1, decode_content=True)
+        if len(content) > MOST_BYTES:
+            response.close()
+            raise AnswerTooLong
+        response._content = content  # noqa: SLF001 - requests itself would read any length
         return response
 
 
@@ -93,19 +171,19 @@ class Wire:
     Args:
         base_url: The URL of Atlas.
         auth: The credentials.
-        timeout: Seconds to connect, and seconds between two bytes of the answer.
+        timeout: Seconds to connect, seconds between two bytes of the answer, and seconds for the whole call.
 
     Raises:
         ValueError: The base URL is malformed.
     """
 
-    def __init__(self, base_url: str, auth: ApiKey | ServiceAccount, timeout: tuple[float, float]) -> None:
+    def __init__(self, base_url: str, auth: ApiKey | ServiceAccount, timeout: tuple[float, float, float]) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the base URL of Atlas must be like https://cloud.mongodb.com")
         self._base = base_url.rstrip("/")
         self._auth = auth
-        self._timeout = timeout
+        self._timeout, self._total = timeout[:2], timeout[2]
         self._local = _PerThread()
 
     def ask(self, call: Call, parse: Callable[[Json], T], guard: CallGuard | None) -> T:
@@ -135,17 +213,18 @@ class Wire:
         response: requests.Response | None = None
         result: T | AtlasError
         try:
-            response = self._session().request(
-                endpoint.method,
-                url,
-                params=dict(call.query),
-                json=call.body,
-                data=call.form,
-                headers={"Accept": accept},
-                auth=call.auth,
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
+            with _ending_within(self._total):
+                response = self._session().request(
+                    endpoint.method,
+                    url,
+                    params=dict(call.query),
+                    json=call.body,
+                    data=call.form,
+                    headers={"Accept": accept},
+                    auth=call.auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                )
         except (requests.RequestException, HTTPError) as error:
             result = no_answer(call, error)
         else:
