@@ -29,13 +29,18 @@ from redis.sentinel import (
 
 from broker_api.errors import SettingError
 from broker_api.jobs.redis_errors import NO_SENTINEL
+from broker_api.settings.url_checks import are_local
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _FORM = (
     "BROKER_REDIS_URL: must be redis://[name:password@]host[:port][/database], the same with rediss:// and "
-    "?ssl_cert_reqs=required, optional or none, or sentinel://host[:port];sentinel://host[:port][/database]"
+    "?ssl_…=…, or sentinel://host[:port];sentinel://host[:port][/database]"
     "?master_name=…; the port is from 1 to 65535, the database a number from 0, and user name and password must be "
     "percent-encoded"
+)
+_UNCHECKED = (
+    "BROKER_REDIS_URL: must be without ssl_cert_reqs=none and ssl_check_hostname=false: the certificate of Redis is "
+    "always checked. Name its authority with ssl_ca_certs"
 )
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -44,6 +49,19 @@ def _flag(text: str) -> bool:
     if text.lower() not in _FLAGS:
         raise SettingError("BROKER_REDIS_URL: must have true or false in ssl, sentinel_ssl and ssl_check_hostname")
     return _FLAGS[text.lower()]
+
+
+def _requirement(text: str) -> str:
+    wanted = text.removeprefix("CERT_").lower()
+    if wanted == "none":
+        raise SettingError(_UNCHECKED)
+    return wanted
+
+
+def _checked(checked: bool) -> bool:  # noqa: FBT001 - a validator
+    if not checked:
+        raise SettingError(_UNCHECKED)
+    return checked
 
 
 def _readable(path: str, info: ValidationInfo) -> str:
@@ -56,14 +74,12 @@ _File = Annotated[str, AfterValidator(_readable)]
 
 
 class TlsOptions(BaseModel):
-    """redis-py's TLS options that a URL may have. The certificate is checked unless ``ssl_cert_reqs`` is ``none``."""
+    """redis-py's TLS options that a URL may have. The certificate is always checked."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ssl_cert_reqs: Annotated[
-        Literal["required", "optional", "none"], BeforeValidator(lambda text: text.removeprefix("CERT_").lower())
-    ] = "required"
-    ssl_check_hostname: Annotated[bool | None, BeforeValidator(_flag)] = None
+    ssl_cert_reqs: Annotated[Literal["required", "optional"], BeforeValidator(_requirement)] = "required"
+    ssl_check_hostname: Annotated[bool, AfterValidator(_checked), BeforeValidator(_flag)] = True
     ssl_ca_certs: _File | None = None
     ssl_certfile: _File | None = None
     ssl_keyfile: _File | None = None
@@ -177,6 +193,12 @@ class RedisSettings:
             return _merge([_split(each) for each in url.split(";")])
         except ValueError:  # also pydantic's
             raise SettingError(_FORM) from None
+
+    @property
+    def is_in_clear(self) -> bool:
+        """Whether a connection to Redis or its sentinels has no TLS, and does not stay on this machine."""
+        encrypted = self.tls is not None and (self.scheme != "sentinel" or "ssl" in self.sentinel)
+        return not encrypted and not are_local(host for host, _ in self.servers)
 
     @property
     def celery_url(self) -> str:

@@ -5,11 +5,14 @@ URLs without a host. No message repeats a part of a value or the text of a parse
 if a character is not escaped, the parser may see the password in any part. Therefore no exception here has a cause.
 """
 
+import ipaddress
 import warnings
+from collections.abc import Iterable
 from urllib.parse import unquote_plus, urlsplit
 
 from pymongo import MongoClient
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
+from pymongo.uri_parser_shared import split_hosts
 
 from broker_api.errors import SettingError
 from broker_api.json_types import JsonObject
@@ -44,7 +47,12 @@ _SAME_AS_BROKERS = {
     "loadbalanced": "false",
 }
 """Options in URIs that Atlas and others hand out, with the broker's own values: removed without a warning."""
+_UNCHECKED = (
+    "BROKER_MONGO_URI: must be without tlsInsecure, tlsAllowInvalidCertificates and tlsAllowInvalidHostnames: the "
+    "certificate of MongoDB is always checked. Name its authority with tlsCAFile"
+)
 _REFUSED_MONGO_OPTIONS = {
+    **dict.fromkeys(("tlsinsecure", "tlsallowinvalidcertificates", "tlsallowinvalidhostnames"), _UNCHECKED),
     "directconnection": (
         "BROKER_MONGO_URI: must be without directConnection=true: a direct connection reads from a secondary as well. "
         "Take the option out; the members' names in the replica set's configuration must be reachable from here"
@@ -113,6 +121,29 @@ def usable_mongo_uri(uri: str) -> tuple[str, tuple[str, ...]]:
     return f"{location}?{'&'.join(kept)}" if kept else location, tuple(sorted(overridden))
 
 
+def is_mongo_in_clear(uri: str) -> bool:
+    """Return whether a valid URI connects to MongoDB without TLS, and not only on this machine."""
+    options = dict(map(_option, _options(uri)))
+    given = options.get("tls", options.get("ssl"))
+    implied = uri.startswith(_SRV) or any(name.startswith("tls") for name in options)
+    hosts = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    return not (given == "true" or (given is None and implied)) and not are_local(
+        host for host, _ in split_hosts(hosts)
+    )
+
+
+def are_local(hosts: Iterable[str]) -> bool:
+    """Return whether connections to these hosts stay on this machine: loopback addresses, and sockets of Unix."""
+    return all(host == "localhost" or host.endswith(".sock") or _is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _options(uri: str) -> list[str]:
     """Return the options of a URI, as the driver splits them: at "&" or ";". A name may occur twice."""
     return uri.partition("?")[2].replace(";", "&").split("&")
@@ -154,7 +185,7 @@ def check_base_url(url: str) -> str:
         parts = urlsplit(url)
         fits = (
             _is_plain(url)
-            and parts.scheme in ("http", "https")
+            and (parts.scheme == "https" or (parts.scheme == "http" and are_local([parts.hostname or ""])))
             and _are_labels(parts.hostname or "")
             and parts.port != 0
             and not (parts.query or parts.fragment or "@" in parts.netloc)
@@ -162,7 +193,10 @@ def check_base_url(url: str) -> str:
     except ValueError:  # the port is not valid
         fits = False
     if not fits:
-        raise SettingError("MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path] or http://…")
+        raise SettingError(
+            "MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path]; http://… only on this machine, as in "
+            "http://127.0.0.1:8080"
+        )
     return url.rstrip("/")
 
 

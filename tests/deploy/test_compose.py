@@ -70,7 +70,8 @@ def test_a_service_can_write_only_where_it_must_and_gains_no_privilege(name: str
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & service.keys()
+    assert not {"privileged", "cap_add", "pid", "devices"} & service.keys()
+    assert service.get("network_mode", "service:").startswith("service:")
 
 
 @pytest.mark.parametrize("name", services())
@@ -138,7 +139,8 @@ def test_the_sample_names_every_variable_without_a_default_and_no_secret() -> No
 def test_the_sample_opens_the_emulated_atlas() -> None:
     (emulator,) = (service for service in services().values() if service.get("build", {}).get("target") == "emulator")
     options = dict(option.removeprefix("--").split("=", 1) for option in emulator["command"])
-    assert sample()["MONGODB_ATLAS_BASE_URL"] == f"http://emulator:{options['port']}"
+    assert emulator["network_mode"] == "service:worker"
+    assert sample()["MONGODB_ATLAS_BASE_URL"] == f"http://{options['host']}:{options['port']}"
     assert sample()["MONGODB_ATLAS_PROJECT_ID"] == options["project"]
     assert sample()["MONGODB_ATLAS_PUBLIC_API_KEY"] == options["public-key"]
     assert sample()["MONGODB_ATLAS_PRIVATE_API_KEY"] == options["private-key"]

@@ -136,6 +136,13 @@ def test_an_option_of_the_uri_that_is_not_used_is_named_without_its_value(
     )
 
 
+def test_state_and_queue_without_tls_are_named(settings: Settings) -> None:
+    away = {"BROKER_MONGO_URI": "mongodb://mongo.invalid/", "BROKER_REDIS_URL": "redis://redis.invalid"}
+    warned = of("warn", settings | away | {"BROKER_MONGO_TIMEOUT_MS": "100"})
+    for variable in away:
+        assert any(line.startswith(f"settings: {variable}: no TLS") for line in warned)
+
+
 def test_an_option_that_is_refused(settings: Settings, state_mongod: Mongod) -> None:
     uri = f"mongodb://{state_mongod.address}/?directConnection=true"
     assert "without directConnection=true" in only(of("bad", settings | {"BROKER_MONGO_URI": uri}))

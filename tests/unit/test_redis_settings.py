@@ -25,8 +25,7 @@ SECRETS = ("S3cr", "Pw", "wr0ng")
         "redis://user:p%40ss@host/0",
         "redis://a/1;redis://b",
         "rediss://h",
-        "rediss://h/0?ssl_cert_reqs=required&ssl_check_hostname=false",
-        "rediss://h/0?ssl_cert_reqs=CERT_NONE",
+        "rediss://h/0?ssl_cert_reqs=required&ssl_check_hostname=true",
         "sentinel://h",
         "sentinel://h:26379/0?master_name=x",
         "sentinel://h1:26379;sentinel://h2:26379/0?master_name=x",
@@ -60,6 +59,9 @@ def test_a_redis_url_of_a_known_form_is_taken(url: str) -> None:
         "redis://h/1/2",
         "redis://[::1",
         "rediss://h/0?ssl_cert_reqs=wr0ng",
+        "rediss://h/0?ssl_cert_reqs=CERT_NONE",
+        "rediss://h/0?ssl_check_hostname=false",
+        "sentinel://h/0?sentinel_ssl_cert_reqs=none",
         "rediss://h/0?ssl_wr0ng=1",
         "rediss://h/0?ssl_ca_certs=/no/wr0ng.pem",
         "rediss://h/0?ssl_check_hostname=wr0ng",
@@ -99,7 +101,7 @@ def test_a_redis_url_that_cannot_be_used_is_refused_in_one_line_with_no_part_of_
         ("sentinel://a?master_name=m;sentinel://b?master_name=n", "master_name"),
         ("redis://:S3cr@a;redis://:Pw@b", "password"),
         ("redis://S3cr:x@a;redis://Pw:x@b", "username"),
-        ("rediss://a?ssl_cert_reqs=none;rediss://b?ssl_cert_reqs=required", "ssl_cert_reqs"),
+        ("rediss://a?ssl_cert_reqs=optional;rediss://b?ssl_cert_reqs=required", "ssl_cert_reqs"),
     ],
 )
 def test_urls_that_contradict_each_other_are_refused_with_what_differs(url: str, differ: str) -> None:
@@ -108,7 +110,9 @@ def test_urls_that_contradict_each_other_are_refused_with_what_differs(url: str,
     assert str(error.value) == f"BROKER_REDIS_URL: must say the same in each of its URLs; two differ in {differ}"
 
 
-FULL = "u:p%40ss@{host}/1?master_name=m&sentinel_username=su&sentinel_password=sp&ssl_cert_reqs=none&sentinel_ssl=true"
+FULL = (
+    "u:p%40ss@{host}/1?master_name=m&sentinel_username=su&sentinel_password=sp&ssl_cert_reqs=optional&sentinel_ssl=true"
+)
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -118,8 +122,9 @@ def test_what_one_sentinel_url_says_holds_for_all_wherever_it_stands(place: int)
     made = RedisSettings.parse(";".join(urls))
     assert made.servers == (("a", 26379), ("b", 1), ("c", 26379))
     assert (made.database, made.master_name, made.username, made.password) == (1, "m", "u", "p@ss")
-    assert made.tls == {"ssl_cert_reqs": "none"}
-    assert made.sentinel == {"username": "su", "password": "sp", "ssl": True, "ssl_cert_reqs": "none"}
+    tls = {"ssl_cert_reqs": "optional", "ssl_check_hostname": True}
+    assert made.tls == tls
+    assert made.sentinel == {"username": "su", "password": "sp", "ssl": True, **tls}
 
 
 @pytest.mark.parametrize(
@@ -129,28 +134,43 @@ def test_what_one_sentinel_url_says_holds_for_all_wherever_it_stands(place: int)
         ("rediss://h?ssl_cert_reqs=required", "required"),
         ("rediss://h?ssl_cert_reqs=CERT_REQUIRED", "required"),
         ("rediss://h?ssl_cert_reqs=CERT_OPTIONAL", "optional"),
-        ("rediss://h?ssl_cert_reqs=none", "none"),
         ("rediss://a/0;rediss://b/0", "required"),
-        ("rediss://a/0;rediss://b/0?ssl_cert_reqs=none", "none"),
+        ("rediss://a/0;rediss://b/0?ssl_cert_reqs=optional", "optional"),
         ("sentinel://h?ssl=true", "required"),
     ],
 )
-def test_the_certificate_of_redis_is_checked_unless_one_says_not_to(url: str, checks: str) -> None:
+def test_the_certificate_of_redis_is_checked(url: str, checks: str) -> None:
     tls = RedisSettings.parse(url).tls
     assert tls is not None
     assert tls["ssl_cert_reqs"] == checks
 
 
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("redis://127.0.0.1;redis://h", True),
+        ("sentinel://h", True),
+        ("sentinel://h?ssl=true", True),
+        ("sentinel://h?sentinel_ssl=true", True),
+        ("rediss://h", False),
+        ("sentinel://h?ssl=true&sentinel_ssl=true", False),
+        ("redis://127.0.0.1;redis://[::1];redis://localhost", False),
+    ],
+)
+def test_a_url_without_tls_is_known_unless_it_stays_on_this_machine(url: str, in_clear: bool) -> None:  # noqa: FBT001
+    assert RedisSettings.parse(url).is_in_clear == in_clear
+
+
 def test_the_files_of_tls_are_named_in_the_url(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.touch()
-    query = f"ssl_ca_certs={file}&ssl_certfile={file}&ssl_keyfile={file}&ssl_check_hostname=false"
+    query = f"ssl_ca_certs={file}&ssl_certfile={file}&ssl_keyfile={file}"
     assert RedisSettings.parse(f"rediss://a;rediss://b?{query}").tls == {
         "ssl_cert_reqs": "required",
         "ssl_ca_certs": str(file),
         "ssl_certfile": str(file),
         "ssl_keyfile": str(file),
-        "ssl_check_hostname": False,
+        "ssl_check_hostname": True,
     }
 
 

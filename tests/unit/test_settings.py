@@ -91,7 +91,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
         ("BROKER_REDIS_URL", "sentinel://h", "redis", RedisSettings.parse("sentinel://h")),
         ("BROKER_USERS", "a:b, c:d:e", "users", {"a": "b", "c": "d:e"}),
         ("BROKER_ENCRYPTION_KEYS", f"{KEY}, {KEY}", "encryption_keys", (KEY, KEY)),
-        ("MONGODB_ATLAS_BASE_URL", "http://h/", "base_url", "http://h"),
+        ("MONGODB_ATLAS_BASE_URL", "https://h/", "base_url", "https://h"),
         ("BROKER_API_PROCESSES", "3", "processes", 3),
         ("BROKER_SYNC_WAIT_SECONDS", "0", "sync_wait", 0),
         ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),

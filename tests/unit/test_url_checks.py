@@ -5,7 +5,13 @@ import pytest
 from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
 
 from broker_api.errors import SettingError
-from broker_api.settings.url_checks import check_base_url, check_mongo_names, check_mongo_uri, usable_mongo_uri
+from broker_api.settings.url_checks import (
+    check_base_url,
+    check_mongo_names,
+    check_mongo_uri,
+    is_mongo_in_clear,
+    usable_mongo_uri,
+)
 from tests.dev.processes import CHECKOUT, clean_environment
 
 SECRETS = ("S3cr", "Pw", "wr0ng")
@@ -100,6 +106,30 @@ def test_options_that_the_broker_decides_itself_are_taken_out_and_named(
     assert usable_mongo_uri(given) == (used, overridden)
 
 
+@pytest.mark.parametrize("option", ["tlsInsecure", "tlsAllowInvalidCertificates", "TLSALLOWINVALIDHOSTNAMES"])
+def test_an_option_that_turns_the_check_of_certificates_off_is_refused(option: str) -> None:
+    with pytest.raises(SettingError, match="BROKER_MONGO_URI: must be without tlsInsecure"):
+        check_mongo_uri(f"mongodb://h/?tls=true&{option}=true")
+    check_mongo_uri(f"mongodb://h/?tls=true&{option}=false")
+
+
+@pytest.mark.parametrize(
+    ("uri", "in_clear"),
+    [
+        ("mongodb://u:p@h,127.0.0.1/db", True),
+        ("mongodb://h/?tls=false&tlsCAFile=x", True),
+        ("mongodb+srv://a.b.c/?ssl=false", True),
+        ("mongodb://h/?replicaSet=r;TLS=true", False),
+        ("mongodb://h?tlsCAFile=x", False),
+        ("mongodb+srv://u:p@a.b.c", False),
+        ("mongodb://u:p@127.0.0.1:1,localhost,[::1]:2/db?replicaSet=r", False),
+        ("mongodb://%2Ftmp%2Fmongodb-27017.sock", False),
+    ],
+)
+def test_a_uri_without_tls_is_known_unless_it_stays_on_this_machine(uri: str, in_clear: bool) -> None:  # noqa: FBT001
+    assert is_mongo_in_clear(uri) == in_clear
+
+
 def test_every_option_of_the_driver_is_known_to_be_used_or_not() -> None:
     """A new release of the driver may bring options: they are not used until they are in the list of used ones."""
     for name in URI_OPTIONS_VALIDATOR_MAP:
@@ -147,7 +177,8 @@ def test_the_second_collection_beside_it_fits_into_mongodbs_limit_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://cloud.mongodb.com", "http://127.0.0.1:8080/", "http://[::1]:80", "http://h/p"]
+    "url",
+    ["https://cloud.mongodb.com", "http://127.0.0.1:8080/", "http://[::1]:80", "http://localhost/p", "https://h/p"],
 )
 def test_an_address_of_atlas_may_have_a_port_and_a_path(url: str) -> None:
     check_base_url(url)
@@ -162,6 +193,9 @@ def test_an_address_of_atlas_may_have_a_port_and_a_path(url: str) -> None:
         "http://",
         "http:///api",
         "https://:443",
+        "http://h",
+        "http://127.0.0.1.wr0ng",
+        "http://10.0.0.1",
         "http://h:wr0ng",
         "http://h:99999",
         "http://h:0",

@@ -20,7 +20,7 @@ from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
-from broker_api.settings.url_checks import usable_mongo_uri
+from broker_api.settings.url_checks import is_mongo_in_clear, usable_mongo_uri
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import SEALED_FIELDS, KeyCheck
 from broker_api.state.housekeeping import Housekeeping
@@ -81,6 +81,11 @@ def _settings(environ: Mapping[str, str], settings: Settings) -> Iterator[Findin
     yield GOOD, "settings: all there"
     if overridden := usable_mongo_uri(settings.mongo_uri)[1]:
         yield WARN, f"settings: BROKER_MONGO_URI: not used are {', '.join(overridden)}; the broker decides that itself"
+    if is_mongo_in_clear(settings.mongo_uri):
+        yield WARN, "settings: BROKER_MONGO_URI: no TLS, so the network can read and change the state; add tls=true"
+    if settings.redis.is_in_clear:
+        use = "use rediss://, or ssl=true and sentinel_ssl=true with sentinels"
+        yield WARN, f"settings: BROKER_REDIS_URL: no TLS, so the network can read and change the queue; {use}"
     for name in library_workarounds.all_ignored(environ):
         yield WARN, f"settings: {name} is ignored; unset it"
     for name in ignored_variables.ignored(environ, library_workarounds.HARMFUL):
