@@ -43,9 +43,10 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
     properties: JsonObject = {
         config.PARAMETER_CLUSTER: {
             "type": "string",
-            "description": "Name of the Atlas cluster that holds the database.",
+            "description": "Name of the Atlas cluster that holds the database: letters, digits and hyphens.",
             "minLength": 1,
             "maxLength": 64,
+            "not": {"pattern": "^-|[^a-zA-Z0-9-]"},  # "$" would also match before a line feed at the end
         },
         config.PARAMETER_DATABASE: {
             "type": "string",
