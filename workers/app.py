@@ -24,7 +24,7 @@ from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
 from broker_api.state.operation_claims import Due
-from workers import job_states, library_workarounds
+from workers import job_states, library_workarounds, metrics
 from workers.clusters.user_quota import UserQuota
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
@@ -123,6 +123,14 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
         if not _Process.keys_checked:
             check_at_start(settings)
             _Process.keys_checked = True
+
+
+@signals.celeryd_after_setup.connect
+def _serve_metrics(instance: Any, **_: object) -> None:  # noqa: ANN401 - no stub has pool_cls
+    port = _settings().metrics_port
+    if port:
+        with _one_line_errors():
+            metrics.serve(port, processes=instance.pool_cls.__module__ == "celery.concurrency.prefork")
 
 
 def _guard_flower() -> None:

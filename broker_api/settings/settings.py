@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     sync_wait: _Seconds = setting("BROKER_SYNC_WAIT_SECONDS", default=50, must_be=_SECONDS)
     settle: _Seconds = setting("BROKER_SETTLE_SECONDS", default=5, must_be=_SECONDS)
     verify_login: Annotated[bool, AsText] = setting("BROKER_VERIFY_LOGIN", default=False, must_be="true or false")
+    metrics_port: Annotated[int, Field(ge=0, le=65_535), AsText] = setting(
+        "BROKER_METRICS_PORT", default=0, must_be="a port from 1 to 65535, or 0 for none"
+    )
 
     @validator(mode="after")
     def _names_fit(self) -> Self:

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, Generic
 from uuid import uuid4
 
@@ -67,6 +68,16 @@ class Claim(Generic[AnyResource]):
     def operation_id(self) -> str:
         """The id of the claimed operation."""
         return self.record.operation.id
+
+    @property
+    def at(self) -> datetime:
+        """When it was taken or last written, by MongoDB's clock."""
+        return self.record.operation.lease_until - timedelta(seconds=LEASE_SECONDS)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no worker had claimed the operation before this claim was taken."""
+        return self.record.operation.first_claimed == self.at
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,8 @@ class Claims:
         lease: OperationFields = {"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}
         taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
+        taken["operation.first_claimed"] = {"$ifNull": ["$operation.first_claimed", NOW]}
+        taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}  # whoever releases a lease removes it
         document = self.store.collection.find_one_and_update(
             free, [{"$set": taken}], return_document=ReturnDocument.AFTER
         )
@@ -271,9 +284,11 @@ class Claims:
             claim: The claim.
             sure: No request of this worker can still take effect in Atlas.
         """
-        values = {"operation.lease_until": In(0), "operation.due": In(0)} | ({"unsure_until": None} if sure else {})
+        values = assignments({**_RELEASED, "due": In(0)}, "operation.") | assignments(
+            {"unsure_until": None} if sure else {}
+        )
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
-        self.store.collection.update_one(mine, [{"$set": assignments(values)}])
+        self.store.collection.update_one(mine, [{"$set": values}])
 
     # --- the sweep ----------------------------------------------------------------------------------------------------
 

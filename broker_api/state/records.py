@@ -137,6 +137,8 @@ class Operation(Record):
         error: The error after which the step is tried again.
         failure: The description of the failed operation, set while the undo steps run.
         due: When a worker may run the next step.
+        taken_over: The lease before the latest claim had expired, so its worker has died or lost MongoDB.
+        first_claimed: When a worker claimed the operation for the first time.
         fence: The number of the latest claim.
         worker: The worker of the latest claim, which was taken at ``claimed``.
         dispatched: When a job was last sent; ``sends`` counts the jobs since the last claim.
@@ -168,7 +170,9 @@ class Operation(Record):
     lease_until: datetime = EPOCH
     lease_token: str | None = None
     worker: str | None = None
+    taken_over: bool = False
     claimed: datetime | None = None
+    first_claimed: datetime | None = None
     fence: int = 0
     attempts: int = 0
     dispatched: datetime = EPOCH

@@ -42,6 +42,7 @@ SETTINGS = (
         "BROKER_SETTLE_SECONDS",
         "BROKER_VERIFY_LOGIN",
         "BROKER_LOG_LEVEL",
+        "BROKER_METRICS_PORT",
     }
 )
 WORKING = {

@@ -36,15 +36,19 @@ class Flower(Api):
 
 
 class Worker(Server):
-    """Serves all queues; has no port that anybody connects to."""
+    """Serves all queues; on its port are its metrics."""
 
     def __init__(self, settings: Mapping[str, str], name: str = "worker") -> None:
         super().__init__(name, settings)
+        self.settings = {"BROKER_METRICS_PORT": str(self.port), **settings}
 
     @property
     def uri(self) -> str:
         """Celery's name of it, as Flower shows it."""
         return f"{self.name}@{HOST}"
+
+    def metrics(self) -> str:
+        return requests.get(f"http://{HOST}:{self.port}/metrics", timeout=5).text
 
     def command(self) -> Sequence[str | Path]:
         # Neighbours that are asked and listened to at start cost a second, and nothing here uses them.

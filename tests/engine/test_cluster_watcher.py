@@ -26,6 +26,7 @@ from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
 from workers.clusters.status import Change, ClusterStatus, cluster_key
 from workers.clusters.watcher import UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
+from workers.metrics import Progress
 
 PROJECT, CLUSTER = "project", "cluster"
 NAME = cluster_key(PROJECT, CLUSTER)
@@ -94,7 +95,8 @@ class Bench:
         life = {"apply": StepFields(first=In(0), last=In(0), runs=1, result=StepResult.PUT_OFF)}
         waiting: OperationFields = {"step": "apply", "waits_on": NAME, "changed": change.at}
         self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, waiting, steps=life)
-        return Waiting(Due(key, Kind.BIND, "i", name, begun), claim.fence, "apply", change, done, {})
+        due, progress = Due(key, Kind.BIND, "i", name, begun), Progress(Kind.BIND, 0.0, 0.0)
+        return Waiting(due, claim.fence, "apply", change, done, progress, {})
 
     def record(self, name: str) -> Binding:
         found = self.store.binding("i", name)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
@@ -190,6 +191,22 @@ def test_a_worker_that_lost_its_lease_writes_nothing_and_cleans_up(bench: Bench)
     assert bench.ran == ["first"]
     assert found.database is None
     assert cleaned == [bench.operation_id]
+    assert found.operation.lease_token is None  # given back, so the next claim is no take-over
+
+
+def test_the_wait_for_the_first_claim_is_counted_once_and_so_is_each_takeover(bench: Bench) -> None:
+    def counted() -> list[float]:
+        phase = "atlas_broker_operation_seconds_count", {"type": "provision", "phase": "queued"}
+        takeovers = "atlas_broker_lease_takeovers_total", {"type": "provision"}
+        return [REGISTRY.get_sample_value(*each) or 0 for each in (phase, takeovers)]
+
+    queued, taken_over = counted()
+    for _ in range(2):
+        bench.work({Step.FIRST: lambda _: Later(0, "Not yet.")})
+    assert counted() == [queued + 1, taken_over]
+    bench.change(lease_token="of a worker that has died")
+    bench.work({Step.FIRST: done})
+    assert counted() == [queued + 1, taken_over + 1]
 
 
 def test_a_step_may_not_begin_a_call_that_could_end_after_the_lease(bench: Bench) -> None:

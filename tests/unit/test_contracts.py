@@ -4,12 +4,14 @@ import subprocess
 
 import pytest
 from celery import Celery
+from prometheus_client.metrics import MetricWrapperBase
 
 import celeryconfig
 from broker_api.jobs.queue import JOBS, QUEUES, RECONCILE
 from broker_api.state.records import Kind
 from tests.dev.broker import QUEUES as DEFAULT_QUEUES
 from tests.dev.processes import CHECKOUT
+from workers import metrics
 
 DESIGN = {
     "atlas.provision": "instances",
@@ -43,6 +45,19 @@ def test_workers_know_the_very_jobs_that_are_sent(workers: Celery) -> None:
 def test_celerys_configuration_routes_each_job_to_the_queue_that_it_is_sent_to(workers: Celery) -> None:
     assert {job: route["queue"] for job, route in celeryconfig.task_routes.items()} == QUEUES
     assert set(workers.amqp.queues) == set(QUEUES.values()) == set(DEFAULT_QUEUES.split(","))
+
+
+def test_the_readme_has_each_metric_of_workers_with_its_labels() -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    listed = {line.split("`")[1] for line in readme.splitlines() if line.startswith("| `atlas_broker_")}
+    made = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+    names = {
+        f"{family.name}{'_total' if family.type == 'counter' else ''}{{{','.join(metric._labelnames)}}}"  # noqa: SLF001
+        for metric in made
+        for family in metric.describe()
+    }
+    assert len(names) == len(made) >= 6
+    assert names <= listed
 
 
 def test_there_are_only_these_packages_at_the_top_level() -> None:

@@ -52,6 +52,7 @@ DESIGN = [
     "BROKER_SETTLE_SECONDS",
     "BROKER_VERIFY_LOGIN",
     "BROKER_LOG_LEVEL",
+    "BROKER_METRICS_PORT",
 ]
 """Every variable that the design has."""
 
@@ -97,6 +98,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
         ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),
         ("BROKER_VERIFY_LOGIN", "True", "verify_login", True),
         ("BROKER_VERIFY_LOGIN", "0", "verify_login", False),
+        ("BROKER_METRICS_PORT", "9464", "metrics_port", 9464),
     ],
 )
 def test_a_variable_means(variable: str, value: str, field: str, meaning: object) -> None:
@@ -157,6 +159,8 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_SETTLE_SECONDS", "-0.1"),
     ("BROKER_SETTLE_SECONDS", "inf"),
     ("BROKER_VERIFY_LOGIN", "wr0ng"),
+    ("BROKER_METRICS_PORT", "65536"),
+    ("BROKER_METRICS_PORT", "http"),
     ("BROKER_CONFIG", "wr0ng"),
     ("BROKER_CONFIG", "no.such.module:wr0ng"),
     ("BROKER_CONFIG", "json:wr0ng"),

@@ -20,6 +20,7 @@ from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
 from workers.engine.results import Done, HeldBackError
+from workers.metrics import Progress
 
 if TYPE_CHECKING:
     from broker_api.state.fields import OperationFields, StepsFields
@@ -47,6 +48,7 @@ class Waiting:
         step: The step that waits.
         change: The change.
         done: The result of the operation then, if nothing else is left to do; else its job is sent.
+        progress: When the operation has reached its phases.
         log_context: The key-values of the log lines of the operation.
     """
 
@@ -55,6 +57,7 @@ class Waiting:
     step: str
     change: Change
     done: Done[Any] | None
+    progress: Progress
     log_context: Mapping[str, Any]
 
 
@@ -176,6 +179,7 @@ class ClusterWatcher:
                     self._send_job(one.due)
                 continue
             for one in group:
+                one.progress.succeeded()
                 log.info("operation_finished", state=State.SUCCEEDED, description=done.description, **one.log_context)
                 self.show_end(one.due, done.description)
 

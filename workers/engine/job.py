@@ -11,6 +11,7 @@ from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
 from workers.engine.results import StepTrouble
+from workers.metrics import Progress
 
 LONGEST_REASON = 500
 """How many characters of a reason stay in the life of a step."""
@@ -100,6 +101,15 @@ class Job(Generic[AnyResource]):
             begun = following in self.operation.steps
             life[following] = {"result": None} if begun else {"first": In(0), "worker": self.operation.worker}
         return life
+
+    def progress(self) -> Progress:
+        """Return when the operation has reached its phases, for the metrics."""
+        operation, now = self.operation, time.monotonic()
+        return Progress(
+            operation.kind,
+            now - self.lease.since(operation.first_claimed or self.lease.claim.at),
+            now - self.lease.since(operation.changed) if operation.changed else None,
+        )
 
     def rescheduled(self) -> None:
         """Called when the operation waits and this worker has released it."""

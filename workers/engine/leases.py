@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -29,12 +30,22 @@ class Lease:
             counts from the moment before the request to MongoDB, so the lease never ends later here than in MongoDB.
         lost: Another worker has taken over the operation.
         probes: The projects whose open circuit breaker the running step may pass; empty at the start of each step.
+        claimed_at: The moment before the claim was requested, in monotonic seconds.
     """
 
     claim: Claim[Any]
     until: float
     lost: bool = False
     probes: set[str] = field(default_factory=set)
+    claimed_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remember the moment of the claim by this process's clock."""
+        self.claimed_at = self.until - LEASE_SECONDS
+
+    def since(self, moment: datetime) -> float:
+        """Return the seconds since a moment of MongoDB's clock, whatever the clock of this machine shows."""
+        return (self.claim.at - moment).total_seconds() + time.monotonic() - self.claimed_at
 
     def extend(self, asked_at: float) -> None:
         """Extend the lease after a renewal in MongoDB.

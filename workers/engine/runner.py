@@ -19,6 +19,7 @@ from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import State, StepResult
+from workers import metrics
 from workers.engine.definition import Definition, StepFunction
 from workers.engine.job import Job, StepRun
 from workers.engine.leases import Lease, LeaseKeeper
@@ -75,6 +76,16 @@ def _log_context(claim: Claim[Any]) -> dict[str, object]:
     return {name: value for name, value in context.items() if value}
 
 
+def _count_claim(claim: Claim[Any]) -> None:
+    operation = claim.record.operation
+    if claim.is_first:
+        metrics.OPERATION_SECONDS.labels(operation.kind, "queued").observe(
+            (claim.at - operation.accepted).total_seconds()
+        )
+    if operation.taken_over:
+        metrics.TAKEOVERS.labels(operation.kind).inc()
+
+
 class Runner:
     """Runs operations.
 
@@ -124,6 +135,7 @@ class Runner:
             if claim is None:
                 log.debug("operation_not_claimable", key=key)
                 return self._look(key, operation_id)
+            _count_claim(claim)
             with bound_contextvars(**_log_context(claim)), self._leases.holding(claim, asked_at) as lease:
                 job = self._new_job(claim, lease)
                 try:
@@ -200,6 +212,7 @@ class Runner:
         definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
+            metrics.RETRIES.labels(job.operation.kind).inc()
             log.warning("step_retried_later", reason=trouble.sentence, attempts=attempts + 1, seconds=round(pause, 1))
             job.late_effect = trouble.late_effect and name in definition.late_effects
             return Later(
@@ -247,6 +260,8 @@ class Runner:
                 failure = operation.failure or "The operation failed."
                 sentence = failure if operation.undo else result.description
                 self._claims.finish(job.claim, state, result.phase, changes, sentence, steps=job.take_life())
+                if operation.state is State.IN_PROGRESS and state is State.SUCCEEDED:
+                    job.progress().succeeded()
                 log.info("operation_finished", state=state.value, description=sentence)
                 return Ended(state, sentence)
 

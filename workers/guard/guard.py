@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import structlog
 
+from workers import metrics
 from workers.atlas.client import Answer, Refused, Unauthorized
 from workers.engine.leases import Lease
 from workers.engine.results import HeldBackError
@@ -51,10 +52,11 @@ class Guard:
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
 
     def after(self, answer: Answer) -> None:
-        """Pass an answer on to the rate limiter and the circuit breaker.
+        """Count a call, and pass its answer on to the rate limiter and the circuit breaker.
 
         A refusal that concerns one request only, and a 429, count as healthy.
         """
+        metrics.record_call(f"{answer.method} {answer.path}", answer.status, answer.seconds)
         log.debug("atlas_call", method=answer.method, path=answer.path, status=answer.status, seconds=answer.seconds)
         # Calls about processes have a small rate bucket of their own, and some tiers refuse them: such a limit or
         # refusal does not concern the other calls.

@@ -16,6 +16,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from broker_api.jobs.redis_errors import OutageLog
 from broker_api.settings.redis_settings import RedisSettings
+from workers import metrics
 from workers.atlas.client import Answer
 
 LOW_SHARE = 0.1
@@ -68,6 +69,8 @@ class RateLimiter:
             self._silent_until = max(self._silent_until, now + min(seconds, SLOW_SECONDS))
         if answer.limit is not None and answer.path.endswith("/status"):
             self._most_polls = _polls(answer.limit)
+        if answer.remaining is not None:
+            metrics.RATE_LIMIT_REMAINING.labels(self._project).set(answer.remaining)
         if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
             return
         if now > self._slow_until:

@@ -171,8 +171,8 @@ class AtlasJob(Job[AnyResource]):
         is_last = operation.state is State.IN_PROGRESS and not operation.undo and not record.legacy
         binding_id = record.binding_id if isinstance(record, Binding) else None
         due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
-        done = done if is_last else None
-        self._waiting = Waiting(due, self.claim.fence, operation.step, change, done, get_contextvars())
+        done, progress = done if is_last else None, self.progress()
+        self._waiting = Waiting(due, self.claim.fence, operation.step, change, done, progress, get_contextvars())
         return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": name})
 
     def rescheduled(self) -> None:

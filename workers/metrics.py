@@ -1,0 +1,104 @@
+"""The metrics of a worker for Prometheus, served on BROKER_METRICS_PORT.
+
+They are counted also while nothing serves them, which takes some microseconds for each call of Atlas. Labels have few
+values: names of endpoints, statuses, kinds of operations, projects; never an id of a user.
+"""
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from broker_api.errors import SettingError
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the directory in which several processes count together; prometheus_client reads it too."""
+
+_CALL_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_OPERATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1500)
+
+REQUESTS = Counter("atlas_broker_atlas_requests", "Calls of Atlas, by endpoint and status.", ("endpoint", "status"))
+REQUEST_SECONDS = Histogram(
+    "atlas_broker_atlas_request_seconds", "How long calls of Atlas took.", ("endpoint",), buckets=_CALL_BUCKETS
+)
+RATE_LIMIT_REMAINING = Gauge(
+    "atlas_broker_rate_limit_remaining",
+    "Calls that were left in the project's rate bucket at the latest answer.",
+    ("project",),
+    multiprocess_mode="mostrecent",
+)
+RETRIES = Counter("atlas_broker_retries", "Steps of operations that are tried again after an error.", ("type",))
+TAKEOVERS = Counter(
+    "atlas_broker_lease_takeovers", "Operations that were taken over from a worker whose lease had expired.", ("type",)
+)
+OPERATION_SECONDS = Histogram(
+    "atlas_broker_operation_seconds",
+    "How long the phases of operations took.",
+    ("type", "phase"),
+    buckets=_OPERATION_BUCKETS,
+)
+
+
+def record_call(endpoint: str, status: int | None, seconds: float) -> None:
+    """Count a call of Atlas.
+
+    Args:
+        endpoint: The method and the template of the path.
+        status: The HTTP status; None without an answer.
+        seconds: The duration of the call.
+    """
+    REQUESTS.labels(endpoint, status or "none").inc()
+    REQUEST_SECONDS.labels(endpoint).observe(seconds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """When an operation has reached its phases, in monotonic seconds of this process.
+
+    Attributes:
+        kind: What the operation does.
+        claimed: A worker has claimed it for the first time.
+        changed: Atlas has taken its last change; None without a change that has to be applied.
+    """
+
+    kind: str
+    claimed: float
+    changed: float | None
+
+    def succeeded(self) -> None:
+        """Count the phases after the claim of an operation that has succeeded just now."""
+        now = time.monotonic()
+        taken = now if self.changed is None else self.changed
+        OPERATION_SECONDS.labels(self.kind, "atlas").observe(max(0.0, taken - self.claimed))
+        if self.changed is not None:
+            OPERATION_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
+
+
+def serve(port: int, *, processes: bool) -> None:
+    """Serve the metrics on all addresses of IPv6 and IPv4, in a background thread.
+
+    Args:
+        port: The port.
+        processes: The pool has processes, which count into the files of a directory.
+
+    Raises:
+        SettingError: The port cannot be opened, or the processes have no directory.
+    """
+    registry = REGISTRY
+    if DIRECTORY in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    elif processes:
+        raise SettingError(f"BROKER_METRICS_PORT: with a pool of processes {DIRECTORY} must name an empty directory")
+    try:
+        try:
+            start_http_server(port, "::", registry)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            start_http_server(port, "0.0.0.0", registry)  # noqa: S104 - a machine without IPv6
+    except OSError as error:
+        raise SettingError(f"BROKER_METRICS_PORT: port {port} cannot be opened: {error.strerror}") from None
