@@ -23,9 +23,7 @@ def run_operation(instance_id: str, binding_id: str | None, operation_id: str) -
     key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
     ids = {"instance_id": instance_id, "binding_id": binding_id, "operation": operation_id}
     with bound_contextvars(**{name: value for name, value in ids.items() if value}):
-        outcome = compose_runner(context()).work(key, operation_id)
-        log.info("job_finished", job=current_task.request.id, outcome=type(outcome).__name__)
-    return to_celery(outcome)
+        return to_celery(compose_runner(context()).work(key, operation_id))
 
 
 for job in JOBS.values():

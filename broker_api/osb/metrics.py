@@ -83,14 +83,11 @@ class Metrics:
         method = request.method if request.method in _METHODS else "other"
         self._requests.labels(method, route, response.status_code).observe(seconds)
         # Probes come every few seconds; only their errors are worth a line.
-        level = log.info if route.startswith("/v2/") or response.status_code >= HTTPStatus.BAD_REQUEST else log.debug
-        level(
-            "request_answered",
-            method=request.method,
-            route=route,
-            status=response.status_code,
-            seconds=round(seconds, 4),
-        )
+        line = {"method": request.method, "route": route, "status": response.status_code, "seconds": round(seconds, 4)}
+        if route.startswith("/v2/") or response.status_code >= HTTPStatus.BAD_REQUEST:
+            log.info("request_answered", **line)
+        else:
+            log.debug("request_answered", **line)
         return response
 
 

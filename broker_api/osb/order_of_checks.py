@@ -55,7 +55,7 @@ def check_requests(app: Flask, users: Users) -> None:
             bind_contextvars(**user_of(identity))
         # Only the literal "true" counts.
         can_poll = request.args.get("accepts_incomplete") == "true"
-        g.caller = Caller(can_poll, identity, given_id or None)
+        g.caller = Caller(can_poll, identity, g.request_id)
 
     @app.after_request
     def complete(response: Response) -> Response:

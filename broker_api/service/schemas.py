@@ -101,7 +101,7 @@ class Caller:
     Attributes:
         accepts_incomplete: whether the platform can poll.
         identity: the originating identity, ``{"platform": str, "value": object}``.
-        request_id: the request identity, cut to the length of an id.
+        request_id: the request identity, cut to the length of an id, or an id that the API has made.
     """
 
     accepts_incomplete: bool

@@ -317,13 +317,13 @@ class Claims:
         self.store.collection.update_many(query, [{"$set": values}])
 
     @storage_errors("sweep")
-    def expire(self) -> int:
+    def expire(self) -> list[Document]:
         """Fail all operations whose deadline has passed, also those that a worker holds.
 
         Such an operation stays open until the undo steps have removed what it created in Atlas.
 
         Returns:
-            The number of operations.
+            The ids of the operations, as fields of log lines.
         """
         creates = {"$in": ["$operation.kind", [*CREATES]]}
         deletes = {"$in": ["$operation.kind", [*DELETES]]}
@@ -347,7 +347,18 @@ class Claims:
             "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
-        return self.store.collection.update_many(late, [{"$set": failed}]).modified_count
+        found = list(self.store.collection.find(late, _DUE_FIELDS))
+        if found:
+            keys = [document["_id"] for document in found]
+            self.store.collection.update_many({**late, "_id": {"$in": keys}}, [{"$set": failed}])
+        return [
+            {
+                "instance_id": document.get("instance_id"),
+                "binding_id": document.get("binding_id"),
+                "operation": document["operation"].get("id"),
+            }
+            for document in found
+        ]
 
     # --- operations that wait for Atlas -------------------------------------------------------------------------------
 

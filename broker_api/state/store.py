@@ -56,7 +56,7 @@ class Start:
         kind: What it does.
         request: The canonical JSON of the request, by which a repeated request is recognised.
         identity: The originating identity (spec: Originating Identity), if the platform sent one.
-        request_id: The header X-Broker-API-Request-Identity, if the platform sent it.
+        request_id: The id of the request in the log: X-Broker-API-Request-Identity, or one that the API has made.
     """
 
     kind: Kind

@@ -174,7 +174,8 @@ class ClusterWatcher:
             )
             self._drop(project, cluster, group)
             if ended < len(group):  # a job of each finds out which ones have changed meanwhile
-                log.info("operations_finished", cluster=cluster, ended=ended, waiting=len(group))
+                operations = [one.due.operation_id for one in group]
+                log.info("operations_finished", cluster=cluster, ended=ended, operations=operations)
                 for one in group:
                     self._send_job(one.due)
                 continue
@@ -228,7 +229,8 @@ class ClusterWatcher:
             for due in (one.due for one in waiting):
                 self._send_job(due)
         except ErrStorageMongoConnection as error:
-            log.warning("operations_not_sent", cluster=cluster, reason=error.reason)
+            operations = [one.due.operation_id for one in waiting]
+            log.warning("operations_not_sent", cluster=cluster, operations=operations, reason=error.reason)
         self._drop(project, cluster, waiting)
 
     def _send_job(self, due: Due) -> None:

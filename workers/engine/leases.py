@@ -108,4 +108,5 @@ class LeaseKeeper:
                 except LeaseLostError:
                     lease.lost = True
                 except ErrStorageMongoConnection as error:
-                    log.warning("lease_not_renewed", operation=lease.claim.operation_id, reason=error.reason)
+                    ids = {"key": lease.claim.record.key, "operation": lease.claim.operation_id}
+                    log.warning("lease_not_renewed", **ids, reason=error.reason)

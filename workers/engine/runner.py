@@ -18,7 +18,7 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
-from broker_api.state.records import State, StepResult
+from broker_api.state.records import Binding, Instance, State, StepResult
 from workers import metrics
 from workers.engine.definition import Definition, StepFunction
 from workers.engine.job import Job, StepRun
@@ -63,9 +63,9 @@ def backoff(attempts: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
-def _log_context(claim: Claim[Any]) -> dict[str, object]:
+def _log_context(record: Instance | Binding) -> dict[str, object]:
     """Return the key-values of each log line of an operation: its ids, and the user that requested it."""
-    record, operation = claim.record, claim.record.operation
+    operation = record.operation
     context = {
         "instance_id": record.instance_id,
         "binding_id": getattr(record, "binding_id", None),
@@ -84,6 +84,7 @@ def _count_claim(claim: Claim[Any]) -> None:
         )
     if operation.taken_over:
         metrics.TAKEOVERS.labels(operation.kind).inc()
+        log.warning("lease_taken_over", step=operation.step)
 
 
 class Runner:
@@ -133,33 +134,38 @@ class Runner:
             asked_at = time.monotonic()
             claim = self._claims.claim(key, operation_id)
             if claim is None:
-                log.debug("operation_not_claimable", key=key)
                 return self._look(key, operation_id)
-            _count_claim(claim)
-            with bound_contextvars(**_log_context(claim)), self._leases.holding(claim, asked_at) as lease:
-                job = self._new_job(claim, lease)
-                try:
-                    outcome: Outcome = None
-                    while outcome is None:
-                        outcome = self._run_next_step(job)
-                except LeaseLostError:
-                    log.warning("lease_lost", step=job.operation.step)
-                    self._claims.release(job.claim, sure=not job.late_effect)
-                    definition = self._definitions.get(job.operation.kind)
-                    if definition and definition.on_lease_lost:
-                        definition.on_lease_lost(job)
-                    return None
-                else:
-                    return outcome
+            with bound_contextvars(**_log_context(claim.record)), self._leases.holding(claim, asked_at) as lease:
+                _count_claim(claim)
+                outcome = self._run(self._new_job(claim, lease))
+                log.info("job_finished", outcome=type(outcome).__name__)
+                return outcome
         except ErrStorageMongoConnection as error:
             log.warning("operation_interrupted", key=key, reason=error.reason)  # the lease expires by itself
             return Waits(f"MongoDB cannot be used: {error.reason}.")
+
+    def _run(self, job: Job[Any]) -> Outcome:
+        """Run the steps of a claimed operation; return None when the lease is lost."""
+        try:
+            outcome: Outcome = None
+            while outcome is None:
+                outcome = self._run_next_step(job)
+        except LeaseLostError:
+            log.warning("lease_lost", step=job.operation.step)
+            self._claims.release(job.claim, sure=not job.late_effect)
+            definition = self._definitions.get(job.operation.kind)
+            if definition and definition.on_lease_lost:
+                definition.on_lease_lost(job)
+            return None
+        return outcome
 
     def _look(self, key: str, operation_id: str) -> Outcome:
         """Return what has become of an operation that cannot be claimed."""
         store = self._claims.store
         record = store.get(key)
-        if record is None or not record.readable or record.operation.id != operation_id:
+        is_latest = record is not None and record.readable and record.operation.id == operation_id
+        log.info("operation_not_claimable", **(_log_context(record) if record and is_latest else {}))
+        if record is None or not is_latest:
             return Ended(State.SUCCEEDED, NOTHING_TO_DO)
         operation, now = record.operation, store.now()
         if not operation.open:
@@ -180,7 +186,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
             result = self._result_of_error(job, name, error)
         if step not in (_hand_over, _leave_to_other_release):
-            job.note_run(_run(job, name, began, result))
+            job.note_run(_run_of_step(job, name, began, result))
         return self._record(job, name, result)
 
     def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
@@ -266,7 +272,7 @@ class Runner:
                 return Ended(state, sentence)
 
 
-def _run(job: Job[Any], name: str, began: float, result: Result[Any]) -> StepRun:
+def _run_of_step(job: Job[Any], name: str, began: float, result: Result[Any]) -> StepRun:
     """Return the run of a step that began at ``began`` and ends now."""
     ended, operation = time.monotonic(), result.operation or {} if not isinstance(result, Done) else {}
     if isinstance(result, Later):

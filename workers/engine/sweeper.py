@@ -110,8 +110,8 @@ class Sweeper:
         due = self._claims.due(BATCH)
         if due or time.monotonic() - self._expired_at > EXPIRE_SECONDS:
             self._expired_at = time.monotonic()
-            if ended := self._claims.expire():
-                log.error("operations_expired", operations=ended)
+            for ids in self._claims.expire():
+                log.error("operation_expired", **ids)
             self._start_reconciliation()
         if time.monotonic() - self._checked_at > CHECK_SECONDS:
             self._checked_at = time.monotonic()
@@ -137,6 +137,8 @@ class Sweeper:
                 continue
             if not self._queue.send(JOBS[each.kind], [each.instance_id, each.binding_id, each.operation_id]):
                 break
+            ids = {"instance_id": each.instance_id, "binding_id": each.binding_id, "operation": each.operation_id}
+            log.info("operation_sent", **ids, waits_on=each.waits_on)
             sent.append(each)
             if each.waits_on:
                 waits.add(each.waits_on)

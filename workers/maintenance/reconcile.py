@@ -87,7 +87,8 @@ def compare(context: Context, client: AtlasClient) -> Drift:
     for user in drift.orphans:
         log.warning("user_without_binding", project=project, username=user.username, labels=user.labels)
     for binding in drift.missing:
-        log.warning("binding_without_user", project=project, binding_id=binding.binding_id)
+        ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
+        log.warning("binding_without_user", project=project, **ids)
     return drift
 
 
@@ -116,18 +117,20 @@ def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[
 def _repair(context: Context, client: AtlasClient, drift: Drift) -> None:
     for user in drift.orphans:
         if _is_orphan(context, user):
-            with _logged("orphan_removed", user.username):
+            with _errors_logged(user.username):
                 client.delete_user(user.username)
+                log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
-        with _logged("user_restored", binding.username or ""):
+        with _errors_logged(binding.username or ""):
             client.create_user(binding_user(context, binding))
+            ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
+            log.warning("user_restored", username=binding.username, **ids)
 
 
 @contextmanager
-def _logged(event: str, username: str) -> Iterator[None]:
-    """Log ``event`` when the block has succeeded, else ``repair_failed``; the other repairs go on."""
+def _errors_logged(username: str) -> Iterator[None]:
+    """Log an error of the block; the other repairs go on."""
     try:
         yield
-        log.warning(event, username=username)
     except (AtlasError, HeldBackError, UndecryptableError) as error:
         log.warning("repair_failed", username=username, reason=str(error))

@@ -60,7 +60,8 @@ def test_each_line_of_a_job_has_its_ids_and_each_delay_its_reason(oauth_stack: S
     later = [line for line in told() if line["event"] == "step_finished" and line["result"] == "Later"]
     assert [line for line in later if not line["reason"] or line["seconds"] < 0] == []
     assert any("It is tried again" in line["reason"] for line in later)
-    assert any(line["event"] == "job_finished" for line in told())
+    finished = next(line for line in told() if line["event"] == "job_finished")
+    assert finished["request_id"]
 
 
 @pytest.mark.parametrize("kind", [Api, Worker, Flower])
