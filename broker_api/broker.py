@@ -16,7 +16,7 @@ from typing import Self
 import structlog
 from flask import Flask
 
-from broker_api import child_processes, logs, server
+from broker_api import child_processes, logs, server, tracing
 from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
@@ -111,6 +111,7 @@ class FrontEnd:
     @classmethod
     def compose(cls, made: Settings) -> Self:
         """Return the app for these settings."""
+        tracing.set_up("atlas-broker-api")
         store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
         service = Service.compose(made, store, Queue(made.redis))
         app = create_app(service, made.users, is_stopping=server.stopping.is_set)

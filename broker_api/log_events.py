@@ -55,6 +55,7 @@ EVENTS: dict[str, str] = {
     "sweep_failed": "A defect: a round of the sweeper met an exception that it does not know.",
     "sweep_lease_not_released": "MongoDB failed when the sweeper stopped; another one takes over after seconds.",
     "sweep_skipped": "MongoDB failed during a round of the sweeper.",
+    "traces_not_sent": "OTEL_TRACES_EXPORTER asks for traces, but an exporter or atlas-broker[tracing] is missing.",
     "uncaught": "A defect: an exception has ended a thread or the process.",
     "user_restored": "The reconciliation has created the missing user of a binding again.",
     "user_without_binding": "The reconciliation found a user of the broker in Atlas without a binding.",

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 from tornado.options import add_parse_callback
 
-from broker_api import logs
+from broker_api import logs, tracing
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import JOBS
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
@@ -120,6 +120,7 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("worker")
+        tracing.set_up("atlas-broker-worker")
         if not _Process.keys_checked:
             check_at_start(settings)
             _Process.keys_checked = True

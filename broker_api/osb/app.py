@@ -17,6 +17,7 @@ from broker_api.osb.instance_routes import InstanceOperationRoute, InstanceRoute
 from broker_api.osb.metrics import Metrics
 from broker_api.osb.order_of_checks import check_requests
 from broker_api.osb.responses import json_response
+from broker_api.osb.traces import trace_requests
 from broker_api.osb.url_paths import EncodedPath, IdConverter
 from broker_api.service.health import Health
 from broker_api.service.service import Service
@@ -67,6 +68,7 @@ def create_app(
     description = openapi.document()
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(description, content_type="application/json"))
 
+    trace_requests(app)
     app.wsgi_app = EncodedPath(app.wsgi_app)  # type: ignore[method-assign]  # how Flask documents middleware
     return app
 

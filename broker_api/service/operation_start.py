@@ -5,6 +5,7 @@ A lost message delays the operation by seconds: the sweeper sends the jobs of op
 
 from dataclasses import dataclass
 
+from broker_api import tracing
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import Accepted, Caller
@@ -40,7 +41,7 @@ class OperationStarter:
             replaced: a gone or failed instance or binding of the same id, if there is one.
             body: fields of the answer beside the operation.
         """
-        start = Start(kind, identity=caller.identity, request_id=caller.request_id)
+        start = _start(kind, caller)
         operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
         if operation_id is None:
             return None
@@ -65,7 +66,7 @@ class OperationStarter:
             request: the wanted state after an update, as canonical JSON.
             body: fields of the answer beside the operation.
         """
-        start = Start(kind, request, caller.identity, caller.request_id)
+        start = _start(kind, caller, request)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
         operation_id = self.store.start(found.key, found.operation, start, phase)
         if operation_id is None:
@@ -73,3 +74,7 @@ class OperationStarter:
         binding_id = found.binding_id if isinstance(found, Binding) else None
         self.queue.send(JOBS[kind], [found.instance_id, binding_id, operation_id])
         return Accepted(operation_id, body or {})
+
+
+def _start(kind: Kind, caller: Caller, request: str = "{}") -> Start:
+    return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent())

@@ -150,6 +150,7 @@ class Operation(Record):
         in_flight: The step sends a request to Atlas that may take effect although its answer was lost.
         steps: The life of each step that has run, by its name, in the order of their first runs.
         actions: The latest commands with which operators have changed the operation.
+        traceparent: The span of the request that started it, in the form of W3C Trace Context.
     """
 
     id: str
@@ -179,6 +180,7 @@ class Operation(Record):
     sends: int = 0
     identity: Json[JsonObject] | None = None
     request_id: str | None = None
+    traceparent: str | None = None
     request: str = "{}"
     waits_on: str | None = None
     changed: datetime | None = None

@@ -57,12 +57,14 @@ class Start:
         request: The canonical JSON of the request, by which a repeated request is recognised.
         identity: The originating identity (spec: Originating Identity), if the platform sent one.
         request_id: The id of the request in the log: X-Broker-API-Request-Identity, or one that the API has made.
+        traceparent: The span of the request, if it is traced.
     """
 
     kind: Kind
     request: str = "{}"
     identity: Mapping[str, Any] | None = None
     request_id: str | None = None
+    traceparent: str | None = None
 
     @cached_property
     def operation_id(self) -> str:
@@ -71,7 +73,7 @@ class Start:
 
     def fields(self) -> Document:
         """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out."""
-        fresh = Operation(id=self.operation_id, kind=self.kind, request=self.request)
+        fresh = Operation(id=self.operation_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
         values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {

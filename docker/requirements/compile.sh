@@ -16,7 +16,7 @@ lock() {
 }
 lock worker.txt "$@" pyproject.toml
 lock api.txt "$@" --constraint docker/requirements/worker.txt docker/requirements/api.in
-lock dev.txt "$@" --extra dev --constraint docker/requirements/worker.txt pyproject.toml
+lock dev.txt "$@" --extra dev --extra tracing --constraint docker/requirements/worker.txt pyproject.toml
 python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
     lock build.txt "$@" -
 echo uv | lock uv.txt "$@" -

@@ -26,7 +26,8 @@ def declared() -> dict[str, list[Requirement]]:
     document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     project = document["project"]
     worker = list(map(Requirement, project["dependencies"]))
-    dev = list(map(Requirement, project["optional-dependencies"]["dev"]))
+    extras = project["optional-dependencies"]
+    dev = list(map(Requirement, extras["dev"] + extras["tracing"]))
     build = list(map(Requirement, document["build-system"]["requires"]))
     return {"worker": worker, "dev": worker + dev, "build": build}
 

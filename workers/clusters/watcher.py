@@ -8,11 +8,13 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from broker_api import tracing
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due, Fences
@@ -50,6 +52,7 @@ class Waiting:
         done: The result of the operation then, if nothing else is left to do; else its job is sent.
         progress: When the operation has reached its phases.
         log_context: The key-values of the log lines of the operation.
+        traceparent: The span of its job, if it is traced.
     """
 
     due: Due
@@ -59,6 +62,7 @@ class Waiting:
     done: Done[Any] | None
     progress: Progress
     log_context: Mapping[str, Any]
+    traceparent: str | None = None
 
 
 class ClusterWatcher:
@@ -124,7 +128,8 @@ class ClusterWatcher:
                     looked_at = time.monotonic()
                     status = self._status.look(project, cluster)
                     if status["turn"]:
-                        status = self._status.poll(self._client(project), cluster, status)
+                        with _span_of_poll(waiting):
+                            status = self._status.poll(self._client(project), cluster, status)
                     pause = max(0.01, looked_at + _pause(status) - time.monotonic())
                     waiting = self._waiting_on(project, cluster)  # with those that have come during the poll
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
@@ -246,6 +251,12 @@ class ClusterWatcher:
 
 def _fences(waiting: Iterable[Waiting]) -> Fences:
     return {one.due.key: one.fence for one in waiting}
+
+
+def _span_of_poll(waiting: Iterable[Waiting]) -> AbstractContextManager[None]:
+    """Return the span of a poll: a part of the trace of one operation, with links to the others that wait for it."""
+    parents = [one.traceparent for one in waiting if one.traceparent]
+    return tracing.span("poll", parent=parents[0] if parents else None, links=parents[1:])
 
 
 def _pause(status: Status) -> float:

@@ -8,11 +8,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from broker_api import tracing
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
@@ -76,6 +78,15 @@ def _log_context(record: Instance | Binding) -> dict[str, object]:
     return {name: value for name, value in context.items() if value}
 
 
+def _span_of_job(record: Instance | Binding) -> AbstractContextManager[None]:
+    """Return the span of a job, which continues the trace of the request that started the operation."""
+    operation = record.operation
+    ids = {"instance_id": record.instance_id, "operation": operation.id}
+    if isinstance(record, Binding):
+        ids["binding_id"] = record.binding_id
+    return tracing.span(f"atlas.{operation.kind}", "CONSUMER", parent=operation.traceparent, attributes=ids)
+
+
 def _count_claim(claim: Claim[Any]) -> None:
     operation = claim.record.operation
     if claim.is_first:
@@ -135,7 +146,11 @@ class Runner:
             claim = self._claims.claim(key, operation_id)
             if claim is None:
                 return self._look(key, operation_id)
-            with bound_contextvars(**_log_context(claim.record)), self._leases.holding(claim, asked_at) as lease:
+            with (
+                bound_contextvars(**_log_context(claim.record)),
+                _span_of_job(claim.record),
+                self._leases.holding(claim, asked_at) as lease,
+            ):
                 _count_claim(claim)
                 outcome = self._run(self._new_job(claim, lease))
                 log.info("job_finished", outcome=type(outcome).__name__)
@@ -180,7 +195,8 @@ class Runner:
         name, step = self._next_step(job)
         began = time.monotonic()
         try:
-            result = step(job)
+            with tracing.span(f"{job.operation.kind}: {name}"):
+                result = step(job)
         except (LeaseLostError, ErrStorageMongoConnection):
             raise
         except Exception as error:  # noqa: BLE001 - the operation must end with a sentence

@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import structlog
 
+from broker_api import tracing
 from workers import metrics
 from workers.atlas.client import Answer, Refused, Unauthorized
 from workers.engine.leases import Lease
@@ -56,7 +57,10 @@ class Guard:
 
         A refusal that concerns one request only, and a 429, count as healthy.
         """
-        metrics.record_call(f"{answer.method} {answer.path}", answer.status, answer.seconds)
+        endpoint = f"{answer.method} {answer.path}"
+        metrics.record_call(endpoint, answer.status, answer.seconds)
+        status = {"http.response.status_code": answer.status} if answer.status else {}
+        tracing.record(endpoint, answer.seconds, status, type(answer.error).__name__ if answer.error else None)
         log.debug("atlas_call", method=answer.method, path=answer.path, status=answer.status, seconds=answer.seconds)
         # Calls about processes have a small rate bucket of their own, and some tiers refuse them: such a limit or
         # refusal does not concern the other calls.

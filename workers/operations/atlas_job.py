@@ -7,6 +7,7 @@ from typing import Any
 
 from structlog.contextvars import get_contextvars
 
+from broker_api import tracing
 from broker_api.errors import ErrStorageUnreadable, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
@@ -172,7 +173,8 @@ class AtlasJob(Job[AnyResource]):
         binding_id = record.binding_id if isinstance(record, Binding) else None
         due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
         done, progress = done if is_last else None, self.progress()
-        self._waiting = Waiting(due, self.claim.fence, operation.step, change, done, progress, get_contextvars())
+        fence, traced = self.claim.fence, tracing.traceparent()
+        self._waiting = Waiting(due, fence, operation.step, change, done, progress, get_contextvars(), traced)
         return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": name})
 
     def rescheduled(self) -> None:
