@@ -95,7 +95,7 @@ def record(name: str, seconds: float, attributes: Attributes, error: str | None 
 
 
 def describe(name: str, attributes: Attributes) -> None:
-    """Give the span around the caller another name and further attributes."""
+    """Rename the span around the caller, and add attributes to it."""
     if _tracer:
         _tracer.describe(name, attributes)
 
