@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import click
 
 from broker_api import logs, server
+from broker_api.certificate import Certificate
 from broker_api.errors import SettingError
 from broker_api.settings import ignored_variables
 
@@ -66,17 +67,22 @@ def cli() -> None:
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: is every address of IPv6 and IPv4."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="Port; 0: any free one.")
-def api(host: str, port: int) -> None:
+@click.option("--tls-cert", help="Serve HTTPS with this certificate (PEM), read again when the file changes.")
+@click.option("--tls-key", help="The private key of the certificate (PEM, without a password).")
+def api(host: str, port: int, tls_cert: str | None, tls_key: str | None) -> None:
     """Serve the API; workers run elsewhere: celery -A workers worker."""
+    if bool(tls_cert) != bool(tls_key):
+        raise click.UsageError("--tls-cert and --tls-key belong together.")
     logs.configure()
     ignored_variables.warn(ignored_variables.ignored(os.environ))
+    certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     with server.shared_metrics():
         from broker_api.broker import Broker, FrontEnd  # noqa: PLC0415 - imports prometheus_client
 
         broker = Broker()
         broker.check_encryption_keys()
         made, listener = broker.settings, server.listen(host, port)
-        server.serve(FrontEnd.compose(made), listener, made.sync_wait, made.processes)
+        server.serve(FrontEnd.compose(made), listener, made.sync_wait, made.processes, certificate)
 
 
 def main() -> None:

@@ -34,9 +34,11 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
+from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import ThreadWorker
 
 from broker_api import child_processes
+from broker_api.certificate import Certificate
 from broker_api.service.operation_watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
@@ -114,7 +116,13 @@ class _Worker(ThreadWorker):
         blocking.
         """
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
-        conn.parser = conn.parser or _Parser(self.cfg, conn.sock, conn.client)
+        if not conn.parser:
+            if self.cfg.is_ssl:
+                try:
+                    conn.sock = ssl_wrap_socket(conn.sock, self.cfg)  # the handshake comes with the first read
+                except OSError:  # the client has gone already
+                    return False
+            conn.parser = _Parser(self.cfg, conn.sock, conn.client)
         return super().handle(conn)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
@@ -260,7 +268,13 @@ class FrontEnd(Protocol):
         """Do what must be done after a process has ended."""
 
 
-def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, processes: int = 1) -> None:
+def serve(
+    front_end: FrontEnd,
+    listener: socket.socket,
+    longest_wait: float,
+    processes: int = 1,
+    certificate: Certificate | None = None,
+) -> None:
     """Serve an app until a signal stops the process. Requests that have begun are finished first.
 
     Args:
@@ -268,6 +282,7 @@ def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, pro
         listener: the socket of ``listen``.
         longest_wait: how many seconds a request may wait for its job.
         processes: how many processes serve. Another one replaces a process that ends.
+        certificate: for TLS; None for plain HTTP.
     """
 
     def begin(arbiter: Any, _: object) -> None:  # noqa: ANN401 - gunicorn's master
@@ -297,5 +312,8 @@ def serve(front_end: FrontEnd, listener: socket.socket, longest_wait: float, pro
         "logger_class": _Logger,
         "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
     }
+    if certificate:
+        files = dict(zip(("certfile", "keyfile"), certificate.files, strict=True))
+        options |= {**files, "ssl_context": certificate.context, "do_handshake_on_connect": False}
     gc.freeze()  # else the first collection of each process would copy all memory that it shares with the others
     _Server(front_end.app, options).run()

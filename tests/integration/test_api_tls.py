@@ -1,0 +1,107 @@
+"""``atlas-broker api --tls-cert … --tls-key …``: HTTPS, with certificates that are replaced while it serves."""
+
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from tests.certificates import Authority
+from tests.dev.broker import Api
+from tests.dev.processes import HOST, clean_environment, script
+from tests.dev.services import Mongod
+from tests.tenant import eventually
+
+
+class TlsApi(Api):
+    def __init__(self, settings: dict[str, str], authority: Authority, host: str) -> None:
+        super().__init__(settings, "api-tls")
+        self.host, self.authority = host, authority
+        self.certificate, self.key = authority.certificate("api", host)
+
+    @property
+    def uri(self) -> str:
+        return f"https://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        tls = ("--tls-cert", self.certificate, "--tls-key", self.key)
+        return [script("atlas-broker"), "api", "--host", self.host, "--port", str(self.port), *tls]
+
+    def answers(self) -> bool:
+        return self.trusts(self.authority)
+
+    def trusts(self, authority: Authority) -> bool:
+        """Whether a client that trusts this authority gets an answer."""
+        try:
+            return requests.get(f"{self.uri}/health", timeout=2, verify=str(authority.file)).ok
+        except requests.exceptions.SSLError:
+            return False
+
+
+@pytest.fixture(params=[HOST, "::1"])
+def api(request: pytest.FixtureRequest, state_mongod: Mongod, tmp_path: Path) -> Iterator[TlsApi]:
+    if ":" in request.param and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    settings = {
+        "BROKER_MONGO_URI": state_mongod.uri,
+        "BROKER_MONGO_DB": f"tls-{uuid4().hex[:8]}",
+        "BROKER_USERS": "name:password",
+        "BROKER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+        "BROKER_API_PROCESSES": "1",
+    }
+    first = tmp_path / "first"
+    first.mkdir()
+    with TlsApi(settings, Authority(first), request.param) as running:
+        yield running
+
+
+def test_it_serves_https_and_takes_new_files_for_new_connections(api: TlsApi, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    other = Authority(second)
+    assert not api.trusts(other)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(api.uri.replace("https", "http"), timeout=2)
+    with requests.Session() as session:
+        session.auth = ("name", "password")
+        for _ in range(3):  # on one connection
+            version, trusted = {"X-Broker-API-Version": "2.17"}, str(api.authority.file)
+            catalog = session.get(f"{api.uri}/v2/catalog", headers=version, verify=trusted, timeout=5)
+            assert catalog.status_code == 200
+    certificate, key = other.certificate("api", api.host)
+    api.certificate.write_bytes(certificate.read_bytes())
+    assert api.trusts(api.authority), "the key is still that of the certificate before"
+    api.key.write_bytes(key.read_bytes())
+    eventually(lambda: api.trusts(other), "the new certificate is used")
+    api.key.write_text("no key")
+    assert all(api.trusts(other) for _ in range(4))
+    assert "certificate_not_loaded" in api.log_text()
+    assert "Traceback" not in api.log_text()
+
+
+def test_silent_clients_delay_no_other(api: TlsApi) -> None:
+    with ExitStack() as silent:
+        for _ in range(5):
+            silent.enter_context(socket.create_connection((api.host, api.port)))
+        assert api.trusts(api.authority)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tls-cert", "a.pem"], "Error: --tls-cert and --tls-key belong together."),
+        (["--tls-cert", "no.pem", "--tls-key", "no.key"], "atlas-broker: --tls-cert and --tls-key cannot be used: No"),
+        (["--tls-cert", __file__, "--tls-key", __file__], "atlas-broker: --tls-cert and --tls-key cannot be used: "),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line(options: list[str], told: str) -> None:
+    command = [str(script("atlas-broker")), "api", *options]
+    ended = subprocess.run(command, env=clean_environment({}), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr.splitlines()[-1].startswith(told)
+    assert "Traceback" not in ended.stderr
