@@ -120,6 +120,7 @@ def guard_flower(users: Mapping[str, str]) -> None:
 
     flower_options.basic_auth = [f"{name}:{password}" for name, password in users.items()]
     flower_options.read_only = True
+    flower_options.enable_events = False  # by a broadcast; workers send events anyway
     flower_options.auth = ""
     flower_options.broker_api = None
     flower_options.max_tasks = FLOWER_TASKS

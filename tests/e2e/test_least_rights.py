@@ -1,0 +1,126 @@
+"""The users of the README: Redis with access lists and MongoDB with access control, and the whole broker on them."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from urllib.parse import quote
+
+import pytest
+import redis
+import requests
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.processes import CHECKOUT, HOST
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.tenant import Json, Tenant, eventually, works
+
+README = (CHECKOUT / "README.md").read_text()
+ACL = re.findall(r"^ACL SETUSER .*$", README, re.MULTILINE)
+MONGO = re.findall(r"^db\.(createRole|createUser)\((\{.*?\})\)$", README, re.MULTILINE | re.DOTALL)
+
+
+class Confined(Stack):
+    """A stack whose processes log in as the users of the README."""
+
+    def _as(self, part: str) -> dict[str, str]:
+        password = f"PASSWORD_OF_{part.upper()}"
+        mongo = f"mongodb://broker-{part}:{password}@{self.state.address}/?authSource={quote(self.database)}"
+        return {
+            "BROKER_REDIS_URL": f"redis://broker-{part}:{password}@{HOST}:{self.redis.port}/0",
+            "BROKER_MONGO_URI": mongo,
+        }
+
+    @property
+    def shared_settings(self) -> dict[str, str]:
+        return {**super().shared_settings, **self._as("flower")}
+
+    @property
+    def api_settings(self) -> dict[str, str]:
+        return {**super().api_settings, **self._as("api")}
+
+    @property
+    def worker_settings(self) -> dict[str, str]:
+        return {**super().worker_settings, **self._as("worker")}
+
+    def log_in(self, part: str) -> MongoClient[Json]:
+        return MongoClient(self._as(part)["BROKER_MONGO_URI"], serverSelectionTimeoutMS=5000)
+
+
+@pytest.fixture
+def admin() -> Iterator[tuple[Redis, redis.Redis]]:
+    """A Redis with the access list of the README, and a connection from before that."""
+    with Redis("redis-acl") as server, server.client() as client:
+        client.ping()
+        for line in ACL:
+            client.execute_command(*line.split())
+        yield server, client
+
+
+@pytest.fixture
+def confined(admin: tuple[Redis, redis.Redis], cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Confined]:
+    stack = Confined(
+        workers=1,
+        settings={"BROKER_SETTLE_SECONDS": "0"},
+        state=cluster_mongod,
+        cluster=cluster_mongod,
+        redis=admin[0],
+        emulator=emulator,
+    )
+    with cluster_mongod.client() as root:
+        database = root[stack.database]
+        for command, written in MONGO:
+            given = json.loads(written.replace("atlas_broker", stack.database))
+            name = given.pop("role" if command == "createRole" else "user")
+            database.command(command, name, **given)
+        try:
+            with stack:
+                yield stack
+        finally:
+            database.command("dropAllUsersFromDatabase")
+            database.command("dropAllRolesFromDatabase")
+            root.drop_database(stack.database)
+
+
+def test_the_broker_works_with_the_least_rights_and_they_are_the_least(
+    confined: Confined, admin: tuple[Redis, redis.Redis]
+) -> None:
+    client = admin[1]
+    flower = confined.flower
+    assert flower is not None
+    log_in = ("dev", confined.password)
+    with confined.client() as platform:
+        assert platform.request("GET", "/ready").json["redis"] == "ok"
+        tenant = Tenant(platform).provision()
+        assert works(tenant.bind("b"))
+        tenant.unbind("b")
+        tenant.deprovision()
+        seen = partial(requests.get, f"{flower.uri}/api/tasks", auth=log_in, timeout=20)
+        eventually(lambda: len(seen().json()) >= 4, "Flower shows the jobs")
+        workers = requests.get(f"{flower.uri}/api/workers", auth=log_in, timeout=20).json()
+        assert [*workers] == [confined.workers[0].uri]
+        assert requests.get(f"{flower.uri}/broker", auth=log_in, timeout=20).ok
+    confined.workers[0].stop()
+    flower.stop()
+    refused = [(entry["username"], entry["object"], entry["reason"]) for entry in client.acl_log()]
+    assert refused == []
+    for part, words in (
+        ("api", ["BRPOP", "bindings", "1"]),
+        ("api", ["PUBLISH", "/0.celeryev/worker.heartbeat", "{}"]),
+        ("api", ["SET", "other", "1"]),
+        ("worker", ["SUBSCRIBE", "/0.celeryev/*"]),
+        ("worker", ["FLUSHALL"]),
+        ("worker", ["CONFIG", "GET", "*"]),
+        ("flower", ["LPUSH", "bindings", "{}"]),
+        ("flower", ["BRPOP", "bindings", "1"]),
+    ):
+        given = client.acl_dryrun(f"broker-{part}", *words)
+        assert given not in (b"OK", "OK"), (part, words)
+    with confined.log_in("api") as api:
+        database = api[confined.database]
+        for write in (database.instances_housekeeping.insert_one, database.other.insert_one):
+            with pytest.raises(OperationFailure, match="not authorized"):
+                write({"_id": "sweep"})
