@@ -7,6 +7,8 @@ their event.
 EVENTS: dict[str, str] = {
     "atlas_call": "A call of Atlas: endpoint, status and duration.",
     "binding_without_user": "The reconciliation found a binding whose database user Atlas does not have.",
+    "certificate_loaded": "The API has read new files of its certificate, and uses them for new connections.",
+    "certificate_not_loaded": "The API cannot use the new files of its certificate; the one before stays in use.",
     "circuit_closed": "Atlas answers again for this project; the operations that waited for it continue.",
     "circuit_not_shared": "The circuit breaker has opened in this process only, since MongoDB could not be written.",
     "circuit_opened": "Calls for this project fail, so one call every ten seconds is made until one succeeds.",
@@ -24,7 +26,7 @@ EVENTS: dict[str, str] = {
     "lease_lost": "Another worker has taken over the operation, or a later request has replaced it.",
     "lease_not_renewed": "MongoDB could not be asked to extend a lease; the lease expires unless it answers soon.",
     "lease_taken_over": "The operation goes on here; the worker that ran it has died or lost MongoDB.",
-    "message_dropped": "A message in Redis was malformed. The operation is not lost.",
+    "message_dropped": "A message in Redis was none of the broker's, and is deleted. No operation is lost.",
     "mongo_uri_options_ignored": "Options of BROKER_MONGO_URI that the broker sets itself.",
     "mongodb_unavailable": "MongoDB does not answer at the start; the process tries again.",
     "operation_expired": "The operation has failed at its deadline; what it has made is removed.",
