@@ -4,15 +4,13 @@ from datetime import timedelta
 
 import click
 
-from broker_api.json_types import JsonObject
 from broker_api.operator import options, output
 from broker_api.operator.session import Session, opened
+from broker_api.service import operation_views as views
 from broker_api.state.operator_queries import OperationFilter
-from broker_api.state.records import Binding, Instance, Kind, State
+from broker_api.state.records import Binding, Instance, Kind
 
 COLUMNS = ("operation", "state", "instance", "binding", "cluster", "age", "description")
-
-_STATES = {state.replace(" ", "-"): state for state in State}
 
 
 @click.group()
@@ -21,7 +19,7 @@ def operations() -> None:
 
 
 @operations.command("list")
-@click.option("--state", type=click.Choice([*_STATES]), help="Only those in this state.")
+@click.option("--state", type=click.Choice([*views.STATES]), help="Only those in this state.")
 @click.option("--type", "kind", type=click.Choice([kind.value for kind in Kind]), help="Only those of this type.")
 @click.option("--older-than", type=options.duration, help="Only those accepted so long ago: 30s, 5m, 2h, 1d.")
 @options.instance
@@ -39,22 +37,20 @@ def list_(
     as_json: bool,
 ) -> None:
     """List the latest operation of each instance and binding, those accepted last first."""
-    wanted = OperationFilter(_STATES[state] if state else None, kind, older_than, instance_id, waiting_on)
+    wanted = OperationFilter(views.STATES[state] if state else None, kind, older_than, instance_id, waiting_on)
     with opened() as session:
-        found, now = session.queries.operations(wanted, limit), session.store.now()
-    output.show_list((output.operation(each, now) for each in found), COLUMNS, limit, as_json=as_json)
+        found, now = session.queries.operations(wanted, limit).records, session.store.now()
+    output.show_list((views.operation(each, now) for each in found), COLUMNS, limit, as_json=as_json)
 
 
 @operations.command()
 @options.identifier
 @options.as_json
 def show(start: str, *, as_json: bool) -> None:
-    """Show an operation: what it does, on what it waits, its last error, and which operators have changed it."""
+    """Show the life of an operation: its steps, on what it waits, its last error, and what operators have changed."""
     with opened() as session:
-        found, operation_id = _find(session, start)
-        shown = output.operation_life(found, session.store.now())
-    if operation_id != found.operation.id:
-        shown = _earlier(found, operation_id)
+        found, operation_id = views.find_operation(session.queries, start)
+        shown = views.life(found, operation_id, session.store.now())
     output.show_record(shown, as_json=as_json)
 
 
@@ -80,46 +76,15 @@ def cancel(start: str, *, as_json: bool) -> None:
         _report(session, found, as_json=as_json)
 
 
-def _find(session: Session, start: str) -> tuple[Instance | Binding, str]:
-    """Return the record with the operation whose id begins with ``start``, and the whole id.
-
-    Raises:
-        ClickException: There is none, or there are several.
-    """
-    found = [
-        (each, operation_id)
-        for each in session.queries.by_operation(start)
-        for operation_id in (each.operation.id, *(past.id for past in each.past))
-        if operation_id.startswith(start)
-    ]
-    exact = [(each, operation_id) for each, operation_id in found if operation_id == start]
-    return options.the_one(exact or found, start, "operation", lambda each: each[1])
-
-
 def _find_latest(session: Session, start: str) -> Instance | Binding:
-    found, operation_id = _find(session, start)
+    found, operation_id = views.find_operation(session.queries, start)
     if operation_id != found.operation.id:
         raise click.ClickException(f"{operation_id} is over: {found.operation.id} has followed it.")
     return found
-
-
-def _earlier(found: Instance | Binding, operation_id: str) -> JsonObject:
-    """Return what is remembered of an operation that another one has followed."""
-    past = next(each for each in found.past if each.id == operation_id)
-    return {
-        "operation": past.id,
-        "type": past.kind,
-        "state": past.state,
-        "instance": found.instance_id,
-        "binding": found.binding_id if isinstance(found, Binding) else None,
-        "description": past.description,
-        "actions": output.actions(past.actions),
-        "followed_by": found.operation.id,
-    }
 
 
 def _report(session: Session, found: Instance | Binding, *, as_json: bool) -> None:
     """Send the job of an operation that was changed, and print how it is now."""
     session.send(found)
     now = session.store.get(found.key) or found
-    output.show_record(output.operation(now, session.store.now()), as_json=as_json)
+    output.show_record(views.operation(now, session.store.now()), as_json=as_json)

@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 import click
 from rich import box
@@ -13,61 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from broker_api.json_types import JsonObject
-from broker_api.state.records import EPOCH, Binding, Instance, Operation, OperatorAction, State
+from broker_api.service.operation_views import duration_text, moment, state
+from broker_api.state.records import Binding, Instance
 
 PIPE_WIDTH = 400
 """The width of a table that no terminal shows, so that ids stay whole."""
 LEAST_WIDTH = 140
 """The least width of a table; a terminal that is narrower breaks its lines, and every id can be read."""
-
-
-def operation(found: Instance | Binding, now: datetime) -> JsonObject:
-    """Return what a list and ``operations show`` tell about the latest operation of an instance or binding."""
-    known = found.operation
-    return {
-        "operation": known.id,
-        "type": str(known.kind),
-        "state": state(known),
-        "instance": found.instance_id,
-        "binding": found.binding_id if isinstance(found, Binding) else None,
-        "project": found.project,
-        "cluster": found.cluster,
-        "accepted": _moment(known.accepted),
-        "age_seconds": round((now - known.accepted).total_seconds()),
-        "waits_on": known.waits_on,
-        "description": known.description,
-    }
-
-
-def state(known: Operation) -> str:
-    """Return the state as platforms see it, and whether workers still remove what a failed operation has made."""
-    return f"{known.state}, still removing" if known.open and known.state == State.FAILED else str(known.state)
-
-
-def operation_life(found: Instance | Binding, now: datetime) -> JsonObject:
-    """Return everything about the latest operation of an instance or binding."""
-    known = found.operation
-    held = known.lease_until > now
-    return operation(found, now) | {
-        "phase": str(found.phase),
-        "step": known.step or None,
-        "undo": known.undo,
-        "attempts": known.attempts,
-        "last_error": known.error,
-        "failure": known.failure,
-        "next_look": _moment(known.due) if known.open else None,
-        "held_by_worker_until": _moment(known.lease_until) if held else None,
-        "claims": known.fence,
-        "deadline": _moment(known.deadline),
-        "finished": _moment(known.finished),
-        "asked_by": known.identity,
-        "request_id": known.request_id,
-        "actions": actions(known.actions),
-        "earlier": [
-            {"operation": past.id, "type": past.kind, "state": past.state, "description": past.description}
-            for past in found.past
-        ],
-    }
 
 
 def instance(found: Instance) -> JsonObject:
@@ -119,8 +70,8 @@ def binding_details(found: Binding) -> JsonObject:
         "roles": found.roles,
         "application": found.app_guid,
         "predecessor": found.predecessor,
-        "expires": _moment(found.expires),
-        "renew_before": _moment(found.renew_before),
+        "expires": moment(found.expires),
+        "renew_before": moment(found.renew_before),
         "parameters": found.parameters,
     }
 
@@ -163,20 +114,9 @@ def show_record(shown: JsonObject, *, as_json: bool) -> None:
     _console().print(table)
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in the two largest units, such as ``3m 20s``."""
-    left = max(0, round(seconds))
-    parts = []
-    for name, unit in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        number, left = divmod(left, unit)
-        if number:
-            parts.append(f"{number}{name}")
-    return " ".join(parts[:2]) or "0s"
-
-
 def _cell(column: str, row: JsonObject) -> str:
     if column == "age":
-        return duration(row["age_seconds"])
+        return duration_text(row["age_seconds"])
     return "" if row[column] is None else _line(row[column])
 
 
@@ -186,18 +126,6 @@ def _line(value: object) -> str:
     if isinstance(value, Mapping):
         text = ", ".join(f"{name}: {each}" for name, each in value.items() if each is not None)
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
-def _moment(when: datetime | None) -> str | None:
-    """Return a moment in UTC; None when it is not set."""
-    if when is None or when == EPOCH:
-        return None
-    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def actions(noted: Iterable[OperatorAction]) -> list[JsonObject]:
-    """Return the commands with which operators have changed an operation."""
-    return [{"at": _moment(each.at), "user": each.user, "command": each.command} for each in noted]
 
 
 def _console() -> Console:

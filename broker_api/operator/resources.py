@@ -4,6 +4,7 @@ import click
 
 from broker_api.operator import options, output
 from broker_api.operator.session import opened
+from broker_api.service.operation_views import the_one
 
 INSTANCE_COLUMNS = ("instance", "phase", "project", "cluster", "database", "operation", "state")
 BINDING_COLUMNS = ("binding", "instance", "phase", "project", "cluster", "user", "operation", "state")
@@ -34,7 +35,7 @@ def list_instances(*, project: str | None, gone: bool, limit: int, as_json: bool
 def show_instance(start: str, *, as_json: bool) -> None:
     """Show an instance and the ids of its bindings."""
     with opened() as session:
-        found = options.the_one(session.queries.by_instance(start), start, "instance", lambda each: each.instance_id)
+        found = the_one(session.queries.by_instance(start), start, "instance", lambda each: each.instance_id)
         bindings = session.store.bindings(found.instance_id)
     output.show_record(output.instance_details(found, bindings), as_json=as_json)
 
@@ -65,7 +66,7 @@ def show_binding(start: str, *, instance_id: str | None, as_json: bool) -> None:
     """Show a binding without its credentials."""
     with opened() as session:
         listed = session.queries.by_binding(start, instance_id)
-        found = options.the_one(listed, start, "binding", options.name_of_binding)
+        found = the_one(listed, start, "binding", options.name_of_binding)
     output.show_record(output.binding_details(found), as_json=as_json)
 
 
@@ -82,7 +83,7 @@ def purge() -> None:
 def purge_instance(start: str, *, with_bindings: bool, yes: bool, as_json: bool) -> None:
     """Forget an instance and its reservation of a database."""
     with opened() as session:
-        found = options.the_one(session.queries.by_instance(start), start, "instance", lambda each: each.instance_id)
+        found = the_one(session.queries.by_instance(start), start, "instance", lambda each: each.instance_id)
         _require_yes(f"the instance {found.instance_id}", yes=yes)
         purged = session.actions.purge_instance(found, with_bindings=with_bindings)
     output.show_record({"purged": found.instance_id, "bindings": purged}, as_json=as_json)
@@ -97,7 +98,7 @@ def purge_binding(start: str, *, instance_id: str | None, yes: bool, as_json: bo
     """Forget a binding. If its user still exists in Atlas, the next reconciliation reports it."""
     with opened() as session:
         listed = session.queries.by_binding(start, instance_id)
-        found = options.the_one(listed, start, "binding", options.name_of_binding)
+        found = the_one(listed, start, "binding", options.name_of_binding)
         _require_yes(f"the binding {found.binding_id} of the instance {found.instance_id}", yes=yes)
         session.actions.purge_binding(found)
     output.show_record({"purged": found.binding_id, "instance": found.instance_id}, as_json=as_json)

@@ -6,11 +6,22 @@ Each query uses an index and returns a limited number of records, however many d
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Self
 
 from broker_api.state.mongo import Document
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.records import Binding, Instance, Phase, State, binding_key, instance_key, record
+from broker_api.state.records import (
+    EPOCH,
+    Binding,
+    Instance,
+    Kind,
+    Phase,
+    State,
+    binding_key,
+    instance_key,
+    record,
+)
 from broker_api.state.store import Store
 
 CANDIDATES = 4
@@ -37,25 +48,78 @@ class OperationFilter:
 
 
 @dataclass(frozen=True)
+class Cursor:
+    """The place in the list of operations behind which the next page begins: the last operation before it.
+
+    Attributes:
+        accepted: When that operation was accepted.
+        key: The ``_id`` of its document.
+    """
+
+    accepted: datetime
+    key: str
+
+    def __str__(self) -> str:
+        return f"{round((self.accepted - EPOCH) / timedelta(milliseconds=1))}.{self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the cursor of a text that ``str`` has made; None for another text."""
+        found = re.fullmatch(r"([0-9]{1,14})\.([^\x00]{1,2000})", text)
+        return cls(EPOCH + timedelta(milliseconds=int(found[1])), found[2]) if found else None
+
+
+@dataclass(frozen=True)
+class OperationPage:
+    """Some of the operations in a list; ``following`` is None when there are no more behind them."""
+
+    records: list[Instance | Binding]
+    following: Cursor | None
+
+
+@dataclass(frozen=True)
 class OperatorQueries:
     """The queries. Each method raises ErrStorageMongoConnection when MongoDB cannot be used."""
 
     store: Store
 
     @storage_errors("list operations")
-    def operations(self, wanted: OperationFilter, limit: int) -> list[Instance | Binding]:
-        """Return the instances and bindings with the operations that were accepted last, at most ``limit``."""
-        query: Document = {"operation.state": {"$in": [wanted.state] if wanted.state else [*State]}}
-        if wanted.kind:
-            query["operation.kind"] = wanted.kind
+    def operations(self, wanted: OperationFilter, limit: int, after: Cursor | None = None) -> OperationPage:
+        """Return the instances and bindings with the operations that were accepted last, at most ``limit``.
+
+        Without ``instance_id`` and ``waits_on`` the query reads little more than ``limit`` documents, from an index of
+        exactly this order. With ``instance_id`` it reads those of the instance, with ``waits_on`` those that wait.
+
+        Args:
+            wanted: Which ones.
+            limit: How many at most.
+            after: Only those behind this place in the list.
+        """
+        # All fields of the index are named, so that MongoDB merges its parts in their order instead of sorting.
+        query: Document = {
+            "operation.state": {"$in": [wanted.state] if wanted.state else [*State]},
+            "operation.kind": {"$in": [wanted.kind] if wanted.kind else [*Kind]},
+        }
+        before: list[datetime] = []
         if wanted.older_than:
-            query["operation.accepted"] = {"$lte": self.store.now() - wanted.older_than}
+            now = self.store.now()
+            before.append(now - min(wanted.older_than, now - EPOCH))
+        if after:
+            before.append(after.accepted)
+            earlier = {"$lt": ["$operation.accepted", after.accepted]}
+            query["$expr"] = {"$or": [earlier, {"$lt": ["$_id", {"$literal": after.key}]}]}
+        if before:
+            query["operation.accepted"] = {"$lte": min(before)}
         if wanted.instance_id:
             query["instance_id"] = wanted.instance_id
         if wanted.waits_on:
             ending = {"$regex": rf"(^|/){re.escape(wanted.waits_on)}$"}
             query |= {"operation.open": True, "operation.waits_on": ending}
-        return self._find(query, [("operation.accepted", -1)], limit)
+        order = [("operation.accepted", -1), ("_id", -1)]
+        documents = list(self.store.collection.find(query, sort=order, limit=limit + 1))
+        return OperationPage(
+            [*map(record, documents[:limit])], _place(documents[limit - 1]) if documents[limit:] else None
+        )
 
     @storage_errors("list instances")
     def instances(self, project: str | None, limit: int, *, gone: bool = False) -> list[Instance]:
@@ -125,6 +189,12 @@ class OperatorQueries:
     def _find(self, query: Document, order: Sequence[tuple[str, int]] | None, limit: int) -> list[Instance | Binding]:
         found = self.store.collection.find(query, sort=order, limit=limit)
         return [record(document) for document in found]
+
+
+def _place(document: Document) -> Cursor | None:
+    """Return the place of a document in the list; None for a broken one, which ends the list."""
+    accepted, key = document["operation"].get("accepted"), document["_id"]
+    return Cursor(accepted, key) if isinstance(accepted, datetime) and isinstance(key, str) else None
 
 
 def _beginning(start: str) -> Document:

@@ -45,6 +45,9 @@ REMEMBERED_OPERATIONS = 20
 INDEX_SECONDS = 60.0
 """How long MongoDB may take to create an index, for which it reads all documents."""
 
+LISTED = {"operation.state": 1, "operation.kind": 1, "operation.accepted": -1, "_id": -1}
+"""The index of the list of operations."""
+
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
@@ -107,7 +110,7 @@ class Store:
             (self.collection, IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database")),
             (self.collection, IndexModel([("project", 1), ("made", 1)], name="users", partialFilterExpression=made)),
             # for the operator's commands
-            (self.collection, IndexModel([("operation.state", 1), ("operation.accepted", -1)], name="latest")),
+            (self.collection, IndexModel([*LISTED.items()], name="listed")),
             (self.collection, IndexModel([("operation.id", 1)], name="operation")),
             (self.collection, IndexModel([("past.id", 1)], name="past", partialFilterExpression=_exists("past.id"))),
             (

@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 
 from broker_api.state.database_reservations import Databases, Reservation
-from broker_api.state.fields import BindingFields, InstanceFields, OperationFields
+from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepsFields
 from broker_api.state.housekeeping import RECONCILED, Housekeeping
+from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims, LeaseLostError
-from broker_api.state.records import Binding, Instance, Kind, Phase, State, binding_key, instance_key
+from broker_api.state.records import Binding, Instance, Kind, Phase, State, StepResult, binding_key, instance_key
 from broker_api.state.store import Start, Store
 from tests.console import Console
 from tests.dev.processes import clean_environment, free_port, script
@@ -231,6 +232,29 @@ def test_lists_and_searches_read_few_documents_however_many_there_are(store: Sto
         read = sum(look.get("docsExamined", 0) + look.get("keysExamined", 0) for look in looks)
         assert looks
         assert read < 100, (words, read)
+
+
+def test_a_shown_operation_has_its_steps_its_worker_and_who_asked(store: Store, console: Console) -> None:
+    identity = {"platform": "cloudfoundry", "value": {"user_id": "683ea748"}}
+    begun = store.create({"instance_id": "i"}, Start(Kind.PROVISION, identity=identity), None)
+    assert begun
+    claims, key = Claims(store, "celery@w"), instance_key("i")
+    assert console.json("operations", "show", begun)["activity"] == "queued"
+    claim = claims.claim(key, begun)
+    assert claim
+    claim = claims.advance(claim, None, {"step": "look"}, steps={"look": {"first": In(-2), "worker": "celery@w"}})
+    shown = console.json("operations", "show", begun)
+    assert (shown["worker"], shown["activity"], shown["asked_by"]) == ("celery@w", "running", identity)
+    assert [(each["step"], each["result"], each["last"]) for each in shown["steps"]] == [("look", "running", None)]
+    ended: StepsFields = {"look": {"last": In(0), "runs": 2, "result": StepResult.PUT_OFF, "reason": SENTENCE}}
+    claims.reschedule(claim, 60, None, {"description": SENTENCE}, steps=ended)
+    shown = console.json("operations", "show", begun)
+    assert (shown["activity"], shown["held_by_worker_until"]) == ("waiting", None)
+    (step,) = shown["steps"]
+    assert (step["result"], step["runs"], step["reason"], step["worker"]) == ("put off", 2, SENTENCE, "celery@w")
+    assert shown["accepted"] < shown["next_look"]
+    printed = console.run("operations", "show", begun).stdout
+    assert f"step: look, result: put off, runs: 2, first: {step['first']}" in printed
 
 
 # --- retry and cancel
