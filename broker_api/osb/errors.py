@@ -1,7 +1,8 @@
 """The table of the answer to each exception, and the error handlers of the app.
 
-Every answer is a JSON object with a ``description`` for the platform's user. ``error`` holds only codes of the
-specification: after a 422 with another code Cloud Foundry deletes the instance or binding that it wanted to make.
+Every answer is a JSON object with a ``description`` for the platform's user; for operators' pages it is a page.
+``error`` holds only codes of the specification: after a 422 with another code Cloud Foundry deletes the instance or
+binding that it wanted to make.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from broker_api import errors
 from broker_api.json_types import JsonObject
 from broker_api.osb.api_versions import ERROR, known
+from broker_api.osb.operation_pages import error_page, is_page
 from broker_api.osb.responses import json_response
 
 log = structlog.get_logger(__name__)
@@ -62,7 +64,7 @@ _DESCRIPTIONS = {
 
 
 def answer_errors(app: Flask) -> None:
-    """Register the error handlers; afterwards every exception has a JSON answer."""
+    """Register the error handlers; afterwards every exception has an answer with a sentence."""
     for kind in TABLE:
         app.register_error_handler(kind, _expected)
     app.register_error_handler(HTTPException, _of_flask)
@@ -74,7 +76,7 @@ def _expected(error: Exception) -> Response:
     if row.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request_failed", reason=getattr(error, "reason", "") or str(error), status=row.status)
     body = {"error": row.code, "description": row.description or str(error), **row.more}
-    return json_response(row.status, known(body, ERROR))
+    return _response(row.status, known(body, ERROR))
 
 
 def _of_flask(error: HTTPException) -> Response:
@@ -89,7 +91,7 @@ def _of_flask(error: HTTPException) -> Response:
         description = f"The body must have at most {current_app.config['MAX_CONTENT_LENGTH'] - 1} bytes."
     else:
         description = _DESCRIPTIONS.get(status, "The request cannot be understood.")
-    response = json_response(status, {"description": description})
+    response = _response(status, {"description": description})
     response.headers.extend([(name, value) for name, value in error.get_headers() if name != "Content-Type"])
     return response
 
@@ -98,4 +100,8 @@ def _unexpected(error: Exception) -> Response:
     request_id = g.get("request_id", "unknown")
     log.error("request_met_unexpected_error", exc_info=error)
     description = f"Internal error of the broker; quote the request id {request_id} to its operator."
-    return json_response(HTTPStatus.INTERNAL_SERVER_ERROR, {"description": description})
+    return _response(HTTPStatus.INTERNAL_SERVER_ERROR, {"description": description})
+
+
+def _response(status: int, body: JsonObject) -> Response:
+    return error_page(status, body["description"]) if is_page() else json_response(status, body)

@@ -8,6 +8,8 @@ from http import HTTPStatus
 from broker_api.json_types import JsonObject
 from broker_api.osb import body_schemas as bodies
 from broker_api.osb.headers import API_VERSION, ORIGINATING_IDENTITY, REQUEST_IDENTITY
+from broker_api.service.operation_views import STATES
+from broker_api.state.records import Kind
 
 TAGS = {"catalog": "catalog", "instance": "instances", "binding": "bindings"}
 INSTANCE = "/v2/service_instances/{instance_id}"
@@ -108,6 +110,21 @@ def _operation(
     return described
 
 
+def _page(name: str, summary: str, errors: Collection[int], parameters: Collection[str] = ()) -> JsonObject:
+    """Return the description of a page for operators, whose errors are pages too."""
+    described = _operation(name, summary, {}, {401}, parameters=parameters)
+    described["responses"] = {
+        str(status): _answer(description, {"type": "string"}, _ERROR_HEADERS.get(status), "text/html; charset=utf-8")
+        for status, description in {
+            200: "The page.",
+            **{each: ERRORS[each][1] for each in (*errors, 401, 500, 503)},
+        }.items()
+    }
+    return described
+
+
+_ERROR_HEADERS: dict[int, JsonObject] = {401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
+_OPERATION_FILTERS = ("State", "Type", "OlderThan", "OfInstance", "WaitingOn")
 _ACCEPTED = "Accepted, or an identical request is running already: poll last_operation."
 _ACCEPTED_DELETE = "Accepted, or it is being deleted: poll last_operation."
 _MADE, _DELETED = "Made while the request waited.", "Deleted while the request waited."
@@ -271,6 +288,15 @@ PATHS: JsonObject = {
             {401, 500},
         )
     },
+    "/operations": {
+        "get": _page(
+            "operations.list", "The operations of all instances and bindings", {400}, [*_OPERATION_FILTERS, "Behind"]
+        )
+    },
+    "/operations/{operation_id}": {
+        "parameters": [_ref("parameters", "OperationId")],
+        "get": _page("operations.show", "The life of an operation", {400, 404}),
+    },
     "/openapi.json": {
         "get": _operation("openapi", "This description", {200: _answer("This description.", {"type": "object"})}, {401})
     },
@@ -322,6 +348,20 @@ PARAMETERS: JsonObject = {
     ),
     "ServiceId": _parameter("service_id", "query", "Mandatory.", {"type": "string", "minLength": 1}, required=True),
     "PlanId": _parameter("plan_id", "query", "Mandatory.", {"type": "string", "minLength": 1}, required=True),
+    "OperationId": _parameter("operation_id", "path", "The id, or its beginning.", _IDENTIFIER, required=True),
+    "State": _parameter("state", "query", "Only those in this state.", {"enum": ["", *STATES]}),
+    "Type": _parameter("type", "query", "Only those of this type.", {"enum": ["", *Kind]}),
+    "OlderThan": _parameter(
+        "older-than", "query", "Only those accepted so long ago.", {"type": "string", "pattern": "^[0-9]{1,6}[smhd]$"}
+    ),
+    "OfInstance": _parameter("instance", "query", "Only those of the instance of this id.", _IDENTIFIER),
+    "WaitingOn": _parameter("waiting-on", "query", "Only those that wait on this cluster.", _IDENTIFIER),
+    "Behind": _parameter(
+        "after",
+        "query",
+        "The place at which the page before has ended.",
+        {"type": "string", "pattern": r"^[0-9]{1,14}\.[a-z/]{1,90}$"},
+    ),
     "ServiceHint": _parameter("service_id", "query", "A hint.", _STRING),
     "PlanHint": _parameter("plan_id", "query", "A hint.", _STRING),
     "Operation": _parameter("operation", "query", "The operation that was answered with 202.", _STRING),
@@ -331,7 +371,6 @@ PARAMETERS: JsonObject = {
 @functools.cache
 def document() -> bytes:
     """Return the description as JSON. It is made once in each process."""
-    error_headers = {401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
     described = {
         "openapi": "3.1.0",
         "info": {
@@ -361,7 +400,7 @@ def document() -> bytes:
             },
             "parameters": PARAMETERS,
             "responses": {
-                name: _answer(description, bodies.Error, error_headers.get(status))
+                name: _answer(description, bodies.Error, _ERROR_HEADERS.get(status))
                 for status, (name, description) in ERRORS.items()
             },
             "schemas": bodies.component_schemas(),

@@ -9,12 +9,14 @@ from broker_api.service.bindings import Bindings
 from broker_api.service.health import Health
 from broker_api.service.instances import Instances
 from broker_api.service.operation_start import OperationStarter
+from broker_api.service.operation_views import OperationReader
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_counts import OperationCounts
+from broker_api.state.operator_queries import OperatorQueries
 from broker_api.state.store import Store
 
 
@@ -26,6 +28,7 @@ class Service:
     instances: Instances
     bindings: Bindings
     health: Health
+    operations: OperationReader
 
     @classmethod
     def compose(cls, settings: Settings, store: Store, queue: Queue) -> Self:
@@ -48,4 +51,5 @@ class Service:
                 KeyCheck(housekeeping, Vault(settings.encryption_keys)),
                 OperationCounts(store, housekeeping),
             ),
+            operations=OperationReader(OperatorQueries(store), settings.flower_url),
         )

@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     processes: Annotated[int, Field(ge=1, le=64), AsText] = setting(
         "BROKER_API_PROCESSES", default=default_processes, must_be="a whole number from 1 to 64"
     )
+    flower_url: Annotated[Text, AfterValidator(url_checks.check_flower_url)] = setting("BROKER_FLOWER_URL", default="")
     sync_wait: _Seconds = setting("BROKER_SYNC_WAIT_SECONDS", default=50, must_be=_SECONDS)
     settle: _Seconds = setting("BROKER_SETTLE_SECONDS", default=5, must_be=_SECONDS)
     verify_login: Annotated[bool, AsText] = setting("BROKER_VERIFY_LOGIN", default=False, must_be="true or false")

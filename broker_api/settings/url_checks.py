@@ -179,25 +179,40 @@ def check_base_url(url: str) -> str:
     """Return the URL without a slash at its end.
 
     Raises:
-        SettingError: no path of Atlas can be appended to the URL.
+        SettingError: no path of Atlas can be appended to the URL, or its requests could be read on the network.
     """
-    try:
-        parts = urlsplit(url)
-        fits = (
-            _is_plain(url)
-            and (parts.scheme == "https" or (parts.scheme == "http" and are_local([parts.hostname or ""])))
-            and _are_labels(parts.hostname or "")
-            and parts.port != 0
-            and not (parts.query or parts.fragment or "@" in parts.netloc)
-        )
-    except ValueError:  # the port is not valid
-        fits = False
-    if not fits:
+    if not _is_web_url(url) or not (urlsplit(url).scheme == "https" or are_local([urlsplit(url).hostname or ""])):
         raise SettingError(
             "MONGODB_ATLAS_BASE_URL: must be https://host[:port][/path]; http://… only on this machine, as in "
             "http://127.0.0.1:8080"
         )
     return url.rstrip("/")
+
+
+def check_flower_url(url: str) -> str:
+    """Return the URL without a slash at its end.
+
+    Raises:
+        SettingError: no path of Flower can be appended to the URL.
+    """
+    if not _is_web_url(url):
+        raise SettingError("BROKER_FLOWER_URL: must be https://host[:port][/path] or http://…")
+    return url.rstrip("/")
+
+
+def _is_web_url(url: str) -> bool:
+    """Return whether a path can be appended to a URL of HTTP."""
+    try:
+        parts = urlsplit(url)
+        return (
+            _is_plain(url)
+            and parts.scheme in ("http", "https")
+            and _are_labels(parts.hostname or "")
+            and parts.port != 0
+            and not (parts.query or parts.fragment or "@" in parts.netloc)
+        )
+    except ValueError:  # the port is not valid
+        return False
 
 
 def _is_plain(url: str) -> bool:

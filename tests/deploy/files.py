@@ -43,6 +43,7 @@ SETTINGS = (
         "BROKER_VERIFY_LOGIN",
         "BROKER_LOG_LEVEL",
         "BROKER_METRICS_PORT",
+        "BROKER_FLOWER_URL",
     }
 )
 WORKING = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from broker_api.catalog.catalog import Catalog
@@ -11,6 +12,7 @@ from broker_api.json_types import JsonObject
 from broker_api.service.bindings import Bindings
 from broker_api.service.health import Health
 from broker_api.service.instances import Instances
+from broker_api.service.operation_views import OperationReader
 from broker_api.service.schemas import (
     Accepted,
     BindRequest,
@@ -22,6 +24,7 @@ from broker_api.service.schemas import (
     UpdateRequest,
 )
 from broker_api.service.service import Service
+from broker_api.state.operator_queries import Cursor
 
 Request = ProvisionRequest | UpdateRequest | BindRequest | RotateRequest
 SERVICE_ID = Config.UUID_SERVICES_CLUSTER
@@ -47,7 +50,8 @@ class InMemoryService:
     @property
     def service(self) -> Service:
         """What the HTTP layer is given."""
-        return Service(self.catalog, InMemoryInstances(self), InMemoryBindings(self), InMemoryHealth(self))
+        instances, bindings = InMemoryInstances(self), InMemoryBindings(self)
+        return Service(self.catalog, instances, bindings, InMemoryHealth(self), InMemoryOperations(self))
 
     def note(self, caller: Caller | None = None, request: Request | None = None) -> None:
         if self.trouble is not None:
@@ -146,6 +150,18 @@ class InMemoryHealth(_Part, Health):
     def operations(self) -> tuple[Mapping[tuple[str, str], int], float]:
         self._memory.note()
         return {("bind", "in progress"): 3}, 1.5
+
+
+class InMemoryOperations(_Part, OperationReader):
+    def now(self) -> datetime:
+        self._memory.note()
+        return datetime.now(UTC)
+
+    def listed(self, *_: object) -> tuple[list[JsonObject], Cursor | None]:
+        return [], None
+
+    def life(self, start: str, _: datetime) -> JsonObject:
+        raise NotFound(f"There is no operation {start}.")
 
 
 def _kept(request: Request) -> JsonObject:

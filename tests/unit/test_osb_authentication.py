@@ -16,6 +16,9 @@ ROUTES = [
     ("GET", f"{BINDING}/last_operation"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
+    ("GET", "/operations"),
+    ("GET", "/operations/bind-1"),
+    ("POST", "/operations"),
     ("GET", "/no/such/path"),
     ("GET", "/v2/no/such/path"),
     ("POST", "/v2/catalog"),
@@ -29,7 +32,7 @@ def test_every_route_and_every_unknown_path_demands_authentication(method: str, 
     response = a_client(InMemoryService()).open(path, method=method)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith('Basic realm="Atlas Broker"')
-    assert "password" in description(response)
+    assert "password" in (response.text if path.startswith("/operations") else description(response))
 
 
 @pytest.mark.rule("1.2.1")

@@ -53,6 +53,7 @@ DESIGN = [
     "BROKER_VERIFY_LOGIN",
     "BROKER_LOG_LEVEL",
     "BROKER_METRICS_PORT",
+    "BROKER_FLOWER_URL",
 ]
 """Every variable that the design has."""
 
