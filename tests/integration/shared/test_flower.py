@@ -1,11 +1,15 @@
 """Flower, Celery's dashboard: who may see it, what it shows, and that nobody can steer workers with it."""
 
+import html
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
+from tests import browser
+from tests.browser import Browser
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.tenant import CLUSTER, Tenant, ends, eventually
@@ -94,6 +98,31 @@ def test_a_jobs_state_is_that_of_its_operation(flower: Flower, oauth_stack: Stac
     assert [job["traceback"] or "" for job in (failed, waits, done)] == ["", "", ""]
     for each in (tenant.instance_id, binding, waiting.operation):
         assert waiting.operation in flower.found(each)
+
+
+def test_a_real_browser_shows_a_failed_a_waiting_and_a_finished_job(
+    flower: Flower, oauth_stack: Stack, atlas: Emulator, tmp_path: Path
+) -> None:
+    window = Browser(browser.find(), tmp_path)
+    with oauth_stack.client() as client:
+        tenant = Tenant(client).provision()
+        failing = client.provision(f"failed-{tenant.instance_id}", {"cluster": "nowhere"})
+        end = ends(client, failing, f"failed-{tenant.instance_id}").description
+        atlas.apply_by_hand()
+        waiting = client.bind(tenant.instance_id, "waits")
+        eventually(lambda: flower.job(waiting.operation).get("state") == "RETRY", "it waits")
+        address = flower.uri.replace("://", f"://{oauth_stack.user}:{oauth_stack.password}@")
+        dom = window.dom(f"{address}/tasks")
+        picture = window.picture(f"{address}/tasks", "flower-jobs")
+        atlas.apply_now()
+        tenant.succeed(waiting, "waits")
+    rows = re.findall(r"<tr[^>]*>(?:(?!</tr>).)*</tr>", dom, re.DOTALL)
+    jobs = [row for row in rows if tenant.instance_id in row]
+    shown = {state: row for row in jobs for state in ("SUCCESS", "FAILURE", "RETRY") if f">{state}<" in row}
+    assert set(shown) == {"SUCCESS", "FAILURE", "RETRY"}, jobs
+    assert html.escape(end, quote=False) in shown["FAILURE"]
+    assert "Waiting until Atlas has applied the change" in shown["RETRY"]
+    assert picture.stat().st_size > 20_000
 
 
 def test_what_is_tried_again_says_why_and_when(flower: Flower, oauth_stack: Stack, atlas: Emulator) -> None:
