@@ -9,6 +9,7 @@ from broker_api.json_types import JsonObject
 from broker_api.osb import body_schemas as bodies
 from broker_api.osb.headers import API_VERSION, ORIGINATING_IDENTITY, REQUEST_IDENTITY
 from broker_api.service.operation_views import STATES
+from broker_api.service.schemas import MAX_ID_LENGTH
 from broker_api.state.records import Kind
 
 TAGS = {"catalog": "catalog", "instance": "instances", "binding": "bindings"}
@@ -310,6 +311,7 @@ def _parameter(
     return described if example is None else described | {"example": example}
 
 
+_FILTER: JsonObject = {"type": "string", "maxLength": MAX_ID_LENGTH}
 _IDENTIFIER, _STRING = _ref("schemas", "Identifier"), {"type": "string"}
 
 PARAMETERS: JsonObject = {
@@ -352,15 +354,18 @@ PARAMETERS: JsonObject = {
     "State": _parameter("state", "query", "Only those in this state.", {"enum": ["", *STATES]}),
     "Type": _parameter("type", "query", "Only those of this type.", {"enum": ["", *Kind]}),
     "OlderThan": _parameter(
-        "older-than", "query", "Only those accepted so long ago.", {"type": "string", "pattern": "^[0-9]{1,6}[smhd]$"}
+        "older-than",
+        "query",
+        "Only those accepted so long ago.",
+        {"type": "string", "pattern": "^([0-9]{1,6}[smhd])?$"},
     ),
-    "OfInstance": _parameter("instance", "query", "Only those of the instance of this id.", _IDENTIFIER),
-    "WaitingOn": _parameter("waiting-on", "query", "Only those that wait on this cluster.", _IDENTIFIER),
+    "OfInstance": _parameter("instance", "query", "Only those of the instance of this id.", _FILTER),
+    "WaitingOn": _parameter("waiting-on", "query", "Only those that wait on this cluster.", _FILTER),
     "Behind": _parameter(
         "after",
         "query",
         "The place at which the page before has ended.",
-        {"type": "string", "pattern": r"^[0-9]{1,14}\.[a-z/]{1,90}$"},
+        {"type": "string", "pattern": r"^([0-9]{1,14}\.(instance|binding)/[a-z]{1,90})?$"},
     ),
     "ServiceHint": _parameter("service_id", "query", "A hint.", _STRING),
     "PlanHint": _parameter("plan_id", "query", "A hint.", _STRING),

@@ -65,7 +65,7 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Return the cursor of a text that ``str`` has made; None for another text."""
-        found = re.fullmatch(r"([0-9]{1,14})\.([^\x00]{1,2000})", text)
+        found = re.fullmatch(r"([0-9]{1,14})\.((?:instance|binding)/[^\x00]{1,2000})", text)
         return cls(EPOCH + timedelta(milliseconds=int(found[1])), found[2]) if found else None
 
 
@@ -194,7 +194,7 @@ class OperatorQueries:
 def _place(document: Document) -> Cursor | None:
     """Return the place of a document in the list; None for a broken one, which ends the list."""
     accepted, key = document["operation"].get("accepted"), document["_id"]
-    return Cursor(accepted, key) if isinstance(accepted, datetime) and isinstance(key, str) else None
+    return Cursor.parse(str(Cursor(accepted, key))) if isinstance(accepted, datetime) else None
 
 
 def _beginning(start: str) -> Document:

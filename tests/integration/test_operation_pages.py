@@ -271,6 +271,7 @@ def test_filters_are_those_of_the_command(site: Site, ids: dict[str, str], query
         ("older-than=%D9%A3m", "is no duration"),
         ("instance=%00", "The value of instance must have at most"),
         (f"waiting-on={'x' * 5000}", "The value of waiting-on must have at most"),
+        ("after=0.5", "The value of after is not the end of a page"),
         ("after=now", "The value of after is not the end of a page"),
         ("after=99999999999999999.x", "The value of after is not the end of a page"),
         ("sate=failed", "There is no filter 'sate'; there are state, type, older-than, instance, waiting-on."),
@@ -282,7 +283,9 @@ def test_a_wrong_filter_is_told_in_the_page(site: Site, query: str, sentence: st
     assert page.all("form")
 
 
-@pytest.mark.parametrize("query", ["older-than=999999d", "after=99999999999999.x", "after=0.x", "waiting-on=.*%5B("])
+@pytest.mark.parametrize(
+    "query", ["older-than=999999d", "after=99999999999999.binding/x", "after=0.instance/x", "waiting-on=.*%5B("]
+)
 def test_odd_values_of_the_right_form_are_served(site: Site, query: str) -> None:
     site.get(f"/operations?{query}")
 

@@ -94,6 +94,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
         ("BROKER_USERS", "a:b, c:d:e", "users", {"a": "b", "c": "d:e"}),
         ("BROKER_ENCRYPTION_KEYS", f"{KEY}, {KEY}", "encryption_keys", (KEY, KEY)),
         ("MONGODB_ATLAS_BASE_URL", "https://h/", "base_url", "https://h"),
+        ("BROKER_FLOWER_URL", "http://flower.test:5555/jobs/", "flower_url", "http://flower.test:5555/jobs"),
         ("BROKER_API_PROCESSES", "3", "processes", 3),
         ("BROKER_SYNC_WAIT_SECONDS", "0", "sync_wait", 0),
         ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),
@@ -384,6 +385,8 @@ def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
         ("BROKER_MONGO_DB", "a b"),
         ("BROKER_REDIS_URL", "redis://h:wr0ng/0"),
         ("MONGODB_ATLAS_BASE_URL", "http://"),
+        ("BROKER_FLOWER_URL", "javascript:wr0ng"),
+        ("BROKER_FLOWER_URL", "https://name:wr0ng@flower.test"),
     ],
 )
 def test_a_broker_with_a_wrong_setting_is_refused_with_one_line(variable: str, value: str) -> None:
