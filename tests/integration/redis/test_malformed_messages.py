@@ -153,6 +153,8 @@ def test_messages_and_broadcasts_of_any_form_end_no_worker_and_change_nothing(
 ) -> None:
     random = Random(20261128)
     worker = fragile.workers[0]
+    reconciliations = "GET /groups/{groupId}/databaseUsers"
+    compared = atlas.counts().get(reconciliations, 0)
     lost_before, logged_before = worker.log_text().count("redis_lost"), len(worker.log_text())
     control = Celery(broker=fragile.redis.uri, set_as_current=False).control
     with fragile.client() as client, fragile.redis.client() as redis:
@@ -183,6 +185,7 @@ def test_messages_and_broadcasts_of_any_form_end_no_worker_and_change_nothing(
         tenant.unbind("b-3")
     after = document(fragile, tenant.instance_id), document(fragile, tenant.instance_id, "b-1"), atlas.users()
     assert after == before
+    assert atlas.counts().get(reconciliations, 0) == compared
     assert not fragile.ended()
     logged = worker.log_text()[logged_before:]
     assert worker.log_text().count("redis_lost") == lost_before
