@@ -34,6 +34,7 @@ from broker_api.state.store import Store
 
 log = structlog.get_logger(__name__)
 
+MACS_LOOK_SECONDS = 5.0
 PREPARE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 DESCRIPTORS = 1024
@@ -112,10 +113,11 @@ class FrontEnd:
     def compose(cls, made: Settings) -> Self:
         """Return the app for these settings."""
         tracing.set_up("atlas-broker-api")
-        store = Store(connect(made.mongo_uri, made.mongo_timeout_ms), made.mongo_db, made.mongo_collection)
+        vault, client = Vault(made.encryption_keys), connect(made.mongo_uri, made.mongo_timeout_ms)
+        store = Store(client, made.mongo_db, made.mongo_collection, vault)
         service = Service.compose(made, store, Queue(made.redis))
         app = create_app(service, made.users, is_stopping=server.stopping.is_set)
-        return cls(app, store, KeyCheck(Housekeeping(store), Vault(made.encryption_keys)))
+        return cls(app, store, KeyCheck(Housekeeping(store), vault))
 
     def start(self) -> None:
         """Make the indexes and check the keys, in the background, in the process that serves."""
@@ -126,16 +128,24 @@ class FrontEnd:
         forget_process(process)
 
     def _prepare(self) -> None:
-        """Try until MongoDB answers. Requests are served meanwhile."""
+        """Try until MongoDB answers. Requests are served meanwhile.
+
+        Afterwards look for the moment from which on every document has MACs (``atlas-broker keys rotate``).
+        """
+        prepared = False
         while True:
             try:
-                self.store.prepare()
+                if not prepared:
+                    self.store.prepare()
+                    prepared = True
                 self.key_check.passes()  # logs a line when the keys are wrong
             except ErrStorageMongoConnection as error:
                 log.warning("mongodb_unavailable", during=error.during, reason=error.reason)
                 time.sleep(PREPARE_SECONDS)
             else:
-                return
+                if self.store.macs.required:
+                    return
+                time.sleep(MACS_LOOK_SECONDS)
 
 
 class _Worker:

@@ -20,6 +20,7 @@ _OPERATOR = {
     "instances": "broker_api.operator.resources:instances",
     "bindings": "broker_api.operator.resources:bindings",
     "purge": "broker_api.operator.resources:purge",
+    "keys": "broker_api.operator.keys:keys",
     "reconcile": "broker_api.operator.reconcile:reconcile",
 }
 """The commands of operators, which are imported only when they are called: ``api`` needs no tables."""

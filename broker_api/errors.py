@@ -25,9 +25,30 @@ class BrokerError(Exception):
 
 
 class UndecryptableError(BrokerError):
-    """None of the encryption keys decrypts a stored secret: a key was removed too early."""
+    """A stored secret does not decrypt at its place: it was changed, or copied from another document or field."""
 
-    sentence = "None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it."
+    sentence = (
+        "The stored secret {1} of {0} does not open: it was changed in MongoDB, or copied from another document or "
+        "field."
+    )
+
+
+class MissingKeyError(UndecryptableError):
+    """None of the encryption keys has written a stored secret or MAC: a key was removed too early."""
+
+    sentence = (
+        "None of BROKER_ENCRYPTION_KEYS opens a stored secret: put back the key that wrote it ({}; "
+        "atlas-broker keys status lists the ids)."
+    )
+
+
+class TamperedError(BrokerError):
+    """A stored document is not as the broker wrote it, so nothing is done with it."""
+
+    sentence = (
+        "The broker's record of {} is not as the broker wrote it ({}): it was changed in MongoDB by other means, so "
+        "nothing is done with it. The broker's operator finds the reason in the log (record_tampered)."
+    )
 
 
 # --- names and sentences of atlasbroker 2.0.0 -----------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pymongo.collection import Collection
 from requests.auth import HTTPDigestAuth
 
 from broker_api.state.encryption import Vault
-from broker_api.state.records import binding_key, instance_key
+from broker_api.state.record_macs import OPERATION, RecordMacs
+from broker_api.state.records import Place, binding_key, instance_key, record
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 
@@ -33,8 +34,19 @@ def document(stack: Stack, instance_id: str, binding_id: str | None = None) -> J
 def kept_credentials(stack: Stack, instance_id: str, binding_id: str) -> Json:
     """Return the stored credentials, also those that no platform may see yet."""
     sealed = document(stack, instance_id, binding_id)["sealed_credentials"]
-    credentials: Json = Vault((stack.encryption_key,)).open(sealed)
+    place = Place(binding_key(instance_id, binding_id), "sealed_credentials")
+    credentials: Json = Vault((stack.encryption_key,)).open(sealed, place)
     return credentials
+
+
+def sign(stack: Stack, query: Json) -> None:
+    """Give documents that a test has changed the MACs that the broker would have written with these changes."""
+    macs = RecordMacs(Vault((stack.encryption_key,)))
+    with held(stack) as documents:
+        for found in map(record, documents.find(query)):
+            made: Json = {**macs.of_changed(found, found.model_dump())}
+            made[OPERATION] = macs.of_operation(found.key, found.operation)
+            documents.update_one({"_id": found.key}, {"$set": made})
 
 
 def call_users(atlas: Emulator, method: str, path: str = "", body: Json | None = None) -> None:

@@ -7,7 +7,7 @@ from broker_api.catalog.catalog import Catalog
 from broker_api.jobs.queue import Queue
 from broker_api.settings.settings import Project, Settings
 from broker_api.state.database_reservations import Databases
-from broker_api.state.encryption import Vault
+from broker_api.state.encryption import Vault, derived_key
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
@@ -74,13 +74,13 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
     Raises:
         SettingError: The catalog in the ``Config`` is wrong.
     """
-    store = Store(connect(settings.mongo_uri, settings.mongo_timeout_ms), settings.mongo_db, settings.mongo_collection)
+    vault, client = Vault(settings.encryption_keys), connect(settings.mongo_uri, settings.mongo_timeout_ms)
+    store = Store(client, settings.mongo_db, settings.mongo_collection, vault)
     claims = Claims(store, worker) if worker else Claims(store)
     housekeeping, queue = Housekeeping(store), Queue(settings.redis)
-    vault = Vault(settings.encryption_keys)
-    projects = {}
+    projects, own_vault = {}, worker_vault(settings)
     for project in settings.projects:
-        auth = credentials(project, SharedTokens(housekeeping, vault, project.client_id))
+        auth = credentials(project, SharedTokens(housekeeping, own_vault, project.client_id))
         projects[project.project_id] = AtlasProject(
             AtlasClient(settings.base_url, project.project_id, auth),
             CircuitBreaker(project.project_id, housekeeping, claims),
@@ -105,6 +105,15 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         projects=projects,
         stopping=stopping,
     )
+
+
+def worker_vault(settings: Settings) -> Vault:
+    """Return the vault of what only workers may read: BROKER_WORKER_KEYS, by default keys from the Atlas credentials.
+
+    The key of the first project encrypts. When credentials change, nothing is lost: a token is requested anew.
+    """
+    secrets = [f"{each.client_id}:{each.client_secret or each.private_key}" for each in settings.projects]
+    return Vault(settings.worker_keys or tuple(derived_key(secret, "workers") for secret in secrets))
 
 
 def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount:

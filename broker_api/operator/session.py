@@ -16,6 +16,7 @@ from broker_api.jobs.queue import JOBS, Queue
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import load
 from broker_api.state.database_reservations import Databases
+from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import reason
@@ -82,7 +83,8 @@ def opened() -> Iterator[Session]:
         raise click.ClickException(_UNUSABLE.format(reason(error))) from None
     try:
         with client:
-            yield Session(Store(client, settings.mongo_db, settings.mongo_collection), settings.redis)
+            vault = Vault(settings.encryption_keys)
+            yield Session(Store(client, settings.mongo_db, settings.mongo_collection, vault), settings.redis)
     except ErrStorageMongoConnection as error:
         raise click.ClickException(_UNUSABLE.format(error.reason)) from None
     except (RefusedError, BrokerError, ErrStorageUnreadable) as error:

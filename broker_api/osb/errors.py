@@ -55,6 +55,7 @@ TABLE: dict[type[Exception], _Answer] = {
     errors.ErrStorageStore: _Answer(500),
     errors.ErrStorageTooLarge: _Answer(400),
     errors.UndecryptableError: _Answer(500),
+    errors.TamperedError: _Answer(500),
 }
 
 _DESCRIPTIONS = {

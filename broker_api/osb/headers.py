@@ -11,6 +11,7 @@ from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
 from broker_api.osb.bodies import json_object
 from broker_api.service.schemas import MAX_ID_LENGTH
+from broker_api.state.records import USER_FIELDS
 
 API_VERSION = "X-Broker-API-Version"
 ORIGINATING_IDENTITY = "X-Broker-API-Originating-Identity"
@@ -19,7 +20,6 @@ MAJOR, MINIMUM_MINOR = 2, 13
 
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_USER_FIELDS = ("user_id", "username", "uid")
 
 log = structlog.get_logger(__name__)
 
@@ -66,18 +66,8 @@ def originating_identity(headers: Headers) -> JsonObject | None:
     except (ValueError, BadRequest):
         log.warning("originating_identity_unreadable")
         return None
-    user = {name: _bounded(text) for name in _USER_FIELDS if isinstance(text := value.get(name), str)}
+    user = {name: _bounded(text) for name in USER_FIELDS if isinstance(text := value.get(name), str)}
     return {"platform": _bounded(platform), "value": user}
-
-
-def user_of(identity: JsonObject) -> JsonObject:
-    """Return the platform and the user of an originating identity, as fields of log lines.
-
-    Args:
-        identity: an originating identity, as ``originating_identity`` returns it.
-    """
-    user = next(filter(None, map(identity["value"].get, _USER_FIELDS)), None)
-    return {"platform": identity["platform"], **({"user": user} if user else {})}
 
 
 def _bounded(text: str) -> str:

@@ -21,9 +21,9 @@ from broker_api.osb.headers import (
     originating_identity,
     request_identity,
     require_version,
-    user_of,
 )
 from broker_api.service.schemas import MAX_ID_LENGTH, Caller
+from broker_api.state.records import user_of
 
 PROBES = frozenset({"health", "live", "ready"})
 """Endpoints without authentication, for orchestrators."""

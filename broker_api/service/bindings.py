@@ -159,7 +159,7 @@ class Bindings:
             )
         if self._has_expired(found):
             raise NotFound(f"The binding {found.binding_id} has expired. Bind anew.")
-        return serializers.binding(found, self._vault.open(found.sealed_credentials))
+        return serializers.binding(found, self._vault.open(found.sealed_credentials, found.credentials_place))
 
     def _has_expired(self, found: Binding) -> bool:
         return found.expires is not None and found.expires <= self._store.now()

@@ -109,7 +109,7 @@ class Instances:
         if same(wanted, found.model_dump(include=set(wanted))):
             if request.context is None or same(request.context, found.context):
                 return Complete(dashboard)
-            changed = self._store.change(found.key, found.operation, {"context": request.context})
+            changed = self._store.change(found, {"context": request.context})
             return Complete(dashboard) if changed else None
         if found.operation.request == asked:
             self._sync_wait.raise_untold_failure(found, Kind.UPDATE, caller)

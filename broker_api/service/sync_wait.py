@@ -95,7 +95,7 @@ class SyncWait:
         while found := self._store.get(key):
             operation = found.known_operation(operation_id)
             is_running = operation is found.operation and operation.state == State.IN_PROGRESS
-            if not is_running or self._store.change(key, found.operation, operation={"untold": True}):
+            if not is_running or self._store.change(found, operation={"untold": True}):
                 return found, operation
         return None, None
 
@@ -110,7 +110,7 @@ class SyncWait:
         operation = found.operation
         is_untold = operation.untold and operation.kind == kind and operation.state == State.FAILED
         if is_untold and not caller.accepts_incomplete:
-            self._store.change(found.key, operation, operation={"untold": False})
+            self._store.change(found, operation={"untold": False})
             raise _failure(operation)
 
 

@@ -7,6 +7,7 @@ name and what it must be. An error never repeats a value, since most values are 
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from cryptography.fernet import Fernet
@@ -80,7 +81,7 @@ def _users(given: object) -> dict[str, str]:
     return dict(pairs)
 
 
-def _encryption_keys(given: object) -> tuple[str, ...]:
+def _keys(variable: str, given: object) -> tuple[str, ...]:
     listed = ",".join(map(str, given)) if isinstance(given, list) else str(given)
     keys = tuple(key.strip() for key in listed.split(",") if key.strip())
     try:
@@ -88,9 +89,13 @@ def _encryption_keys(given: object) -> tuple[str, ...]:
             Fernet(key)
     except ValueError:
         raise SettingError(
-            "BROKER_ENCRYPTION_KEYS: must be Fernet keys (32 bytes, URL-safe base64), several separated by commas"
+            f"{variable}: must be Fernet keys (32 bytes, URL-safe base64), several separated by commas"
         ) from None
     return keys
+
+
+def _keys_of(variable: str) -> BeforeValidator:
+    return BeforeValidator(partial(_keys, variable))
 
 
 def default_processes() -> int:
@@ -134,8 +139,11 @@ class Settings(BaseSettings):
     users: Annotated[dict[str, str], BeforeValidator(_users)] = setting(
         "BROKER_USERS", "users", default=dict, repr=False
     )
-    encryption_keys: Annotated[tuple[str, ...], BeforeValidator(_encryption_keys)] = setting(
+    encryption_keys: Annotated[tuple[str, ...], _keys_of("BROKER_ENCRYPTION_KEYS")] = setting(
         "BROKER_ENCRYPTION_KEYS", "encryption_keys", default=(), repr=False
+    )
+    worker_keys: Annotated[tuple[str, ...], _keys_of("BROKER_WORKER_KEYS")] = setting(
+        "BROKER_WORKER_KEYS", "worker_keys", default=(), repr=False
     )
     processes: Annotated[int, Field(ge=1, le=64), AsText] = setting(
         "BROKER_API_PROCESSES", default=default_processes, must_be="a whole number from 1 to 64"

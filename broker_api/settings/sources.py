@@ -94,6 +94,7 @@ class Sections(BaseModel):
     redis: dict[str, Any] | None = Field(None, description="an object")
     users: dict[Any, Any] | None = Field(None, description="an object")
     encryption_keys: list[Any] | None = Field(None, description="a list")
+    worker_keys: list[Any] | None = Field(None, description="a list")
 
 
 def read_file(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -4,17 +4,24 @@ The document decides between concurrent provisions of the same database, prevent
 dropped, and remembers a retained database after the documents of its instances are gone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import structlog
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from broker_api.errors import TamperedError
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, assignments
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.records import Instance, Owner, Record
+from broker_api.state.records import Instance, Owner, Place, Record
 
+log = structlog.get_logger(__name__)
+
+RESERVATIONS = "database/"
 DROPPED_SECONDS = 600
 """How long Atlas may still list a dropped database, since it lists what its monitoring saw last."""
 
@@ -29,6 +36,8 @@ class DatabaseRecord(Record):
         used: It may contain data of an instance other than ``first``, or of a deleted one.
         dropping: The id of the instance that is dropping it.
         dropped: It does not exist any more, although Atlas may still list it.
+        mac: The MAC of the fields that do not change (see ``record_macs``): name, owner, ``owned`` and ``first``; of a
+            dropped one only of the name.
     """
 
     name: str
@@ -40,6 +49,14 @@ class DatabaseRecord(Record):
     used: bool = False
     dropping: str | None = None
     dropped: bool = False
+    mac: str | None = None
+
+    @property
+    def kept_values(self) -> list[object]:
+        """The values that the MAC is of."""
+        if self.dropped:
+            return [self.name]
+        return [self.name, self.organization_guid, self.space_guid, self.owned, self.first]
 
     @property
     def owner(self) -> Owner:
@@ -79,7 +96,7 @@ class Databases:
     def find(self, instance: Instance) -> DatabaseRecord | None:
         """Return the reservation of the database of an instance; None when there is none."""
         document = self.housekeeping.collection.find_one({"_id": _key(instance)})
-        return DatabaseRecord.model_validate(document) if document else None
+        return self._checked(document) if document else None
 
     @storage_errors("reserve a database")
     def reserve(self, wanted: Reservation) -> DatabaseRecord:
@@ -87,8 +104,13 @@ class Databases:
 
         Returns:
             The document after the change. If the instance has the database now, ``users`` contains its id.
+
+        Raises:
+            TamperedError, MissingKeyError: As in ``find``.
         """
         instance, (organization, space) = wanted.instance, wanted.owner
+        key, first = _key(instance), instance.instance_id
+        kept_values = [instance.database, organization, space, wanted.owned, first]
         made = assignments(
             {
                 "_id": _key(instance),
@@ -100,6 +122,7 @@ class Databases:
                 "used": wanted.used,
                 "dropping": None,
                 "dropped": False,
+                "mac": self.housekeeping.store.macs.of_value(kept_values, Place(key, "mac")),
             }
         )
         me = made["first"]
@@ -124,7 +147,20 @@ class Databases:
             document = write()
         except DuplicateKeyError:  # another process has inserted the document at this moment
             document = write()
-        return DatabaseRecord.model_validate(document)
+        return self._checked(document or {})
+
+    def _checked(self, document: Mapping[str, Any]) -> DatabaseRecord:
+        """Return the record of a document.
+
+        Raises:
+            TamperedError: It is not as the broker wrote it.
+            MissingKeyError: The key of its MAC is not known.
+        """
+        found, key = DatabaseRecord.model_validate(document), str(document.get("_id"))
+        if not self.housekeeping.store.macs.fits(found.kept_values, found.mac, Place(key, "mac")):
+            log.error("record_tampered", document=key, mac="mac", reason="it does not fit or is missing")
+            raise TamperedError(f"the database {found.name}", "its MAC does not fit or is missing")
+        return found
 
     @storage_errors("withdraw from a database")
     def withdraw(self, instance: Instance) -> None:
@@ -195,12 +231,14 @@ class Databases:
         """
         me = {"$literal": instance.instance_id}
         left = {"$setDifference": ["$users", [me]]}
+        mac = self.housekeeping.store.macs.of_value([instance.database], Place(_key(instance), "mac"))
         gone: Document = {
             "_id": "$_id",
-            "name": "$name",
+            "name": {"$literal": instance.database},
             "users": [],
             "dropping": None,
             "dropped": True,
+            "mac": {"$literal": mac},
             "expire_at": {"$add": [NOW, DROPPED_SECONDS * 1000]},
         }
         others = {"$mergeObjects": ["$$ROOT", {"users": left, "dropping": None}]}
@@ -211,4 +249,4 @@ class Databases:
 
 
 def _key(instance: Instance) -> str:
-    return f"database/{instance.project}/{instance.cluster}/{(instance.database or '').lower()}"
+    return f"{RESERVATIONS}{instance.project}/{instance.cluster}/{(instance.database or '').lower()}"

@@ -1,46 +1,181 @@
-"""Encryption of the secrets in MongoDB: credentials and the shared Atlas token (Fernet, with key rotation)."""
+"""Encryption and authentication of what is stored, with keys that can be changed.
 
+Each key is 32 bytes in Fernet's form. The keys of AES-256-GCM and of HMAC-SHA-256 are derived from it (HKDF), so that
+no two purposes share a key. A ciphertext or MAC names its key by an id, which is derived too and tells nothing about
+it. Both are bound to their place, the document and the field: a copy in another place is refused.
+"""
+
+import base64
+import hmac
 import json
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.exceptions import InvalidTag
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from broker_api.errors import UndecryptableError
+from broker_api.errors import MissingKeyError, UndecryptableError
+from broker_api.state.records import Place, canonical
+
+FORM = "v2"
+"""The beginning of a ciphertext. Earlier releases wrote Fernet tokens, which begin with ``gAAAA``."""
+FERNET = "Fernet"
+"""In place of a key's id: the secret was written by an earlier release and is not bound to its place."""
+NONCE_BYTES = 12
+KEY_ID_BYTES = 4
+
+
+def derived_key(secret: str, purpose: str) -> str:
+    """Return a key in Fernet's form that is derived from a secret of high entropy."""
+    return base64.urlsafe_b64encode(_derive(secret.encode(), purpose)).decode()
+
+
+def _decoded(text: str) -> bytes:
+    """Return the bytes of a base64 text; the decoder itself ignores what is not of its alphabet.
+
+    Raises:
+        ValueError: It is not what the encoder writes.
+    """
+    data = base64.urlsafe_b64decode(text)
+    if base64.urlsafe_b64encode(data).decode() != text:
+        raise ValueError("no base64")
+    return data
+
+
+def _derive(secret: bytes, purpose: str, length: int = 32) -> bytes:
+    return HKDF(SHA256(), length, salt=None, info=f"atlas-broker {purpose}".encode()).derive(secret)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key, and the keys that are derived from it."""
+
+    text: str
+
+    @cached_property
+    def _secret(self) -> bytes:
+        return base64.urlsafe_b64decode(self.text)
+
+    @cached_property
+    def id(self) -> str:
+        return _derive(self._secret, "key id", KEY_ID_BYTES).hex()
+
+    @cached_property
+    def cipher(self) -> AESGCM:
+        return AESGCM(_derive(self._secret, "encryption"))
+
+    @cached_property
+    def mac(self) -> bytes:
+        return _derive(self._secret, "authentication")
+
+    @cached_property
+    def fernet(self) -> Fernet:
+        return Fernet(self.text)
 
 
 class Vault:
-    """Encrypts and decrypts JSON values. The first key encrypts; all keys decrypt."""
+    """Encrypts, decrypts and authenticates JSON values. The first key writes; all keys read.
+
+    Args:
+        keys: The keys. Without any, nothing can be read or written.
+    """
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        fernets = [Fernet(key) for key in keys]
-        self._first = fernets[0]
-        self._all = MultiFernet(fernets)
+        self._keys = [_Key(each) for each in keys]
+        self._by_id = {key.id: key for key in self._keys}
 
-    def seal(self, secret: object) -> str:
-        """Return the encrypted text of a JSON value."""
-        return self._all.encrypt(json.dumps(secret).encode()).decode()
+    def __bool__(self) -> bool:
+        """Return whether there are keys."""
+        return bool(self._keys)
 
-    def open(self, sealed: str) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the JSON value of a text that ``seal`` returned.
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the keys; the first one writes."""
+        return [key.id for key in self._keys]
+
+    def seal(self, secret: object, place: Place) -> str:
+        """Return the encrypted text of a JSON value, which opens at this place only."""
+        key, nonce = self._keys[0], secrets.token_bytes(NONCE_BYTES)
+        sealed = nonce + key.cipher.encrypt(nonce, json.dumps(secret).encode(), canonical(place).encode())
+        return f"{FORM}.{key.id}.{base64.urlsafe_b64encode(sealed).decode()}"
+
+    def open(self, sealed: str, place: Place) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the JSON value of a text that ``seal`` returned, or that an earlier release encrypted.
 
         Raises:
-            UndecryptableError: No key decrypts it. Two keys may share the half that signs, so the result of a wrong
-                key may also be no JSON.
+            MissingKeyError: None of the keys has written it.
+            UndecryptableError: It was changed, or written for another place.
         """
+        if not sealed.startswith(f"{FORM}."):
+            return self._open_fernet(sealed)
         try:
-            return json.loads(self._all.decrypt(sealed.encode()))
-        except (InvalidToken, ValueError) as error:
-            raise UndecryptableError from error
+            _, key_id, text = sealed.split(".")
+            data = _decoded(text)
+            key = self._key(key_id)
+            return json.loads(key.cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], canonical(place).encode()))
+        except (InvalidTag, ValueError) as error:
+            raise UndecryptableError(place.document, place.field) from error
 
-    def opens(self, sealed: str, *, first_key_only: bool = False) -> bool:
-        """Return whether a key decrypts a text that ``seal`` returned.
+    def _open_fernet(self, sealed: str) -> Any:  # noqa: ANN401 - any JSON value
+        for key in self._keys:
+            try:
+                return json.loads(key.fernet.decrypt(sealed.encode()))
+            except (InvalidToken, ValueError):  # two keys may share the half that signs: the result is no JSON then
+                continue
+        raise MissingKeyError("of an earlier release")
+
+    def fernet_id(self, sealed: str) -> str | None:
+        """Return the id of the key of a Fernet token; None when no key opens it."""
+        return next((key.id for key in self._keys if Vault((key.text,)).opens(sealed, Place("", ""))), None)
+
+    def seal_for_all_releases(self, secret: object) -> str:
+        """Return a JSON value encrypted so that earlier releases open it too (Fernet); it opens at any place."""
+        return self._keys[0].fernet.encrypt(json.dumps(secret).encode()).decode()
+
+    def opens(self, sealed: str, place: Place, *, first_key_only: bool = False) -> bool:
+        """Return whether a key decrypts a text at this place.
 
         Args:
             sealed: The text.
+            place: Where it is stored.
             first_key_only: Try only the key that encrypts.
         """
+        vault = Vault((self._keys[0].text,)) if first_key_only else self
         try:
-            json.loads((self._first if first_key_only else self._all).decrypt(sealed.encode()))
-        except (InvalidToken, ValueError):
+            vault.open(sealed, place)
+        except UndecryptableError:
             return False
         return True
+
+    def mac(self, value: object, place: Place) -> str:
+        """Return the MAC of a JSON value at this place."""
+        return self._mac(self._keys[0], value, place)
+
+    def verifies(self, mac: str, value: object, place: Place) -> bool:
+        """Return whether a MAC is that of a value at this place.
+
+        Raises:
+            MissingKeyError: None of the keys has written it.
+        """
+        key = self._key(mac.partition(".")[0])
+        return hmac.compare_digest(mac.encode(), self._mac(key, value, place).encode())
+
+    def _mac(self, key: _Key, value: object, place: Place) -> str:
+        return f"{key.id}.{hmac.digest(key.mac, canonical([place, value]).encode(), 'sha256').hex()}"
+
+    def _key(self, key_id: str) -> _Key:
+        if key_id not in self._by_id:
+            raise MissingKeyError(key_id[: 2 * KEY_ID_BYTES])
+        return self._by_id[key_id]
+
+
+def key_id_of(written: str) -> str:
+    """Return the id of the key of a ciphertext or a MAC; ``FERNET`` for a ciphertext of an earlier release."""
+    if written.startswith(f"{FORM}."):
+        return written.split(".")[1]
+    return FERNET if written.startswith("gAAAA") else written.partition(".")[0]

@@ -4,11 +4,16 @@ The first process creates the canary, after its keys have decrypted a secret of 
 change a key, the keys of all processes become [old], [old, new], [new, old], [new], one process after the other. A
 process that starts, and decrypts the canary only with a key that is not its first, encrypts it again with its first
 key. So the canary is encrypted with ``new`` before the old key is removed.
+
+Its text also tells whether every document has MACs (``record_macs``), so that a document without them is refused.
+Earlier releases read the canary too, so it stays a Fernet token.
 """
 
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pymongo
 import structlog
@@ -21,9 +26,15 @@ from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import PROBE_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.record_macs import REQUEST
+from broker_api.state.records import Place
 from broker_api.state.store import Store
 
 CANARY = "encryption_keys"
+"""The name of the canary's document, and its text while documents of earlier releases may have no MACs."""
+MACS_REQUIRED = "macs_required"
+"""The text of the canary when every document has MACs."""
+CANARY_PLACE = Place(CANARY, "sealed")
 SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
 START_SECONDS = 3.0
 """How long the start of a process waits for MongoDB; without an answer the keys are checked later."""
@@ -67,7 +78,8 @@ class KeyCheck:
         if sealed is None:
             if not self._opens_stored_secrets():
                 return WRONG_KEYS
-            made = {"sealed": {"$ifNull": ["$sealed", self.vault.seal(CANARY)]}}
+            text = CANARY if self._has_only_documents_without_macs() else MACS_REQUIRED
+            made = {"sealed": {"$ifNull": ["$sealed", self.vault.seal_for_all_releases(text)]}}
             try:
                 document = self.housekeeping.collection.find_one_and_update(
                     {"_id": CANARY}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
@@ -75,12 +87,28 @@ class KeyCheck:
                 sealed = str(document["sealed"]) if document else ""
             except DuplicateKeyError:  # another process has made it at this moment
                 sealed = self.canary() or ""
-        if not self.vault.opens(sealed):
+        if not self.vault.opens(sealed, CANARY_PLACE):
             return WRONG_KEYS
-        if renew and not self.vault.opens(sealed, first_key_only=True):
-            unchanged = {"_id": CANARY, "sealed": sealed}
-            self.housekeeping.collection.update_one(unchanged, {"$set": {"sealed": self.vault.seal(CANARY)}})
+        text = self.vault.open(sealed, CANARY_PLACE)
+        if text == MACS_REQUIRED:
+            self.housekeeping.store.macs.required = True
+        if renew and not self.vault.opens(sealed, CANARY_PLACE, first_key_only=True):
+            self.replace(sealed, text)
         return None
+
+    def replace(self, sealed: str, text: str) -> bool:
+        """Encrypt the canary again with the first key; return False if another process has replaced it meanwhile."""
+        unchanged, renewed = {"_id": CANARY, "sealed": sealed}, self.vault.seal_for_all_releases(text)
+        collection = self.housekeeping.collection
+        return collection.update_one(unchanged, {"$set": {"sealed": renewed}}).matched_count == 1
+
+    def _has_only_documents_without_macs(self) -> bool:
+        """Return whether all documents are of earlier releases, and there is one.
+
+        If the canary was removed later, documents have MACs already, and those without are not accepted.
+        """
+        collection = self.housekeeping.store.collection
+        return bool(collection.find_one({}, {"_id": 1})) and not collection.find_one({REQUEST: {"$exists": True}})
 
     def canary(self) -> str | None:
         """Return the encrypted canary; None when there is none."""
@@ -92,8 +120,8 @@ class KeyCheck:
         query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         collection = self.housekeeping.store.collection
         found = collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
-        sealed = [str(document[field]) for document in found for field in SEALED_FIELDS if document.get(field)]
-        return not sealed or any(map(self.vault.opens, sealed))
+        sealed = stored_secrets(found)
+        return not sealed or any(self.vault.opens(text, place) for place, text in sealed)
 
     def passes(self) -> bool:
         """Return whether the keys are right; secrets that are encrypted with wrong keys would be lost.
@@ -124,6 +152,16 @@ class KeyCheck:
         """
         with pymongo.timeout(PROBE_SECONDS):
             return "ok" if self.passes() else WRONG_KEYS
+
+
+def stored_secrets(documents: Iterable[Mapping[str, Any]]) -> list[tuple[Place, str]]:
+    """Return the encrypted fields of instances and bindings, each with its place."""
+    return [
+        (Place(str(document["_id"]), field), str(document[field]))
+        for document in documents
+        for field in SEALED_FIELDS
+        if document.get(field)
+    ]
 
 
 def check_at_start(settings: Settings) -> None:

@@ -25,6 +25,7 @@ RECONCILED = "reconciled"
 _REQUESTED = "reconcile/"
 _REQUEST_SECONDS = 86_400.0
 """How long a requested reconciliation waits for a worker."""
+TOKENS = "token/"
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 RECENT_SECONDS = 1.0

@@ -263,9 +263,11 @@ class Claims:
             "operation.fence": claim.fence,
             "operation.lease_token": claim.token,
         }
-        values = assignments(operation, "operation.") | _step_assignments(steps)
+        written: dict[str, Any] = {}
         for fields in filter(None, changes):
-            values |= assignments(fields)
+            written |= fields
+        written |= self.store.macs.of_changed(claim.record, written)
+        values = assignments(operation, "operation.") | _step_assignments(steps) | assignments(written)
         document = self.store.collection.find_one_and_update(
             held, [{"$set": values}], return_document=ReturnDocument.AFTER
         )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -61,8 +61,18 @@ class Phase(StrEnum):
 HOLDS_NOTHING = frozenset({Phase.GONE, Phase.FAILED})
 """Phases without anything in Atlas: an instance or binding in them counts as not existing."""
 
+USER_FIELDS = ("user_id", "username", "uid")
+"""The fields of an originating identity that name the user."""
+
 DELETES = frozenset({Kind.DEPROVISION, Kind.UNBIND})
 CREATES = frozenset({Kind.PROVISION, Kind.BIND})
+
+
+class Place(NamedTuple):
+    """Where a secret or a MAC is stored: the ``_id`` of the document, and the field or the group of fields."""
+
+    document: str
+    field: str
 
 
 class Record(BaseModel):
@@ -151,6 +161,7 @@ class Operation(Record):
         steps: The life of each step that has run, by its name, in the order of their first runs.
         actions: The latest commands with which operators have changed the operation.
         traceparent: The span of the request that started it, in the form of W3C Trace Context.
+        mac: The MAC of the id, the kind and the request (see ``record_macs``).
     """
 
     id: str
@@ -189,6 +200,7 @@ class Operation(Record):
     in_flight: bool = False
     steps: Mapping[str, StepLife] = Field(default_factory=dict)
     actions: tuple[OperatorAction, ...] = ()
+    mac: str | None = None
 
 
 class Resource(Record):
@@ -197,6 +209,8 @@ class Resource(Record):
     Attributes:
         unsure_until: Until then a request to Atlas that creates a database user may still take effect.
         legacy: It was created by atlasbroker 2.0.0.
+        request_mac: The MAC of the fields of the request.
+        settled_mac: The MAC of the fields that workers have set (see ``record_macs``).
     """
 
     key: str = Field(alias="_id")
@@ -213,6 +227,8 @@ class Resource(Record):
     database: str | None = None
     unsure_until: datetime | None = None
     legacy: bool = False
+    request_mac: str | None = None
+    settled_mac: str | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
@@ -294,6 +310,11 @@ class Instance(Resource):
     owned: bool | None = None
 
     @property
+    def dropper_place(self) -> Place:
+        """Where the credentials of the temporary user are stored."""
+        return Place(self.key, "sealed_dropper")
+
+    @property
     def owner(self) -> Owner:
         """The organization and the space, which are unknown for instances of atlasbroker 2.0.0."""
         return (None, None) if self.legacy else (self.organization_guid, self.space_guid)
@@ -307,7 +328,7 @@ class Instance(Resource):
     def owns_database(self) -> bool:
         """Whether the broker may drop the database of the instance."""
         if self.owned is not None:
-            return self.owned
+            return self.owned and not self.legacy
         return not self.legacy and is_default_database(self.database or "", self.instance_id)
 
 
@@ -333,6 +354,22 @@ class Binding(Resource):
     expires: datetime | None = None
     renew_before: datetime | None = None
     endpoints: Json[list[Any]] = Field(default_factory=list)
+
+    @property
+    def credentials_place(self) -> Place:
+        """Where the credentials are stored."""
+        return Place(self.key, "sealed_credentials")
+
+
+def user_of(identity: JsonObject) -> JsonObject:
+    """Return the platform and the user of an originating identity, as fields of log lines.
+
+    Args:
+        identity: An originating identity; earlier releases stored all that the platform sent.
+    """
+    value = identity.get("value")
+    user = next(filter(None, map(value.get, USER_FIELDS)), None) if isinstance(value, dict) else None
+    return {"platform": identity.get("platform"), **({"user": user} if user else {})}
 
 
 def instance_key(instance_id: str) -> str:

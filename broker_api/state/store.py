@@ -19,10 +19,12 @@ from pymongo import IndexModel, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
+from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.legacy import LegacyDocuments, in_any_case
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
     EPOCH,
     AnyResource,
@@ -69,15 +71,24 @@ class Start:
     request_id: str | None = None
     traceparent: str | None = None
 
+    @property
+    def fresh(self) -> Operation:
+        """The operation before any worker has seen it."""
+        return Operation(id=self.operation_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
+
     @cached_property
     def operation_id(self) -> str:
         """The id of the operation, which names its kind: a poll after the document is gone tells a delete by it."""
         return f"{self.kind}-{uuid4().hex}"
 
-    def fields(self) -> Document:
-        """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out."""
-        fresh = Operation(id=self.operation_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
-        values = fresh.model_dump() | {"identity": self.identity and dict(self.identity), "request_id": self.request_id}
+    def fields(self, mac: str | None = None) -> Document:
+        """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out.
+
+        Args:
+            mac: The MAC of the operation; an operation that no worker runs needs none.
+        """
+        identity = self.identity and dict(self.identity)
+        values = self.fresh.model_dump() | {"mac": mac, "identity": identity, "request_id": self.request_id}
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
             # The lease is kept: a worker that still holds the previous operation ends its step first.
@@ -90,10 +101,20 @@ class Start:
 
 
 class Store:
-    """Instances and bindings in one MongoDB collection."""
+    """Instances and bindings in one MongoDB collection.
 
-    def __init__(self, client: MongoClient[Document], database: str, collection: str) -> None:
+    Args:
+        client: The connection.
+        database: The name of the database.
+        collection: The name of the collection.
+        vault: The encryption keys. Without them nothing can be begun that workers accept.
+    """
+
+    def __init__(
+        self, client: MongoClient[Document], database: str, collection: str, vault: Vault | None = None
+    ) -> None:
         self._client = client
+        self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection)
@@ -150,29 +171,30 @@ class Store:
 
         Raises:
             ErrStorageUnreadable: The document cannot be read, or only another release understands it.
+            TamperedError, MissingKeyError: As in ``RecordMacs.check``; not with ``any_release``.
         """
         document = self.collection.find_one({"_id": instance_key(instance_id)})
         if document is None and (not creating or self.legacy.exist()):
             document = self.legacy.adopt(instance_id)
-        return _understood(Instance, document, f"instance {instance_id}", any_release=any_release)
+        return self._understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
     @storage_errors("find binding")
     def binding(self, instance_id: str, binding_id: str, *, any_release: bool = False) -> Binding | None:
         """Return a binding of an instance, also one of atlasbroker 2.0.0; None when there is none.
 
         Raises:
-            ErrStorageUnreadable: As in ``instance``.
+            ErrStorageUnreadable, TamperedError, MissingKeyError: As in ``instance``.
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
         document = document or self.legacy.adopt(instance_id, binding_id)
-        return _understood(Binding, document, f"binding {binding_id}", any_release=any_release)
+        return self._understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @storage_errors("find instance and binding")
     def instance_and_binding(self, instance_id: str, binding_id: str) -> tuple[Instance | None, Binding | None]:
         """Return an instance, and the binding that a request creates on it unless it exists; in one read.
 
         Raises:
-            ErrStorageUnreadable: As in ``instance``.
+            ErrStorageUnreadable, TamperedError, MissingKeyError: As in ``instance``.
         """
         keys = instance_key(instance_id), binding_key(instance_id, binding_id)
         documents = {document["_id"]: document for document in self.collection.find({"_id": {"$in": [*keys]}})}
@@ -181,8 +203,8 @@ class Store:
         if binding is None and self.legacy.exist():
             binding = self.legacy.adopt(instance_id, binding_id)
         return (
-            _understood(Instance, instance, f"instance {instance_id}", any_release=False),
-            _understood(Binding, binding, f"binding {binding_id}", any_release=False),
+            self._understood(Instance, instance, f"instance {instance_id}", any_release=False),
+            self._understood(Binding, binding, f"binding {binding_id}", any_release=False),
         )
 
     @storage_errors("find bindings")
@@ -231,6 +253,16 @@ class Store:
         document = self.collection.find_one({"_id": key})
         return record(document) if document else None
 
+    def _understood(
+        self, kind: type[AnyResource], document: Document | None, what: str, *, any_release: bool
+    ) -> AnyResource | None:
+        found = kind.read(document) if document else None
+        if found and not (found.understood or (any_release and found.readable)):
+            raise ErrStorageUnreadable(what, readable=found.readable)
+        if found and not any_release:
+            self.macs.check(found)
+        return found
+
     # --- beginning operations ---------------------------------------------------------------------------------
 
     @storage_errors("create")
@@ -254,7 +286,7 @@ class Store:
         key = instance_key(ids["instance_id"])
         if "binding_id" in ids:
             key = binding_key(ids["instance_id"], ids["binding_id"])
-        made = assignments({"_id": key, **fields, "phase": Phase.CREATING})
+        made = assignments({"_id": key, **fields, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
         return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
@@ -279,7 +311,8 @@ class Store:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
-        begun = [{stage: values | {"operation": start.fields(), "past": PAST}}]
+        mac = self.macs.of_operation(key, start.fresh)
+        begun = [{stage: values | {"operation": start.fields(mac), "past": PAST}}]
         try:
             written = self.collection.update_one(unchanged, begun, upsert=current is None)
         except DuplicateKeyError:
@@ -288,15 +321,22 @@ class Store:
 
     @storage_errors("store")
     def change(
-        self, key: str, current: Operation, changes: Fields | None = None, operation: OperationFields | None = None
+        self, found: Instance | Binding, changes: Fields | None = None, operation: OperationFields | None = None
     ) -> bool:
         """Write fields without a new operation and without a claim.
 
+        Args:
+            found: The instance or binding, which has been checked (``RecordMacs.check``).
+            changes: Fields of the instance or binding.
+            operation: Fields of its operation.
+
         Returns:
-            False, and nothing is written, when the operation or its state is not that of ``current`` any more.
+            False, and nothing is written, when it has another operation by now, or its operation another state.
         """
-        unchanged = {"_id": key, "operation.id": current.id, "operation.state": str(current.state)}
-        values = assignments(changes or {}) | assignments(operation or {}, "operation.")
+        current, fields = found.operation, changes or {}
+        unchanged = {"_id": found.key, "operation.id": current.id, "operation.state": str(current.state)}
+        values = assignments({**fields, **self.macs.of_changed(found, fields)})
+        values |= assignments(operation or {}, "operation.")
         return self.collection.update_one(unchanged, [{"$set": values}]).matched_count == 1
 
     # --- watching operations ----------------------------------------------------------------------------------
@@ -360,12 +400,3 @@ PAST: Document = {
     ]
 }
 """The expression of the past operations (``records.PastOperation``), the latest first, when a new one begins."""
-
-
-def _understood(
-    kind: type[AnyResource], document: Document | None, what: str, *, any_release: bool
-) -> AnyResource | None:
-    found = kind.read(document) if document else None
-    if found and not (found.understood or (any_release and found.readable)):
-        raise ErrStorageUnreadable(what, readable=found.readable)
-    return found

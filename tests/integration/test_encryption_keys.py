@@ -46,7 +46,7 @@ def trouble(store: Store, *keys: str) -> str | None:
 
 
 def store_secret(store: Store, key: str) -> None:
-    sealed = Vault((key,)).seal({"password": "p"})
+    sealed = Vault((key,)).seal_for_all_releases({"password": "p"})
     store.collection.insert_one({"_id": f"binding/i/{uuid4()}", "sealed_credentials": sealed})
 
 
@@ -131,7 +131,7 @@ def test_a_process_with_other_keys_does_not_start(stack: Stack, process: str, *,
 @contextmanager
 def canary_of(stack: Stack, key: str) -> Iterator[None]:
     """As if the broker's keys were others; the stack's again afterwards."""
-    mine, other = (Vault((each,)).seal(CANARY) for each in (stack.encryption_key, key))
+    mine, other = (Vault((each,)).seal_for_all_releases(CANARY) for each in (stack.encryption_key, key))
     with held(stack, "instances_housekeeping") as documents:
         documents.update_one({"_id": CANARY}, {"$set": {"sealed": other}})
         try:

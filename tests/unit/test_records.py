@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_api.errors import UndecryptableError
+from broker_api.errors import MissingKeyError, UndecryptableError
 from broker_api.service.serializers import last_operation
 from broker_api.state.encryption import Vault
 from broker_api.state.mongo import In, as_datetime, assignments
-from broker_api.state.records import Binding, Instance, Kind, Operation, State, canonical, record
+from broker_api.state.records import Binding, Instance, Kind, Operation, Place, State, canonical, record
 from broker_api.state.store import Start
 
 texts = st.text(max_size=8)
@@ -91,19 +91,41 @@ def test_a_failed_operation_says_whether_the_instance_can_still_be_used(kind: st
 
 # --- encryption -------------------------------------------------------------------------------------------------
 
+HERE = Place("binding/i/b", "secret")
 OLD, NEW = "Zm9yLXRlc3RzLW9ubHktZm9yLXRlc3RzLW9ubHktMDA=", "Zm9yLXRlc3RzLW9ubHktZm9yLXRlc3RzLW9ubHktMTE="
 
 
 @given(json_values)
 def test_what_is_sealed_is_opened_the_same_and_not_to_be_read(value: Any) -> None:  # noqa: ANN401 - any JSON value
     vault = Vault((OLD,))
-    assert vault.open(vault.seal(value)) == value
-    assert "hunter2" not in vault.seal("hunter2")
+    assert vault.open(vault.seal(value, HERE), HERE) == value
+    assert vault.open(vault.seal_for_all_releases(value), HERE) == value
+    assert "hunter2" not in vault.seal("hunter2", HERE)
 
 
 def test_the_first_key_seals_and_all_open_so_that_keys_can_be_changed() -> None:
     old, both, new = Vault((OLD,)), Vault((NEW, OLD)), Vault((NEW,))
-    assert both.open(old.seal("kept")) == "kept"
-    assert new.open(both.seal("kept")) == "kept"
-    with pytest.raises(UndecryptableError, match="BROKER_ENCRYPTION_KEYS"):
-        new.open(old.seal("kept"))
+    assert both.open(old.seal("kept", HERE), HERE) == "kept"
+    assert new.open(both.seal("kept", HERE), HERE) == "kept"
+    assert both.verifies(old.mac("kept", HERE), "kept", HERE)
+    for sealed in (old.seal("kept", HERE), old.seal_for_all_releases("kept")):
+        with pytest.raises(MissingKeyError, match="BROKER_ENCRYPTION_KEYS"):
+            new.open(sealed, HERE)
+    with pytest.raises(MissingKeyError, match=old.ids[0]):
+        new.verifies(old.mac("kept", HERE), "kept", HERE)
+
+
+@pytest.mark.parametrize("there", [Place("binding/i/c", "secret"), Place("binding/i/b", "other")])
+def test_what_is_copied_to_another_document_or_field_does_not_open(there: Place) -> None:
+    vault = Vault((OLD,))
+    with pytest.raises(UndecryptableError, match="copied from another document or field"):
+        vault.open(vault.seal("kept", HERE), there)
+    assert not vault.verifies(vault.mac("kept", HERE), "kept", there)
+
+
+@given(st.integers(0, 1000), st.binary(min_size=1, max_size=4))
+def test_what_was_changed_does_not_open_and_raises_nothing_else(at: int, noise: bytes) -> None:
+    sealed = Vault((OLD,)).seal("kept", HERE)
+    at %= len(sealed)
+    changed = sealed[:at] + noise.decode("latin-1") + sealed[at + 1 :]
+    assert changed == sealed or not Vault((OLD,)).opens(changed, HERE)

@@ -10,15 +10,18 @@ import structlog
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.uri_parser import parse_uri
 
+from broker_api.errors import MissingKeyError
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
-from broker_api.state.records import EPOCH
+from broker_api.state.records import EPOCH, Place, canonical
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
 from workers.engine.results import FailedError
 
 REFRESH_SECONDS = 60
 """The age at which stored connection strings are read again; one bind does it for all."""
 
+MAC = "mac"
+"""The field with the MAC of the strings."""
 STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
 DEFAULT_PORT = 27017
 
@@ -49,13 +52,20 @@ class ConnectionStringCache:
 
     housekeeping: Housekeeping
 
-    def store(self, project: str, cluster: Cluster) -> None:
-        """Store all connection strings of a cluster and, if the cluster cannot be used, the reason."""
+    def store(self, project: str, cluster: Cluster) -> Mapping[str, Any]:
+        """Store all connection strings of a cluster and, if the cluster cannot be used, the reason.
+
+        Returns:
+            The stored document.
+        """
         problem = why_unusable(cluster)
         # A cluster that cannot be used is read again at each bind, since it may have been resumed.
         read_again = In(0 if problem else REFRESH_SECONDS)
-        held = {"ways": _by_kind(cluster), "endpoints": _private(cluster), "trouble": problem, "read_again": read_again}
-        self.housekeeping.write(_name(project, cluster.name), held)
+        name = _name(project, cluster.name)
+        held = {"ways": canonical(_by_kind(cluster)), "endpoints": canonical(_private(cluster)), "trouble": problem}
+        mac = self.housekeeping.store.macs.of_value(_strings_in(held), Place(name, MAC))
+        self.housekeeping.write(name, {**held, MAC: mac, "read_again": read_again})
+        return held
 
     def strings(self, client: AtlasClient, cluster: str, choice: Choice) -> Strings:
         """Return the chosen connection strings of a cluster; old ones are first read again from Atlas.
@@ -69,22 +79,39 @@ class ConnectionStringCache:
         """
         name = _name(client.project_id, cluster)
         held = self.housekeeping.recent(name)
+        if held.get("ways") and not self._is_authentic(name, held):
+            log.warning("connection_strings_read_again", cluster=cluster, reason="their MAC does not fit")
+            held = {}
         missing = "ways" not in held or (choice.endpoint is not None and "endpoints" not in held)
         old = not missing and held["read_at"] >= (held.get("read_again") or EPOCH)
         if missing or (old and self.housekeeping.take_turn(name, "read_again", REFRESH_SECONDS)):
             try:
-                self.store(client.project_id, client.cluster(cluster))
+                held = self.store(client.project_id, client.cluster(cluster))
             except ClusterNotFound:
                 self.housekeeping.write(name, {"read_again": In(0)})
                 raise ClusterGoneError(cluster) from None
             except AtlasError:
                 if missing:
                     raise
-            held = self.housekeeping.read(name)
         if problem := held.get("trouble"):
             raise FailedError(problem)
         by_kind, private = json.loads(held.get("ways") or "{}"), json.loads(held.get("endpoints") or "[]")
         return _choose(by_kind, private, cluster, choice)
+
+    def _is_authentic(self, name: str, held: Mapping[str, Any]) -> bool:
+        """Return whether the broker has written the strings: others would send applications to another host.
+
+        Strings of an earlier release, without a MAC, are read again like those that something else has changed.
+        """
+        mac = held.get(MAC)
+        try:
+            return bool(mac) and self.housekeeping.store.macs.fits(_strings_in(held), mac, Place(name, MAC))
+        except MissingKeyError:
+            return False
+
+
+def _strings_in(held: Mapping[str, Any]) -> list[Any]:
+    return [held.get("ways"), held.get("endpoints"), held.get("trouble")]
 
 
 def why_unusable(cluster: Cluster) -> str | None:

@@ -15,12 +15,12 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from broker_api import tracing
-from broker_api.errors import ErrStorageMongoConnection
+from broker_api.errors import ErrStorageMongoConnection, MissingKeyError, TamperedError
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
-from broker_api.state.records import Binding, Instance, State, StepResult
+from broker_api.state.records import CREATES, Binding, Instance, Phase, State, StepResult, user_of
 from workers import metrics
 from workers.engine.definition import Definition, StepFunction
 from workers.engine.job import Job, StepRun
@@ -73,7 +73,7 @@ def _log_context(record: Instance | Binding) -> dict[str, object]:
         "binding_id": getattr(record, "binding_id", None),
         "operation": operation.id,
         "request_id": operation.request_id,
-        "identity": operation.identity,
+        **(user_of(operation.identity) if operation.identity else {}),
     }
     return {name: value for name, value in context.items() if value}
 
@@ -162,9 +162,9 @@ class Runner:
     def _run(self, job: Job[Any]) -> Outcome:
         """Run the steps of a claimed operation; return None when the lease is lost."""
         try:
-            outcome: Outcome = None
+            outcome = self._distrust(job)
             while outcome is None:
-                outcome = self._run_next_step(job)
+                outcome = self._run_next_step(job) or self._distrust(job)
         except LeaseLostError:
             log.warning("lease_lost", step=job.operation.step)
             self._claims.release(job.claim, sure=not job.late_effect)
@@ -173,6 +173,29 @@ class Runner:
                 definition.on_lease_lost(job)
             return None
         return outcome
+
+    def _distrust(self, job: Job[Any]) -> Outcome:
+        """End an operation whose record is not as the broker wrote it, without any step: each would act on the forgery.
+
+        Returns:
+            The end, or the wait for the key of a MAC; None when the record is as the broker wrote it.
+        """
+        record, operation = job.record, job.operation
+        if operation.kind not in self._definitions:  # another release runs it
+            return None
+        try:
+            self._claims.store.macs.check_all(record)
+        except MissingKeyError as error:
+            sentence = str(error)
+            fields = OperationFields(error=sentence, description=operation.description or sentence)
+            self._claims.reschedule(job.claim, OTHER_RELEASE_SECONDS, job.take_unwritten(None)[0], fields)
+            return Waits(sentence, OTHER_RELEASE_SECONDS)
+        except TamperedError as error:
+            phase, sentence = Phase.FAILED if operation.kind in CREATES else record.phase, str(error)
+            self._claims.finish(job.claim, State.FAILED, phase, None, sentence)
+            log.info("operation_finished", state=State.FAILED.value, description=sentence)
+            return Ended(State.FAILED, sentence)
+        return None
 
     def _look(self, key: str, operation_id: str) -> Outcome:
         """Return what has become of an operation that cannot be claimed."""

@@ -1,11 +1,15 @@
-"""The OAuth token of a service account, encrypted in MongoDB for all workers; one worker at a time requests it."""
+"""The OAuth token of a service account, encrypted in MongoDB for all workers; one worker at a time requests it.
+
+It is under a key that only workers have, since it opens Atlas.
+"""
 
 from datetime import datetime
 from uuid import uuid4
 
 from broker_api.errors import UndecryptableError
 from broker_api.state.encryption import Vault
-from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.housekeeping import TOKENS, Housekeeping
+from broker_api.state.records import Place
 from workers.atlas.client import Token
 
 
@@ -15,7 +19,8 @@ class SharedTokens:
     def __init__(self, housekeeping: Housekeeping, vault: Vault, client_id: str) -> None:
         self._housekeeping = housekeeping
         self._vault = vault
-        self._name = f"token/{client_id}"
+        self._name = f"{TOKENS}{client_id}"
+        self._place = Place(self._name, "sealed")
         self._lease = f"minting/{client_id}"
         self._owner = uuid4().hex
 
@@ -25,7 +30,7 @@ class SharedTokens:
         if sealed is None:
             return None
         try:
-            value, issued_at, expires_at = self._vault.open(sealed)
+            value, issued_at, expires_at = self._vault.open(sealed, self._place)
         except UndecryptableError:
             return None
         return Token(value, datetime.fromisoformat(issued_at), datetime.fromisoformat(expires_at))
@@ -40,7 +45,7 @@ class SharedTokens:
     def save(self, token: Token) -> None:
         """Save a new token and release the right to mint."""
         value = [token.value, token.issued_at.isoformat(), token.expires_at.isoformat()]
-        self._housekeeping.write(self._name, {"sealed": self._vault.seal(value)})
+        self._housekeeping.write(self._name, {"sealed": self._vault.seal(value, self._place)})
         self.release()
 
     def release(self, pause: float = 0.0) -> None:

@@ -22,7 +22,7 @@ from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.settings.url_checks import is_mongo_in_clear, usable_mongo_uri
 from broker_api.state.encryption import Vault
-from broker_api.state.encryption_key_check import SEALED_FIELDS, KeyCheck
+from broker_api.state.encryption_key_check import CANARY_PLACE, SEALED_FIELDS, KeyCheck, stored_secrets
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import reason
@@ -149,17 +149,16 @@ def _documents(store: Store) -> Iterator[Finding]:
 def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
     vault = Vault(settings.encryption_keys)
     query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
-    found = store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1))
-    sealed = [secret for document in found for field in SEALED_FIELDS if (secret := document.get(field))]
-    if closed := sum(not vault.opens(secret) for secret in sealed):
+    sealed = stored_secrets(store.collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)))
+    if closed := sum(not vault.opens(secret, place) for place, secret in sealed):
         lost = f"{closed} of {len(sealed)} stored secrets do not open"
         yield BAD, f"encryption keys: {lost}; put the key that wrote them back into BROKER_ENCRYPTION_KEYS"
         return
     canary = KeyCheck(Housekeeping(store), vault).canary()
-    if canary and not vault.opens(canary):
+    if canary and not vault.opens(canary, CANARY_PLACE):
         yield BAD, "encryption keys: are not those of the other processes; put their keys into BROKER_ENCRYPTION_KEYS"
         return
-    older = sum(not vault.opens(secret, first_key_only=True) for secret in sealed)
+    older = sum(not vault.opens(secret, place, first_key_only=True) for place, secret in sealed)
     note = f", {older} of them by an older key, which must stay" if older else ""
     yield GOOD, f"encryption keys: open all {len(sealed)} stored secrets{note}"
 

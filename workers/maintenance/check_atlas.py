@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 from broker_api.catalog.catalog import Catalog
 from broker_api.settings.settings import Project, Settings
-from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
 from workers.atlas.client import AtlasClient, MemoryTokens, TokenStore, Unauthorized, UserNotFound
 from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full
-from workers.context import credentials
+from workers.context import credentials, worker_vault
 from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
@@ -37,7 +36,7 @@ def check_project(settings: Settings, project: Project, store: Store | None) -> 
     """
     tokens: TokenStore = MemoryTokens()
     if store:  # use the workers' token: Atlas limits how many are valid at the same time
-        tokens = SharedTokens(Housekeeping(store), Vault(settings.encryption_keys), project.client_id)
+        tokens = SharedTokens(Housekeeping(store), worker_vault(settings), project.client_id)
     client = AtlasClient(settings.base_url, project.project_id, credentials(project, tokens))
     where = f"project {project.project_id}"
     kind = "service account" if project.client_id and project.client_secret else "API key"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker_api.errors import ErrStorageUnreadable, UndecryptableError
+from broker_api.errors import ErrStorageUnreadable, TamperedError, UndecryptableError
 from broker_api.state.housekeeping import RECONCILED
 from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
@@ -101,7 +101,7 @@ def _is_orphan(context: Context, user: DatabaseUser) -> bool:
             operation = instance.operation if instance else None
             return not (operation and operation.open and operation.id == user.labels.get(LABEL_OPERATION))
         binding = context.store.binding(instance_id, binding_id)
-    except ErrStorageUnreadable:  # such a record may need the user
+    except (ErrStorageUnreadable, TamperedError, UndecryptableError):  # such a record may need the user
         return False
     return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
 
@@ -122,6 +122,7 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> None:
                 log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         with _errors_logged(binding.username or ""):
+            context.store.macs.check(binding)
             client.create_user(binding_user(context, binding))
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)
@@ -132,5 +133,5 @@ def _errors_logged(username: str) -> Iterator[None]:
     """Log an error of the block; the other repairs go on."""
     try:
         yield
-    except (AtlasError, HeldBackError, UndecryptableError) as error:
+    except (AtlasError, HeldBackError, TamperedError, UndecryptableError) as error:
         log.warning("repair_failed", username=username, reason=str(error))

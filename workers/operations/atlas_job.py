@@ -8,7 +8,7 @@ from typing import Any
 from structlog.contextvars import get_contextvars
 
 from broker_api import tracing
-from broker_api.errors import ErrStorageUnreadable, UndecryptableError
+from broker_api.errors import ErrStorageUnreadable, MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
 from broker_api.state.records import AnyResource, Binding, Instance, Kind, State
@@ -78,8 +78,10 @@ class AtlasJob(Job[AnyResource]):
         Returns:
             The sentence for the user and whether a retry can help; None for other exceptions.
         """
-        if isinstance(error, UndecryptableError | ErrStorageUnreadable):
+        if isinstance(error, MissingKeyError | ErrStorageUnreadable):
             return StepTrouble(str(error), retry_after=OPERATOR_SECONDS)
+        if isinstance(error, UndecryptableError | TamperedError):
+            return StepTrouble(str(error), retry=False)
         if not isinstance(error, AtlasError):
             return None
         where = f"the cluster {self.cluster}" if self.cluster else "the Atlas project"

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import structlog
 
-from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable
+from broker_api.errors import BadRequest, ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
@@ -48,10 +48,11 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     instance = _instance_to_bind_to(job)
     if instance is None:
         return Later(1.0, "Waiting until the instance has been updated.")
+    _check_parameters(job, instance)
     strings = job.connection_strings(instance)
     view = binding_view(job.config, job.record, instance, strings)
     if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
-        credentials = job.context.vault.open(job.record.sealed_credentials)
+        credentials = job.context.vault.open(job.record.sealed_credentials, job.record.credentials_place)
     else:
         credentials = call_hook("generate_binding_credentials", job.config.generate_binding_credentials, view)
     username, password = credentials.get("username"), credentials.get("password")
@@ -62,7 +63,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
         "cluster": instance.cluster,
         "database": instance.database,
         "username": username,
-        "sealed_credentials": job.context.vault.seal(credentials),
+        "sealed_credentials": job.context.vault.seal(credentials, job.record.credentials_place),
         "roles": binding_roles(job.config, view),
         "endpoints": osb_endpoints(strings),
     }
@@ -75,6 +76,8 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
 def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Create the user, or take over the one that an earlier attempt has created."""
     _check_life(job)
+    if not job.record.settled_mac:
+        _check_roles(job)
     user = binding_user(job.context, job.record)
     try:
         try:
@@ -107,7 +110,7 @@ def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
 def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Log in to the cluster itself with the new credentials."""
     _check_life(job)
-    credentials = job.context.vault.open(job.record.sealed_credentials or "")
+    credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
     trouble = database_client.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
     if trouble:
         return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
@@ -134,7 +137,7 @@ def remove_late_user(job: AtlasJob[Binding]) -> None:
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
             atlas.delete_user(user.username)
             log.warning("late_user_removed", username=user.username)
-    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable) as error:
+    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError) as error:
         log.info("late_user_not_removed", reason=type(error).__name__)
 
 
@@ -149,6 +152,31 @@ def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
         raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
     operation = instance.operation
     return None if operation.kind == Kind.UPDATE and operation.state is State.IN_PROGRESS else instance
+
+
+def _check_parameters(job: AtlasJob[Binding], instance: Instance) -> None:
+    """Check the parameters as the API has done: a document of an earlier release has no MAC of them.
+
+    Raises:
+        FailedError: The plan does not allow them.
+    """
+    plan = job.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+    try:
+        job.context.catalog.check_binding(plan, job.record.parameters)
+    except BadRequest as error:
+        raise FailedError(str(error), refused=True) from None
+
+
+def _check_roles(job: AtlasJob[Binding]) -> None:
+    """Check that the roles that an earlier release has stored, without a MAC, are those of the hooks.
+
+    Raises:
+        FailedError: They are not.
+    """
+    instance = job.context.store.instance(job.record.instance_id)
+    view = binding_view(job.config, job.record, instance or job.record)
+    if job.record.roles != binding_roles(job.config, view):
+        raise FailedError(f"The stored roles of the binding {job.record.binding_id} are not those that it may have.")
 
 
 def _check_life(job: AtlasJob[Binding]) -> None:

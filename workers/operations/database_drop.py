@@ -93,7 +93,7 @@ def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:
     Raises:
         UndecryptableError: No key decrypts them.
     """
-    secret = job.context.vault.open(job.record.sealed_dropper or "")
+    secret = job.context.vault.open(job.record.sealed_dropper or "", job.record.dropper_place)
     return DatabaseUser(
         username=secret["username"],
         password=secret["password"],

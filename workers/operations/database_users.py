@@ -1,10 +1,15 @@
 """The database users that operations create in Atlas: labels, roles, and users that exist already (409)."""
 
+import structlog
+
 from broker_api.state.records import AnyResource, Binding, Resource
 from workers.atlas.client import AtlasRole, DatabaseUser
 from workers.context import Context
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
+from workers.operations.config_hooks import binding_roles, binding_view
+
+log = structlog.get_logger(__name__)
 
 LABEL_BROKER, LABEL_INSTANCE, LABEL_BINDING = "atlas-broker", "instance_id", "binding_id"
 LABEL_OPERATION = "operation"
@@ -29,7 +34,7 @@ def binding_user(context: Context, binding: Binding) -> DatabaseUser:
     """
     return DatabaseUser(
         username=binding.username or "",
-        password=context.vault.open(binding.sealed_credentials or "")["password"],
+        password=context.vault.open(binding.sealed_credentials or "", binding.credentials_place)["password"],
         roles=atlas_roles(binding.roles),
         scopes=(binding.cluster or "",),
         labels=labels(context, binding),
@@ -47,6 +52,37 @@ def is_ours(record: Resource, user: DatabaseUser) -> bool:
     """Return whether a user was created for this record, by any of its operations."""
     binding_id = record.binding_id if isinstance(record, Binding) else None
     return (user.labels.get(LABEL_INSTANCE), user.labels.get(LABEL_BINDING)) == (record.instance_id, binding_id)
+
+
+def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
+    """Delete the user of a binding after a look at it in Atlas, whatever MongoDB says.
+
+    A user of atlasbroker 2.0.0 has no labels; it is not deleted if it has a role on ``admin`` that the hooks of the
+    ``Config`` do not give it, as administrators have.
+
+    Raises:
+        FailedError: It is not the user of this binding, although MongoDB says so.
+        UserNotFound, AtlasError: Atlas did not delete it.
+    """
+    user, binding = job.atlas.user(name), job.record
+    ours = _is_of_atlasbroker_2(job, user) if binding.legacy else is_ours(binding, user)
+    if ours:
+        job.atlas.delete_user(name)
+    elif job.operation.undo:
+        log.warning("user_not_removed", username=name, reason="it is not labelled as that of this binding")
+    elif binding.made or binding.legacy:
+        raise FailedError(
+            f"The database user {name} in the Atlas project {job.project} is not labelled as that of this binding, so "
+            "it was not removed. Look at it in Atlas; when it has been removed there, unbind again."
+        )
+
+
+def _is_of_atlasbroker_2(job: AtlasJob[Binding], user: DatabaseUser) -> bool:
+    on_admin = {role for role in user.roles if role.database == "admin"}
+    if user.labels or not on_admin:
+        return not user.labels
+    view = binding_view(job.config, job.record, job.context.store.instance(job.record.instance_id) or job.record)
+    return on_admin <= set(atlas_roles(binding_roles(job.config, view)))
 
 
 def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:

@@ -84,7 +84,8 @@ def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     _check_in_time(job)
     if job.record.sealed_dropper is None:
         secret = {"username": f"atlas-broker-{job.operation.id}", "password": new_password()}
-        return Next(Step.CREATE_TEMPORARY_USER, {"sealed_dropper": job.context.vault.seal(secret)})
+        sealed = job.context.vault.seal(secret, job.record.dropper_place)
+        return Next(Step.CREATE_TEMPORARY_USER, {"sealed_dropper": sealed})
     user = temporary_user(job)
     try:
         job.atlas.create_user(user)

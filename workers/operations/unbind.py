@@ -1,5 +1,6 @@
 """``atlas.unbind``: removes the user of a binding, if it still exists. The undo of a bind uses the same step."""
 
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 
@@ -10,7 +11,7 @@ from workers.engine.definition import Definition
 from workers.engine.results import Done, Next, Result
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.config_hooks import binding_view, call_hook
-from workers.operations.database_users import is_ours
+from workers.operations.database_users import delete_own_user
 
 
 class Step(StrEnum):
@@ -35,12 +36,8 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
         name = call_hook("generate_binding_username", job.config.generate_binding_username, view)
     if name is None:
         return _gone(job)
-    try:
-        # Without a record that this binding created the user, the labels of the user must show it.
-        if job.record.made or job.record.legacy or is_ours(job.record, job.atlas.user(name)):
-            job.atlas.delete_user(name)
-    except UserNotFound:
-        pass
+    with suppress(UserNotFound):
+        delete_own_user(job, name)
     if wait := job.wait_for_late_effect():
         return replace(wait, changes=BindingFields(made=False))
     return _gone(job) if job.operation.undo else job.users_changed(Step.WAIT_APPLIED)

@@ -13,7 +13,7 @@ from workers.engine.results import Done, FailedError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import Step as BindStep
 from workers.operations.config_hooks import binding_roles, binding_view
-from workers.operations.database_users import atlas_roles
+from workers.operations.database_users import atlas_roles, is_ours
 
 BIND_LOOK_SECONDS = 1.0
 
@@ -91,6 +91,7 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
         expired = binding.expires is not None and binding.expires <= now
         if binding.phase is not Phase.READY or binding.username is None or expired:
             continue
+        job.context.store.macs.check(binding)
         roles = binding_roles(job.config, binding_view(job.config, binding, instance))
         if roles != binding.roles:
             changes.append((binding, roles))
@@ -104,8 +105,10 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     """
     for binding, roles in _role_changes(job, instance):
         with suppress(UserNotFound, UserExpired):
+            if not binding.settled_mac and not is_ours(binding, job.atlas.user(binding.username or "")):
+                raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
             job.atlas.update_user(binding.username or "", roles=atlas_roles(roles))
-        job.context.store.change(binding.key, binding.operation, {"roles": roles})
+        job.context.store.change(binding, {"roles": roles})
 
 
 def _done(job: AtlasJob[Instance]) -> Done[InstanceFields]:

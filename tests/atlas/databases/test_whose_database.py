@@ -9,7 +9,7 @@ import pytest
 from tests.atlas.broker import MAIN, Broker, ManyProjects, at_once, new_id, project_secrets
 from tests.atlas.databases.test_dropping import DROP, exists, write
 from tests.atlas.operator_config import AnyDatabase
-from tests.books import document, held
+from tests.books import document, held, sign
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
 from tests.osb_client import Answer, Json
@@ -449,20 +449,12 @@ def test_of_a_sharded_cluster_a_mongod_of_each_shard_is_asked(broker: Broker, na
 
 def _again(broker: Broker, instance: str, **fields: object) -> None:
     """Let the claim of a provision be made once more, as if its worker had died right after it."""
+    mine, running = {"instance_id": instance}, {"state": "in progress", "step": "claim", "open": True}
     with held(broker.stack) as documents:
-        documents.update_one(
-            {"instance_id": instance},
-            {
-                "$set": {
-                    "phase": "creating",
-                    "connection": "{}",
-                    "operation.state": "in progress",
-                    "operation.step": "claim",
-                    "operation.open": True,
-                    **fields,
-                }
-            },
-        )
+        documents.update_one(mine, {"$set": {"phase": "creating", "connection": "{}"}})
+        sign(broker.stack, mine)
+        begun = {f"operation.{name}": value for name, value in running.items()}
+        documents.update_one(mine, {"$set": {**begun, **fields}})
 
 
 def test_a_claim_that_was_made_before_its_worker_died_is_made_again(broker: Broker, name: str) -> None:
@@ -502,6 +494,7 @@ def _forget_claims(broker: Broker, name: str, *instances: str) -> None:
         housekeeping.delete_many({"_id": {"$regex": f"/{name.lower()}$"}})
     with held(broker.stack) as documents:
         documents.update_many({"instance_id": {"$in": instances}}, {"$unset": {"owned": ""}})
+    sign(broker.stack, {"instance_id": {"$in": instances}})
 
 
 def test_instances_of_an_earlier_release_own_the_names_that_were_made_for_them_only(broker: Broker, name: str) -> None:
@@ -528,6 +521,7 @@ def test_what_another_tenant_shared_in_an_earlier_release_stays_its_owners(broke
     _forget_claims(broker, database, mine, theirs)
     with held(broker.stack) as documents:
         documents.update_one({"instance_id": theirs}, {"$set": {"organization_guid": "b"}})
+    sign(broker.stack, {"instance_id": theirs})
     write(broker, database)
     assert "was kept" in delete(broker, theirs)
     assert exists(broker, database)

@@ -1,0 +1,121 @@
+"""``atlas-broker keys``: makes encryption keys, counts what is under which, brings everything under the first one."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from cryptography.fernet import Fernet
+
+from broker_api.errors import SettingError
+from broker_api.json_types import JsonObject
+from broker_api.operator import options, output
+from broker_api.operator.session import opened
+from broker_api.state.encryption import FERNET, Vault
+from broker_api.state.key_rotation import KeyRotation, KeyUse
+
+COLUMNS = ("key", "in_settings", "secrets", "macs", "canary")
+SHOWN_LEFT = 20
+
+
+@click.group()
+def keys() -> None:
+    """Make, count and rotate the encryption keys. A key is named by its id, which tells nothing about it."""
+
+
+@keys.command()
+@options.as_json
+def generate(*, as_json: bool) -> None:
+    """Make a key for BROKER_ENCRYPTION_KEYS or BROKER_WORKER_KEYS; only this prints a secret."""
+    made = Fernet.generate_key().decode()
+    (key_id,) = Vault((made,)).ids
+    click.echo(json.dumps({"key": made, "id": key_id}, indent=2) if as_json else made)
+    if not as_json:
+        click.echo(f"Its id is {key_id}.", err=True)
+
+
+@keys.command()
+@options.as_json
+def status(*, as_json: bool) -> None:
+    """Count what is under which key; exit status 1 if a key is missing that something is under."""
+    with _rotation() as (rotation, vault):
+        use = rotation.use()
+    rows = _rows(use, vault)
+    if as_json:
+        told = {"keys": rows, "worker_keys": dict(use.worker_secrets), "without_macs": use.without_macs}
+        click.echo(json.dumps(told | {"not_needed": _not_needed(use, vault)}, indent=2))
+    else:
+        output.show_list(rows, COLUMNS, len(rows) + 1, as_json=False)
+        click.echo(_advice(use, vault))
+    if _missing(use, vault):
+        raise SystemExit(1)
+
+
+@keys.command()
+@click.option(
+    "--batch", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Documents read at a time."
+)
+@options.as_json
+def rotate(*, batch: int, as_json: bool) -> None:
+    """Bring everything under the first key, while the broker runs; exit status 1 if something cannot be.
+
+    It can be interrupted and repeated at any time.
+    """
+    looked_at = rewritten = 0
+    left: dict[str, str] = {}
+    with _rotation() as (rotation, vault):
+        if problem := rotation.problem():
+            raise click.ClickException(problem)
+        for progress in rotation.rotate(batch):
+            looked_at, rewritten, left = progress.looked_at, progress.rewritten, progress.left
+            click.echo(f"{looked_at} documents looked at, {rewritten} rewritten, {len(left)} left", err=True)
+        use = rotation.use()
+    told: JsonObject = {"looked_at": looked_at, "rewritten": rewritten, "left": len(left)}
+    told["why"] = dict(list(left.items())[:SHOWN_LEFT])
+    told |= {"not_needed": _not_needed(use, vault), "advice": _advice(use, vault)}
+    output.show_record(told, as_json=as_json)
+    if left or _missing(use, vault):
+        raise SystemExit(1)
+
+
+@contextmanager
+def _rotation() -> Iterator[tuple[KeyRotation, Vault]]:
+    with opened() as session:
+        vault = session.store.macs.vault
+        if not vault:
+            raise SettingError("BROKER_ENCRYPTION_KEYS: must be the keys of the broker, the new one first")
+        yield KeyRotation(session.store), vault
+
+
+def _rows(use: KeyUse, vault: Vault) -> list[JsonObject]:
+    places = {key_id: "first" if place == 0 else "also" for place, key_id in enumerate(vault.ids)}
+    return [
+        {
+            "key": key_id,
+            "in_settings": places.get(key_id, "any" if key_id == FERNET else "missing"),
+            "secrets": use.secrets[key_id],
+            "macs": use.macs[key_id],
+            "canary": "yes" if use.canary == key_id else "",
+        }
+        for key_id in dict.fromkeys([*vault.ids, *sorted(use.needed())])
+    ]
+
+
+def _not_needed(use: KeyUse, vault: Vault) -> list[str]:
+    """Return the ids of the keys that can be taken away; none as long as a secret does not name its key."""
+    return [] if FERNET in use.needed() else [key_id for key_id in vault.ids[1:] if key_id not in use.needed()]
+
+
+def _missing(use: KeyUse, vault: Vault) -> list[str]:
+    return sorted(use.needed() - {*vault.ids, FERNET})
+
+
+def _advice(use: KeyUse, vault: Vault) -> str:
+    first, *others = vault.ids
+    if missing := _missing(use, vault):
+        return f"Put back into BROKER_ENCRYPTION_KEYS: {', '.join(missing)}. What is under them cannot be used."
+    if use.needed() - {first} or use.without_macs:
+        return f"Run atlas-broker keys rotate: not everything is under the first key {first} or has MACs."
+    if others:
+        return f"Everything is under {first}. When all processes have it first, take away: {', '.join(others)}."
+    return f"Everything is under {first}, the only key."

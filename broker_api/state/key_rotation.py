@@ -1,0 +1,212 @@
+"""Rotation of the encryption keys: every secret is encrypted, and every MAC made, again with the first key.
+
+It runs beside the broker. A document is replaced only if its secrets and MACs are still those that were read, so that
+it takes nothing from a process that writes the document at this moment; such a document is looked at again. An
+interrupted rotation is begun again, and skips what is done.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+
+from broker_api.errors import BrokerError, TamperedError
+from broker_api.json_types import JsonObject
+from broker_api.state.database_reservations import RESERVATIONS, DatabaseRecord
+from broker_api.state.encryption import FERNET, key_id_of
+from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, SEALED_FIELDS, KeyCheck
+from broker_api.state.housekeeping import TOKENS, Housekeeping
+from broker_api.state.mongo import Document
+from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
+from broker_api.state.records import Place, record
+from broker_api.state.store import Store
+
+MACS = (REQUEST, SETTLED, OPERATION)
+PASSES = 5
+PAUSE_SECONDS = 0.02
+"""The pause after each batch, which leaves MongoDB to the broker."""
+BROKERS = {"_id": {"$type": "string", "$regex": "^(binding|instance)/"}}
+
+
+@dataclass
+class Progress:
+    """What a rotation has done so far.
+
+    Attributes:
+        looked_at: The documents that it has read, in all passes.
+        rewritten: Those that it has written.
+        busy: Those that another process has written at the same moment, in this pass.
+        left: Why a document cannot be rewritten, by its ``_id``.
+    """
+
+    looked_at: int = 0
+    rewritten: int = 0
+    busy: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """What is under each key: numbers of secrets and MACs by the key's id, and the documents that lack MACs."""
+
+    secrets: Counter[str]
+    macs: Counter[str]
+    worker_secrets: Counter[str]
+    without_macs: int
+    canary: str
+
+    def needed(self) -> set[str]:
+        """Return the ids of all keys that something is under, but for those of workers."""
+        return {*self.secrets, *self.macs, self.canary}
+
+
+class KeyRotation:
+    """Rotates the keys of a store, and counts what is under which.
+
+    Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
+
+    Args:
+        store: The store, with the keys.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._vault, self._macs = store.macs.vault, store.macs
+        self._housekeeping = Housekeeping(store)
+        self._check = KeyCheck(self._housekeeping, self._vault)
+
+    def problem(self) -> str | None:
+        """Return why these keys cannot be used, as a sentence; None when they are the broker's."""
+        return self._check.problem()
+
+    @storage_errors("count what is under which key")
+    def use(self) -> KeyUse:
+        """Count what is under which key; this reads every document once."""
+        shown = dict.fromkeys([*SEALED_FIELDS, *MACS, "phase", "legacy", "operation.open"], 1)
+        secrets, macs = Counter[str](), Counter[str]()
+        without = 0
+        for document in self._store.collection.find(BROKERS, shown):
+            flat = _flat(document)
+            secrets.update(key_id_of(str(flat[name])) for name in SEALED_FIELDS if flat.get(name))
+            macs.update(key_id_of(str(flat[name])) for name in MACS if flat.get(name))
+            without += _lacks_macs(document)
+        for document in self._housekeeping.collection.find({"_id": {"$regex": f"^{RESERVATIONS}"}}, {"mac": 1}):
+            macs.update([key_id_of(document["mac"])] if document.get("mac") else [])
+            without += not document.get("mac")
+        tokens = self._housekeeping.collection.find({"_id": {"$regex": f"^{TOKENS}"}}, {"sealed": 1})
+        of_workers = Counter(key_id_of(str(token["sealed"])) for token in tokens if token.get("sealed"))
+        return KeyUse(secrets, macs, of_workers, without, self._key_of_canary())
+
+    def _key_of_canary(self) -> str:
+        sealed = self._check.canary()
+        return (self._vault.fernet_id(sealed) if sealed else None) or FERNET
+
+    def rotate(self, batch: int) -> Iterator[Progress]:
+        """Rotate, and yield the progress after each batch.
+
+        When no document lacks MACs at the end, documents without them are refused from then on.
+
+        Args:
+            batch: How many documents are read and written at a time.
+        """
+        progress = Progress()
+        for _ in range(PASSES):
+            progress.busy = 0
+            progress.left.clear()
+            yield from self._pass(self._store.collection, BROKERS, batch, progress)
+            reservations = {"_id": {"$regex": f"^{RESERVATIONS}"}}
+            yield from self._pass(self._housekeeping.collection, reservations, batch, progress)
+            if not progress.busy:
+                break
+        self._renew_canary(all_have_macs=not progress.busy and not progress.left)
+
+    def _pass(
+        self, collection: Collection[Document], query: JsonObject, batch: int, progress: Progress
+    ) -> Iterator[Progress]:
+        """Look at every document once, in the order of their keys."""
+        last = ""
+        while documents := self._read(collection, {"$and": [query, {"_id": {"$gt": last}}]}, batch):
+            last = documents[-1]["_id"]
+            writes = [write for document in documents if (write := self._write_of(document, progress))]
+            written = self._write(collection, writes) if writes else 0
+            progress.looked_at += len(documents)
+            progress.rewritten += written
+            progress.busy += len(writes) - written
+            yield progress
+            time.sleep(PAUSE_SECONDS)
+
+    @storage_errors("rotate keys")
+    def _read(self, collection: Collection[Document], query: JsonObject, batch: int) -> list[Document]:
+        return list(collection.find(query).sort("_id", 1).limit(batch))
+
+    @storage_errors("rotate keys")
+    def _write(self, collection: Collection[Document], writes: list[UpdateOne]) -> int:
+        return collection.bulk_write(writes, ordered=False).modified_count
+
+    def _write_of(self, document: Document, progress: Progress) -> UpdateOne | None:
+        """Return the write that brings a document under the first key, if it is not; note why it cannot be done."""
+        key, before = str(document["_id"]), _flat(document)
+        try:
+            renewed = self._macs_of(document) | {
+                name: self._vault.seal(self._vault.open(before[name], Place(key, name)), Place(key, name))
+                for name in SEALED_FIELDS
+                if before.get(name) and key_id_of(before[name]) != self._vault.ids[0]
+            }
+        except BrokerError as error:
+            progress.left[key] = str(error)
+            return None
+        changed = {name: value for name, value in renewed.items() if value != before.get(name)}
+        if not changed:
+            return None
+        unchanged = {"_id": key, **{name: before.get(name) for name in changed}}
+        if OPERATION in changed:
+            unchanged["operation.id"] = before["operation.id"]
+        return UpdateOne(unchanged, {"$set": changed})
+
+    def _macs_of(self, document: Document) -> dict[str, str]:
+        """Return the MACs of a document by the first key, after a check of those that it has.
+
+        Raises:
+            TamperedError: It is not as the broker wrote it, or lacks a MAC although all have them.
+            MissingKeyError: The key of a MAC is not known.
+        """
+        key = str(document["_id"])
+        if key.startswith(RESERVATIONS):
+            reserved = DatabaseRecord.model_validate(document)
+            if not self._macs.fits(reserved.kept_values, reserved.mac, Place(key, "mac")):
+                raise TamperedError(f"the database {reserved.name}", "its MAC does not fit or is missing")
+            return {"mac": self._macs.of_value(reserved.kept_values, Place(key, "mac")) or ""}
+        found = record(document)
+        if not found.readable:
+            raise TamperedError(key, "it cannot be read")
+        return self._macs.renewed(found)
+
+    @storage_errors("rotate keys")
+    def _renew_canary(self, *, all_have_macs: bool) -> None:
+        sealed = self._check.canary()
+        if sealed is None:
+            return
+        text = MACS_REQUIRED if all_have_macs else self._vault.open(sealed, CANARY_PLACE)
+        is_same = self._vault.open(sealed, CANARY_PLACE) == text
+        if not is_same or not self._vault.opens(sealed, CANARY_PLACE, first_key_only=True):
+            self._check.replace(sealed, text)
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with the fields of its operation by their paths."""
+    operation = document.get("operation")
+    fields = operation if isinstance(operation, Mapping) else {}
+    return {**document, **{f"operation.{name}": value for name, value in fields.items()}}
+
+
+def _lacks_macs(document: Mapping[str, Any]) -> bool:
+    flat = _flat(document)
+    if flat.get("phase") == "gone":
+        return False
+    own = () if flat.get("legacy") else (REQUEST, SETTLED)
+    return any(not flat.get(name) for name in (*own, *([OPERATION] if flat.get("operation.open") else [])))

@@ -1,0 +1,179 @@
+"""Message authentication codes (MACs) of records, by which a document is refused that something else has changed.
+
+An instance or binding has two MACs: ``request_mac`` of what the platform has asked for, which the API writes, and
+``settled_mac`` of what the workers have decided since. Its operation has a third one. Each is of the named fields and
+of the document's ``_id``, so that no field can be changed and nothing be copied to another document. What changes with
+every step (phase, lease, times) has no MAC: with it one can delay or repeat an operation, but not aim it elsewhere.
+
+Documents of earlier releases have no MACs. They are accepted until ``required`` is set: from the start of a new broker,
+otherwise when ``atlas-broker keys rotate`` has given MACs to all documents. Those of atlasbroker 2.0.0 never have any;
+workers check in Atlas what they do for them.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from broker_api.errors import TamperedError
+from broker_api.state.encryption import Vault
+from broker_api.state.records import EPOCH, Binding, Instance, Operation, Phase, Place, Resource
+
+REQUEST, SETTLED, OPERATION = "request_mac", "settled_mac", "operation.mac"
+GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
+    Instance: {
+        REQUEST: (
+            "instance_id",
+            "service_id",
+            "plan_id",
+            "plan",
+            "organization_guid",
+            "space_guid",
+            "parameters",
+            "legacy",
+        ),
+        SETTLED: ("project", "cluster", "database", "owned", "connection"),
+    },
+    Binding: {
+        REQUEST: (
+            "instance_id",
+            "binding_id",
+            "service_id",
+            "plan_id",
+            "app_guid",
+            "bind_resource",
+            "predecessor",
+            "parameters",
+            "legacy",
+        ),
+        SETTLED: ("project", "cluster", "database", "username", "roles", "endpoints", "expires"),
+    },
+}
+"""The fields of each MAC of a record."""
+
+log = structlog.get_logger(__name__)
+
+
+class RecordMacs:
+    """Makes and checks the MACs of records.
+
+    Args:
+        vault: The encryption keys. Without any, nothing gets a MAC and nothing is checked: commands that only show.
+    """
+
+    def __init__(self, vault: Vault) -> None:
+        self.vault = vault
+        self.required = False
+        """Whether documents without MACs are refused."""
+
+    def of_new(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Return the MACs of a new instance or binding.
+
+        Args:
+            key: The ``_id`` of its document.
+            fields: Its fields; the others have their defaults.
+        """
+        kind = Binding if "binding_id" in fields else Instance
+        defaults = {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
+        return {
+            group: self._mac(key, group, [fields.get(name, defaults[name]) for name in names])
+            for group, names in GROUPS[kind].items()
+            if self.vault
+        }
+
+    def of_changed(self, before: Resource, changes: Mapping[str, Any]) -> dict[str, str]:
+        """Return the new MACs of the groups of which a write changes a field.
+
+        Args:
+            before: The record before the write, which has been checked.
+            changes: The changes.
+        """
+        return {
+            group: self._mac(before.key, group, [changes.get(name, getattr(before, name)) for name in names])
+            for group, names in GROUPS[type(before)].items()
+            if self.vault and not changes.keys().isdisjoint(names)
+        }
+
+    def of_operation(self, key: str, operation: Operation) -> str | None:
+        """Return the MAC of an operation."""
+        return self._mac(key, OPERATION, _operation_values(operation)) if self.vault else None
+
+    def check(self, record: Resource) -> None:
+        """Check the MACs of an instance or binding, but not that of its operation.
+
+        Raises:
+            TamperedError: A MAC does not fit, or is missing although it is required.
+            MissingKeyError: The key of a MAC is not known.
+        """
+        if not record.readable or record.phase is Phase.GONE or record.legacy:
+            return
+        for group, names in GROUPS[type(record)].items():
+            self._check(record, group, getattr(record, group), [getattr(record, name) for name in names])
+
+    def check_all(self, record: Resource) -> None:
+        """Check the MACs of an instance or binding and of its operation, before a worker runs it.
+
+        Raises:
+            TamperedError, MissingKeyError: As in ``check``.
+        """
+        self.check(record)
+        self._check(record, OPERATION, record.operation.mac, _operation_values(record.operation))
+
+    def renewed(self, record: Resource) -> dict[str, str]:
+        """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
+
+        Raises:
+            TamperedError, MissingKeyError: As in ``check``.
+        """
+        if record.phase is Phase.GONE:
+            return {}
+        self.check(record)
+        key, operation = record.key, record.operation
+        begun_by_older = operation.mac is None and not self.required
+        if operation.open or operation.mac:
+            self._check(record, OPERATION, operation.mac, _operation_values(operation))
+        groups = {} if record.legacy else GROUPS[type(record)]
+        own = {group: self._mac(key, group, [getattr(record, name) for name in groups[group]]) for group in groups}
+        if operation.mac or begun_by_older:
+            own[OPERATION] = self._mac(key, OPERATION, _operation_values(operation))
+        return own
+
+    def of_value(self, value: object, place: Place) -> str | None:
+        """Return the MAC of values of another document; None without keys."""
+        return self.vault.mac(value, place) if self.vault else None
+
+    def fits(self, value: object, mac: str | None, place: Place) -> bool:
+        """Return whether a MAC fits; also if there is none and none is required.
+
+        Raises:
+            MissingKeyError: Its key is not known.
+        """
+        if not self.vault or (mac is None and not self.required):
+            return True
+        return mac is not None and self.vault.verifies(mac, value, place)
+
+    def _mac(self, key: str, group: str, values: list[Any]) -> str:
+        return self.vault.mac([_plain(value) for value in values], Place(key, group))
+
+    def _check(self, record: Resource, group: str, mac: str | None, values: list[Any]) -> None:
+        if self.fits([_plain(value) for value in values], mac, Place(record.key, group)):
+            return
+        why = "its MAC does not fit" if mac else "it has no MAC"
+        log.error("record_tampered", document=record.key, mac=group, reason=why)
+        raise TamperedError(_name(record), why)
+
+
+def _operation_values(operation: Operation) -> list[Any]:
+    return [operation.id, str(operation.kind), operation.request]
+
+
+def _plain(value: object) -> object:
+    """Return a value of a record as JSON; MongoDB keeps moments in milliseconds."""
+    return (value - EPOCH) // timedelta(milliseconds=1) if isinstance(value, datetime) else value
+
+
+def _name(record: Resource) -> str:
+    if isinstance(record, Binding):
+        return f"the binding {record.binding_id}"
+    return f"the instance {record.instance_id}"

@@ -1,0 +1,178 @@
+"""Documents that something else has changed: they lead to an error with a sentence, never to an action in Atlas."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
+from broker_api.state.records import binding_key, canonical, instance_key
+from tests.books import make_user, sign
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.in_process import InThisProcess, in_this_process
+from tests.tenant import CLUSTER, Json, Tenant, works
+
+ADMINISTRATOR = [{"roleName": "atlasAdmin", "databaseName": "admin"}]
+OWN_ROLES = ["dbAdmin", "readWrite"]
+NOT_AS_WRITTEN = "is not as the broker wrote it"
+
+
+@pytest.fixture(scope="module")
+def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
+    redis = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4", "BROKER_SETTLE_SECONDS": "0"}
+    servers = {"state": state_mongod, "cluster": cluster_mongod, "redis": redis_server, "emulator": emulator}
+    return Stack(flower=False, settings=redis, **servers)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def broker(stack: Stack) -> Iterator[InThisProcess]:
+    with in_this_process(stack) as running:
+        yield running
+
+
+@pytest.fixture
+def tenant(broker: InThisProcess, stack: Stack, atlas: Emulator) -> Iterator[Tenant]:
+    """An instance of a broker whose documents all have MACs, as those of a new broker have."""
+    del atlas
+    assert broker.context.keys.passes()
+    assert broker.context.store.macs.required
+    with stack.client() as client:
+        yield Tenant(client).provision()
+
+
+def forge(broker: InThisProcess, key: str, changes: Json, *, strip: bool = False) -> None:
+    """Change a document, and take its MACs away if told to."""
+    macs = dict.fromkeys([REQUEST, SETTLED, OPERATION], "")
+    update = {"$set": changes} | ({"$unset": macs} if strip else {})
+    assert broker.context.store.collection.update_one({"_id": key}, update).matched_count == 1
+
+
+def running(kind: str, step: str) -> Json:
+    """Return the fields of a forged operation, which is due."""
+    now = datetime.now(UTC)
+    operation = {
+        "id": f"{kind}-{uuid4().hex}",
+        "kind": kind,
+        "state": "in progress",
+        "open": True,
+        "step": step,
+        "due": now,
+        "accepted": now,
+        "deadline": now + timedelta(minutes=5),
+        "dispatched": now,
+    }
+    return {f"operation.{name}": value for name, value in operation.items()}
+
+
+def roles_of(atlas: Emulator, name: str) -> list[str]:
+    return [role["roleName"] for user in atlas.users() if user["username"] == name for role in user["roles"]]
+
+
+def test_a_copied_ciphertext_gives_no_other_binding_its_credentials(tenant: Tenant, broker: InThisProcess) -> None:
+    tenant.bind("copied-a")
+    tenant.bind("copied-b")
+    sealed = broker.context.store.collection.find_one({"_id": binding_key(tenant.instance_id, "copied-a")}) or {}
+    forge(broker, binding_key(tenant.instance_id, "copied-b"), {"sealed_credentials": sealed["sealed_credentials"]})
+    with tenant.client.expecting(500):
+        answer = tenant.client.binding(tenant.instance_id, "copied-b")
+    assert "copied from another document or field" in answer.description
+    assert works(tenant.credentials("copied-a"))
+
+
+@pytest.mark.parametrize("strip", [False, True], ids=["with its MACs", "without"])
+def test_a_forged_bind_makes_no_administrator(
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator, *, strip: bool
+) -> None:
+    name = f"forged-bind-{strip}"
+    tenant.bind(name)
+    roles = canonical([{"name": "atlasAdmin", "database": "admin"}])
+    forge(
+        broker,
+        binding_key(tenant.instance_id, name),
+        {"roles": roles, "phase": "creating", **running("bind", "create")},
+        strip=strip,
+    )
+    assert NOT_AS_WRITTEN in tenant.client.wait(tenant.instance_id, name).description
+    assert roles_of(atlas, name) == OWN_ROLES
+
+
+def test_forged_parameters_are_not_taken_over_by_a_rotation_or_an_update(tenant: Tenant, broker: InThisProcess) -> None:
+    tenant.bind("predecessor")
+    forged = canonical({"role": "admin"})
+    forge(broker, binding_key(tenant.instance_id, "predecessor"), {"parameters": forged})
+    with tenant.client.expecting(500):
+        assert NOT_AS_WRITTEN in tenant.client.rotate(tenant.instance_id, "successor", "predecessor").description
+    forge(broker, instance_key(tenant.instance_id), {"parameters": canonical({"policy-on-delete": "drop"})})
+    with tenant.client.expecting(500):
+        answer = tenant.client.update(tenant.instance_id, {"policy-on-delete": "retain"})
+    assert NOT_AS_WRITTEN in answer.description
+
+
+@pytest.mark.parametrize("form", ["with its MACs", "without", "with MACs that fit"])
+def test_a_forged_unbind_removes_no_administrator(
+    tenant: Tenant, broker: InThisProcess, stack: Stack, atlas: Emulator, form: str
+) -> None:
+    administrator, name = f"administrator {form}", f"forged unbind {form}"
+    make_user(atlas, administrator, roles=ADMINISTRATOR)
+    tenant.bind(name)
+    key = binding_key(tenant.instance_id, name)
+    forge(broker, key, {"username": administrator, "made": True}, strip=form == "without")
+    if form == "with MACs that fit":
+        sign(stack, {"_id": key})  # as if MACs could be forged, too: what is left is the look at Atlas
+        said = tenant.end(tenant.client.unbind(tenant.instance_id, name), name).description
+        assert "is not labelled as that of this binding" in said
+    else:
+        forge(broker, key, {"phase": "deleting", **running("unbind", "remove")})
+        assert NOT_AS_WRITTEN in tenant.client.wait(tenant.instance_id, name).description
+    assert roles_of(atlas, administrator) == ["atlasAdmin"]
+
+
+def test_a_forged_deprovision_drops_nothing(tenant: Tenant, broker: InThisProcess, atlas: Emulator) -> None:
+    credentials = tenant.bind("kept")
+    forge(broker, instance_key(tenant.instance_id), {"phase": "deleting", **running("deprovision", "check")})
+    assert NOT_AS_WRITTEN in tenant.client.wait(tenant.instance_id).description
+    assert works(credentials)
+    assert roles_of(atlas, "kept") == OWN_ROLES
+
+
+def test_an_administrators_user_is_not_removed_for_a_document_like_those_of_atlasbroker_2(
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator
+) -> None:
+    name = "administrator-of-atlasbroker-2"
+    make_user(atlas, name, roles=ADMINISTRATOR)
+    broker.context.store.collection.insert_one(
+        {"instance_id": tenant.instance_id, "binding_id": name, "parameters": {}}
+    )
+    ended = tenant.end(tenant.client.unbind(tenant.instance_id, name), name)
+    assert "was not removed" in ended.description
+    assert roles_of(atlas, name) == ["atlasAdmin"]
+
+
+def test_forged_connection_strings_are_read_again_from_atlas(tenant: Tenant, broker: InThisProcess) -> None:
+    housekeeping = broker.context.housekeeping
+    name = f"connection/{Emulator.project_id}/{CLUSTER}"
+    evil = {"standard": "mongodb://evil.example:27017/?tls=true"}
+    for forged in ({"ways": canonical({"standard": evil})}, {"ways": canonical({"standard": evil}), "mac": None}):
+        housekeeping.write(name, forged)
+        credentials = tenant.bind()
+        assert "evil.example" not in str(credentials)
+        assert works(credentials)
+
+
+def test_a_forged_owner_of_a_database_lets_no_other_instance_in(tenant: Tenant, broker: InThisProcess) -> None:
+    database = document_name(tenant)
+    broker.context.housekeeping.write(database, {"organization_guid": "theirs", "owned": False})
+    other = Tenant(tenant.client)
+    parameters = {"cluster": CLUSTER, "database": tenant.database}
+    ended = other.end(tenant.client.provision(other.instance_id, parameters))
+    assert ended.state == "failed"
+    assert NOT_AS_WRITTEN in ended.description
+
+
+def document_name(tenant: Tenant) -> str:
+    """Return the name of the reservation of the tenant's database."""
+    return f"database/{Emulator.project_id}/{CLUSTER}/{tenant.database}"

@@ -1,0 +1,158 @@
+"""Rotation of the encryption keys while the broker works: no request is lost, and the old key can be taken away."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import pytest
+from cryptography.fernet import Fernet
+
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import CANARY
+from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
+from broker_api.state.records import Place, binding_key
+from tests.books import held
+from tests.console import Console
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.in_process import in_this_process
+from tests.osb_client import OsbClient
+from tests.tenant import Json, Tenant, works
+
+OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+(OLD_ID,), (NEW_ID,), (OTHER_ID,) = (Vault((key,)).ids for key in (OLD, NEW, OTHER))
+SECRETS = 4
+
+
+@pytest.fixture
+def stack(
+    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, atlas: Emulator
+) -> Stack:
+    """Not started; its documents are in a database of this test's own."""
+    del atlas
+    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/3", "BROKER_SETTLE_SECONDS": "0"}
+    return Stack(
+        flower=False,
+        settings=settings,
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=emulator,
+    )
+
+
+@contextmanager
+def broker_with(stack: Stack, *keys: str) -> Iterator[OsbClient]:
+    stack.encryption_key = ",".join(keys)
+    with in_this_process(stack), stack.client() as client:
+        yield client
+
+
+def console(stack: Stack, *keys: str) -> Console:
+    return Console({**Console.of(stack).settings, "BROKER_ENCRYPTION_KEYS": ",".join(keys)})
+
+
+def as_an_earlier_release_wrote(stack: Stack) -> None:
+    """Turn all documents into those of a release with Fernet tokens and without MACs."""
+    vault = Vault((OLD,))
+    with held(stack) as documents, held(stack, "instances_housekeeping") as housekeeping:
+        for found in list(documents.find({"sealed_credentials": {"$type": "string"}})):
+            secret = vault.open(found["sealed_credentials"], Place(found["_id"], "sealed_credentials"))
+            fernet = {"sealed_credentials": vault.seal_for_all_releases(secret)}
+            documents.update_one({"_id": found["_id"]}, {"$set": fernet})
+        documents.update_many({}, {"$unset": dict.fromkeys([REQUEST, SETTLED, OPERATION], "")})
+        housekeeping.update_many({"mac": {"$exists": True}}, {"$unset": {"mac": ""}})
+        housekeeping.update_one({"_id": CANARY}, {"$set": {"sealed": vault.seal_for_all_releases(CANARY)}})
+
+
+def test_a_rotation_under_load_loses_no_request_and_frees_the_old_key(stack: Stack) -> None:
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        names = [f"old-{uuid4()}" for _ in range(SECRETS)]
+        given: dict[str, Json] = {name: tenant.bind(name) for name in names}
+    as_an_earlier_release_wrote(stack)
+    console_of_both = console(stack, NEW, OLD)
+    with broker_with(stack, NEW, OLD) as client:
+        loaded = Tenant(client, tenant.instance_id)
+        assert {name: loaded.credentials(name) for name in names} == given  # without MACs, as before the rotation
+        stop, troubles, rounds = threading.Event(), list[BaseException](), list[str]()
+
+        def load() -> None:
+            try:
+                while not stop.is_set():
+                    name = f"load-{uuid4()}"
+                    assert works(loaded.bind(name))
+                    assert loaded.credentials(names[0]) == given[names[0]]
+                    loaded.update(**{"policy-on-delete": ("drop", "retain")[len(rounds) % 2]})
+                    if len(rounds) % 2:
+                        loaded.unbind(name)
+                    rounds.append(name)
+            except BaseException as error:  # noqa: BLE001 - shown by the test
+                troubles.append(error)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        told = console_of_both.json("keys", "rotate", "--batch", "2")
+        again = console_of_both.json("keys", "rotate", "--batch", "3")
+        stop.set()
+        thread.join()
+        assert not troubles, troubles
+        assert rounds
+    assert told["rewritten"] >= SECRETS
+    assert told["left"] == again["left"] == 0
+    status = console_of_both.json("keys", "status")
+    assert status["not_needed"] == [OLD_ID]
+    assert status["without_macs"] == 0
+    assert [row["key"] for row in status["keys"] if row["secrets"] + row["macs"]] == [NEW_ID]
+    with broker_with(stack, NEW) as client:
+        last = Tenant(client, tenant.instance_id)
+        assert {name: last.credentials(name) for name in names} == given
+        with held(stack) as documents:  # from now on a document without MACs is refused
+            documents.update_one({"_id": binding_key(tenant.instance_id, names[0])}, {"$unset": {SETTLED: ""}})
+        with client.expecting(500):
+            assert "it has no MAC" in client.binding(tenant.instance_id, names[0]).description
+        assert works(last.credentials(names[1]))
+
+
+def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) -> None:
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("lost")
+        tenant.bind("kept")
+    assert console(stack, NEW, OLD).json("keys", "rotate")["left"] == 0
+    key = binding_key(tenant.instance_id, "lost")
+    with held(stack) as documents:
+        sealed = Vault((OTHER,)).seal({"password": "p"}, Place(key, "sealed_credentials"))
+        documents.update_one({"_id": key}, {"$set": {"sealed_credentials": sealed}})
+    with broker_with(stack, NEW) as client:
+        with client.expecting(500):
+            said = client.binding(tenant.instance_id, "lost").description
+        assert OTHER_ID in said
+        assert works(Tenant(client, tenant.instance_id).credentials("kept"))
+    done = console(stack, NEW).run("keys", "status", "--json")
+    assert (done.exit_code, OTHER_ID in done.stdout) == (1, True)
+    done = console(stack, NEW).run("keys", "rotate")
+    assert done.exit_code == 1
+    assert OTHER_ID in done.stdout
+    assert NEW not in done.output
+
+
+def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_keys(stack: Stack) -> None:
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("forged")
+    with held(stack) as documents:
+        key = binding_key(tenant.instance_id, "forged")
+        documents.update_one({"_id": key}, {"$set": {"username": "an-administrator"}})
+    done = console(stack, NEW, OLD).run("keys", "rotate", "--json")
+    assert done.exit_code == 1
+    assert "is not as the broker wrote it" in done.stdout
+    assert "none of these does" in console(stack, OTHER).refusal("keys", "rotate")
+
+
+def test_generate_makes_a_key_of_the_form_that_the_settings_take(stack: Stack) -> None:
+    made = console(stack).json("keys", "generate")
+    assert Vault((made["key"],)).ids == [made["id"]]
