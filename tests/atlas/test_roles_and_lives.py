@@ -7,7 +7,7 @@ import pytest
 
 from broker_api.state.records import binding_key
 from tests.atlas.broker import MAIN, Broker, can_write, log_in, new_id
-from tests.books import held
+from tests.books import held, sign
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 from tests.tenant import works
@@ -177,6 +177,7 @@ def test_an_update_of_roles_passes_over_a_binding_that_has_expired(
     past = datetime.now(UTC) - timedelta(seconds=5)
     with held(broker.stack) as documents:
         documents.update_one({"_id": binding_key(instance, binding)}, {"$set": {"expires": past}})
+    sign(broker.stack, {"_id": binding_key(instance, binding)})
     atlas.fail("PATCH", binding, times=None, status=400, error_code="ALREADY_EXPIRED")
     assert broker.client.update(instance, {"level": "reading"}).status == 202
     assert broker.client.wait(instance).state == "succeeded"

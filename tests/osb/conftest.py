@@ -7,6 +7,7 @@ import pytest
 from pymongo.collection import Collection
 
 from broker_api.settings.settings import load
+from broker_api.state.encryption import Vault
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from tests.dev.broker import Api
@@ -47,7 +48,7 @@ def _platform_of_another_api(**settings: str) -> object:
     def platform(stack: Stack) -> Iterator[OsbClient]:
         made = load({**stack.api_settings, **settings}, "api")
         with connect(made.mongo_uri, made.mongo_timeout_ms) as mongo:
-            store = Store(mongo, made.mongo_db, made.mongo_collection)
+            store = Store(mongo, made.mongo_db, made.mongo_collection, Vault(made.encryption_keys))
             with api_in_this_process(made, store) as uri, OsbClient(uri, stack.user, stack.password) as client:
                 yield client
 

@@ -9,6 +9,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
+from tests.books import sign
+from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb.offers import FIXED
 from tests.osb.steps import UNKNOWN, bound, failed_bind, held_bind, new_id, provisioned, release
@@ -75,7 +77,7 @@ def test_a_life_begins_anew(client: OsbClient, instance: str) -> None:
 
 
 def test_only_a_binding_of_this_instance_that_lives_can_be_replaced(
-    client: OsbClient, atlas: Emulator, instance: str, state: Collection[dict[str, Any]]
+    stack: Stack, client: OsbClient, atlas: Emulator, instance: str, state: Collection[dict[str, Any]]
 ) -> None:
     other = provisioned(client)
     made = [partial(bound, client, *each) for each in ((other,), (instance,), (instance, {"expires_in": 60}))]
@@ -84,6 +86,7 @@ def test_only_a_binding_of_this_instance_that_lives_can_be_replaced(
     client.wait(instance, gone)
     past = {"expires": datetime.now(UTC) - timedelta(seconds=1)}
     state.update_one({"instance_id": instance, "binding_id": expired}, {"$set": past})
+    sign(stack, {"instance_id": instance, "binding_id": expired})
     failed, (held, _) = failed_bind(client, atlas, instance), held_bind(client, atlas, instance)
     for predecessor in (new_id(), foreign, gone, expired, failed, held):
         answer = client.rotate(instance, new_id(), predecessor)

@@ -16,8 +16,8 @@ TYPOS = {
     "a field in a display": ("workers/operations/bind.py", '"endpoints": osb_endpoints(', '"endpoint": osb_endpoints('),
     "a field of an instance": (
         "workers/operations/deprovision.py",
-        '{"sealed_dropper": job.',
-        '{"sealed_droper": job.',
+        '{"sealed_dropper": sealed',
+        '{"sealed_droper": sealed',
     ),
     "a field of the other record": ("workers/operations/unbind.py", "made=False", "connection={}"),
     "a value of another type": ("workers/operations/bind.py", "BindingFields(made=True)", 'BindingFields(made="yes")'),
@@ -34,7 +34,7 @@ TYPOS = {
         'claim, {"lease_utnil"',
     ),
     "a field of an operation": ("workers/engine/runner.py", '{"undo": True, "failure"', '{"udno": True, "failure"'),
-    "a field that is read": ("workers/operations/unbind.py", "job.record.made", "job.record.maed"),
+    "a field that is read": ("workers/operations/unbind.py", "job.record.username", "job.record.usernaem"),
 }
 
 

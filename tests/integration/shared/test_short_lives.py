@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker_api.state.records import binding_key
-from tests.books import document, held
+from tests.books import document, held, sign
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import Answer, OsbClient
@@ -21,6 +21,7 @@ def set_end(stack: Stack, tenant: Tenant, expires: datetime, renew_before: datet
     with held(stack) as documents:
         key = binding_key(tenant.instance_id, BINDING)
         assert documents.update_one({"_id": key}, {"$set": fields}).matched_count == 1
+        sign(stack, {"_id": key})
 
 
 def waiting_bind(stack: Stack, client: OsbClient, atlas: Emulator, tenant: Tenant) -> Answer:
