@@ -18,11 +18,10 @@ from flask import Response, make_response, render_template, request, url_for
 
 from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
-from broker_api.osb.headers import user_of
 from broker_api.service.operation_views import STATES, OperationReader, duration, duration_text
 from broker_api.service.schemas import MAX_ID_LENGTH
 from broker_api.state.operator_queries import Cursor, OperationFilter
-from broker_api.state.records import Kind, State
+from broker_api.state.records import Kind, State, user_of
 
 PATH: Final = "/operations"
 ROWS = 50
