@@ -22,6 +22,7 @@ _OPERATOR = {
     "purge": "broker_api.operator.resources:purge",
     "keys": "broker_api.operator.keys:keys",
     "reconcile": "broker_api.operator.reconcile:reconcile",
+    "users": "broker_api.operator.users:users",
 }
 """The commands of operators, which are imported only when they are called: ``api`` needs no tables."""
 

@@ -26,6 +26,7 @@ EVENTS: dict[str, str] = {
     "lease_lost": "Another worker has taken over the operation, or a later request has replaced it.",
     "lease_not_renewed": "MongoDB could not be asked to extend a lease; the lease expires unless it answers soon.",
     "lease_taken_over": "The operation goes on here; the worker that ran it has died or lost MongoDB.",
+    "login_failed": "A request had a wrong name or password. The name is logged only if there is such a user.",
     "message_dropped": "A message in Redis was none of the broker's, and is deleted. No operation is lost.",
     "mongo_uri_options_ignored": "Options of BROKER_MONGO_URI that the broker sets itself.",
     "mongodb_unavailable": "MongoDB does not answer at the start; the process tries again.",

@@ -20,6 +20,7 @@ from broker_api import logs, tracing
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import JOBS
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
+from broker_api.logins import Logins
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
@@ -143,7 +144,7 @@ def _guard_flower() -> None:
         settings = _settings()
         settings.check_complete("flower")
         logs.configure()
-    library_workarounds.guard_flower(settings.users)
+    library_workarounds.guard_flower(Logins(settings.users))
     ignored_variables.warn(library_workarounds.take_ignored())
 
 

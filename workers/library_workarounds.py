@@ -6,6 +6,7 @@
   a value of a wrong type ends it with a traceback (github.com/mher/flower/issues/1206).
 - Flower answers ``/metrics``, which names workers and jobs, without authentication
   (github.com/mher/flower/issues/1342).
+- Flower compares clear passwords; it has no setting for a check of hashes.
 - Flower's API lists the workers that answer a broadcast. Workers here take no commands, so Flower sends none, and lists
   the workers whose events it has seen.
 - Celery prints what a signal to stop does, beside the log.
@@ -15,15 +16,20 @@ Replacements of parts of Celery's consumer, for which Celery has settings, are i
 """
 
 import os
+import secrets
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 
 import click
 from celery.apps import worker as celery_worker
 from tornado.options import options as flower_options
-from tornado.web import authenticated
+from tornado.web import HTTPError, authenticated
 
 from broker_api import logs
+from broker_api.logins import Logins, WrongCredentialsError
 from broker_api.settings.ignored_variables import CELERY_VARIABLES, ignored
+from broker_api.settings.users import Role
 
 FLOWER_VARIABLES = (
     "FLOWER_AUTH",
@@ -106,19 +112,27 @@ def log_signals() -> None:
     setattr(celery_worker, "safe_say", lambda message, *_: write("worker_stopping", message))  # noqa: B010 - no stub
 
 
-def guard_flower(users: Mapping[str, str]) -> None:
+def guard_flower(logins: Logins) -> None:
     """Put Flower behind basic authentication, and make it read-only, so that it stops no worker and sends no job.
 
     Args:
-        users: The passwords by user name.
+        logins: The users; only those with the role operator may see Flower.
     """
     from flower.api.workers import ListWorkers  # noqa: PLC0415 - only Flower's process needs it
     from flower.inspector import Inspector  # noqa: PLC0415 - as above
     from flower.urls import handlers  # noqa: PLC0415 - as above
+    from flower.views import BaseHandler  # noqa: PLC0415 - as above
     from flower.views.monitor import Metrics  # noqa: PLC0415 - as above
     from flower.views.workers import WorkersView  # noqa: PLC0415 - as above
 
-    flower_options.basic_auth = [f"{name}:{password}" for name, password in users.items()]
+    def current_user(self: BaseHandler) -> str:
+        name = _operator(logins, self.request.headers.get("Authorization", ""), self.request.remote_ip)
+        if name is None:
+            raise HTTPError(HTTPStatus.UNAUTHORIZED)
+        return name
+
+    BaseHandler.get_current_user = current_user
+    flower_options.basic_auth = [secrets.token_urlsafe()]  # only tells Flower that there is authentication
     flower_options.read_only = True
     flower_options.enable_events = False  # by a broadcast; workers send events anyway
     flower_options.auth = ""
@@ -138,3 +152,14 @@ def guard_flower(users: Mapping[str, str]) -> None:
     listed = type("SeenWorkers", (ListWorkers,), {"get": authenticated(list_workers)})
     Inspector.inspect_methods = ()
     handlers[:0] = [("/metrics", guarded), ("/api/workers", listed)]
+
+
+def _operator(logins: Logins, header: str, address: str) -> str | None:
+    """Return the name of the operator in the header of basic authentication; None if it is not one."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        name, colon, password = b64decode(encoded.strip(), validate=True).decode().partition(":")
+        is_operator = Role.OPERATOR in logins.check(name, password, address) if colon else False
+    except (ValueError, WrongCredentialsError):
+        return None
+    return name if is_operator and scheme.lower() == "basic" else None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 from flask import Flask, Response, request
 
 from broker_api.catalog.parameter_checks import MAX_BYTES
+from broker_api.logins import Logins
 from broker_api.osb import openapi
 from broker_api.osb.api_versions import NEWEST, known_catalog, minor
-from broker_api.osb.authentication import Users
 from broker_api.osb.binding_routes import BindingOperationRoute, BindingRoute
 from broker_api.osb.errors import answer_errors
 from broker_api.osb.headers import API_VERSION, MAJOR, MINIMUM_MINOR
@@ -26,6 +26,9 @@ from broker_api.service.service import Service
 if TYPE_CHECKING:
     from flask.json.provider import DefaultJSONProvider
 
+LOGINS = "logins"
+"""The name of the app's ``Logins`` in ``Flask.extensions``."""
+
 _INSTANCE = "/v2/service_instances/<id:instance_id>"
 _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 
@@ -41,7 +44,7 @@ def create_app(
 
     Args:
         service: the verbs, the catalog and the health that the app serves.
-        users: passwords by user name.
+        users: passwords or hashes by user name, as in the settings.
         max_body_bytes: the limit of a request's body.
         is_stopping: returns whether the process is about to end; ``/ready`` then answers 503.
     """
@@ -51,8 +54,9 @@ def create_app(
     # Redirects have HTML bodies, so no path is redirected to another one.
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdConverter
-    check_requests(app, Users(users))
     metrics = Metrics(service.health)
+    app.extensions[LOGINS] = logins = Logins(users, metrics.count_failed_login)
+    check_requests(app, logins)
     metrics.observe(app)
     answer_errors(app)
 

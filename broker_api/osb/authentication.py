@@ -1,39 +1,37 @@
-"""HTTP basic authentication (RFC 7617) against the configured users."""
+"""HTTP basic authentication (RFC 7617), and what each role may ask for."""
 
-import hashlib
-import hmac
-import secrets
-from collections.abc import Mapping
+from flask import Request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 
-from werkzeug.datastructures import Authorization, WWWAuthenticate
-from werkzeug.exceptions import Unauthorized
+from broker_api.logins import Logins, TooManyFailuresError, WrongCredentialsError
+from broker_api.settings.users import Role
 
 _CHALLENGE = WWWAuthenticate("basic", {"realm": "Atlas Broker", "charset": "UTF-8"})
 
 
-class Users:
-    """The configured users. The time of a check reveals neither a password nor whether a name is known."""
+def authenticate(request: Request, logins: Logins) -> None:
+    """Check the user and the password of a request, and that the user's role allows its path.
 
-    def __init__(self, users: Mapping[str, str]) -> None:
-        self._digests = {name: _digest(password) for name, password in users.items()}
-        self._unknown = _digest(secrets.token_hex())
-
-    def require(self, authorization: Authorization | None) -> None:
-        """Check the user and the password of a request.
-
-        Args:
-            authorization: the parsed header; None if there is none.
-
-        Raises:
-            Unauthorized: the header is missing, the user is unknown or the password is wrong.
-        """
-        name = password = ""
-        if authorization is not None and authorization.type == "basic":
-            name, password = authorization.username or "", authorization.password or ""
-        if not hmac.compare_digest(_digest(password), self._digests.get(name, self._unknown)):
-            raise Unauthorized("A user name and password are required (basic authentication).", None, _CHALLENGE)
-
-
-def _digest(password: str) -> bytes:
-    # All digests have the same length, so comparing them does not reveal the password's.
-    return hashlib.sha256(password.encode()).digest()
+    Raises:
+        Unauthorized: the header is missing or cannot be read, the user is unknown or the password is wrong.
+        TooManyRequests: they are wrong, as many before them from this address.
+        Forbidden: the user does not have the role.
+    """
+    given = request.authorization
+    name = password = ""
+    if given is not None and given.type == "basic":
+        name, password = given.username or "", given.password or ""
+    refused = Unauthorized("A user name and password are required (basic authentication).", None, _CHALLENGE)
+    if not (name or password):  # no attempt, so it does not count as one
+        raise refused
+    try:
+        roles = logins.check(name, password, request.remote_addr or "")
+    except TooManyFailuresError as error:
+        sentence = "Too many wrong passwords for this user name from this address; try again later."
+        raise TooManyRequests(sentence, retry_after=error.retry_after) from None
+    except WrongCredentialsError:
+        raise refused from None
+    needed = Role.PLATFORM if request.path.startswith("/v2/") else Role.OPERATOR
+    if needed not in roles and (needed is Role.PLATFORM or request.endpoint):
+        raise Forbidden(f"This user does not have the role {needed}, which this path needs.")

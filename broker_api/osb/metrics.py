@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import structlog
 from flask import Flask, Response, g, request
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -57,6 +57,17 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=own,
         )
+
+        self._failed_logins = Counter(
+            "broker_failed_logins",
+            "Requests with a wrong name or password: wrong, or limited when there were too many before.",
+            ("answer",),
+            registry=own,
+        )
+
+    def count_failed_login(self, answer: str) -> None:
+        """Count a request with a wrong name or password, with how it is answered."""
+        self._failed_logins.labels(answer).inc()
 
     def observe(self, app: Flask) -> None:
         """Count and log the app's requests from now on."""

@@ -19,6 +19,7 @@ BINDING = f"{INSTANCE}/service_bindings/{{binding_id}}"
 ERRORS = {
     400: ("BadRequest", "The request is malformed, or names a service, plan or parameter that is not in the catalog."),
     401: ("Unauthorized", "User name and password are missing or wrong."),
+    403: ("Forbidden", "The user does not have the role that the path needs."),
     404: ("NotFound", "There is no such instance or binding, or not yet."),
     409: ("Conflict", "It exists, or is being made, with other attributes."),
     410: ("Gone", "It does not exist (any more)."),
@@ -35,6 +36,7 @@ ERRORS = {
             "succeed."
         ),
     ),
+    429: ("TooManyFailures", "The password is wrong, as many before it for this user name from this address."),
     500: (
         "BrokerError",
         "Internal error of the broker, or the job that the request waited for has failed.",
@@ -88,7 +90,7 @@ def _operation(
         body: the name of the schema of the request's body.
     """
     tag = TAGS.get(operation_id.partition(".")[0])
-    errors = {*errors, 401, 412, 500, 503} if tag else errors
+    errors = {*errors, 401, 403, 412, 429, 500, 503} if tag else errors
     common = ("Version", "OriginatingIdentity", "RequestIdentity") if tag else ("RequestIdentity",)
     described: JsonObject = {
         "tags": [tag or "operation"],
@@ -118,13 +120,16 @@ def _page(name: str, summary: str, errors: Collection[int], parameters: Collecti
         str(status): _answer(description, {"type": "string"}, _ERROR_HEADERS.get(status), "text/html; charset=utf-8")
         for status, description in {
             200: "The page.",
-            **{each: ERRORS[each][1] for each in (*errors, 401, 500, 503)},
+            **{each: ERRORS[each][1] for each in (*errors, 401, 403, 429, 500, 503)},
         }.items()
     }
     return described
 
 
-_ERROR_HEADERS: dict[int, JsonObject] = {401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}}
+_ERROR_HEADERS: dict[int, JsonObject] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    429: {"Retry-After": {"required": True, "schema": {"type": "string"}}},
+}
 _OPERATION_FILTERS = ("State", "Type", "OlderThan", "OfInstance", "WaitingOn")
 _ACCEPTED = "Accepted, or an identical request is running already: poll last_operation."
 _ACCEPTED_DELETE = "Accepted, or it is being deleted: poll last_operation."
@@ -286,7 +291,7 @@ PATHS: JsonObject = {
             "metrics",
             "Numbers for Prometheus",
             {200: _answer("Prometheus' text format.", {"type": "string"}, media_type="text/plain")},
-            {401, 500},
+            {401, 403, 429, 500},
         )
     },
     "/operations": {
@@ -299,7 +304,12 @@ PATHS: JsonObject = {
         "get": _page("operations.show", "The life of an operation", {400, 404}),
     },
     "/openapi.json": {
-        "get": _operation("openapi", "This description", {200: _answer("This description.", {"type": "object"})}, {401})
+        "get": _operation(
+            "openapi",
+            "This description",
+            {200: _answer("This description.", {"type": "object"})},
+            {401, 403, 429},
+        )
     },
 }
 

@@ -1,6 +1,6 @@
 """The checks of every request, in this order, and the completion of every response.
 
-1. authentication, also for unknown paths
+1. authentication, also for unknown paths, and the user's role
 2. the version of the API, unless the path does not have the method
 3. the path, its ids and the method (by Flask's routing)
 4. the query arguments and the body (in the routes)
@@ -15,7 +15,8 @@ from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
-from broker_api.osb.authentication import Users
+from broker_api.logins import Logins
+from broker_api.osb.authentication import authenticate
 from broker_api.osb.headers import (
     REQUEST_IDENTITY,
     originating_identity,
@@ -31,7 +32,7 @@ DISCARDED_BYTES = 4_194_304
 """How many bytes of the body of a refused request are read at most."""
 
 
-def check_requests(app: Flask, users: Users) -> None:
+def check_requests(app: Flask, logins: Logins) -> None:
     """Make the app check every request.
 
     The checks set for the routes, in ``flask.g``: ``started``, ``request_id``, ``minor`` (of the API's version) and
@@ -47,7 +48,7 @@ def check_requests(app: Flask, users: Users) -> None:
         clear_contextvars()
         bind_contextvars(request_id=g.request_id, **(request.view_args or {}))
         if request.endpoint not in PROBES:
-            users.require(request.authorization)
+            authenticate(request, logins)
         if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
             g.minor = require_version(request.headers)
         identity = originating_identity(request.headers)

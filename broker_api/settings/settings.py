@@ -26,12 +26,12 @@ from broker_api.settings.sources import (
     Text,
     Values,
     explain,
-    is_unicode,
     read_file,
     read_sections,
     setting,
     variable_of,
 )
+from broker_api.settings.users import Role, parse_users, read_users
 
 _Section = dict[str, object]
 Part = Literal["api", "worker", "flower", "operator", "client"]
@@ -62,23 +62,6 @@ class Project(BaseModel):
                 "MONGODB_ATLAS_PROJECT_ID: must be the id of the Atlas project that the credentials open"
             )
         return self
-
-
-def _users(given: object) -> dict[str, str]:
-    """Return the passwords by user name. A name cannot have a colon (HTTP basic authentication, RFC 7617)."""
-    if isinstance(given, Mapping):
-        pairs = list(given.items())
-    else:
-        pairs = [pair.strip().partition(":")[::2] for pair in str(given).split(",")]
-    fits = all(isinstance(text, str) and text.strip() and is_unicode(text) for pair in pairs for text in pair)
-    if not fits or any(":" in name for name, _ in pairs):
-        raise SettingError(
-            "BROKER_USERS: must be name:password, several separated by commas, in secret.json an object of names "
-            "and passwords; all of them text, none empty, no colon in a name"
-        )
-    if len(dict(pairs)) < len(pairs):
-        raise SettingError("BROKER_USERS: must be pairs with another name each")
-    return dict(pairs)
 
 
 def _keys(variable: str, given: object) -> tuple[str, ...]:
@@ -136,7 +119,7 @@ class Settings(BaseSettings):
     redis: Annotated[RedisSettings, BeforeValidator(RedisSettings.parse), AsText] = setting(
         "BROKER_REDIS_URL", "redis", "url", default=lambda: RedisSettings.parse("redis://127.0.0.1:6379/0")
     )
-    users: Annotated[dict[str, str], BeforeValidator(_users)] = setting(
+    users: Annotated[dict[str, str], BeforeValidator(parse_users)] = setting(
         "BROKER_USERS", "users", default=dict, repr=False
     )
     encryption_keys: Annotated[tuple[str, ...], _keys_of("BROKER_ENCRYPTION_KEYS")] = setting(
@@ -171,6 +154,8 @@ class Settings(BaseSettings):
             url_checks.check_mongo_uri(self.mongo_uri)
         if part in ("api", "flower") and not self.users:
             raise SettingError("BROKER_USERS: must be name:password for HTTP basic authentication, several with commas")
+        if part == "flower" and not any(Role.OPERATOR in user.roles for user in read_users(self.users)):
+            raise SettingError("BROKER_USERS: must have a user with the role operator, which Flower is for")
         if part in ("api", "worker") and not self.encryption_keys:
             raise SettingError("BROKER_ENCRYPTION_KEYS: must be one or more Fernet keys, separated by commas")
         if part != "worker":

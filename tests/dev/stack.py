@@ -5,11 +5,15 @@ from collections.abc import Mapping
 
 from cryptography.fernet import Fernet
 
+from broker_api.logins import make_hash
 from tests.dev.broker import Api, Flower, Worker
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import Running, Server, close_all, start_all
 from tests.dev.services import Mongod, Redis
 from tests.osb_client import OsbClient
+
+OPERATOR, PLATFORM = "password of an operator", "password of a platform"
+"""Passwords of further users of a stack with a service account."""
 
 
 class Stack(Running):
@@ -36,6 +40,9 @@ class Stack(Running):
         self.oauth = oauth
         self.settings = dict(settings or {})
         self.user, self.password = "dev", secrets.token_urlsafe(12)
+        self.users = f"{self.user}:{self.password}"
+        if oauth:  # the other way to give a password, and users with one role
+            self.users = f"{self.user}:{make_hash(self.password)},o/operator:{OPERATOR},p/platform:{PLATFORM}"
         self.encryption_key = Fernet.generate_key().decode()
         self.database = f"broker-{secrets.token_hex(4)}"
         self.state = state or Mongod("mongod-state")
@@ -60,7 +67,7 @@ class Stack(Running):
             "BROKER_MONGO_DB": self.database,
             "BROKER_MONGO_COLLECTION": "instances",
             "BROKER_REDIS_URL": self.redis.uri,
-            "BROKER_USERS": f"{self.user}:{self.password}",
+            "BROKER_USERS": self.users,
             "BROKER_SETTLE_SECONDS": "1",
             **self.settings,
         }

@@ -10,7 +10,7 @@ import requests
 
 from tests import browser
 from tests.browser import Browser
-from tests.dev.stack import Stack
+from tests.dev.stack import OPERATOR, PLATFORM, Stack
 from tests.emulator.client import Emulator
 from tests.tenant import CLUSTER, Tenant, ends, eventually
 
@@ -55,9 +55,11 @@ def flower(oauth_stack: Stack) -> Iterator[Flower]:
 
 
 @pytest.mark.parametrize("path", ["/", "/workers", "/tasks", "/broker", "/api/tasks", "/api/workers", "/metrics"])
-def test_flower_demands_a_user_of_the_broker(flower: Flower, path: str) -> None:
+def test_flower_demands_an_operator(flower: Flower, oauth_stack: Stack, path: str) -> None:
     assert requests.get(flower.uri + path, timeout=20).status_code == 401
-    assert requests.get(flower.uri + path, auth=("dev", "wrong"), timeout=20).status_code == 401
+    for auth in ((oauth_stack.user, f"wrong for {path}"), ("p", PLATFORM), ("o", "wrong")):
+        assert requests.get(flower.uri + path, auth=auth, timeout=20).status_code == 401
+    assert requests.get(flower.uri + path, auth=("o", OPERATOR), timeout=20).status_code == 200
     assert flower.get(path).status_code == 200
 
 
