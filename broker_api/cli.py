@@ -53,7 +53,7 @@ def _installed_commands() -> dict[str, EntryPoint]:
     found = {name: EntryPoint(name, module, _GROUP) for name, module in _OPERATOR.items()}
     for declared in entry_points(group=_GROUP):
         with contextlib.suppress(ModuleNotFoundError):
-            if find_spec(declared.module):
+            if find_spec(declared.module.partition(".")[0]):  # of the whole name it would import the package
                 found[declared.name] = declared
     return found
 
