@@ -115,7 +115,7 @@ class FrontEnd:
         tracing.set_up("atlas-broker-api")
         vault, client = Vault(made.encryption_keys), connect(made.mongo_uri, made.mongo_timeout_ms)
         store = Store(client, made.mongo_db, made.mongo_collection, vault)
-        service = Service.compose(made, store, Queue(made.redis))
+        service = Service.compose(made, store, Queue(made.redis, store.report))
         app = create_app(service, made.users, is_stopping=server.stopping.is_set)
         return cls(app, store, KeyCheck(Housekeeping(store), vault))
 

@@ -77,7 +77,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
     vault, client = Vault(settings.encryption_keys), connect(settings.mongo_uri, settings.mongo_timeout_ms)
     store = Store(client, settings.mongo_db, settings.mongo_collection, vault)
     claims = Claims(store, worker) if worker else Claims(store)
-    housekeeping, queue = Housekeeping(store), Queue(settings.redis)
+    housekeeping, queue = Housekeeping(store), Queue(settings.redis, store.report)
     projects, own_vault = {}, worker_vault(settings)
     for project in settings.projects:
         auth = credentials(project, SharedTokens(housekeeping, own_vault, project.client_id))

@@ -4,13 +4,20 @@ Sending takes at most about a second, also when Redis refuses connections or nev
 sent for two seconds; the sweeper sends those jobs later.
 """
 
+import secrets
 import threading
 import time
+from contextlib import suppress
+from typing import Any
+
+from redis import RedisError
+from redis.exceptions import NoPermissionError
 
 from broker_api.jobs.redis_errors import OutageLog, sentence
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
+from broker_api.state.process_report import ProcessReport
 from broker_api.state.records import Kind
 
 JOBS: dict[str, str] = {kind: f"atlas.{kind}" for kind in Kind}
@@ -36,7 +43,14 @@ CONNECTIONS = 10
 class Queue:
     """Sends jobs by name; the API has no code of the jobs."""
 
-    def __init__(self, redis: RedisSettings) -> None:
+    def __init__(self, redis: RedisSettings, report: ProcessReport | None = None) -> None:
+        """Create the queue; it connects when a job is sent.
+
+        Args:
+            redis: The Redis.
+            report: Counts the sends and remembers a failed one for all processes.
+        """
+        self._report = report
         self._app = RedisCelery("broker_api", set_as_current=False)
         self._app.config_from_object(_bounded(redis))
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
@@ -60,9 +74,11 @@ class Queue:
             Whether Redis accepted the message. If it did not, the sweeper sends the job later.
         """
         if not self._slots.acquire(timeout=2 * SOCKET_SECONDS):
+            self._tell("skipped")
             return False
         try:
             if time.monotonic() < self._silent_until:
+                self._tell("skipped")
                 return False
             self._app.send_task(
                 job,
@@ -74,11 +90,48 @@ class Queue:
         except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             self._outage.failed(error)
+            self._tell("failed", sentence(error))
             return False
         finally:
             self._slots.release()
         self._outage.recovered()
+        self._tell("accepted")
         return True
+
+    def _tell(self, result: str, failure: str | None = None) -> None:
+        if self._report:
+            self._report.sent(result, failure)
+
+    def depths(self) -> dict[str, int] | None:
+        """Return the number of messages in each queue; None when Redis does not answer within about a second."""
+        names = list(dict.fromkeys(QUEUES.values()))
+        try:
+            with self._probe.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    pipeline.llen(name)
+                return dict(zip(names, pipeline.execute(), strict=True))
+        except (RedisError, OSError):
+            return None
+
+    def try_to_send(self) -> str | None:
+        """Write a message to a queue of its own and remove it, as ``check`` does.
+
+        Returns:
+            The policy by which Redis evicts keys when it is full; None when it does not tell.
+
+        Raises:
+            Exception: Redis does not take the message; see ``redis_errors.sentence``.
+        """
+        name = f"atlas-broker-check-{secrets.token_hex(8)}"
+        with self._probe.pipeline(transaction=False) as pipeline:
+            pipeline.lpush(name, "x" * 1000)
+            pipeline.expire(name, 10)
+            pipeline.delete(name)
+            pipeline.execute()
+        with suppress(NoPermissionError):
+            told: dict[str, Any] = self._probe.info("memory")
+            return told.get("maxmemory_policy")
+        return None
 
     def problem(self) -> str | None:
         """Return why Redis cannot be used, as a sentence for operators; None if it can. Takes about a second at most.

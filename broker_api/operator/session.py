@@ -4,7 +4,7 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,7 +57,7 @@ class Session:
     @cached_property
     def queue(self) -> Queue:
         """Sends jobs to the workers."""
-        return Queue(self.redis)
+        return Queue(self.redis, self.store.report)
 
     def send(self, changed: Instance | Binding) -> None:
         """Send the job of the latest operation, and print what happens next."""
@@ -84,7 +84,12 @@ def opened() -> Iterator[Session]:
     try:
         with client:
             vault = Vault(settings.encryption_keys)
-            yield Session(Store(client, settings.mongo_db, settings.mongo_collection, vault), settings.redis)
+            store = Store(client, settings.mongo_db, settings.mongo_collection, vault)
+            try:
+                yield Session(store, settings.redis)
+            finally:
+                with suppress(ErrStorageMongoConnection):
+                    store.report.flush()
     except ErrStorageMongoConnection as error:
         raise click.ClickException(_UNUSABLE.format(error.reason)) from None
     except (RefusedError, BrokerError, ErrStorageUnreadable) as error:

@@ -245,10 +245,12 @@ class Claims:
         """
         if phase is Phase.GONE and claim.record.legacy:
             self.store.legacy.forget(claim.record)
-        operation = OperationFields(**ENDED)
-        if claim.record.operation.state is State.IN_PROGRESS:
+        operation, in_progress = OperationFields(**ENDED), claim.record.operation.state is State.IN_PROGRESS
+        if in_progress:
             operation |= {"state": state, "description": description, "finished": In(0)}
         self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)), steps=steps)
+        if in_progress:
+            self.store.report.ended(claim.record.operation.kind, state)
 
     def _write(
         self,
@@ -343,16 +345,19 @@ class Claims:
             "operation.due": NOW,
             "operation.attempts": 0,
         }
-        late = {
+        late: Document = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # always true, but needed for the use of the index of open operations
             "operation.state": State.IN_PROGRESS,
             "$expr": {"$lte": ["$operation.deadline", NOW]},
         }
         found = list(self.store.collection.find(late, _DUE_FIELDS))
-        if found:
-            keys = [document["_id"] for document in found]
-            self.store.collection.update_many({**late, "_id": {"$in": keys}}, [{"$set": failed}])
+        kinds = {document["operation"].get("kind") for document in found}
+        for kind in kinds:
+            keys = [document["_id"] for document in found if document["operation"].get("kind") == kind]
+            query = {**late, "_id": {"$in": keys}, "operation.kind": kind}
+            number = self.store.collection.update_many(query, [{"$set": failed}]).modified_count
+            self.store.report.ended(str(kind), State.FAILED, number)
         return [
             {
                 "instance_id": document.get("instance_id"),
@@ -366,9 +371,17 @@ class Claims:
 
     @storage_errors("finish")
     def finish_waiting(
-        self, waiting: Fences, name: str, phase: Phase, changes: Fields | None, description: str, *, step: str
+        self,
+        waiting: Fences,
+        name: str,
+        phase: Phase,
+        changes: Fields | None,
+        description: str,
+        *,
+        kind: str,
+        step: str,
     ) -> int:
-        """End operations that wait on ``name``, all with the same result, in one write.
+        """End operations of one kind that wait on ``name``, all with the same result, in one write.
 
         No claim is needed: each operation has one step left, which would only write this result, and no worker has
         claimed it since it waits.
@@ -379,6 +392,7 @@ class Claims:
             phase: The new phase of the instances or bindings.
             changes: Fields of the instances or bindings to write.
             description: The description that platforms read.
+            kind: Their kind.
             step: The step that they all have left.
 
         Returns:
@@ -389,7 +403,9 @@ class Claims:
         values = assignments(ended, "operation.") | _step_assignments({step: done}) | assignments(changes or {})
         values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
-        return self.store.collection.update_many(query, [{"$set": values}]).modified_count
+        number = self.store.collection.update_many(query, [{"$set": values}]).modified_count
+        self.store.report.ended(kind, State.SUCCEEDED, number)
+        return number
 
     @storage_errors("wake")
     def make_due(self, waiting: Fences, name: str) -> None:

@@ -79,6 +79,7 @@ class OperatorActions:
             "finished": None,
             "changed": None,
             "overlapped": False,
+            "warned": 0,
             "accepted": In(0),
             "deadline": In(OPERATION_SECONDS),
         }
@@ -108,6 +109,7 @@ class OperatorActions:
         if operation.kind in CREATES:
             fields |= assignments(ResourceFields(phase=Phase.FAILED))
         self._write(found, "operations cancel", fields)
+        self.store.report.ended(operation.kind, State.FAILED)
 
     def purge_instance(self, found: Instance, *, with_bindings: bool) -> int:
         """Forget an instance, its bindings and its reservation of a database, without a call to Atlas.
@@ -166,13 +168,17 @@ class OperatorActions:
             "finished": In(0),
         }
         values = assignments({**fields, "unsure_until": None, "phase": Phase.GONE, "expire_at": KEPT[Phase.GONE]})
-        if found.operation.state is State.IN_PROGRESS and found.operation.kind in DELETES:
+        in_progress = found.operation.state is State.IN_PROGRESS
+        if in_progress and found.operation.kind in DELETES:
             values |= assignments(ended, "operation.")
         else:
             values |= {"operation": Start(kind).fields() | assignments(ended), "past": PAST}
         if found.legacy:
             self.store.legacy.forget(found)
         self._write(found, "purge", values)
+        if in_progress and found.operation.kind not in DELETES:  # it is stopped (see PAST)
+            self.store.report.ended(found.operation.kind, State.FAILED)
+        self.store.report.ended(kind, State.SUCCEEDED)
 
     @storage_errors("change an operation")
     def _write(self, found: Instance | Binding, command: str, fields: Document) -> None:

@@ -8,7 +8,7 @@ Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -24,6 +24,7 @@ from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.legacy import LegacyDocuments, in_any_case
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.process_report import ProcessReport
 from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
     EPOCH,
@@ -118,6 +119,7 @@ class Store:
         self.collection = durable_collection(client, database, collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection)
+        self.report = ProcessReport(self.housekeeping)
 
     @storage_errors("prepare")
     def prepare(self) -> None:
@@ -317,6 +319,8 @@ class Store:
             written = self.collection.update_one(unchanged, begun, upsert=current is None)
         except DuplicateKeyError:
             return None
+        if current and current.state is State.IN_PROGRESS:  # a delete stops it (see PAST)
+            self.report.ended(current.kind, State.FAILED, written.matched_count)
         return start.operation_id if written.matched_count or written.did_upsert else None
 
     @storage_errors("store")
@@ -352,19 +356,6 @@ class Store:
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
-
-    @storage_errors("count")
-    def oldest_due_seconds(self) -> float:
-        """Return for how many seconds the oldest operation without a worker has been due; 0 when none is due."""
-        query = {
-            "operation.open": True,
-            "operation.due": {"$gte": EPOCH},  # excludes broken documents
-            "operation.state": {"$in": [*State]},
-            "$expr": {"$lte": ["$operation.lease_until", NOW]},
-        }
-        first = self.collection.find_one(query, {"operation.due": 1}, sort=[("operation.due", 1)])
-        late = self.now() - first["operation"]["due"] if first else timedelta()
-        return max(0.0, late.total_seconds())
 
 
 def _exists(field: str) -> Document:

@@ -168,14 +168,14 @@ class ClusterWatcher:
         alike: dict[tuple[str, str, bool], list[Waiting]] = defaultdict(list)
         for one in confirmed:
             alike[one.due.kind, one.step, one.done is None].append(one)
-        for (_, step, _), group in alike.items():
+        for (kind, step, _), group in alike.items():
             done = group[0].done
             if done is None:
                 self._send(project, cluster, group)
                 continue
             name = cluster_key(project, cluster)
             ended = self._claims.finish_waiting(
-                _fences(group), name, done.phase, done.changes, done.description, step=step
+                _fences(group), name, done.phase, done.changes, done.description, kind=kind, step=step
             )
             self._drop(project, cluster, group)
             if ended < len(group):  # a job of each finds out which ones have changed meanwhile
