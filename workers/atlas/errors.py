@@ -53,6 +53,10 @@ class AtlasError(Exception):
         """
         return f"{self} (for {where})"
 
+    def in_general(self) -> str:
+        """Return the error as a sentence for users of other operations: it names no user, and quotes no answer."""
+        return "Atlas does not answer at the moment."
+
 
 class NoAnswer(AtlasError):
     """No complete answer came. Atlas may have carried out the request, unless ``sent`` is False."""
@@ -64,6 +68,10 @@ class UnreadableAnswer(AtlasError):
     def __init__(self, sentence: str, *, status: int = 0, retry_after: float | None = None, sent: bool = True) -> None:
         super().__init__(sentence, retry_after=retry_after, sent=sent)
         self.status = status
+
+    def in_general(self) -> str:
+        """Return a sentence for users of other operations."""
+        return f"Atlas's answers ({self.status}) make no sense at the moment."
 
 
 class Refused(AtlasError):
@@ -90,6 +98,10 @@ class Refused(AtlasError):
         # Atlas answers some bad input with a 500, so the caller limits how often it repeats such a call.
         transient = status in _TRANSIENT_STATUS or (status, code) in _TRANSIENT_CODE
         self.retryable = transient or self.always_retryable
+
+    def in_general(self) -> str:
+        """Return a sentence for users of other operations."""
+        return f"Atlas answers with an error ({self.status}) at the moment."
 
 
 class UserNotFound(Refused):
@@ -124,6 +136,10 @@ class Unauthorized(Refused):
     def sentence(self, where: str) -> str:
         """Return the error as a sentence for platform users, which sends them to the operator."""
         return f"Atlas refuses the broker's key for {where}; the broker's operator must look at it. {self}"
+
+    def in_general(self) -> str:
+        """Return a sentence for users of other operations, which sends them to the operator."""
+        return f"Atlas refuses the broker's key ({self.status}); the broker's operator must look at it."
 
 
 _TYPES: dict[tuple[int, str], type[Refused]] = {

@@ -49,6 +49,8 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._failures: _Failures | None = None
         self._succeeded_at: float | None = None
+        self.key_refused = False
+        """Whether Atlas has refused the credentials of this process since its last successful call."""
 
     def is_open(self) -> bool:
         """Return whether calls are stopped, by the state that all workers share, which is at most a second old.
@@ -74,6 +76,7 @@ class CircuitBreaker:
         """
         with self._lock:
             self._failures = None
+            self.key_refused = False
             self._succeeded_at = time.monotonic()
         if self.is_open():
             self._housekeeping.write(self._document, {"open": False})
@@ -84,13 +87,14 @@ class CircuitBreaker:
         """Record a failed call: no answer, a 5xx, or refused credentials.
 
         Args:
-            reason: The error as a sentence for users.
+            reason: The error as a sentence for all users, so without the name of any of them.
             operation_id: The operation that made the call; empty for maintenance.
             unauthorized: Atlas refused the credentials. This may concern one kind of call only, so it opens the circuit
                 only when several operations had it without a successful call in between.
         """
         with self._lock:
             seen = self._failures = self._failures or _Failures()
+            self.key_refused = unauthorized
             seen.count += 1
             seen.operations.add(operation_id)
             enough = seen.count >= FAILURES and time.monotonic() - seen.since >= DOWN_SECONDS

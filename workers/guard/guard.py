@@ -77,4 +77,4 @@ class Guard:
             self.breaker.record_success()
         else:
             operation_id = self.lease.claim.operation_id if self.lease else ""
-            self.breaker.record_failure(str(error), operation_id, unauthorized=unauthorized)
+            self.breaker.record_failure(error.in_general(), operation_id, unauthorized=unauthorized)
