@@ -26,6 +26,7 @@ from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
 from broker_api.state.operation_claims import Due
 from workers import job_states, library_workarounds, metrics
+from workers.announcer import Announcer
 from workers.clusters.user_quota import UserQuota
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
@@ -184,6 +185,7 @@ def _start_sweeper(sender: Consumer, **_: object) -> None:
         check=UserQuota(parts.store, parts.housekeeping, parts.projects).check,
     )
     sweeper.start()
+    Announcer(parts, sender.hostname, sender.consumed_queues).start()
 
 
 @signals.worker_shutting_down.connect

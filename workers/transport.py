@@ -16,6 +16,7 @@ These subclasses replace parts of the consumer by settings of Celery: ``worker_c
 """
 
 import logging
+import math
 import time
 import warnings
 from collections import deque
@@ -27,6 +28,7 @@ from celery.app.events import Events as CeleryEvents
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer, state
+from kombu import Consumer as KombuConsumer
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
@@ -42,10 +44,20 @@ CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 LONGEST_PAUSE_SECONDS = 3
 ANSWER_SECONDS = 2.0
 """How long to wait for the answer to a BRPOP, which comes within a second."""
+ACTIVE_SECONDS = 10.0
+"""After so many seconds without an answer to a BRPOP the consumer counts as stuck."""
 MOST_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
 OUTAGE = OutageLog("receiving jobs")
+
+
+class Activity:
+    """When this process last received an answer to a BRPOP, and last sent a heartbeat, in monotonic seconds."""
+
+    received_at = -math.inf
+    heartbeat_at = -math.inf
+
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +86,7 @@ def _received(answer: list[bytes] | None) -> tuple[bytes, bytes] | None:
         Empty: The message is malformed. It is no longer in Redis.
     """
     OUTAGE.recovered()
+    Activity.received_at = time.monotonic()
     if not answer:
         return None
     queue, written = answer
@@ -143,6 +156,8 @@ class Dispatcher(CeleryDispatcher):
             except (RedisError, OSError, KombuError) as error:
                 lost = error
             else:
+                if routing_key == HEARTBEAT:
+                    Activity.heartbeat_at = time.monotonic()
                 return
         if routing_key != HEARTBEAT:
             self._outbound_buffer.append((event, routing_key))
@@ -165,6 +180,7 @@ class Consumer(consumer.Consumer):
     """Celery's consumer, which handles each error like a lost connection."""
 
     event_dispatcher: EventDispatcher | None
+    task_consumer: KombuConsumer | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         alone = {"without_gossip": True, "without_mingle": True}
@@ -175,6 +191,17 @@ class Consumer(consumer.Consumer):
         for name in ("consumer", "connection"):
             # Celery logs each attempt; OUTAGE logs changes.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not OUTAGE.ongoing)
+
+    def consumed_queues(self) -> list[str]:
+        """Return the names of the queues that this worker consumes now; none while it is stuck or without Redis.
+
+        A worker whose threads are all busy asks Redis for no message; then its heartbeats must reach Redis.
+        """
+        is_full = len(state.reserved_requests) >= self.pool.num_processes
+        active_at = max(Activity.received_at, Activity.heartbeat_at if is_full else -math.inf)
+        if self.task_consumer is None or time.monotonic() - active_at > ACTIVE_SECONDS:
+            return []
+        return [queue.name for queue in self.task_consumer.queues]
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Try to connect until it succeeds; SIGTERM ends it within a second."""

@@ -4,6 +4,7 @@ This should prevent a 429. After a 429 no call is sent to the project until the 
 ``limits`` counts in the Redis that all workers share; while Redis cannot be reached, each process counts alone.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from workers.atlas.client import Answer
 
 LOW_SHARE = 0.1
 SLOW_SECONDS = 60.0
+SHOWN_SECONDS = 10.0
+"""How long after its end a pause is announced, so that a short one is seen."""
 WINDOW_SECONDS = 10
 REDIS_SECONDS = 0.5
 _REFILL_SECONDS = 120
@@ -54,8 +57,8 @@ class RateLimiter:
         self._redis = redis
         self._outage = OutageLog("sharing the rate limit")
         self._alone = FixedWindowRateLimiter(MemoryStorage())
-        self._slow_until = 0.0
-        self._silent_until = 0.0
+        self._slow_until = -math.inf
+        self._silent_until = -math.inf
         self._alone_until = 0.0
         self._most = RateLimitItemPerSecond(1, WINDOW_SECONDS)
         self._most_polls = _polls(USUAL_LIMIT)
@@ -79,6 +82,16 @@ class RateLimiter:
         calls = max(1, answer.limit * WINDOW_SECONDS // (2 * _REFILL_SECONDS))
         self._most = RateLimitItemPerSecond(calls, WINDOW_SECONDS)
         self._slow_until = now + SLOW_SECONDS
+
+    @property
+    def paused(self) -> bool:
+        """Whether Atlas asks to wait (429), or did so a few seconds ago."""
+        return time.monotonic() < self._silent_until + SHOWN_SECONDS
+
+    @property
+    def slowed(self) -> bool:
+        """Whether the rate bucket is nearly empty, so that all workers slow down."""
+        return time.monotonic() < self._slow_until
 
     def pause(self) -> Pause | None:
         """Return how long to wait before the next call; None, and the call is counted, when it may be sent now."""
