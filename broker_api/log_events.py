@@ -36,6 +36,7 @@ EVENTS: dict[str, str] = {
     "operation_interrupted": "MongoDB failed while the operation ran; it goes on when the lease has expired.",
     "operation_not_claimable": "A message came for an operation that has ended, waits, or that another worker runs.",
     "operation_sent": "The sweeper has sent the job of an operation that is due and that no worker holds.",
+    "operation_waits_long": "An operation is in progress for 2 or 10 minutes; each limit is logged once.",
     "operations_finished": "Some operations that waited on a cluster had changed meanwhile; a job looks at each.",
     "operations_not_counted": "The operations for the metrics could not be counted.",
     "operations_not_sent": "MongoDB failed when operations were to go on; the sweeper sends them.",

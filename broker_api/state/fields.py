@@ -41,6 +41,7 @@ class OperationFields(TypedDict, total=False):
     changed: Moment | None
     overlapped: bool
     in_flight: bool
+    warned: int
     untold: bool
 
 

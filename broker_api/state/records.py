@@ -159,6 +159,7 @@ class Operation(Record):
             request gets that failure.
         in_flight: The step sends a request to Atlas that may take effect although its answer was lost.
         steps: The life of each step that has run, by its name, in the order of their first runs.
+        warned: How many of the limits of an unusually long wait are logged (see ``open_operations``).
         actions: The latest commands with which operators have changed the operation.
         traceparent: The span of the request that started it, in the form of W3C Trace Context.
         mac: The MAC of the id, the kind and the request (see ``record_macs``).
@@ -199,6 +200,7 @@ class Operation(Record):
     untold: bool = False
     in_flight: bool = False
     steps: Mapping[str, StepLife] = Field(default_factory=dict)
+    warned: int = 0
     actions: tuple[OperatorAction, ...] = ()
     mac: str | None = None
 

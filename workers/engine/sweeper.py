@@ -16,6 +16,7 @@ from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, RECONCILE, Queue
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
+from broker_api.state.open_operations import take_long_waits
 from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.store import Store
 
@@ -116,6 +117,8 @@ class Sweeper:
         if time.monotonic() - self._checked_at > CHECK_SECONDS:
             self._checked_at = time.monotonic()
             self._check()
+            for long_wait in take_long_waits(self._store):
+                log.warning("operation_waits_long", **long_wait)
         sent = self._send(due)
         if sent:
             self._claims.mark_sent(sent)
