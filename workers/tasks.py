@@ -4,10 +4,12 @@ import structlog
 from celery import current_task
 from structlog.contextvars import bound_contextvars
 
+from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, RECONCILE
 from broker_api.state.records import binding_key, instance_key
 from workers.app import app, context
 from workers.job_states import JobError, Sentence, to_celery
+from workers.maintenance.reconcile import ReconcileError
 from workers.maintenance.reconcile import reconcile as compare
 from workers.operations import compose_runner
 
@@ -30,10 +32,22 @@ for job in JOBS.values():
     app.task(name=job, throws=(JobError,), Request="workers.job_states:Request")(run_operation)
 
 
-@app.task(name=RECONCILE)
-def reconcile(run: str) -> None:
-    """Compare the database users in Atlas with the bindings in MongoDB, if that run is requested in MongoDB."""
-    requested = context().housekeeping.take_reconciliation(run)
-    if requested:
-        compare(context(), repair=requested["repair"] is True, run=run)
-    log.info("job_finished", job=current_task.request.id)
+@app.task(name=RECONCILE, throws=(JobError,), Request="workers.job_states:Request")
+def reconcile(run: str) -> Sentence:
+    """Compare the database users in Atlas with the bindings in MongoDB, if that run is requested in MongoDB.
+
+    Raises:
+        JobError: A project could not be compared, or MongoDB cannot be used.
+    """
+    sentence, failure = "Nothing to do: this run is not requested.", None
+    try:
+        if requested := context().housekeeping.take_reconciliation(run):
+            sentence = compare(context(), repair=requested["repair"] is True, run=run)
+    except ReconcileError as error:
+        failure = str(error)
+    except ErrStorageMongoConnection as error:
+        failure = f"MongoDB cannot be used: {error.reason}."
+    log.info("job_finished", job=current_task.request.id, outcome="failed" if failure else "succeeded")
+    if failure:
+        raise JobError(failure)
+    return Sentence(sentence)

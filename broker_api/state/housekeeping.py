@@ -5,15 +5,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
-import pymongo
 from pymongo import ReturnDocument
 
-from broker_api.json_types import JsonObject
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
@@ -26,13 +23,14 @@ _REQUESTED = "reconcile/"
 _REQUEST_SECONDS = 86_400.0
 """How long a requested reconciliation waits for a worker."""
 TOKENS = "token/"
+ROOM = "room/"
+DEFAULT_LIMIT = 100
+"""How many database users Atlas allows in a project unless its support has raised the limit."""
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 RECENT_SECONDS = 1.0
 ASKED_SECONDS = 60.0
 """How long after its last use a document is read together with others."""
-LATE_SECONDS = 10
-"""How long after the end of the sweep's lease /ready reports that no worker runs; workers renew it each second."""
 
 
 @dataclass
@@ -171,21 +169,3 @@ class Housekeeping:
             {"_id": "broker"}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
         )
         return str(document["value"]) if document else ""
-
-    @storage_errors("housekeeping")
-    def report(self) -> JsonObject:
-        """Return the state of workers and Atlas for ``/ready``.
-
-        Returns:
-            ``workers``: "ok" or a sentence. ``atlas``: "ok", or a sentence for each project with an open circuit
-            breaker.
-        """
-        with pymongo.timeout(PROBE_SECONDS):
-            now, swept_until = self.store.now(), self.read(SWEEP).get("until")
-            circuits = list(self.collection.find({"_id": {"$regex": f"^{CIRCUIT}"}, "open": True}))
-        workers = "no worker has been seen yet"
-        if isinstance(swept_until, datetime):
-            silent = (now - swept_until).total_seconds()
-            workers = "ok" if silent < LATE_SECONDS else f"no worker has swept for {silent:.0f} s"
-        reasons = {str(circuit["_id"]).removeprefix(CIRCUIT): circuit.get("reason") for circuit in circuits}
-        return {"workers": workers, "atlas": reasons or "ok"}

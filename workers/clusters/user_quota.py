@@ -1,14 +1,13 @@
 """The number of database users of an Atlas project and its limit: each binding is a user, the default limit is 100."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
-from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.housekeeping import DEFAULT_LIMIT, ROOM, Housekeeping
 from broker_api.state.store import Store
 
-DEFAULT_LIMIT = 100
 WARN_SHARE = 0.8
 
 log = structlog.get_logger(__name__)
@@ -22,34 +21,42 @@ def is_nearly_full(users: int, limit: int) -> bool:
     return users >= limit * WARN_SHARE
 
 
-def store_limit(housekeeping: Housekeeping, project: str, limit: int) -> None:
-    """Store the limit that Atlas has for the users of a project, so that binds do not have to ask Atlas."""
-    housekeeping.write(f"room/{project}", {"limit": limit})
+def store_room(housekeeping: Housekeeping, project: str, limit: int, others: int) -> None:
+    """Store what Atlas says about the number of users of a project.
+
+    Args:
+        housekeeping: Where it is stored.
+        project: The project.
+        limit: How many users it may have.
+        others: How many it has that this broker has not made.
+    """
+    housekeeping.write(f"{ROOM}{project}", {"limit": limit, "others": others})
 
 
 @dataclass
 class UserQuota:
     """Warns when the broker's bindings nearly reach the limit of users of a project.
 
-    This counts in MongoDB and needs no call to Atlas; only the reconciliation counts the users of others too.
+    This counts in MongoDB and needs no call to Atlas; the number of other users is that of the last reconciliation.
     """
 
     store: Store
     housekeeping: Housekeeping
     projects: Collection[str]
-    _warned: set[str] = field(default_factory=set, init=False)
 
     def check(self) -> None:
-        """Log a warning for each project that has become nearly full since the last call.
+        """Store whether each project is nearly full, for /ready; log a warning when it has become so.
 
         Raises:
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
         for project in self.projects:
-            users = self.store.count_users(project)
-            limit = int(self.housekeeping.read(f"room/{project}").get("limit") or DEFAULT_LIMIT)
-            if not is_nearly_full(users, limit):
-                self._warned.discard(project)
-            elif project not in self._warned:
-                self._warned.add(project)
+            room = self.housekeeping.read(f"{ROOM}{project}")
+            users = self.store.count_users(project) + int(room.get("others") or 0)
+            limit = int(room.get("limit") or DEFAULT_LIMIT)
+            nearly_full = is_nearly_full(users, limit)
+            if nearly_full == room.get("nearly_full"):
+                continue
+            self.housekeeping.write(f"{ROOM}{project}", {"nearly_full": nearly_full})
+            if nearly_full:
                 log.warning("project_nearly_full_of_users", project=project, users=users, limit=limit)

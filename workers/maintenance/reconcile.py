@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
 from broker_api.errors import ErrStorageUnreadable, TamperedError, UndecryptableError
-from broker_api.state.housekeeping import RECONCILED
+from broker_api.state.housekeeping import DEFAULT_LIMIT, RECONCILED
 from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
-from workers.clusters.user_quota import DEFAULT_LIMIT, is_nearly_full, store_limit
+from workers.clusters.user_quota import is_nearly_full, store_room
 from workers.context import Context
 from workers.engine.results import HeldBackError
+from workers.engine.runner import WRONG_KEYS
 from workers.operations.database_users import (
     LABEL_BINDING,
     LABEL_BROKER,
@@ -22,6 +24,7 @@ from workers.operations.database_users import (
     binding_user,
 )
 
+T = TypeVar("T")
 KEPT_DIFFERENCES = 100
 
 log = structlog.get_logger(__name__)
@@ -35,34 +38,55 @@ class Drift:
     missing: list[Binding]
 
 
-def reconcile(context: Context, *, repair: bool, run: str = "") -> None:
+class ReconcileError(Exception):
+    """Projects could not be compared; the message says which ones and why."""
+
+
+def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
     """Compare all projects with MongoDB; write the differences to the log and the result to MongoDB.
 
     Args:
         context: The parts of the worker.
         repair: Also remove the orphans, and create the missing users.
         run: The id by which a command finds the result.
+
+    Returns:
+        The result as a sentence for operators.
+
+    Raises:
+        ReconcileError: A project could not be compared; the result of the others is stored all the same.
+        ErrStorageMongoConnection: MongoDB cannot be used.
     """
-    if not context.keys.passes():
-        return
-    orphans, missing = 0, 0
+    found = Drift([], [])
+    left = {"orphans": 0, "missing": 0}
     differences: list[dict[str, str]] = []
     not_compared: dict[str, str] = {}
-    for project, known in context.projects.items():
-        client = known.guarded()
+    if not context.keys.passes():
+        not_compared = dict.fromkeys(context.projects, WRONG_KEYS)
+    for project in context.projects.keys() - not_compared:
+        client = context.projects[project].guarded()
         try:
             drift = compare(context, client)
         except (AtlasError, HeldBackError) as error:
             log.warning("reconcile_failed", project=project, reason=str(error))
             not_compared[project] = str(error)
             continue
-        orphans, missing = orphans + len(drift.orphans), missing + len(drift.missing)
+        found.orphans.extend(drift.orphans)
+        found.missing.extend(drift.missing)
         differences += [{"user_without_binding": user.username, "project": project} for user in drift.orphans]
         differences += [{"binding_without_user": each.binding_id, "project": project} for each in drift.missing]
         if repair:
-            _repair(context, client, drift)
-    result = {"orphans": orphans, "missing": missing, "repaired": repair, "not_compared": not_compared, "run": run}
+            drift = _repair(context, client, drift)
+        left["orphans"] += len(drift.orphans)
+        left["missing"] += len(drift.missing)
+    numbers = {"orphans": len(found.orphans), "missing": len(found.missing), "left": left}
+    result = {**numbers, "repaired": repair, "not_compared": not_compared, "run": run}
     context.housekeeping.write(RECONCILED, {"at": In(0), **result, "differences": differences[:KEPT_DIFFERENCES]})
+    sentence = f"{len(found.orphans)} users without a binding, {len(found.missing)} bindings without a user."
+    if not_compared:
+        reasons = " ".join(f"Project {project}: {reason}" for project, reason in not_compared.items())
+        raise ReconcileError(f"{len(not_compared)} of {len(context.projects)} projects not compared. {reasons}")
+    return f"{sentence} {left['orphans'] + left['missing']} are left." if repair else sentence
 
 
 def compare(context: Context, client: AtlasClient) -> Drift:
@@ -75,11 +99,12 @@ def compare(context: Context, client: AtlasClient) -> Drift:
     ready = context.store.ready_bindings(project)  # before the users, else a bind in between would seem to lack one
     users = list(client.users())
     limit = client.user_limit() or DEFAULT_LIMIT
-    store_limit(context.housekeeping, project, limit)
-    if is_nearly_full(len(users), limit):
-        log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
     mine = context.housekeeping.broker_id
     labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
+    others = max(0, len(users) - context.store.count_users(project))
+    store_room(context.housekeeping, project, limit, others)
+    if is_nearly_full(len(users), limit):
+        log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
     drift = Drift(
         orphans=[user for user in labelled if _is_orphan(context, user)],
         missing=_missing(context, ready, {user.username for user in users}),
@@ -114,24 +139,28 @@ def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[
     return [binding for binding in living if context.store.get(binding.key) == binding]
 
 
-def _repair(context: Context, client: AtlasClient, drift: Drift) -> None:
+def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
+    """Repair the differences in a project; return those that are left."""
+    left = Drift([], [])
     for user in drift.orphans:
         if _is_orphan(context, user):
-            with _errors_logged(user.username):
+            with _failed_into(left.orphans, user, user.username):
                 client.delete_user(user.username)
                 log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
-        with _errors_logged(binding.username or ""):
+        with _failed_into(left.missing, binding, binding.username or ""):
             context.store.macs.check(binding)
             client.create_user(binding_user(context, binding))
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)
+    return left
 
 
 @contextmanager
-def _errors_logged(username: str) -> Iterator[None]:
-    """Log an error of the block; the other repairs go on."""
+def _failed_into(left: list[T], each: T, username: str) -> Iterator[None]:
+    """Log an error of the block and add the difference to those that are left; the other repairs go on."""
     try:
         yield
     except (AtlasError, HeldBackError, TamperedError, UndecryptableError) as error:
         log.warning("repair_failed", username=username, reason=str(error))
+        left.append(each)
