@@ -209,7 +209,9 @@ def _compare_server_errors(stack: Stack) -> None:
     """Compare with the count of the API, which also sees the requests of tests that do not use ``OsbClient``."""
     metrics = requests.get(f"{stack.api.uri}/metrics", auth=(stack.user, stack.password), timeout=10).text
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
-    counted = [s for s in samples if s.name == "broker_http_request_seconds_count" and s.labels["status"] >= "500"]
+    counted = [
+        s for s in samples if s.name == "atlas_broker_http_request_seconds_count" and s.labels["status"] >= "500"
+    ]
     served = sum(sample.value for sample in counted)
     assert served <= REQUESTS.server_errors(stack.api.uri), f"5xx that OsbClient has not seen: {counted}"
 

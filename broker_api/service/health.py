@@ -6,17 +6,39 @@ from dataclasses import dataclass
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import Queue
 from broker_api.json_types import JsonObject
+from broker_api.state.broker_state import BrokerState
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.operation_counts import OperationCounts
+from broker_api.state.open_operations import OpenOperations
+from broker_api.state.operation_counts import Counts, OperationCounts
 from broker_api.state.store import Store
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of ``/metrics`` that all processes of the broker share.
+
+    Attributes:
+        state: What the processes have written about the broker as a whole.
+        open: The operations that are open now.
+        ended: The number of the other operations by kind and state, at the last count.
+        users: The number of database users of each project.
+        depths: The number of messages in each queue; None when Redis does not answer.
+    """
+
+    state: BrokerState
+    open: OpenOperations
+    ended: Counts
+    users: Mapping[str, int]
+    depths: Mapping[str, int] | None
 
 
 @dataclass
 class Health:
-    """Looks at MongoDB, at the reports of the workers in it, and at Redis."""
+    """Looks at MongoDB, at the reports of all processes in it, and at Redis."""
 
     store: Store
+    housekeeping: Housekeeping
     queue: Queue
     keys: KeyCheck
     counts: OperationCounts
@@ -24,20 +46,19 @@ class Health:
     def readiness(self) -> tuple[bool, JsonObject]:
         """Return whether MongoDB answers, and the body of ``/ready``, which names all other trouble."""
         try:
-            report = Housekeeping(self.store).report()
+            report = BrokerState.read(self.housekeeping).report()
             report["encryption_keys"] = self.keys.report()
         except ErrStorageMongoConnection as error:
             return False, {"status": "not ready", "description": str(error), "mongodb": error.reason}
         return True, {"status": "ready", "mongodb": "ok", "redis": self.queue.problem() or "ok", **report}
 
-    def operations(self) -> tuple[Mapping[tuple[str, str], int], float]:
-        """Return the figures of ``/metrics`` that all processes share.
-
-        Returns:
-            The number of operations by kind and state (see ``OperationCounts``), and for how many seconds the oldest
-            due operation has waited.
+    def figures(self) -> Figures:
+        """Return the figures of now; only those of ended operations are some seconds old.
 
         Raises:
             ErrStorageMongoConnection: MongoDB does not answer.
         """
-        return self.counts.read(), self.store.oldest_due_seconds()
+        state = BrokerState.read(self.housekeeping)
+        others = {project: int(room.get("others") or 0) for project, room in state.rooms.items()}
+        users = {project: number + self.store.count_users(project) for project, number in others.items()}
+        return Figures(state, OpenOperations.read(self.store), self.counts.read(), users, self.queue.depths())

@@ -47,6 +47,7 @@ class Service:
             bindings=Bindings(settings, catalog, store, operations, sync_wait),
             health=Health(
                 store,
+                housekeeping,
                 queue,
                 KeyCheck(housekeeping, Vault(settings.encryption_keys)),
                 OperationCounts(store, housekeeping),

@@ -1,6 +1,6 @@
 """The number of operations by kind and state, at a cost that does not grow with the number of documents.
 
-Open operations are counted when asked, by their index. All others are counted in the background, at most once in
+Open operations are counted when asked (``open_operations``). All others are counted in the background, at most once in
 ``PAUSE_SECONDS`` by one process of the broker, and in no more than a hundredth of the time. The result is in MongoDB.
 """
 
@@ -16,8 +16,8 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import Document
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.open_operations import OPEN
 from broker_api.state.records import EPOCH, UNREADABLE
 from broker_api.state.store import Store
 
@@ -27,7 +27,6 @@ COUNT_SECONDS = 300.0
 """How long a count in the background may take."""
 
 _NAME = "operation counts"
-_OPEN: Document = {"operation.open": True, "operation.due": {"$gte": EPOCH}}
 
 log = structlog.get_logger(__name__)
 
@@ -44,14 +43,12 @@ class OperationCounts:
 
     @storage_errors("count")
     def read(self) -> Counts:
-        """Return the number of operations by kind and state: of those that are open now, and of others a while ago.
-
-        Before the first count in the background has ended, only open operations are in it.
+        """Return the number of operations that are not open, by kind and state, as they were counted a while ago.
 
         Raises:
             ErrStorageMongoConnection: MongoDB does not answer.
         """
-        counted = self._count(_OPEN)
+        counted: Counts = Counter()
         latest = self.housekeeping.read(_NAME)
         for kind, states in json.loads(latest.get("counts", "{}")).items():
             counted.update({(kind, state): number for state, number in states.items()})
@@ -69,7 +66,7 @@ class OperationCounts:
                 if not self.housekeeping.acquire(_NAME, owner, COUNT_SECONDS):
                     return
                 states: dict[str, dict[str, int]] = {}
-                for (kind, state), number in self._count({"operation.id": {"$exists": True}, "$nor": [_OPEN]}).items():
+                for (kind, state), number in self._count().items():
                     states.setdefault(kind, {})[state] = number
                 self.housekeeping.write(_NAME, {"counts": states})
                 self.housekeeping.acquire(_NAME, owner, max(PAUSE_SECONDS, 100 * (time.monotonic() - began)))
@@ -77,7 +74,8 @@ class OperationCounts:
             log.warning("operations_not_counted", reason=error.reason)
 
     @storage_errors("count")
-    def _count(self, query: Document) -> Counts:
+    def _count(self) -> Counts:
+        query = {"operation.id": {"$exists": True}, "$nor": [OPEN]}
         group = {"_id": {"kind": "$operation.kind", "state": "$operation.state"}, "n": {"$sum": 1}}
         counted: Counts = Counter()
         for row in self.store.collection.aggregate([{"$match": query}, {"$group": group}]):

@@ -33,6 +33,7 @@ def served() -> Labels:
     """Return the labels of each metric of the API, of a broker that has all trouble at once."""
     client = a_client(InMemoryService())
     send(client, "PUT", INSTANCE, json=PROVISION)
+    send(client, "GET", INSTANCE, auth=("platform", "wrong"))
     found: Labels = {}
     for family in text_string_to_metric_families(send(client, "GET", "/metrics").text):
         for sample in family.samples if family.type != "gauge" or not family.name.endswith("_created") else ():

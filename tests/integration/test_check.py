@@ -3,11 +3,14 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
+from broker_api.jobs.queue import QUEUES
+from broker_api.state.announcements import Announcements
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
@@ -36,7 +39,8 @@ def atlas(own: AtlasEmulator) -> Emulator:
 
 @pytest.fixture
 def settings(atlas: Emulator, state_mongod: Mongod, redis_server: Redis) -> Settings:
-    """What a worker gets."""
+    """What a worker gets, while another one lives."""
+    with_a_worker("check", state_mongod)
     return {
         "BROKER_MONGO_URI": state_mongod.uri,
         "BROKER_MONGO_DB": "check",
@@ -48,6 +52,16 @@ def settings(atlas: Emulator, state_mongod: Mongod, redis_server: Redis) -> Sett
         "MONGODB_ATLAS_PUBLIC_API_KEY": atlas.public_key,
         "MONGODB_ATLAS_PRIVATE_API_KEY": atlas.private_key,
     }
+
+
+def with_a_worker(database: str, server: Mongod) -> None:
+    """Let a worker live that consumes every queue, for the next hour."""
+    with server.client() as client:
+        store = Store(client, database, "instances")
+        about = {"name": "worker@here", "host": "here", "pid": 7}
+        Announcements(Housekeeping(store), about).announce(set(QUEUES.values()), {})
+        later = {"$set": {"seen": datetime.now(UTC) + timedelta(hours=1)}}
+        store.housekeeping.update_many({"pid": 7}, later)
 
 
 def of(mark: str, settings: Settings) -> list[str]:
@@ -76,6 +90,7 @@ def test_all_good_is_exit_status_0_with_a_line_for_each_thing(settings: Settings
         "MongoDB: replica set rs0",
         "encryption keys: open all 0 stored secrets",
         "Redis: answers",
+        "live, each queue is consumed",
         f"project {PROJECT}: the API key opens it, its name is emulated",
         f"project {PROJECT}: the API key may change database users",
         f"project {PROJECT}: cluster cluster-dev (dedicated, IDLE) can be used",
@@ -149,6 +164,7 @@ def test_an_option_that_is_refused(settings: Settings, state_mongod: Mongod) -> 
 
 
 def test_mongodb_that_is_no_replica_set(settings: Settings, cluster_mongod: Mongod) -> None:
+    with_a_worker("check", cluster_mongod)
     assert "is no replica set" in only(of("warn", settings | {"BROKER_MONGO_URI": cluster_mongod.uri}))
 
 
@@ -188,6 +204,7 @@ def test_keys_that_are_not_those_of_the_other_processes(settings: Settings, stat
 
 def test_documents_that_cannot_be_read_are_named(settings: Settings, state_mongod: Mongod) -> None:
     settings["BROKER_MONGO_DB"] = f"check-{new_database()}"
+    with_a_worker(settings["BROKER_MONGO_DB"], state_mongod)
     operation = {"id": "provision-1", "kind": "provision", "state": "succeeded"}
     newer = {"_id": "instance/newer", "instance_id": "newer", "phase": "hibernating", "operation": operation}
     with state_mongod.client() as client:

@@ -1,8 +1,9 @@
 """A broker without MongoDB, Redis or Atlas: instances and bindings in two dictionaries, done as soon as asked."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker_api.catalog.catalog import Catalog
@@ -10,7 +11,7 @@ from broker_api.config import Config
 from broker_api.errors import Conflict, Gone, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service.bindings import Bindings
-from broker_api.service.health import Health
+from broker_api.service.health import Figures, Health
 from broker_api.service.instances import Instances
 from broker_api.service.operation_views import OperationReader
 from broker_api.service.schemas import (
@@ -24,6 +25,8 @@ from broker_api.service.schemas import (
     UpdateRequest,
 )
 from broker_api.service.service import Service
+from broker_api.state.broker_state import BrokerState
+from broker_api.state.open_operations import OpenOperations, Reason
 from broker_api.state.operator_queries import Cursor
 
 Request = ProvisionRequest | UpdateRequest | BindRequest | RotateRequest
@@ -147,9 +150,19 @@ class InMemoryHealth(_Part, Health):
     def readiness(self) -> tuple[bool, JsonObject]:
         return self._memory.works, {"mongodb": self._memory.works}
 
-    def operations(self) -> tuple[Mapping[tuple[str, str], int], float]:
+    def figures(self) -> Figures:
         self._memory.note()
-        return {("bind", "in progress"): 3}, 1.5
+        now, long = datetime.now(UTC), Counter({("bind", str(Reason.APPLYING)): 2})
+        opened = OpenOperations(Counter({("bind", "in progress"): 3}), long, {"bind": now - timedelta(seconds=1.5)})
+        written: dict[str, JsonObject] = {
+            "counters": {"ends": {"bind": {"failed": 7}}, "sends": {"accepted": 9}},
+            "circuit/a-project": {"open": True, "reason": "Atlas does not answer."},
+            "room/a-project": {"limit": 50},
+            "reconciled": {"at": now},
+            "worker/1": {"seen": now, "queues": '["bindings"]', "troubles": '{"key_refused": ["a-project"]}'},
+        }
+        ended = Counter({("bind", "failed"): 4})
+        return Figures(BrokerState(now, written), opened, ended, {"a-project": 5}, {"bindings": 6})
 
 
 class InMemoryOperations(_Part, OperationReader):

@@ -125,9 +125,11 @@ def test_who_guesses_is_slowed_down_counted_and_logged_and_the_right_password_is
     }
     assert not any(secret in json.dumps(lines) for secret in ("guess-", "s3cret", "comma"))
     shown = client.get("/metrics", auth=("platform", "right, with a comma")).text
-    counted = dict(line.rsplit(" ", 1) for line in shown.splitlines() if line.startswith("broker_failed_logins_total"))
+    counted = dict(
+        line.rsplit(" ", 1) for line in shown.splitlines() if line.startswith("atlas_broker_failed_logins_total")
+    )
     assert sum(map(float, counted.values())) == len(guesses) + 3
-    assert float(counted['broker_failed_logins_total{answer="wrong"}']) == len(failed)
+    assert float(counted['atlas_broker_failed_logins_total{answer="wrong"}']) == len(failed)
 
 
 def test_a_flood_of_guesses_is_not_computed_all_at_once(hashed: str) -> None:

@@ -35,7 +35,7 @@ def test_requests_are_counted_by_route_and_not_by_id() -> None:
     client.get("/x")
     send(client, "FOO", "/y")
     metrics = metrics_of(send(client, "GET", "/metrics").text)
-    name = "broker_http_request_seconds_count"
+    name = "atlas_broker_http_request_seconds_count"
     assert metrics[(name, "PUT", "/v2/service_instances/<id:instance_id>", "201")] == 3
     assert metrics[(name, "GET", "none", "401")] == 1
     assert metrics[(name, "other", "none", "404")] == 1
@@ -43,16 +43,30 @@ def test_requests_are_counted_by_route_and_not_by_id() -> None:
 
 def test_operations_are_counted_when_asked_for() -> None:
     metrics = metrics_of(send(a_client(InMemoryService()), "GET", "/metrics").text)
-    assert metrics[("broker_operations", "bind", "in progress")] == 3
-    assert metrics[("broker_oldest_due_seconds",)] == 1.5
-    assert metrics[("broker_mongodb_up",)] == 1
+    assert metrics[("atlas_broker_latest_operations", "in progress", "bind")] == 3
+    assert metrics[("atlas_broker_latest_operations", "failed", "bind")] == 4
+    assert metrics[("atlas_broker_operations_in_progress", "bind")] == 3
+    assert metrics[("atlas_broker_operations_total", "failed", "bind")] == 7
+    assert metrics[("atlas_broker_operations_total", "succeeded", "unbind")] == 0
+    assert metrics[("atlas_broker_operations_waiting_long", "applying", "bind")] == 2
+    assert metrics[("atlas_broker_oldest_waiting_seconds", "bindings")] == 1.5
+    assert metrics[("atlas_broker_oldest_waiting_seconds", "instances")] == 0
+    assert metrics[("atlas_broker_queue_depth", "bindings")] == 6
+    assert metrics[("atlas_broker_workers", "bindings")] == 1
+    assert metrics[("atlas_broker_workers", "maintenance")] == 0
+    assert metrics[("atlas_broker_workers_in_trouble", "a-project", "key_refused")] == 1
+    assert metrics[("atlas_broker_circuit_open", "a-project")] == 1
+    assert metrics[("atlas_broker_project_users_limit", "a-project")] == 50
+    assert metrics[("atlas_broker_sends_total", "accepted")] == 9
+    assert metrics[("atlas_broker_project_users", "a-project")] == 5
+    assert metrics[("atlas_broker_mongodb_up",)] == 1
 
 
 def test_metrics_are_there_without_mongodb() -> None:
     client = a_client(InMemoryService(trouble=ErrStorageMongoConnection("count")))
     response = send(client, "GET", "/metrics")
     assert response.status_code == 200
-    assert metrics_of(response.text)[("broker_mongodb_up",)] == 0
+    assert metrics_of(response.text)[("atlas_broker_mongodb_up",)] == 0
 
 
 def test_requests_that_wait_are_counted_while_they_do() -> None:
@@ -62,14 +76,14 @@ def test_requests_that_wait_are_counted_while_they_do() -> None:
 
     def look() -> None:
         service.during = None
-        during.append(metrics_of(send(service_client, "GET", "/metrics").text)[("broker_sync_waiters",)])
+        during.append(metrics_of(send(service_client, "GET", "/metrics").text)[("atlas_broker_sync_waiters",)])
 
     service_client = client.application.test_client()
     for path in (INSTANCE, f"{INSTANCE}?accepts_incomplete=true"):
         service.during = look
         send(client, "PUT", path, json=PROVISION)
     assert during == [1, 0]
-    assert metrics_of(send(client, "GET", "/metrics").text)[("broker_sync_waiters",)] == 0
+    assert metrics_of(send(client, "GET", "/metrics").text)[("atlas_broker_sync_waiters",)] == 0
 
 
 def test_the_description_lists_every_route_and_method() -> None:

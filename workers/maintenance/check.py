@@ -18,6 +18,7 @@ from broker_api import logs
 from broker_api.catalog.catalog import Catalog
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
+from broker_api.jobs.redis_errors import sentence
 from broker_api.settings import ignored_variables
 from broker_api.settings.settings import Settings, load
 from broker_api.settings.url_checks import is_mongo_in_clear, usable_mongo_uri
@@ -30,9 +31,11 @@ from broker_api.state.records import record
 from broker_api.state.store import Store
 from workers import library_workarounds
 from workers.maintenance.check_atlas import check_project
+from workers.maintenance.check_broker import check_broker
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
 SHOWN_DOCUMENTS = 3
+MANY_MESSAGES = 1000
 
 
 @click.command()
@@ -40,8 +43,8 @@ def check() -> None:
     """Check settings, MongoDB, Redis, keys and Atlas; exit status 0 when nothing is bad."""
     logs.configure(logging.CRITICAL)  # errors become findings
     marks = set()
-    for mark, sentence in findings(os.environ):
-        click.echo(f"{mark:<4}  {' '.join(sentence.split())}")
+    for mark, finding in findings(os.environ):
+        click.echo(f"{mark:<4}  {' '.join(finding.split())}")
         marks.add(mark)
     raise SystemExit(1 if BAD in marks else 0)
 
@@ -72,6 +75,8 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
             keys = list(guarded("encryption keys", partial(_encryption_keys, settings, store)))
         yield from keys
         yield from guarded("Redis", lambda: _redis(settings))
+        if store:
+            yield from guarded("broker", partial(check_broker, store))
         shared = None if any(mark == BAD for mark, _ in keys) else store
         for project in settings.projects:
             yield from guarded(f"project {project.project_id}", partial(check_project, settings, project, shared))
@@ -164,7 +169,16 @@ def _encryption_keys(settings: Settings, store: Store) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    if problem := Queue(settings.redis).problem():
-        yield BAD, f"{problem}; look at BROKER_REDIS_URL and the network"
-    else:
-        yield GOOD, "Redis: answers, can be written to"
+    """Send a message to a queue of its own and remove it; a full Redis answers to everything but that."""
+    queue = Queue(settings.redis)
+    try:
+        policy = queue.try_to_send()
+    except Exception as error:  # noqa: BLE001 - whatever redis-py raises
+        yield BAD, f"{sentence(error)}; look at BROKER_REDIS_URL, the network, and the memory and disk of Redis"
+        return
+    yield GOOD, "Redis: answers, can be written to"
+    if policy not in (None, "noeviction"):
+        yield WARN, f"Redis: maxmemory-policy is {policy}: a full Redis removes jobs; set it to noeviction"
+    for name, depth in (queue.depths() or {}).items():
+        if depth >= MANY_MESSAGES:
+            yield WARN, f"Redis: {depth} messages wait in the queue {name}; start more workers for it"

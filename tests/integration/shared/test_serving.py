@@ -133,7 +133,7 @@ def _processor_time(pid: int) -> int:
 
 def test_the_metrics_are_those_of_all_processes_whichever_is_asked(api: Api, stack: Stack) -> None:
     _served_by_each(api)
-    counted = ("broker_http_request_seconds_count", "none")
+    counted = ("atlas_broker_http_request_seconds_count", "none")
     (first, *others) = [_metrics(api, stack)[counted] for _ in range(12)]
     assert first % 50 == 0
     assert others == [first] * 11
@@ -141,7 +141,7 @@ def test_the_metrics_are_those_of_all_processes_whichever_is_asked(api: Api, sta
 
 def test_a_process_that_is_killed_is_replaced_and_what_it_counted_stays(api: Api, stack: Stack) -> None:
     _served_by_each(api)
-    counted, waiting = ("broker_http_request_seconds_count", "none"), ("broker_sync_waiters", "")
+    counted, waiting = ("atlas_broker_http_request_seconds_count", "none"), ("atlas_broker_sync_waiters", "")
     before = _metrics(api, stack)[counted]
     old = _children(api)
     with OsbClient(api.uri, stack.user, stack.password) as client, ThreadPoolExecutor(1) as pool:
