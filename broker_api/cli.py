@@ -35,27 +35,27 @@ class _Commands(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all installed commands."""
-        return sorted([*super().list_commands(context), *_installed_commands()])
+        return [name for name in sorted([*self.commands, *_further_commands()]) if self.get_command(context, name)]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import and return a command; return None when there is no such command."""
-        if found := _installed_commands().get(name):
-            command: click.Command = found.load()
-            return command
-        return super().get_command(context, name)
+        """Import and return a command; return None when there is no such command, or when it is not installed.
 
-
-def _installed_commands() -> dict[str, EntryPoint]:
-    """Return the commands of operators and of other parts by name.
-
-    The package declares the commands of all its parts, so a declared command may be absent from an image.
-    """
-    found = {name: EntryPoint(name, module, _GROUP) for name, module in _OPERATOR.items()}
-    for declared in entry_points(group=_GROUP):
+        The package declares the commands of all its parts, so a declared command may be absent from an image.
+        """
+        if own := super().get_command(context, name):
+            return own
+        further = _further_commands().get(name)
         with contextlib.suppress(ModuleNotFoundError):
-            if find_spec(declared.module.partition(".")[0]):  # of the whole name it would import the package
-                found[declared.name] = declared
-    return found
+            if further and find_spec(further.module):
+                command: click.Command = further.load()
+                return command
+        return None
+
+
+def _further_commands() -> dict[str, EntryPoint]:
+    """Return the commands of operators and of other parts by name, without importing them."""
+    declared = {each.name: each for each in entry_points(group=_GROUP)}
+    return declared | {name: EntryPoint(name, module, _GROUP) for name, module in _OPERATOR.items()}
 
 
 @click.group(cls=_Commands)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dev.processes import CHECKOUT, clean_environment
+from tests.dev.processes import CHECKOUT, clean_environment, script
 from tests.dev.stack import Stack
 
 SERVE_ONE_REQUEST = """
@@ -62,6 +62,20 @@ def test_the_api_serves_without_any_variable_of_atlas_and_loads_nothing_of_the_w
     accepted, healthy, *modules = served(silent)
     assert (accepted, healthy) == ("202", "200")
     assert not {"workers", "requests", "flower", "tests"} & set(modules)
+
+
+def test_the_command_of_the_api_loads_nothing_of_the_workers(silent: dict[str, str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", str(script("atlas-broker")), "api", "--port", "0"],
+        env=clean_environment({**silent, "BROKER_ENCRYPTION_KEYS": "wr0ng"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
+    assert "broker_api.broker" in modules
+    assert not {"workers", "requests", "flower", "tests"} & {name.partition(".")[0] for name in modules}
 
 
 def test_the_api_serves_where_the_workers_are_not_installed(silent: dict[str, str]) -> None:
