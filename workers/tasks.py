@@ -24,6 +24,7 @@ def run_operation(instance_id: str, binding_id: str | None, operation_id: str) -
     """
     key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
     ids = {"instance_id": instance_id, "binding_id": binding_id, "operation": operation_id}
+    ids["job"] = current_task.request.id  # not the operation's id if another client than the broker has sent it
     with bound_contextvars(**{name: value for name, value in ids.items() if value}):
         return to_celery(compose_runner(context()).work(key, operation_id))
 
