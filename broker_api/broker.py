@@ -21,10 +21,11 @@ from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.jobs.queue import Queue
-from broker_api.osb.app import create_app
+from broker_api.osb.app import LOGINS, create_app
 from broker_api.osb.metrics import forget_process
 from broker_api.service.service import Service
 from broker_api.settings import settings
+from broker_api.settings.secret_watch import SecretWatch
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck, check_at_start
@@ -54,6 +55,7 @@ class Broker:
 
     def __init__(self, config: Config | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
+        self._config = config
         self.settings = settings.load(self._environ, "api", config)
         try:
             Catalog(self.settings.config)
@@ -63,7 +65,7 @@ class Broker:
     @functools.cached_property
     def app(self) -> Flask:
         """The WSGI app. The first access makes it, and connects to MongoDB and Redis in the background."""
-        front_end = FrontEnd.compose(self.settings)
+        front_end = FrontEnd.compose(self.settings, self._environ, self._config)
         front_end.start()
         return front_end.app
 
@@ -96,7 +98,9 @@ class Broker:
         worker = _Worker(worker_settings)
         worker.start()
         try:
-            server.serve(FrontEnd.compose(self.settings), listener, self.settings.sync_wait)
+            server.serve(
+                FrontEnd.compose(self.settings, self._environ, self._config), listener, self.settings.sync_wait
+            )
         finally:
             worker.stop()
 
@@ -108,19 +112,33 @@ class FrontEnd:
     app: Flask
     store: Store
     key_check: KeyCheck
+    watch: SecretWatch
 
     @classmethod
-    def compose(cls, made: Settings) -> Self:
-        """Return the app for these settings."""
+    def compose(cls, made: Settings, environ: Mapping[str, str], config: Config | None = None) -> Self:
+        """Return the app.
+
+        Args:
+            made: The settings.
+            environ: The environment variables, which may name files of secrets.
+            config: The ``Config`` that the settings were loaded with; None for that of the environment.
+        """
         tracing.set_up("atlas-broker-api")
         vault, client = Vault(made.encryption_keys), connect(made.mongo_uri, made.mongo_timeout_ms)
         store = Store(client, made.mongo_db, made.mongo_collection, vault)
         service = Service.compose(made, store, Queue(made.redis, store.report))
         app = create_app(service, made.users, is_stopping=server.stopping.is_set)
-        return cls(app, store, KeyCheck(Housekeeping(store), vault))
+        keys = KeyCheck(Housekeeping(store), vault)
+
+        def use(new: Settings) -> None:
+            keys.replace_keys(new.encryption_keys)
+            app.extensions[LOGINS].replace(new.users)
+
+        return cls(app, store, keys, SecretWatch(environ, "api", made, config, use))
 
     def start(self) -> None:
-        """Make the indexes and check the keys, in the background, in the process that serves."""
+        """Make the indexes, check the keys and watch the secrets, in the background, in the process that serves."""
+        self.watch.start()
         threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
 
     def forget_process(self, process: int) -> None:

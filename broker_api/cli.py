@@ -84,7 +84,7 @@ def api(host: str, port: int, tls_cert: str | None, tls_key: str | None) -> None
         broker = Broker()
         broker.check_encryption_keys()
         made, listener = broker.settings, server.listen(host, port)
-        server.serve(FrontEnd.compose(made), listener, made.sync_wait, made.processes, certificate)
+        server.serve(FrontEnd.compose(made, os.environ), listener, made.sync_wait, made.processes, certificate)
 
 
 def main() -> None:

@@ -17,11 +17,13 @@ from celery.exceptions import SecurityWarning
 from tornado.options import add_parse_callback
 
 from broker_api import logs, tracing
+from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import JOBS
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.logins import Logins
 from broker_api.settings import ignored_variables
+from broker_api.settings.secret_watch import SecretWatch
 from broker_api.settings.settings import Settings, load
 from broker_api.state.encryption_key_check import check_at_start
 from broker_api.state.operation_claims import Due
@@ -46,6 +48,8 @@ class _Process:
     """The state of this process: its settings, and in a worker its context."""
 
     settings: Settings | None = None
+    config: Config | None = None
+    """The ``Config`` that the settings were loaded with; None for that of the environment."""
     worker: str | None = None
     """Celery's name of this worker, which Flower shows too."""
     keys_checked = False
@@ -81,6 +85,7 @@ def context() -> Context:
         with _one_line_errors():
             _Process.context = compose(_settings(), _Process.worker)
         _Process.context.watcher.show_end = _show_end
+        SecretWatch(os.environ, "worker", _settings(), _Process.config, _Process.context.use).start()
     return _Process.context
 
 
@@ -145,7 +150,9 @@ def _guard_flower() -> None:
         settings = _settings()
         settings.check_complete("flower")
         logs.configure()
-    library_workarounds.guard_flower(Logins(settings.users))
+    logins = Logins(settings.users)
+    library_workarounds.guard_flower(logins)
+    SecretWatch(os.environ, "flower", settings, None, lambda new: logins.replace(new.users)).start()
     ignored_variables.warn(library_workarounds.take_ignored())
 
 
@@ -200,5 +207,5 @@ def run_worker(settings: Settings) -> None:
     Args:
         settings: Settings that have been checked already, together with the encryption keys.
     """
-    _Process.settings, _Process.keys_checked = settings, True
+    _Process.settings, _Process.config, _Process.keys_checked = settings, settings.config, True
     app.worker_main(["worker"])

@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass
 
 from broker_api.catalog.catalog import Catalog
+from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.settings.settings import Project, Settings
 from broker_api.state.database_reservations import Databases
@@ -62,6 +63,32 @@ class Context:
     projects: dict[str, AtlasProject]
     """By project id, in the order of the settings."""
     stopping: threading.Event
+    own_vault: Vault
+    """That of what only workers may read."""
+
+    def use(self, new: Settings) -> None:
+        """Use the secrets of other settings from now on: keys, and credentials of the projects that there are.
+
+        Raises:
+            SettingError: They cannot be used, and nothing is changed.
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
+        found = {project.project_id: project for project in new.projects}
+        if found.keys() != self.projects.keys():
+            raise SettingError("MONGODB_ATLAS_PROJECT_ID: must be as before; restart the worker for other projects")
+        try:
+            credentials_of = {
+                name: credentials(project, SharedTokens(self.housekeeping, self.own_vault, project.client_id))
+                for name, project in found.items()
+            }
+        except ValueError as error:
+            raise SettingError(f"MONGODB_ATLAS_…: must be credentials of Atlas: {error}") from None
+        self.keys.replace_keys(new.encryption_keys)
+        self.own_vault.replace(worker_keys(new))
+        for name, project in found.items():
+            if project not in self.settings.projects:
+                self.projects[name].client.replace_credentials(credentials_of[name])
+        self.settings = new
 
 
 def compose(settings: Settings, worker: str | None = None) -> Context:
@@ -104,16 +131,22 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         connection_strings=ConnectionStringCache(housekeeping),
         projects=projects,
         stopping=stopping,
+        own_vault=own_vault,
     )
 
 
-def worker_vault(settings: Settings) -> Vault:
-    """Return the vault of what only workers may read: BROKER_WORKER_KEYS, by default keys from the Atlas credentials.
+def worker_keys(settings: Settings) -> tuple[str, ...]:
+    """Return the keys of what only workers may read: BROKER_WORKER_KEYS, by default keys from the Atlas credentials.
 
     The key of the first project encrypts. When credentials change, nothing is lost: a token is requested anew.
     """
     secrets = [f"{each.client_id}:{each.client_secret or each.private_key}" for each in settings.projects]
-    return Vault(settings.worker_keys or tuple(derived_key(secret, "workers") for secret in secrets))
+    return settings.worker_keys or tuple(derived_key(secret, "workers") for secret in secrets)
+
+
+def worker_vault(settings: Settings) -> Vault:
+    """Return the vault of what only workers may read."""
+    return Vault(worker_keys(settings))
 
 
 def credentials(project: Project, tokens: TokenStore) -> ApiKey | ServiceAccount:

@@ -23,14 +23,21 @@ class Bindings:
     """The verbs of bindings. They raise the exceptions of ``broker_api.errors``."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, store: Store, operations: OperationStarter, sync_wait: SyncWait
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        store: Store,
+        operations: OperationStarter,
+        sync_wait: SyncWait,
+        *,
+        vault: Vault,
     ) -> None:
         self._config = settings.config
         self._catalog = catalog
         self._store = store
         self._operations = operations
         self._sync_wait = sync_wait
-        self._vault = Vault(settings.encryption_keys)
+        self._vault = vault
 
     def bind(
         self, instance_id: str, binding_id: str, request: BindRequest | RotateRequest, caller: Caller

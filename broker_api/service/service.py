@@ -39,17 +39,18 @@ class Service:
         """
         catalog = Catalog(settings.config)
         housekeeping = Housekeeping(store)
+        vault = store.macs.vault or Vault(settings.encryption_keys)
         operations = OperationStarter(store, queue)
         sync_wait = SyncWait(store, settings.sync_wait)
         return cls(
             catalog=catalog,
             instances=Instances(settings, catalog, store, operations, sync_wait),
-            bindings=Bindings(settings, catalog, store, operations, sync_wait),
+            bindings=Bindings(settings, catalog, store, operations, sync_wait, vault=vault),
             health=Health(
                 store,
                 housekeeping,
                 queue,
-                KeyCheck(housekeeping, Vault(settings.encryption_keys)),
+                KeyCheck(housekeeping, vault),
                 OperationCounts(store, housekeeping),
             ),
             operations=OperationReader(OperatorQueries(store), settings.flower_url),

@@ -20,6 +20,7 @@ from broker_api.errors import SettingError
 from broker_api.settings import url_checks
 from broker_api.settings.config_loader import load_config
 from broker_api.settings.redis_settings import RedisSettings
+from broker_api.settings.secret_files import with_contents
 from broker_api.settings.sources import (
     AsText,
     Environment,
@@ -117,7 +118,7 @@ class Settings(BaseSettings):
         "BROKER_MONGO_TIMEOUT_MS", "mongo", "timeoutms", default=5000, must_be="a number from 100 to 600000"
     )
     redis: Annotated[RedisSettings, BeforeValidator(RedisSettings.parse), AsText] = setting(
-        "BROKER_REDIS_URL", "redis", "url", default=lambda: RedisSettings.parse("redis://127.0.0.1:6379/0")
+        "BROKER_REDIS_URL", "redis", "url", default=lambda: RedisSettings.parse("redis://127.0.0.1:6379/0"), repr=False
     )
     users: Annotated[dict[str, str], BeforeValidator(parse_users)] = setting(
         "BROKER_USERS", "users", default=dict, repr=False
@@ -170,6 +171,14 @@ class Settings(BaseSettings):
                 )
 
 
+SECRETS = tuple(
+    name
+    for field in (*Project.model_fields.values(), *Settings.model_fields.values())
+    if not field.repr and (name := variable_of(field))
+)
+"""The variables of secrets, which may be in files."""
+
+
 def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -> Settings:
     """Read the settings for one kind of process.
 
@@ -181,6 +190,7 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
     Raises:
         SettingError: a setting is missing or wrong; the message is for the operator.
     """
+    environ = with_contents(environ, SECRETS)
     if config is None and (reference := environ.get("BROKER_CONFIG")):
         config = load_config(reference)
     elif config is None:

@@ -86,8 +86,13 @@ class Vault:
     """
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        self._keys = [_Key(each) for each in keys]
-        self._by_id = {key.id: key for key in self._keys}
+        self.replace(keys)
+
+    def replace(self, keys: tuple[str, ...]) -> None:
+        """Use other keys from now on; ``KeyCheck`` should have tried them."""
+        made = [_Key(each) for each in keys]
+        self._by_id = {key.id: key for key in made}
+        self._keys = made
 
     def __bool__(self) -> bool:
         """Return whether there are keys."""

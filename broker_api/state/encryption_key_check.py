@@ -61,6 +61,22 @@ class KeyCheck:
     _problem: str | None = field(default=None, init=False)
     _tried: bool = field(default=False, init=False)
 
+    def replace_keys(self, keys: tuple[str, ...]) -> None:
+        """Use other keys in the vault from now on, if they open what is stored.
+
+        Raises:
+            SettingError: They do not.
+            ErrStorageMongoConnection: MongoDB cannot be used.
+        """
+        new = Vault(keys)
+        if new.ids == self.vault.ids:
+            return
+        if KeyCheck(self.housekeeping, new).problem(renew=True):
+            raise SettingError(WRONG_KEYS)
+        self.vault.replace(keys)
+        with self._lock:
+            self._canary = None
+
     @storage_errors("try the encryption keys")
     def problem(self, *, renew: bool = False) -> str | None:
         """Check the keys now; create the canary if there is none.

@@ -150,7 +150,7 @@ def dynamic_figures() -> dict[str, str]:
     request, job = Calls(), Calls()
     with Stack(workers=0, flower=False) as stack, stack.client() as client:
         config = Config(None, None)
-        app = FrontEnd.compose(load({**stack.api_settings}, "api", config)).app
+        app = FrontEnd.compose(load({**stack.api_settings}, "api", config), {}).app
         runner = compose_runner(compose(load({**stack.worker_settings}, "worker", config)))
         web = app.test_client()
         headers = {"X-Broker-API-Version": "2.17"}

@@ -118,6 +118,10 @@ class AtlasClient:
         guarded._guard = guard  # noqa: SLF001 - of the same class
         return guarded
 
+    def replace_credentials(self, auth: ApiKey | ServiceAccount) -> None:
+        """Use other credentials from the next call on, also in the clients that ``guarded`` has returned."""
+        self._wire.auth = auth
+
     def project(self) -> Json:
         """Return the JSON object of the project (`id`, `name`, `orgId`, …)."""
         return self._wire.ask(self._call(endpoints.GET_PROJECT), _parse_project, self._guard)

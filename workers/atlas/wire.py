@@ -158,10 +158,11 @@ class _Adapter(HTTPAdapter):
 
 
 class _PerThread(threading.local):
-    """The session of a thread, the process that created it, and the guard of the current call."""
+    """The session of a thread, its process and credentials, and the guard of the current call."""
 
     session: requests.Session | None = None
     pid = 0
+    auth: ApiKey | ServiceAccount | None = None
     guard: CallGuard | None = None
 
 
@@ -182,7 +183,7 @@ class Wire:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the base URL of Atlas must be like https://cloud.mongodb.com")
         self._base = base_url.rstrip("/")
-        self._auth = auth
+        self.auth = auth
         self._timeout, self._total = timeout[:2], timeout[2]
         self._local = _PerThread()
 
@@ -228,7 +229,7 @@ class Wire:
         except (requests.RequestException, HTTPError) as error:
             result = no_answer(call, error)
         else:
-            result = interpret(call, response, parse, self._auth)
+            result = interpret(call, response, parse, self._local.auth or self.auth)
         headers = {} if response is None else response.headers
         bucket = (headers.get(name, "") for name in ("RateLimit-Limit", "RateLimit-Remaining"))
         limit, remaining = (int(value) if value.isascii() and value.isdigit() else None for value in bucket)
@@ -249,15 +250,19 @@ class Wire:
         return result
 
     def _session(self) -> requests.Session:
-        """Return the session of this thread; a forked process must not use the sockets of its parent."""
+        """Return the session of this thread with the current credentials.
+
+        A forked process must not use the sockets of its parent.
+        """
         session = self._local.session
-        if session is None or self._local.pid != os.getpid():
+        if session is None or self._local.pid != os.getpid() or self._local.auth is not self.auth:
             session = self._local.session = requests.Session()
-            self._local.pid = os.getpid()
+            self._local.pid, auth = os.getpid(), self.auth
+            self._local.auth = auth
             # Use a proxy only when HTTPS_PROXY names one. `requests` then reads .netrc too, but prefers session.auth.
             session.trust_env = bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))
             session.headers["User-Agent"] = "atlas-broker"
-            session.auth = self._auth.attach(self._ask_token)
+            session.auth = auth.attach(self._ask_token)
             adapter = _Adapter(self._local)
             session.mount("https://", adapter)
             session.mount("http://", adapter)
