@@ -38,6 +38,8 @@ class Plan:
     cluster: str | None
     connection: str | None
     endpoint: str | None
+    max_bindings: int | str | None
+    """How many bindings an instance may have at once; ``none``, or ``half`` of the project's users (None: ``half``)."""
     schemas: JsonObject
 
 
@@ -87,6 +89,7 @@ class Catalog:
             bindable=service.bindable if plan.bindable is None else plan.bindable,
             maintenance_version=plan.maintenance_info.version if plan.maintenance_info else None,
             updateable=service.plan_updateable if plan.plan_updateable is None else plan.plan_updateable,
+            max_bindings=plan.max_bindings,
             schemas=self._schemas(plan.name, _pins(plan), plan.schemas),
             **_pins(plan),
         )

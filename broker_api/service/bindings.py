@@ -10,13 +10,14 @@ from broker_api.service.existence_checks import poll_of_nothing, read_anew, requ
 from broker_api.service.idempotency import repeated_create, repeated_delete
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, plan_of_bind
+from broker_api.service.quota import free_slot
 from broker_api.service.schemas import Accepted, BindRequest, Caller, Complete, LastOperation, RotateRequest
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, binding_key
-from broker_api.state.store import Store
+from broker_api.state.store import DEFAULT_LIMIT, Store
 
 
 class Bindings:
@@ -54,7 +55,7 @@ class Bindings:
             self._catalog.check_binding(checked, request.parameters or {})
 
         def decide() -> Accepted | Complete | None:
-            stored, found = self._store.instance_and_binding(instance_id, binding_id)
+            stored, found, room = self._store.instance_and_binding(instance_id, binding_id)
             instance = require_usable(instance_id, stored)
             fields = self._fields(instance, binding_id, request, found)
             if found and (repeated := repeated_create(found, fields)):
@@ -67,6 +68,8 @@ class Bindings:
             default_hook = type(self._config).generate_binding_permissions is Config.generate_binding_permissions
             if default_hook and instance.database and parameters.get("roles"):
                 check_databases_of_roles(self._config, parameters, instance.database)
+            limit = room.limits.get(instance.project or plan.project or "", DEFAULT_LIMIT)
+            fields["slot"] = free_slot(plan, limit, room.slots, rotates=isinstance(request, RotateRequest))
             return self._operations.create(fields, Kind.BIND, caller, found)
 
         def completed() -> Complete:

@@ -74,6 +74,7 @@ class ResourceFields(TypedDict, total=False):
     database: str | None
     unsure_until: Moment | None
     expire_at: Moment | None
+    slot: int | None
 
 
 class InstanceFields(ResourceFields, total=False):

@@ -23,9 +23,6 @@ _REQUESTED = "reconcile/"
 _REQUEST_SECONDS = 86_400.0
 """How long a requested reconciliation waits for a worker."""
 TOKENS = "token/"
-ROOM = "room/"
-DEFAULT_LIMIT = 100
-"""How many database users Atlas allows in a project unless its support has raised the limit."""
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 RECENT_SECONDS = 1.0

@@ -22,6 +22,7 @@ from broker_api.state.records import (
     CREATES,
     DELETES,
     EPOCH,
+    HOLDS_NOTHING,
     UNDERSTOOD,
     AnyResource,
     Phase,
@@ -48,6 +49,14 @@ platforms never delete it.
 
 class LeaseLostError(Exception):
     """Another worker holds the lease, or another operation has replaced this one; stop without a write."""
+
+
+def phase_fields(phase: Phase) -> ResourceFields:
+    """Return the fields of an instance or binding whose operation has ended in this phase."""
+    fields = ResourceFields(phase=phase, expire_at=KEPT.get(phase))
+    if phase in HOLDS_NOTHING:
+        fields["slot"] = None
+    return fields
 
 
 @dataclass(frozen=True)
@@ -248,7 +257,7 @@ class Claims:
         operation, in_progress = OperationFields(**ENDED), claim.record.operation.state is State.IN_PROGRESS
         if in_progress:
             operation |= {"state": state, "description": description, "finished": In(0)}
-        self._write(claim, operation, changes, ResourceFields(phase=phase, expire_at=KEPT.get(phase)), steps=steps)
+        self._write(claim, operation, changes, phase_fields(phase), steps=steps)
         if in_progress:
             self.store.report.ended(claim.record.operation.kind, state)
 
@@ -335,6 +344,7 @@ class Claims:
         reason = _of_type("string", "$operation.error", last_words)
         failed: Document = {
             "phase": {"$cond": [creates, Phase.FAILED, "$phase"]},
+            "slot": {"$cond": [creates, None, "$slot"]},
             "operation.state": State.FAILED,
             "operation.finished": NOW,
             "operation.description": {"$concat": ["The operation was not done before its deadline. ", reason]},
@@ -401,7 +411,7 @@ class Claims:
         ended: OperationFields = {**ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
         done: StepFields = {"last": In(0), "result": StepResult.DONE}
         values = assignments(ended, "operation.") | _step_assignments({step: done}) | assignments(changes or {})
-        values |= assignments(ResourceFields(phase=phase, expire_at=KEPT.get(phase)))
+        values |= assignments(phase_fields(phase))
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         number = self.store.collection.update_many(query, [{"$set": values}]).modified_count
         self.store.report.ended(kind, State.SUCCEEDED, number)

@@ -10,7 +10,7 @@ from broker_api.state.database_reservations import Databases
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.operation_claims import ENDED, KEPT
+from broker_api.state.operation_claims import ENDED, phase_fields
 from broker_api.state.records import CREATES, DELETES, HOLDS_NOTHING, Binding, Instance, Kind, Phase, State
 from broker_api.state.store import OPERATION_SECONDS, PAST, UNSURE_UNTIL, Start, Store
 
@@ -107,7 +107,7 @@ class OperatorActions:
         }
         fields = assignments({**failed, **_DUE}, "operation.") | {"unsure_until": UNSURE_UNTIL}
         if operation.kind in CREATES:
-            fields |= assignments(ResourceFields(phase=Phase.FAILED))
+            fields |= assignments(ResourceFields(phase=Phase.FAILED, slot=None))
         self._write(found, "operations cancel", fields)
         self.store.report.ended(operation.kind, State.FAILED)
 
@@ -167,7 +167,7 @@ class OperatorActions:
             "description": "The operator of the broker has removed the record; Atlas was not asked.",
             "finished": In(0),
         }
-        values = assignments({**fields, "unsure_until": None, "phase": Phase.GONE, "expire_at": KEPT[Phase.GONE]})
+        values = assignments({**fields, "unsure_until": None, **phase_fields(Phase.GONE)})
         in_progress = found.operation.state is State.IN_PROGRESS
         if in_progress and found.operation.kind in DELETES:
             values |= assignments(ended, "operation.")

@@ -213,6 +213,8 @@ class Resource(Record):
         legacy: It was created by atlasbroker 2.0.0.
         request_mac: The MAC of the fields of the request.
         settled_mac: The MAC of the fields that workers have set (see ``record_macs``).
+        slot: A number that only one binding of the instance has at a time, by which bindings are counted; None for
+            instances and for bindings that hold nothing.
     """
 
     key: str = Field(alias="_id")
@@ -231,6 +233,7 @@ class Resource(Record):
     legacy: bool = False
     request_mac: str | None = None
     settled_mac: str | None = None
+    slot: int | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:

@@ -51,6 +51,15 @@ INDEX_SECONDS = 60.0
 LISTED = {"operation.state": 1, "operation.kind": 1, "operation.accepted": -1, "_id": -1}
 """The index of the list of operations."""
 
+SLOTS = {"instance_id": 1, "slot": 1}
+"""The index by which each binding of an instance has a slot of its own."""
+TAKEN = {"$gte": 0}
+
+ROOM = "room/"
+"""How the names of the documents begin that hold the limit of users of an Atlas project."""
+DEFAULT_LIMIT = 100
+"""How many database users Atlas allows in a project unless its support has raised the limit."""
+
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
@@ -101,6 +110,19 @@ class Start:
         }
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a new binding has to fit into.
+
+    Attributes:
+        slots: The slots of the instance's bindings.
+        limits: The limits of users of Atlas projects, as far as Atlas has told them.
+    """
+
+    slots: frozenset[int]
+    limits: Mapping[str, int]
+
+
 class Store:
     """Instances and bindings in one MongoDB collection.
 
@@ -131,6 +153,10 @@ class Store:
             (self.collection, IndexModel([("operation.waits_on", 1)], name="waits", partialFilterExpression=opened)),
             (self.collection, IndexModel([("instance_id", 1), ("binding_id", 1)], name="ids")),
             (self.collection, IndexModel([("project", 1), ("cluster", 1), ("database", 1)], name="database")),
+            (
+                self.collection,
+                IndexModel([*SLOTS.items()], name="slots", unique=True, partialFilterExpression={"slot": TAKEN}),
+            ),
             (self.collection, IndexModel([("project", 1), ("made", 1)], name="users", partialFilterExpression=made)),
             # for the operator's commands
             (self.collection, IndexModel([*LISTED.items()], name="listed")),
@@ -192,14 +218,24 @@ class Store:
         return self._understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @storage_errors("find instance and binding")
-    def instance_and_binding(self, instance_id: str, binding_id: str) -> tuple[Instance | None, Binding | None]:
-        """Return an instance, and the binding that a request creates on it unless it exists; in one read.
+    def instance_and_binding(self, instance_id: str, binding_id: str) -> tuple[Instance | None, Binding | None, Room]:
+        """Return an instance, the binding that a request creates on it unless it exists, and the room; in one read.
 
         Raises:
             ErrStorageUnreadable, TamperedError, MissingKeyError: As in ``instance``.
         """
         keys = instance_key(instance_id), binding_key(instance_id, binding_id)
-        documents = {document["_id"]: document for document in self.collection.find({"_id": {"$in": [*keys]}})}
+        slots: list[Document] = [
+            {"$match": {"instance_id": instance_id, "slot": TAKEN}},
+            {"$group": {"_id": None, "slots": {"$push": "$slot"}}},
+        ]
+        rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
+        read: list[Document] = [
+            {"$match": {"_id": {"$in": [*keys]}}},
+            {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
+            {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
+        ]
+        documents: dict[Any, Document] = {found["_id"]: found for found in self.collection.aggregate(read)}
         instance, binding = map(documents.get, keys)
         instance = instance or self.legacy.adopt(instance_id)
         if binding is None and self.legacy.exist():
@@ -207,6 +243,7 @@ class Store:
         return (
             self._understood(Instance, instance, f"instance {instance_id}", any_release=False),
             self._understood(Binding, binding, f"binding {binding_id}", any_release=False),
+            _room(documents),
         )
 
     @storage_errors("find bindings")
@@ -356,6 +393,12 @@ class Store:
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
+
+
+def _room(documents: Mapping[Any, Document]) -> Room:
+    slots = documents.get(None, {}).get("slots", ())
+    rooms = {name.removeprefix(ROOM): found for name, found in documents.items() if str(name).startswith(ROOM)}
+    return Room(frozenset(slots), {name: int(found["limit"]) for name, found in rooms.items() if found.get("limit")})
 
 
 def _exists(field: str) -> Document:

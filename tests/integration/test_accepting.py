@@ -56,7 +56,8 @@ class Api:
         assert (answer := request()).status_code == status, answer.text
         self.database.command("profile", 0)
         found = self.database["system.profile"].find({"ns": self.documents.full_name})
-        commands = [entry["op"] for entry in found if "$or" not in entry["command"].get("filter", {})]
+        read = [entry for entry in found if "$or" not in entry["command"].get("filter", {})]
+        commands = ["aggregate" if "aggregate" in entry["command"] else entry["op"] for entry in read]
         self.database.drop_collection("system.profile")
         return commands
 
@@ -103,12 +104,12 @@ def test_a_provision_is_one_read_and_one_write(api: Api) -> None:
 
 def test_a_bind_is_one_read_and_one_write(api: Api, instance: str) -> None:
     path = f"{instance}/service_bindings/b"
-    assert api.commands(lambda: api.ask("PUT", path, json=BIND), 202) == ["query", "update"]
+    assert api.commands(lambda: api.ask("PUT", path, json=BIND), 202) == ["aggregate", "update"]
 
 
 def test_a_rotation_also_reads_the_predecessor(api: Api, binding: str) -> None:
     path, body = f"{binding.removesuffix('b')}c", {"predecessor_binding_id": "b"}
-    assert api.commands(lambda: api.ask("PUT", path, json=body), 202) == ["query", "query", "update"]
+    assert api.commands(lambda: api.ask("PUT", path, json=body), 202) == ["aggregate", "query", "update"]
 
 
 def test_an_update_is_one_read_and_one_write(api: Api, instance: str) -> None:
@@ -127,7 +128,7 @@ def test_a_poll_and_a_repeated_request_are_one_read(api: Api, instance: str) -> 
     assert api.commands(lambda: api.ask("PUT", instance, json=PROVISION), 200) == ["query"]
     path = f"{instance}/service_bindings/b"
     assert api.ask("PUT", path, json=BIND).status_code == 202
-    assert api.commands(lambda: api.ask("PUT", path, json=BIND), 202) == ["query"]
+    assert api.commands(lambda: api.ask("PUT", path, json=BIND), 202) == ["aggregate"]
 
 
 # --- documents of atlasbroker 2.0.0 -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from broker_api.config import Config
 
-UPDATEABLE, FIXED, MAINTAINED, UNBINDABLE = (f"00000000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3, 4))
+UPDATEABLE, FIXED, MAINTAINED, UNBINDABLE, SMALL = (f"00000000-0000-4000-8000-00000000000{n}" for n in range(1, 6))
 ON_DEV, ON_TEST, ELSEWHERE, PRIVATE, STRICT = (f"00000000-0000-4000-8000-00000000002{n}" for n in range(5))
 OTHER_SERVICE, OTHER_PLAN = (f"00000000-0000-4000-8000-0000000000{n}" for n in (10, 11))
 MAINTENANCE_VERSION = "1.2.0"
@@ -23,6 +23,7 @@ def config() -> Config:
         {"id": UPDATEABLE, "name": "updateable", "description": "May become another plan", "plan_updateable": True},
         {"id": FIXED, "name": "fixed", "description": "Stays what it is"},
         {"id": MAINTAINED, "name": "maintained", "description": "Has a version", "plan_updateable": True, **version},
+        {"id": SMALL, "name": "small", "description": "Takes two bindings", "max_bindings": 2},
         {"id": UNBINDABLE, "name": "unbindable", "description": "Takes no bindings", "bindable": False},
         *(
             {"id": plan_id, "name": name, "description": "Pins something", "plan_updateable": True, **pins}

@@ -1,5 +1,6 @@
 """0.19 and 0.20: what a plan decides cannot be left, and a plan that was taken out of the catalog."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from tests.osb.offers import (
     OTHER_PLAN,
     OTHER_SERVICE,
     PRIVATE,
+    SMALL,
     STRICT,
     UNBINDABLE,
     UPDATEABLE,
 )
 from tests.osb.steps import ON_CLUSTER, new_id
 from tests.osb_client import PLAN_ID, Answer, Json, OsbClient
-from tests.tenant import CLUSTER
+from tests.tenant import CLUSTER, together
 
 Documents = Collection[dict[str, Any]]
 
@@ -196,3 +198,34 @@ def test_a_plan_that_was_taken_out_decides_what_it_did(several_plans: OsbClient,
     unbindable = made(several_plans, UNBINDABLE, ON_CLUSTER)
     answer = client.bind(unbindable, new_id(), fields={"plan_id": UNBINDABLE})
     assert (answer.status, "unbindable" in answer.description) == (400, True)
+
+
+# --- its quota ----------------------------------------------------------------------------------------------------
+
+
+def test_concurrent_binds_cannot_exceed_the_quota_of_a_plan(several_plans: OsbClient) -> None:
+    instance_id = made(several_plans, SMALL, ON_CLUSTER)
+    fields = {"plan_id": SMALL}
+
+    def bind(binding_id: str) -> Answer:
+        return several_plans.bind(instance_id, binding_id, fields=fields)
+
+    names = [new_id() for _ in range(8)]
+    answers = dict(zip(names, together(*(partial(bind, name) for name in names)), strict=True))
+    accepted = [name for name, answer in answers.items() if answer.status == 202]
+    assert len(accepted) == 2
+    refused = [answer for answer in answers.values() if answer.status != 202]
+    assert {answer.status for answer in refused} == {400}
+    assert all("has 2 bindings, and its plan small allows 2." in answer.description for answer in refused)
+    for name in accepted:
+        assert several_plans.wait(instance_id, name).state == "succeeded"
+    assert bind(accepted[0]).status == 200  # repeated
+    replaced = new_id()
+    assert several_plans.rotate(instance_id, replaced, accepted[0]).status == 202
+    assert several_plans.wait(instance_id, replaced).state == "succeeded"
+    for name in accepted:
+        several_plans.unbind(instance_id, name)
+        several_plans.wait(instance_id, name)
+    assert bind(accepted[0]).status == 202
+    assert several_plans.wait(instance_id, accepted[0]).state == "succeeded"
+    assert bind(new_id()).status == 400

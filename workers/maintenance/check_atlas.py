@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from broker_api.catalog.catalog import Catalog
 from broker_api.settings.settings import Project, Settings
-from broker_api.state.housekeeping import DEFAULT_LIMIT, Housekeeping
-from broker_api.state.store import Store
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.store import DEFAULT_LIMIT, Store
 from workers.atlas.client import AtlasClient, MemoryTokens, TokenStore, Unauthorized, UserNotFound
 from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_quota import is_nearly_full

@@ -9,7 +9,7 @@ from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from broker_api.state.store import Start
 from broker_api.user_passwords import new_password
-from workers.atlas.client import UserAlreadyExists
+from workers.atlas.client import UserAlreadyExists, UserLimitReached
 from workers.clusters import database_client
 from workers.clusters.connection_strings import ClusterGoneError
 from workers.engine.definition import Definition
@@ -21,6 +21,7 @@ from workers.operations.database_users import take_over
 
 UNBIND_LOOK_SECONDS = 0.5
 DROP_AGAIN_SECONDS = 2.0
+ROOM_SECONDS = 2.0
 _NO_TEMPORARY_USER = InstanceFields(sealed_dropper=None, unsure_until=None)
 
 
@@ -91,6 +92,12 @@ def create_temporary_user(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         job.atlas.create_user(user)
     except UserAlreadyExists:
         take_over(job, user)
+    except UserLimitReached:
+        sentence = (
+            f"Waiting for room in the Atlas project {job.project}: it holds as many database users as Atlas allows, "
+            "and one is needed for a moment to drop the database. Remove bindings that are not needed."
+        )
+        return Later(ROOM_SECONDS, sentence, operation={"error": sentence})
     return job.users_changed(Step.WAIT_APPLIED)
 
 

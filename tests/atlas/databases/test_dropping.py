@@ -205,3 +205,17 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         while data := source.recv(65536):
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
+
+
+def test_a_database_is_dropped_in_a_full_project_as_soon_as_a_user_is_gone(broker: Broker, atlas: Emulator) -> None:
+    database = f"full-{secrets.token_hex(4)}"
+    instance = broker.instance(broker.cluster(), database=database, **DROP)
+    write(broker, database)
+    atlas.user_limit(len(atlas.users(MAIN)), project=MAIN)
+    broker.client.deprovision(instance)
+    waiting = "Waiting for room in the Atlas project"
+    eventually(lambda: waiting in broker.client.last_operation(instance).description, "it waits")
+    assert exists(broker, database)
+    atlas.user_limit(100, project=MAIN)
+    assert broker.client.wait(instance).state in ("succeeded", "gone")
+    assert not exists(broker, database)

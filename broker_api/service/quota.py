@@ -1,0 +1,43 @@
+"""The quota of a plan: how many bindings an instance may have at once.
+
+Each binding takes a slot, a number that MongoDB accepts only once for an instance. It is chosen among the first ones,
+as many as the quota allows, so that concurrent requests cannot exceed it: two that choose the same slot decide again.
+"""
+
+import secrets
+from collections.abc import Set as AbstractSet
+
+from broker_api.catalog.catalog import Plan
+from broker_api.errors import BadRequest
+
+UNLIMITED = 2**48
+
+
+def free_slot(plan: Plan, user_limit: int, taken: AbstractSet[int], *, rotates: bool) -> int:
+    """Return a slot that is free, at random among them.
+
+    Args:
+        plan: The plan of the instance.
+        user_limit: How many users the Atlas project may have.
+        taken: The slots of the instance's bindings. Those of another plan may be greater than the quota.
+        rotates: The binding replaces another one, which is unbound later; so one more is allowed.
+
+    Raises:
+        BadRequest: The instance has as many bindings as the plan allows.
+    """
+    quota = plan.max_bindings
+    most = quota if isinstance(quota, int) else UNLIMITED if quota == "none" else user_limit // 2
+    limit = most + rotates
+    if len(taken) >= limit:
+        raise BadRequest(
+            f"This instance has {len(taken)} bindings, and its plan {plan.name} allows {most}. Unbind one that is not "
+            "needed, or make another instance."
+        )
+    first = limit  # the slots below are given; greater ones that are taken count too
+    while first + sum(slot >= first for slot in taken) > limit:
+        first -= 1
+    below = sorted(slot for slot in taken if slot < first)
+    chosen = secrets.randbelow(first - len(below))
+    for slot in below:
+        chosen += slot <= chosen
+    return chosen

@@ -1,0 +1,63 @@
+"""Which slot a binding gets."""
+
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import pytest
+
+from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.config import Config
+from broker_api.errors import BadRequest, SettingError
+from broker_api.service.quota import free_slot
+
+
+@cache
+def plan(quota: object) -> Plan:
+    config = Config(None, None)
+    if quota is not None:
+        config.broker["plans"][0]["max_bindings"] = quota
+    (made,) = Catalog(config).plans.values()
+    return made
+
+
+@pytest.mark.parametrize(("quota", "most"), [(None, 20), ("half", 20), (0, 0), (1, 1), (7, 7)])
+def test_an_instance_has_as_many_bindings_as_its_plan_allows_and_one_more_for_a_rotation(
+    quota: object, most: int
+) -> None:
+    taken = set[int]()
+    for _ in range(most):
+        slot = free_slot(plan(quota), 40, taken, rotates=False)
+        assert slot in range(most)
+        assert slot not in taken
+        taken.add(slot)
+    with pytest.raises(BadRequest, match=f"has {most} bindings, and its plan .* allows {most}\\."):
+        free_slot(plan(quota), 40, taken, rotates=False)
+    taken.add(free_slot(plan(quota), 40, taken, rotates=True))
+    with pytest.raises(BadRequest):
+        free_slot(plan(quota), 40, taken, rotates=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_concurrent_requests_cannot_exceed_a_quota_that_was_greater_before(seed: int) -> None:
+    random = Random(seed)
+    taken = set(random.sample(range(30), random.randint(0, 12)))
+    before, quota = len(taken), 10
+    given = set[int]()
+    for _ in range(200):  # none of them sees what the others choose; the index lets one of each slot through
+        if before < quota:
+            given.add(free_slot(plan(quota), 100, taken, rotates=False))
+    assert len(taken | given) == max(before, quota)
+    assert not taken & given
+
+
+def test_without_a_quota_a_slot_is_one_of_many() -> None:
+    slots = {free_slot(plan("none"), 100, set(range(1000)), rotates=False) for _ in range(1000)}
+    assert len(slots) == 1000
+    assert free_slot(replace(plan(3), max_bindings=None), 10, {7, 8, 9, 10}, rotates=False) in range(5)
+
+
+@pytest.mark.parametrize("quota", [-1, "all", 1.5])
+def test_a_quota_of_another_form_is_refused(quota: object) -> None:
+    with pytest.raises(SettingError, match="max_bindings"):
+        plan(quota)
