@@ -56,7 +56,7 @@ def test_a_sweep_costs_one_indexed_query_when_nothing_is_due(chaos: Chaos) -> No
     others = [each for each in commands if each["ns"].endswith(".instances") and each not in queries]
     waits = [each for each in others if "warned" in str(each["command"])]
     assert len(waits) <= 1, "long waits are looked for every ten seconds"
-    assert {each["planSummary"] for each in waits} <= {"IXSCAN { operation.due: 1 }"}
+    assert [each for each in waits if "IXSCAN" not in each["planSummary"]] == []
     assert {each["docsExamined"] for each in waits} <= {0}
     users = [each for each in others if each not in waits]
     assert len(users) <= 1, "the users of the project are counted every ten seconds"
