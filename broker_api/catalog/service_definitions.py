@@ -100,7 +100,7 @@ class PlanDefinition(_Setting):
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
     connection: Annotated[str, AfterValidator(_known_connection)] | None = Field(default=None, exclude=True)
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
-    max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("half", exclude=True)
+    max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("none", exclude=True)
 
 
 class ServiceDefinition(_Setting):

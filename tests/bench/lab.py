@@ -99,11 +99,7 @@ class Lab(Running):
         stack = MeasuredStack(
             workers=workers,
             flower=False,
-            settings={
-                "BROKER_SETTLE_SECONDS": "0",
-                "BROKER_CONFIG": "tests.bench.unlimited:config",
-                **(settings or {}),
-            },
+            settings={"BROKER_SETTLE_SECONDS": "0", **(settings or {})},
             state=self.state,
             cluster=self.atlas.cluster,
             redis=self.redis,

@@ -15,13 +15,12 @@ from broker_api.service.quota import free_slot
 @cache
 def plan(quota: object) -> Plan:
     config = Config(None, None)
-    if quota is not None:
-        config.broker["plans"][0]["max_bindings"] = quota
+    config.broker["plans"][0]["max_bindings"] = quota
     (made,) = Catalog(config).plans.values()
     return made
 
 
-@pytest.mark.parametrize(("quota", "most"), [(None, 20), ("half", 20), (0, 0), (1, 1), (7, 7)])
+@pytest.mark.parametrize(("quota", "most"), [("half", 20), (0, 0), (1, 1), (7, 7)])
 def test_an_instance_has_as_many_bindings_as_its_plan_allows_and_one_more_for_a_rotation(
     quota: object, most: int
 ) -> None:
