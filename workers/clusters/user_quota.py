@@ -9,10 +9,6 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import DEFAULT_LIMIT, ROOM, Store
 
 WARN_SHARE = 0.8
-RESERVED = 1
-"""How many users binds leave free, so that a deprovision can make the temporary user that drops a database."""
-LEAST_LIMIT = 10
-"""Nothing is reserved in a project that may have fewer users."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,21 +31,6 @@ def store_room(housekeeping: Housekeeping, project: str, limit: int, others: int
         others: How many it has that this broker has not made.
     """
     housekeeping.write(f"{ROOM}{project}", {"limit": limit, "others": others})
-
-
-def is_reserved(store: Store, housekeeping: Housekeeping, project: str) -> bool:
-    """Return whether only the reserved users of a project are left.
-
-    The bindings are counted only in a project that was nearly full at the last sweep.
-
-    Raises:
-        ErrStorageMongoConnection: MongoDB cannot be used.
-    """
-    room = housekeeping.recent(ROOM + project)
-    limit = int(room.get("limit") or DEFAULT_LIMIT)
-    if not room.get("nearly_full") or limit < LEAST_LIMIT:
-        return False
-    return store.count_users(project) + int(room.get("others") or 0) >= limit - RESERVED
 
 
 @dataclass

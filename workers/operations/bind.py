@@ -15,7 +15,6 @@ from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
 from workers.clusters import database_client
 from workers.clusters.connection_strings import osb_endpoints
-from workers.clusters.user_quota import is_reserved
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
@@ -80,28 +79,22 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if not job.record.settled_mac:
         _check_roles(job)
     user = binding_user(job.context, job.record)
-    if is_reserved(job.context.store, job.context.housekeeping, job.project):
-        raise _no_room(job)
     try:
         try:
             job.atlas.create_user(user)
         except UserAlreadyExists:
             take_over(job, user)
     except UserLimitReached:
-        raise _no_room(job) from None
+        raise FailedError(
+            f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "
+            "allows (100 by default). Remove bindings that are not needed, use a cluster of another project, or ask "
+            "MongoDB's support for a higher limit."
+        ) from None
     except UserExpired:
         if job.record.expires is None:
             raise
         raise _out_of_life(job) from None
     return job.users_changed(Step.WAIT_APPLIED, BindingFields(made=True))
-
-
-def _no_room(job: AtlasJob[Binding]) -> FailedError:
-    return FailedError(
-        f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas allows "
-        "(100 by default). Remove bindings that are not needed, use a cluster of another project, or ask MongoDB's "
-        "support for a higher limit."
-    )
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
