@@ -1,12 +1,14 @@
 """Checks names and passwords, for the API and for Flower.
 
-A hash is made to be slow. So each process remembers a password that was right, as a digest under a key that only this
-process has and never stores. Digests of clear passwords are made at the start.
+A hash is made to be slow. So each process remembers a password that was right, as a digest under a key that is never
+stored. Digests of clear passwords are made at the start.
 
 All digests are compared for each request, and an unknown name costs as much as a wrong password: the time of a check
 reveals neither a password nor whether a name is known.
 
-Failures are limited for each name and address. Right credentials are never refused for failures of others.
+Failures are counted for each name and address; above a limit they are answered by 429. Right credentials are accepted
+then too: the limit shows guesses and bounds what they cost, but does not end them. Only while many hashes wait to be
+computed is a password refused, by 429, that was not yet right in this process.
 """
 
 import hashlib
@@ -16,8 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 from cryptography.exceptions import InvalidKey
@@ -34,8 +35,10 @@ REMEMBERED = 10_000
 """How many names and addresses, and wrong passwords, are remembered at most."""
 CHECKS_AT_ONCE = 2
 """How many hashes are computed at the same time: each needs its memory."""
-SUSPECTS_AT_ONCE = 4
-"""How many requests over the limit may wait for their hash: they must not occupy all threads of the API."""
+WAITING = 32
+"""How many requests may wait for their hash: others must find a thread of the API, also probes and known platforms."""
+SUSPECTS_WAITING = 4
+"""The same for requests of a name and address that are over the limit."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -54,7 +57,7 @@ class WrongCredentialsError(Exception):
 
 
 class TooManyFailuresError(WrongCredentialsError):
-    """This name has failed too often from this address. The request is refused.
+    """This name has failed too often from this address, or too many hashes wait. The request is refused.
 
     Attributes:
         retry_after: After how many seconds another attempt is checked as before.
@@ -78,7 +81,7 @@ class _Known:
             user.name: secrets.token_bytes(32) if user.hashed else self.digest(user.name, user.secret)
             for user in self._users
         }
-        self._wrong = _Recent[bytes, None]()
+        self._wrong = _Recent[bytes, bool]()
 
     def digest(self, name: str, password: str) -> bytes:
         """Return the digest of a name and password, under the key of this process."""
@@ -107,40 +110,62 @@ class _Known:
         except InvalidKey:
             user = None
         if user is None:
-            self._wrong[digest] = None
+            self._wrong.change(digest, lambda _: True)
         else:
             self._digests[name] = digest
         return user
 
 
-class _Recent(OrderedDict[Key, Value]):
-    """The entries that were written last."""
+class _Recent(Generic[Key, Value]):
+    """The entries that were written last; threads share them."""
 
-    def __setitem__(self, key: Key, value: Value) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        if len(self) > REMEMBERED:
-            self.popitem(last=False)
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def change(self, key: Key, new: Callable[[Value | None], Value]) -> None:
+        """Replace the value of a key by what ``new`` makes of it."""
+        with self._lock:
+            self._entries[key] = new(self._entries.get(key))
+            self._entries.move_to_end(key)
+            if len(self._entries) > REMEMBERED:
+                self._entries.popitem(last=False)
+
+    def __contains__(self, key: Key) -> bool:
+        with self._lock:
+            return key in self._entries
 
 
-@dataclass
 class _Failures:
     """How many failures each name and address may still have: a bucket that fills again with the time."""
 
-    _left: _Recent[tuple[str, str], tuple[float, float]] = field(default_factory=_Recent)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._buckets = _Recent[tuple[str, str], tuple[float, float]]()
 
-    def left(self, pair: tuple[str, str]) -> float:
-        """Return how many are left."""
-        with self._lock:
-            left, at = self._left.get(pair, (float(FAILURES), 0.0))
-        return min(FAILURES, left + (time.monotonic() - at) / REFILL_SECONDS)
+    def take(self, pair: tuple[str, str]) -> float:
+        """Take one before a check, so that checks at the same time count, and return how many are left.
 
-    def count(self, pair: tuple[str, str]) -> None:
-        """Count a failure."""
-        left = self.left(pair)
-        with self._lock:
-            self._left[pair] = max(0.0, left - 1), time.monotonic()
+        Returns:
+            Less than 0 when there was none; then nothing is taken.
+        """
+        return self._change(pair, -1)
+
+    def give_back(self, pair: tuple[str, str]) -> None:
+        """Give back what ``take`` has taken, since the check has succeeded."""
+        self._change(pair, 1)
+
+    def _change(self, pair: tuple[str, str], number: int) -> float:
+        now, left = time.monotonic(), 0.0
+
+        def changed(bucket: tuple[float, float] | None) -> tuple[float, float]:
+            nonlocal left
+            before, at = bucket or (float(FAILURES), now)
+            filled = min(float(FAILURES), before + (now - at) / REFILL_SECONDS)
+            left = min(float(FAILURES), filled + number)
+            return (filled if left < 0 else left), now
+
+        self._buckets.change(pair, changed)
+        return left
 
 
 class Logins:
@@ -156,7 +181,8 @@ class Logins:
         self._failures = _Failures()
         self._on_failure = on_failure
         self._checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
-        self._suspects = threading.BoundedSemaphore(SUSPECTS_AT_ONCE)
+        self._waiting = threading.BoundedSemaphore(WAITING)
+        self._suspects = threading.BoundedSemaphore(SUSPECTS_WAITING)
 
     def replace(self, users: Mapping[str, str]) -> None:
         """Use other users from now on."""
@@ -171,34 +197,34 @@ class Logins:
             address: Where the request comes from.
 
         Raises:
-            TooManyFailuresError: They are wrong, as many before them from this address.
+            TooManyFailuresError: They are wrong, as many before them from this address; or too many hashes wait.
             WrongCredentialsError: They are wrong.
         """
         known = self._known
-        digest, pair = known.digest(name, password), (hashlib.sha256(name.encode()).hexdigest(), address)
-        limited = self._failures.left(pair) < 1
-        user = known.remembered(digest)
-        if user is None and known.must_compute(digest):
-            user = self._compute(known, name, password, digest, limited=limited)
-        if user is not None:
+        digest = known.digest(name, password)
+        if user := known.remembered(digest):
             return user.roles
-        self._on_failure("limited" if limited else "wrong")
-        if limited:
+        pair = (hashlib.sha256(name.encode()).hexdigest(), address)
+        left = self._failures.take(pair)
+        if known.must_compute(digest) and (user := self._compute(known, name, password, digest, limited=left < 0)):
+            if left >= 0:
+                self._failures.give_back(pair)
+            return user.roles
+        self._on_failure("limited" if left < 0 else "wrong")
+        if left < 0:
             raise TooManyFailuresError(int(REFILL_SECONDS))
-        self._failures.count(pair)
         # An unknown name is not logged: it may be a password in the wrong field.
         shown = name if name in known.names else None
-        log.warning("login_failed", user=shown, address=address, limit_reached=self._failures.left(pair) < 1)
+        log.warning("login_failed", user=shown, address=address, limit_reached=left < 1)
         raise WrongCredentialsError
 
     def _compute(self, known: _Known, name: str, password: str, digest: bytes, *, limited: bool) -> User | None:
-        if not limited:
-            with self._checks:
-                return known.compute(name, password, digest)
-        if not self._suspects.acquire(blocking=False):
-            return None
+        places = self._suspects if limited else self._waiting
+        if not places.acquire(blocking=False):
+            self._on_failure("limited")
+            raise TooManyFailuresError(int(REFILL_SECONDS))
         try:
             with self._checks:
                 return known.compute(name, password, digest)
         finally:
-            self._suspects.release()
+            places.release()

@@ -1,5 +1,7 @@
 """The users in BROKER_USERS: their names, roles and passwords, which are clear text or hashes."""
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +11,12 @@ from broker_api.errors import SettingError
 from broker_api.settings.sources import is_unicode
 
 HASH = re.compile(
-    r"\$argon2id\$v=19\$m=[1-9]\d{0,6},t=[1-9]\d{0,2},p=[1-9]\d{0,1}\$[A-Za-z0-9+/]{11,64}\$[A-Za-z0-9+/]{16,86}"
+    r"\$argon2id\$v=19\$m=([1-9]\d{0,6}),t=[1-9]\d{0,2},p=([1-9]\d{0,1})"
+    r"\$([A-Za-z0-9+/]{11,64})\$([A-Za-z0-9+/]{16,86})"
 )
 """A hash in the form of the Password Hashing Competition (PHC), as ``atlas-broker users hash`` prints it."""
 
-_ENTRY = re.compile(rf"\s*([^,:]*):({HASH.pattern}|[^,]*)\s*(?:,|\Z)")
+_ENTRY = re.compile(rf"\s*(?P<name>[^,:]*):(?P<secret>{HASH.pattern}|[^,]*)\s*(?:,|\Z)")
 """One user in the text of all. The commas between a hash's parameters belong to the hash."""
 _OTHER_HASH = re.compile(r"\$(argon2\w*|scrypt|2[abxy]|pbkdf2[\w-]*|[156y])\$")
 
@@ -63,7 +66,7 @@ def parse_users(given: object) -> dict[str, str]:
     users = read_users(dict(pairs))
     if len({user.name for user in users}) < len(pairs):
         raise SettingError("BROKER_USERS: must be pairs with another name each")
-    if any(_OTHER_HASH.match(user.secret) and not user.hashed for user in users):
+    if any(_OTHER_HASH.match(user.secret) and not _can_be_verified(user.secret) for user in users):
         raise SettingError(
             "BROKER_USERS: must have hashes of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash, as atlas-broker users "
             "hash prints them; a hash of another form is refused"
@@ -71,11 +74,24 @@ def parse_users(given: object) -> dict[str, str]:
     return dict(pairs)
 
 
+def _can_be_verified(secret: str) -> bool:
+    """Return whether this is a hash that Argon2 can compute: it needs 8 KiB for each lane (RFC 9106, section 3.1)."""
+    if not (found := HASH.fullmatch(secret)):
+        return False
+    memory, lanes, *texts = found.groups()
+    try:
+        for text in texts:
+            base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return False
+    return int(memory) >= 8 * int(lanes)
+
+
 def _pairs(text: str) -> list[tuple[str, str]]:
     """Return the users of a text; none if a part of it is no user."""
     pairs, end = [], 0
     while found := _ENTRY.match(text, end):
-        pairs.append((found[1].strip(), found[2].strip()))
+        pairs.append((found["name"].strip(), found["secret"].strip()))
         end = found.end()
         if not found[0].endswith(","):
             return pairs

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -56,6 +58,10 @@ def test_hashes_clear_passwords_and_roles_stand_side_by_side(hashed: str) -> Non
         "a/b/platform:c",
         "a/platform:b,a/operator:c",
         "a:$argon2id$v=19$m=64,t=3,p=4$short",
+        "a:$argon2id$v=19$m=7,t=1,p=1$c29tZXNhbHQxMjM0$c29tZXNhbHQxMjM0",
+        "a:$argon2id$v=19$m=64,t=1,p=9$c29tZXNhbHQxMjM0$c29tZXNhbHQxMjM0",
+        "a:$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQxM$c29tZXNhbHQxMjM0",
+        "a:$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQxMjM0$c29tZXNhbHQxMjM0x",
         "a:$argon2i$v=19$m=64$c29tZXNhbHQxMjM",
         "a:$scrypt$ln=16$x$y",
         "a:$2b$12$abcdefghijklmnopqrstuv",
@@ -103,7 +109,7 @@ def test_other_users_replace_all_that_was_known(hashed: str) -> None:
         known.check("a", "right, with a comma", "")
 
 
-def test_who_guesses_is_slowed_down_counted_and_logged_and_the_right_password_is_still_taken(hashed: str) -> None:
+def test_guesses_are_counted_logged_and_told_to_stop_and_the_right_password_is_still_taken(hashed: str) -> None:
     client = client_of({"platform": hashed, "clear/platform": "s3cret"})
     guesses = [f"guess-{number}" for number in range(logins.FAILURES + 5)]
     with capture_logs() as lines:
@@ -151,6 +157,40 @@ def test_a_flood_of_guesses_is_not_computed_all_at_once(hashed: str) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(guess, range(THREADS)))
     assert time.process_time() - began < one * THREADS / 2
+
+
+def together(known: Logins, name: Callable[[int], str], threads: int = THREADS) -> Counter[type[Exception]]:
+    """Return how guesses at the same time from one address are answered."""
+    at_once = Barrier(threads)
+
+    def guess(number: int) -> type[Exception]:
+        at_once.wait()
+        with pytest.raises(WrongCredentialsError) as refused:
+            known.check(name(number), f"guess-{number}", "address")
+        return refused.type
+
+    with ThreadPoolExecutor(threads) as pool:
+        return Counter(pool.map(guess, range(threads)))
+
+
+def test_guesses_at_the_same_time_all_count() -> None:
+    answered = together(Logins({"a": "clear"}), lambda _: "a")
+    assert answered == {WrongCredentialsError: logins.FAILURES, TooManyFailuresError: THREADS - logins.FAILURES}
+
+
+def test_guesses_at_many_names_occupy_few_threads_and_known_passwords_are_not_held_up(hashed: str) -> None:
+    known = Logins({"a": hashed})
+    assert known.check("a", "right, with a comma", "elsewhere") == BOTH
+    threads, longest = 3 * logins.WAITING, 0.0
+    with ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(together, known, lambda number: f"name-{number}", threads)
+        while not flood.done():
+            began = time.monotonic()
+            assert known.check("a", "right, with a comma", "address") == BOTH
+            longest = max(longest, time.monotonic() - began)
+            time.sleep(0.001)
+    assert flood.result()[TooManyFailuresError] >= threads - 2 * logins.WAITING
+    assert longest < 1
 
 
 def test_a_role_opens_its_own_paths_only() -> None:
