@@ -42,7 +42,6 @@ class _Headers(_Part):
     compression: None = None
     retries: Literal[0] = 0
     timelimit: tuple[None, None] = (None, None)
-    parent_id: None = None
     group: None = None
 
 

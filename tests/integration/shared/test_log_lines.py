@@ -64,6 +64,16 @@ def test_each_line_of_a_job_has_its_ids_and_each_delay_its_reason(oauth_stack: S
     assert finished["request_id"]
 
 
+def test_a_job_that_a_job_sends_is_received(oauth_stack: Stack) -> None:
+    before = {worker: len(lines(worker)) for worker in oauth_stack.workers}
+    with oauth_stack.client() as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("left")
+        tenant.deprovision()
+    told = [line["event"] for worker in oauth_stack.workers for line in lines(worker)[before[worker] :]]
+    assert "message_dropped" not in told
+
+
 @pytest.mark.parametrize("kind", [Api, Worker, Flower])
 def test_a_wrong_level_ends_each_process_with_one_line(oauth_stack: Stack, kind: type[Api | Worker | Flower]) -> None:
     process = kind(oauth_stack.worker_settings)
