@@ -1,9 +1,7 @@
 """Whatever a client of Redis writes into queues and channels, workers drop it with a line in the log and go on."""
 
-import base64
 import copy
 import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -15,100 +13,18 @@ from broker_api.jobs.queue import QUEUES
 from tests.books import document
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
+from tests.messages import MARK, MESSAGE, all_wrong, encoded, with_body
 from tests.tenant import Json, Tenant, eventually, works
 
 MESSAGES = 2000
 LONG_MESSAGES = 40_000
-MARK = "planted-word"
 LONGEST_LINE = 500
 MOST_MEGABYTES = 250
-
-MESSAGE: Json = {
-    "body": [["i", "b", "o"], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
-    "content-encoding": "utf-8",
-    "content-type": "application/json",
-    "headers": {
-        "lang": "py",
-        "task": "atlas.bind",
-        "id": "1",
-        "root_id": "1",
-        "parent_id": None,
-        "group": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "argsrepr": "[]",
-        "stamps": {},
-        "stamped_headers": None,
-        "eta": None,
-        "expires": None,
-        "ignore_result": True,
-    },
-    "properties": {
-        "correlation_id": "1",
-        "reply_to": "r",
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": "bindings"},
-        "priority": 0,
-        "body_encoding": "base64",
-        "delivery_tag": "tag",
-    },
-}
-"""As Celery writes one, with its body decoded."""
 
 WRONG: tuple[Any, ...] = (
     *(None, True, 0, -1, 2**70, 1e300, "", MARK, MARK * 100, "2040-01-01T00:00:00", [], [1], [MARK], [[[]]], {}),
     *({"$ne": 1}, {MARK: MARK}, {"$where": "sleep(1000)"}, "\ud800", "\x00"),
 )
-
-
-def encoded(message: Json) -> bytes:
-    """A message as it is in Redis. A body that is no text is encoded as Celery does."""
-    body = message.get("body")
-    if isinstance(body, list):
-        message = {**message, "body": base64.b64encode(json.dumps(body).encode()).decode()}
-    return json.dumps(message).encode()
-
-
-def with_body(data: bytes, **headers: object) -> bytes:
-    made = {**MESSAGE, "body": base64.b64encode(data).decode()}
-    return encoded({**made, "headers": {**MESSAGE["headers"], **headers}})
-
-
-def all_wrong() -> list[bytes]:
-    """Messages each of which must be dropped."""
-    deep = b"[" * 200_000
-    headers: list[Json] = [
-        *({"eta": "2040-01-01T00:00:00"}, {"expires": "2001-01-01T00:00:00"}, {"expires": 1e9}, {"eta": MARK}),
-        *({"compression": "application/x-gzip"}, {"compression": [MARK]}, {"task": "atlas.rotate"}, {"task": [MARK]}),
-        *({"timelimit": [1, 1]}, {"retries": "1"}, {"group": MARK}, {"id": None}, {"id": {MARK: 1}}),
-    ]
-    bodies: list[Any] = ["no base64 %", None, 1, {MARK: 1}, [], [1, 2, 3], [[], {}, {}], [["i"], {}, {}]]
-    parts: list[Json] = [
-        *(
-            {"content-encoding": [1]},
-            {"content-encoding": "binary"},
-            {"content-type": "application/x-python-serialize"},
-        ),
-        *({"headers": None}, {"headers": [MARK]}, {"headers": MARK}, {"properties": None}, {"properties": [1]}),
-        *(
-            {"properties": {**MESSAGE["properties"], name: value}}
-            for name, value in (
-                ("body_encoding", MARK),
-                ("body_encoding", [1]),
-                ("delivery_tag", None),
-                ("delivery_info", MARK),
-            )
-        ),
-        *({"body": each} for each in bodies),
-        *({"body": [["i", "b", operation], {}, {}]} for operation in ({"$ne": 1}, ["x"], None, 1, "", "x" * 2000)),
-    ]
-    return [
-        *(b"{not json", b"\xff", b"", b"[]", b"{}", b"null", b"1", deep, b'{"properties": ' + deep, b" " * 2**20),
-        with_body(gzip.compress(b"0" * 400_000_000, 1), compression="application/x-gzip"),
-        *(with_body(each) for each in (b"not json", deep, deep[:10_000], b"\xff\xfe", b"{}")),
-        *(with_body(b'[["i", "b", "o"], {}, {}]', **each) for each in headers),
-        *(encoded({**MESSAGE, **each}) for each in parts),
-    ]  # fmt: skip
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - any JSON value
@@ -163,7 +79,8 @@ def test_messages_and_broadcasts_of_any_form_end_no_worker_and_change_nothing(
         tenant.succeed(accepted, "b-1")
         credentials = tenant.credentials("b-1")
         before = document(fragile, tenant.instance_id), document(fragile, tenant.instance_id, "b-1"), atlas.users()
-        wrong, genuine = all_wrong(), forged(tenant, "b-1", accepted.operation)
+        bomb = with_body(gzip.compress(b"0" * 400_000_000, 1), compression="application/x-gzip")
+        wrong, genuine = [*all_wrong(), bomb], forged(tenant, "b-1", accepted.operation)
         with redis.pipeline(transaction=False) as pipe:
             for number in range(LONG_MESSAGES if long_form else MESSAGES):
                 entry = encoded(mutated(random.choice([MESSAGE, *genuine]), random))
