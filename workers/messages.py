@@ -7,6 +7,7 @@ it was written: a message is checked, and written anew from its job and ids.
 import base64
 import json
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -51,7 +52,6 @@ class _DeliveryInfo(_Part):
 
 
 class _Properties(_Part):
-    delivery_tag: _Id
     delivery_info: _DeliveryInfo
     body_encoding: Literal["base64"]
 
@@ -119,7 +119,7 @@ def _message(job: str, message_id: str, ids: tuple[str | None, ...]) -> bytes:
         },
         "properties": {
             "correlation_id": message_id,
-            "delivery_tag": message_id,
+            "delivery_tag": uuid4().hex,  # kombu counts the messages in work by it
             "delivery_info": {"exchange": "", "routing_key": QUEUES[job]},
             "body_encoding": "base64",
         },

@@ -18,6 +18,12 @@ def test_a_message_of_celery_is_rebuilt_with_its_job_and_ids(parent: str | None)
     assert "the job" not in json.dumps(rebuilt)
 
 
+def test_messages_with_the_same_id_have_tags_of_their_own() -> None:
+    """Celery counts by tag the messages that a worker has received and not finished."""
+    tags = {json.loads(rebuild(encoded(MESSAGE)))["properties"]["delivery_tag"] for _ in range(2)}
+    assert len(tags) == 2
+
+
 @pytest.mark.parametrize("written", all_wrong(), ids=lambda written: repr(written[:60]))
 def test_a_wrong_message_is_refused(written: bytes) -> None:
     with pytest.raises(MalformedError):
