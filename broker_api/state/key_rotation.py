@@ -23,7 +23,7 @@ from broker_api.state.housekeeping import TOKENS, Housekeeping
 from broker_api.state.mongo import Document
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
-from broker_api.state.records import Place, record
+from broker_api.state.records import Phase, Place, record
 from broker_api.state.store import Store
 
 MACS = (REQUEST, SETTLED, OPERATION)
@@ -87,7 +87,7 @@ class KeyRotation:
     @storage_errors("count what is under which key")
     def use(self) -> KeyUse:
         """Count what is under which key; this reads every document once."""
-        shown = dict.fromkeys([*SEALED_FIELDS, *MACS, "phase", "legacy", "operation.open"], 1)
+        shown = dict.fromkeys([*SEALED_FIELDS, *MACS, "phase", "operation.open"], 1)
         secrets, macs = Counter[str](), Counter[str]()
         without = 0
         for document in self._store.collection.find(BROKERS, shown):
@@ -206,7 +206,6 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lacks_macs(document: Mapping[str, Any]) -> bool:
     flat = _flat(document)
-    if flat.get("phase") == "gone":
-        return False
-    own = () if flat.get("legacy") else (REQUEST, SETTLED)
-    return any(not flat.get(name) for name in (*own, *([OPERATION] if flat.get("operation.open") else [])))
+    if flat.get("operation.open"):
+        return not all(flat.get(name) for name in MACS)
+    return flat.get("phase") != Phase.GONE and not (flat.get(REQUEST) and flat.get(SETTLED))

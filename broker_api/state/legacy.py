@@ -12,8 +12,9 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.config import Config
-from broker_api.errors import ErrStorageRemoveBinding, ErrStorageRemoveInstance
+from broker_api.errors import ErrStorageRemoveBinding, ErrStorageRemoveInstance, SettingError
 from broker_api.json_types import JsonObject
+from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
     Binding,
     Instance,
@@ -24,9 +25,13 @@ from broker_api.state.records import (
     binding_key,
     canonical,
     instance_key,
+    record,
 )
 
 REMEMBERED_SECONDS = 5.0
+NEEDS_KEYS = (
+    "BROKER_ENCRYPTION_KEYS: must be set, since this converts a document of atlasbroker 2.0.0 and gives it MACs"
+)
 
 _OTHER_KEYS: JsonObject = {
     "$or": [
@@ -45,10 +50,15 @@ class LegacyDocuments:
 
     That broker may still run beside this one and write documents, until the platform has the new URL. Therefore it is
     never settled that there are none; it is only remembered for ``REMEMBERED_SECONDS``.
+
+    Args:
+        collection: The instances and bindings.
+        macs: Makes the MACs of converted documents.
     """
 
-    def __init__(self, collection: Collection[JsonObject]) -> None:
+    def __init__(self, collection: Collection[JsonObject], macs: RecordMacs) -> None:
         self._collection = collection
+        self._macs = macs
         self._looked_at = -REMEMBERED_SECONDS
         self._exist = True
 
@@ -68,14 +78,20 @@ class LegacyDocuments:
 
         Returns:
             The converted document; None when there is no document of atlasbroker 2.0.0.
+
+        Raises:
+            SettingError: There is one, and there are no encryption keys for its MACs.
         """
         query = _written_before(instance_id, binding_id)
         found = self._collection.find_one(query, sort=[("_id", 1)])
         if found is None:
             return None
+        if not self._macs.vault:
+            raise SettingError(NEEDS_KEYS)
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
+        converted = _converted(found, key)
         with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
-            self._collection.insert_one(_converted(found, key))
+            self._collection.insert_one(converted | self._macs.of_record(record(converted)))
             self._collection.delete_many(query)
         return self._collection.find_one({"_id": key})
 

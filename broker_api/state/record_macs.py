@@ -6,8 +6,8 @@ of the document's ``_id``, so that no field can be changed and nothing be copied
 every step (phase, lease, times) has no MAC: with it one can delay or repeat an operation, but not aim it elsewhere.
 
 Documents of earlier releases have no MACs. They are accepted until ``required`` is set: from the start of a new broker,
-otherwise when ``atlas-broker keys rotate`` has given MACs to all documents. Those of atlasbroker 2.0.0 never have any;
-workers check in Atlas what they do for them.
+otherwise when ``atlas-broker keys rotate`` has given MACs to all documents. Those of atlasbroker 2.0.0 get theirs when
+they are converted.
 """
 
 from collections.abc import Mapping
@@ -82,6 +82,13 @@ class RecordMacs:
             if self.vault
         }
 
+    def of_record(self, record: Resource) -> dict[str, str]:
+        """Return the MACs of an instance or binding as it is."""
+        return {
+            group: self._mac(record.key, group, [getattr(record, name) for name in names])
+            for group, names in GROUPS[type(record)].items()
+        }
+
     def of_changed(self, before: Resource, changes: Mapping[str, Any]) -> dict[str, str]:
         """Return the new MACs of the groups of which a write changes a field.
 
@@ -102,11 +109,13 @@ class RecordMacs:
     def check(self, record: Resource) -> None:
         """Check the MACs of an instance or binding, but not that of its operation.
 
+        One that is gone is not checked: only its operation could use its fields, and that has ended.
+
         Raises:
             TamperedError: A MAC does not fit, or is missing although it is required.
             MissingKeyError: The key of a MAC is not known.
         """
-        if not record.readable or record.phase is Phase.GONE or record.legacy:
+        if not record.readable or is_gone(record):
             return
         for group, names in GROUPS[type(record)].items():
             self._check(record, group, getattr(record, group), [getattr(record, name) for name in names])
@@ -126,15 +135,14 @@ class RecordMacs:
         Raises:
             TamperedError, MissingKeyError: As in ``check``.
         """
-        if record.phase is Phase.GONE:
+        if is_gone(record):
             return {}
         self.check(record)
         key, operation = record.key, record.operation
         begun_by_older = operation.mac is None and not self.required
         if operation.open or operation.mac:
             self._check(record, OPERATION, operation.mac, _operation_values(operation))
-        groups = {} if record.legacy else GROUPS[type(record)]
-        own = {group: self._mac(key, group, [getattr(record, name) for name in groups[group]]) for group in groups}
+        own = self.of_record(record)
         if operation.mac or begun_by_older:
             own[OPERATION] = self._mac(key, OPERATION, _operation_values(operation))
         return own
@@ -162,6 +170,11 @@ class RecordMacs:
         why = "its MAC does not fit" if mac else "it has no MAC"
         log.error("record_tampered", document=record.key, mac=group, reason=why)
         raise TamperedError(_name(record), why)
+
+
+def is_gone(record: Resource) -> bool:
+    """Return whether an instance or binding is gone; the phase has no MAC, so an open operation counts more."""
+    return record.phase is Phase.GONE and not record.operation.open
 
 
 def _operation_values(operation: Operation) -> list[Any]:

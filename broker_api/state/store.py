@@ -140,7 +140,7 @@ class Store:
         self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
-        self.legacy = LegacyDocuments(self.collection)
+        self.legacy = LegacyDocuments(self.collection, self.macs)
         self.report = ProcessReport(self.housekeeping)
 
     @storage_errors("prepare")

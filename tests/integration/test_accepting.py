@@ -18,8 +18,10 @@ from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
 from broker_api.service.service import Service
 from broker_api.settings import settings
+from broker_api.state.encryption import Vault
 from broker_api.state.legacy import REMEMBERED_SECONDS, LegacyDocuments
 from broker_api.state.mongo import connect
+from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import binding_key, instance_key
 from broker_api.state.store import Store
 from tests.dev.services import Mongod, Redis
@@ -74,7 +76,7 @@ def api(state_mongod: Mongod, redis_server: Redis) -> Iterator[Api]:
     }
     made = settings.load(environ, "api")
     with connect(made.mongo_uri, 5000) as mongo:
-        store = Store(mongo, name, "instances")
+        store = Store(mongo, name, "instances", Vault(made.encryption_keys))
         store.prepare()
         app = create_app(Service.compose(made, store, Queue(made.redis)), made.users)
         yield Api(app.test_client(), mongo[name])
@@ -155,7 +157,7 @@ def test_one_document_with_an_id_of_another_form_is_found_among_many(documents: 
     documents.insert_many([{"_id": key} for key in own])
     for expected in (False, True):
         documents.database.command("profile", 2)
-        assert LegacyDocuments(documents).exist() is expected
+        assert LegacyDocuments(documents, RecordMacs(Vault(()))).exist() is expected
         documents.database.command("profile", 0)
         (look,) = documents.database["system.profile"].find({"ns": documents.full_name})
         assert look["keysExamined"] + look["docsExamined"] < 10
@@ -164,7 +166,7 @@ def test_one_document_with_an_id_of_another_form_is_found_among_many(documents: 
 
 
 def test_that_there_are_none_is_remembered_for_seconds_only(documents: Documents) -> None:
-    legacy = LegacyDocuments(documents)
+    legacy = LegacyDocuments(documents, RecordMacs(Vault(())))
     assert not legacy.exist()
     documents.insert_one({"instance_id": "i", "parameters": {}})
     assert not legacy.exist()

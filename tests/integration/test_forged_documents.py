@@ -6,15 +6,18 @@ from uuid import uuid4
 
 import pytest
 
+from broker_api.errors import SettingError
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import binding_key, canonical, instance_key
-from tests.books import make_user, sign
+from broker_api.state.store import Store
+from tests.books import call_users, make_user, sign
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess, in_this_process
-from tests.tenant import CLUSTER, Json, Tenant, works
+from tests.tenant import CLUSTER, Json, Tenant, eventually, works
+from workers.maintenance.reconcile import reconcile
 
 ADMINISTRATOR = [{"roleName": "atlasAdmin", "databaseName": "admin"}]
 OWN_ROLES = ["dbAdmin", "readWrite"]
@@ -23,9 +26,15 @@ NOT_AS_WRITTEN = "is not as the broker wrote it"
 
 @pytest.fixture(scope="module")
 def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    redis = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4", "BROKER_SETTLE_SECONDS": "0"}
-    servers = {"state": state_mongod, "cluster": cluster_mongod, "redis": redis_server, "emulator": emulator}
-    return Stack(flower=False, settings=redis, **servers)  # type: ignore[arg-type]
+    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4", "BROKER_SETTLE_SECONDS": "0"}
+    return Stack(
+        flower=False,
+        settings=settings,
+        state=state_mongod,
+        cluster=cluster_mongod,
+        redis=redis_server,
+        emulator=emulator,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +60,27 @@ def forge(broker: InThisProcess, key: str, changes: Json, *, strip: bool = False
     assert broker.context.store.collection.update_one({"_id": key}, update).matched_count == 1
 
 
-def running(kind: str, step: str) -> Json:
-    """Return the fields of a forged operation, which is due."""
+def reopened(step: str, **others: object) -> Json:
+    """Return the fields by which the operation that a document has, with its MAC, is due again at a step."""
     now = datetime.now(UTC)
-    operation = {
-        "id": f"{kind}-{uuid4().hex}",
-        "kind": kind,
-        "state": "in progress",
-        "open": True,
-        "step": step,
-        "due": now,
-        "accepted": now,
-        "deadline": now + timedelta(minutes=5),
-        "dispatched": now,
-    }
+    times = {"due": now, "accepted": now, "deadline": now + timedelta(minutes=5), "dispatched": now}
+    operation = {"state": "in progress", "open": True, "step": step, **times, **others}
     return {f"operation.{name}": value for name, value in operation.items()}
+
+
+def running(kind: str, step: str) -> Json:
+    """Return the fields of an operation that the broker has not begun."""
+    return reopened(step, id=f"{kind}-{uuid4().hex}", kind=kind)
+
+
+def ended(broker: InThisProcess, key: str) -> str:
+    """Return the description of the document's operation when it has ended, whatever platforms are told of it."""
+
+    def look() -> str | None:
+        found = broker.context.store.collection.find_one({"_id": key}) or {}
+        return None if found["operation"]["open"] else str(found["operation"]["description"])
+
+    return eventually(look, "the operation has ended")
 
 
 def roles_of(atlas: Emulator, name: str) -> list[str]:
@@ -83,21 +98,35 @@ def test_a_copied_ciphertext_gives_no_other_binding_its_credentials(tenant: Tena
     assert works(tenant.credentials("copied-a"))
 
 
+UNGUARDED: dict[str, Json] = {"as-it-was": {}, "of-atlasbroker-2": {"legacy": True}, "gone": {"phase": "gone"}}
+"""Fields by which documents are told apart that need no MACs, or needed none in an earlier release."""
+
+
+@pytest.mark.parametrize("unguarded", UNGUARDED)
 @pytest.mark.parametrize("strip", [False, True], ids=["with its MACs", "without"])
 def test_a_forged_bind_makes_no_administrator(
-    tenant: Tenant, broker: InThisProcess, atlas: Emulator, *, strip: bool
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator, unguarded: str, *, strip: bool
 ) -> None:
-    name = f"forged-bind-{strip}"
+    name = f"forged-bind-{strip}-{unguarded}"
     tenant.bind(name)
-    roles = canonical([{"name": "atlasAdmin", "database": "admin"}])
-    forge(
-        broker,
-        binding_key(tenant.instance_id, name),
-        {"roles": roles, "phase": "creating", **running("bind", "create")},
-        strip=strip,
-    )
-    assert NOT_AS_WRITTEN in tenant.client.wait(tenant.instance_id, name).description
+    key = binding_key(tenant.instance_id, name)
+    roles = {"roles": canonical([{"name": "atlasAdmin", "database": "admin"}]), "phase": "creating"}
+    forge(broker, key, roles | UNGUARDED[unguarded] | reopened("create"), strip=strip)
+    assert NOT_AS_WRITTEN in ended(broker, key)
     assert roles_of(atlas, name) == OWN_ROLES
+
+
+@pytest.mark.parametrize("unguarded", UNGUARDED)
+def test_forged_roles_of_a_binding_are_given_by_no_repair(
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator, unguarded: str
+) -> None:
+    name = f"forged-roles-{unguarded}"
+    tenant.bind(name)
+    roles = {"roles": canonical([{"name": "atlasAdmin", "database": "admin"}])}
+    forge(broker, binding_key(tenant.instance_id, name), roles | UNGUARDED[unguarded])
+    call_users(atlas, "DELETE", f"/admin/{name}")
+    reconcile(broker.context, repair=True)
+    assert roles_of(atlas, name) == []
 
 
 def test_forged_parameters_are_not_taken_over_by_a_rotation_or_an_update(tenant: Tenant, broker: InThisProcess) -> None:
@@ -126,8 +155,8 @@ def test_a_forged_unbind_removes_no_administrator(
         said = tenant.end(tenant.client.unbind(tenant.instance_id, name), name).description
         assert "is not labelled as that of this binding" in said
     else:
-        forge(broker, key, {"phase": "deleting", **running("unbind", "remove")})
-        assert NOT_AS_WRITTEN in tenant.client.wait(tenant.instance_id, name).description
+        forge(broker, key, {"phase": "creating", **reopened("remove", undo=True)})
+        assert NOT_AS_WRITTEN in ended(broker, key)
     assert roles_of(atlas, administrator) == ["atlasAdmin"]
 
 
@@ -150,6 +179,23 @@ def test_an_administrators_user_is_not_removed_for_a_document_like_those_of_atla
     ended = tenant.end(tenant.client.unbind(tenant.instance_id, name), name)
     assert "was not removed" in ended.description
     assert roles_of(atlas, name) == ["atlasAdmin"]
+
+
+def test_a_document_of_atlasbroker_2_has_macs_once_it_is_converted(tenant: Tenant, broker: InThisProcess) -> None:
+    store, instance_id = broker.context.store, str(uuid4())
+    database = f"instance-{instance_id}"
+    store.collection.insert_one(
+        {"instance_id": instance_id, "database": database, "cluster": CLUSTER, "parameters": {"cluster": CLUSTER}}
+    )
+    client = store.collection.database.client
+    without_keys = Store(client, store.collection.database.name, store.collection.name)  # as commands may be
+    with pytest.raises(SettingError, match="BROKER_ENCRYPTION_KEYS"):
+        without_keys.instance(instance_id)
+    converted = Tenant(tenant.client, instance_id)
+    assert works(converted.bind())
+    forge(broker, instance_key(instance_id), {"database": tenant.database})
+    with tenant.client.expecting(500):
+        assert NOT_AS_WRITTEN in tenant.client.deprovision(instance_id).description
 
 
 def test_forged_connection_strings_are_read_again_from_atlas(tenant: Tenant, broker: InThisProcess) -> None:
