@@ -93,8 +93,11 @@ class KeyRotation:
         for document in self._store.collection.find(BROKERS, shown):
             flat = _flat(document)
             secrets.update(key_id_of(str(flat[name])) for name in SEALED_FIELDS if flat.get(name))
+            if flat.get("phase") == Phase.GONE and not flat.get("operation.open"):
+                continue  # its MACs are not checked any more
             macs.update(key_id_of(str(flat[name])) for name in MACS if flat.get(name))
-            without += _lacks_macs(document)
+            needed = MACS if flat.get("operation.open") else (REQUEST, SETTLED)
+            without += not all(flat.get(name) for name in needed)
         for document in self._housekeeping.collection.find({"_id": {"$regex": f"^{RESERVATIONS}"}}, {"mac": 1}):
             macs.update([key_id_of(document["mac"])] if document.get("mac") else [])
             without += not document.get("mac")
@@ -202,10 +205,3 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
     operation = document.get("operation")
     fields = operation if isinstance(operation, Mapping) else {}
     return {**document, **{f"operation.{name}": value for name, value in fields.items()}}
-
-
-def _lacks_macs(document: Mapping[str, Any]) -> bool:
-    flat = _flat(document)
-    if flat.get("operation.open"):
-        return not all(flat.get(name) for name in MACS)
-    return flat.get("phase") != Phase.GONE and not (flat.get(REQUEST) and flat.get(SETTLED))

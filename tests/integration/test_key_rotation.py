@@ -21,7 +21,7 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
 from tests.osb_client import OsbClient
-from tests.tenant import Json, Tenant, eventually, works
+from tests.tenant import CLUSTER, Json, Tenant, eventually, works
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 (OLD_ID,), (NEW_ID,), (OTHER_ID,) = (Vault((key,)).ids for key in (OLD, NEW, OTHER))
@@ -117,6 +117,26 @@ def test_a_rotation_under_load_loses_no_request_and_frees_the_old_key(stack: Sta
             refused = partial(client.binding, tenant.instance_id, names[0])
             eventually(lambda: "it has no MAC" in refused().description, "the process has read the canary")
         assert works(last.credentials(names[1]))
+
+
+def test_neither_what_is_gone_nor_what_atlasbroker_2_has_left_keeps_an_old_key(stack: Stack) -> None:
+    with held(stack) as documents:
+        left: Json = {"instance_id": "left", "database": "left", "cluster": CLUSTER, "parameters": {"cluster": CLUSTER}}
+        documents.insert_one(left)
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("gone")
+        tenant.unbind("gone")
+        Tenant(client, "left").update(**{"policy-on-delete": "retain"})
+    console_of_both = console(stack, NEW, OLD)
+    assert console_of_both.json("keys", "rotate")["left"] == 0
+    status = console_of_both.json("keys", "status")
+    assert (status["not_needed"], status["without_macs"]) == ([OLD_ID], 0)
+    assert [row["key"] for row in status["keys"] if row["macs"]] == [NEW_ID]
+    with broker_with(stack, NEW) as client:
+        tenant = Tenant(client, "left")
+        tenant.bind("gone")
+        Tenant(client, tenant.instance_id).deprovision()
 
 
 def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) -> None:
