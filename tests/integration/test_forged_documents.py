@@ -10,7 +10,7 @@ from broker_api.errors import SettingError
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import binding_key, canonical, instance_key
 from broker_api.state.store import Store
-from tests.books import call_users, make_user, sign
+from tests.books import call_users, document, make_user, sign
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
@@ -139,6 +139,21 @@ def test_forged_parameters_are_not_taken_over_by_a_rotation_or_an_update(tenant:
     with tenant.client.expecting(500):
         answer = tenant.client.update(tenant.instance_id, {"policy-on-delete": "retain"})
     assert NOT_AS_WRITTEN in answer.description
+
+
+def test_an_update_ends_with_a_sentence_when_a_binding_is_forged(
+    tenant: Tenant, broker: InThisProcess, stack: Stack, atlas: Emulator
+) -> None:
+    tenant.bind("forged")
+    tenant.bind("honest")
+    administrator = "administrator-of-an-update"
+    make_user(atlas, administrator, roles=ADMINISTRATOR)
+    forge(broker, binding_key(tenant.instance_id, "forged"), {"username": administrator})
+    begun = tenant.client.update(tenant.instance_id, {"policy-on-delete": "retain"})
+    answer = tenant.client.wait(tenant.instance_id, None, begun.operation, seconds=20)
+    assert (answer.state, NOT_AS_WRITTEN in answer.description) == ("failed", True)
+    assert document(stack, tenant.instance_id)["operation"]["open"] is False
+    assert (roles_of(atlas, administrator), roles_of(atlas, "honest")) == (["atlasAdmin"], OWN_ROLES)
 
 
 @pytest.mark.parametrize("form", ["with its MACs", "without", "with MACs that fit"])

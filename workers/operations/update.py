@@ -5,6 +5,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TypedDict
 
+from broker_api.errors import TamperedError
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import UserExpired, UserNotFound
@@ -68,7 +69,10 @@ def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance)."""
+    """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance).
+
+    Bindings that are not as the broker wrote them are left out: the steps before have not changed them.
+    """
     try:
         _set_roles(job, job.record)
     except FailedError as error:
@@ -91,7 +95,12 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
         expired = binding.expires is not None and binding.expires <= now
         if binding.phase is not Phase.READY or binding.username is None or expired:
             continue
-        job.context.store.macs.check(binding)
+        try:
+            job.context.store.macs.check(binding)
+        except TamperedError:
+            if job.operation.undo:
+                continue
+            raise
         roles = binding_roles(job.config, binding_view(job.config, binding, instance))
         if roles != binding.roles:
             changes.append((binding, roles))
@@ -106,6 +115,8 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     for binding, roles in _role_changes(job, instance):
         with suppress(UserNotFound, UserExpired):
             if not binding.settled_mac and not is_ours(binding, job.atlas.user(binding.username or "")):
+                if job.operation.undo:
+                    continue
                 raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
             job.atlas.update_user(binding.username or "", roles=atlas_roles(roles))
         job.context.store.change(binding, {"roles": roles})
