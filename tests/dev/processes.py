@@ -61,6 +61,21 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | fixed | dict(extra)
 
 
+def run_to_end(
+    command: Sequence[str | Path], settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the checkout with these settings of the broker and no others; return its end and its output."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=CHECKOUT,
+        env=clean_environment(settings or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @functools.cache
 def run_directory() -> Path:
     """One temporary directory for all children of this process; gone when the process is, however it ends."""

@@ -1,7 +1,6 @@
 """``atlas-broker api --tls-cert … --tls-key …``: HTTPS, with certificates that are replaced while it serves."""
 
 import socket
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from cryptography.fernet import Fernet
 
 from tests.certificates import Authority
 from tests.dev.broker import Api
-from tests.dev.processes import HOST, clean_environment, script
+from tests.dev.processes import HOST, run_to_end, script
 from tests.dev.services import Mongod
 from tests.tenant import eventually
 
@@ -101,7 +100,7 @@ def test_silent_clients_delay_no_other(api: TlsApi) -> None:
 )
 def test_files_that_cannot_be_used_are_one_line(options: list[str], told: str) -> None:
     command = [str(script("atlas-broker")), "api", *options]
-    ended = subprocess.run(command, env=clean_environment({}), capture_output=True, text=True, timeout=60, check=False)
+    ended = run_to_end(command)
     assert ended.returncode != 0
     assert ended.stderr.splitlines()[-1].startswith(told)
     assert "Traceback" not in ended.stderr

@@ -16,7 +16,7 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import clean_environment, free_port, script
+from tests.dev.processes import free_port, run_to_end, script
 from tests.dev.services import Mongod, Redis
 from tests.emulator.client import Emulator
 from workers.maintenance.check import findings
@@ -76,9 +76,7 @@ def only(sentences: list[str]) -> str:
 
 def run(settings: Settings) -> subprocess.CompletedProcess[str]:
     command = [str(script("atlas-broker")), "check"]
-    return subprocess.run(
-        command, env=clean_environment(settings), capture_output=True, text=True, timeout=60, check=False
-    )
+    return run_to_end(command, settings)
 
 
 def test_all_good_is_exit_status_0_with_a_line_for_each_thing(settings: Settings) -> None:

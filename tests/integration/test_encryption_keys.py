@@ -1,6 +1,5 @@
 """Processes whose encryption keys are not those of the broker: they do not start, or take no work and say why."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from broker_api.state.store import Store
 from tests.books import document, held
 from tests.conftest import new_store
 from tests.dev.broker import QUEUES, Api, Worker
-from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, script, start_all
+from tests.dev.processes import HOST, close_all, run_to_end, script, start_all
 from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -112,15 +111,7 @@ def test_a_process_with_other_keys_does_not_start(stack: Stack, process: str, *,
     if process not in ("api", "worker", "any WSGI server") and not long_form:
         pytest.skip("with --long: they check the keys by the same function as the others")
     settings = {**stack.worker_settings, "BROKER_ENCRYPTION_KEYS": OTHER}
-    done = subprocess.run(
-        COMMANDS[process],
-        env=clean_environment(settings),
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_to_end(COMMANDS[process], settings)
     assert done.returncode == (3 if process in ("any WSGI server", "gunicorn") else 1), done.stderr
     told = [line for line in done.stderr.splitlines() if "BROKER_ENCRYPTION_KEYS" in line]
     assert told == [f"atlas-broker: {WRONG_KEYS}"]

@@ -1,6 +1,5 @@
 """Variables of Celery and Flower in the environment: the broker's settings win, and a warning names what is ignored."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import requests
 
 from broker_api.settings.ignored_variables import CELERY_VARIABLES
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, clean_environment, script
+from tests.dev.processes import run_to_end, script
 from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.tenant import Tenant, works
@@ -79,14 +78,9 @@ def test_a_warning_names_each_variable_and_no_value(misled: Stack) -> None:
 
 
 def test_other_commands_of_celery_talk_to_the_brokers_redis(misled: Stack) -> None:
-    run = subprocess.run(
+    run = run_to_end(
         [sys.executable, "-m", "celery", "-A", "workers", "call", "maintenance.reconcile"],
-        cwd=CHECKOUT,
-        env=clean_environment({**misled.shared_settings, **FOREIGN}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        {**misled.shared_settings, **FOREIGN},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "CELERY_BROKER_URL is ignored" in run.stderr
@@ -94,14 +88,7 @@ def test_other_commands_of_celery_talk_to_the_brokers_redis(misled: Stack) -> No
 
 
 def test_check_warns_of_them(misled: Stack) -> None:
-    run = subprocess.run(
-        [script("atlas-broker"), "check"],
-        env=clean_environment({**misled.worker_settings, "CELERY_VERSION": "5"}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = run_to_end([script("atlas-broker"), "check"], {**misled.worker_settings, "CELERY_VERSION": "5"})
     warned = [line for line in run.stdout.splitlines() if line.startswith("warn")]
     for name in (*FOREIGN, *OPTIONS, *FLOWERS, "CELERY_VERSION"):
         assert [line for line in warned if f" {name} " in line], run.stdout

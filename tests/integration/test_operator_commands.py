@@ -1,6 +1,5 @@
 """The operator's commands on the state alone: what they print, change and refuse. Workers are claims of the test's."""
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -14,7 +13,7 @@ from broker_api.state.operation_claims import Claims, LeaseLostError
 from broker_api.state.records import Binding, Instance, Kind, Phase, State, StepResult, binding_key, instance_key
 from broker_api.state.store import Start, Store
 from tests.console import Console
-from tests.dev.processes import clean_environment, free_port, script
+from tests.dev.processes import free_port, run_to_end, script
 from tests.dev.services import Mongod, Redis
 
 SECRET = "sealed-credentials-of-a-binding"
@@ -497,7 +496,7 @@ def test_mongodb_that_does_not_answer_is_one_line(console: Console) -> None:
 
 def test_a_missing_setting_is_one_line_without_a_traceback() -> None:
     command = [str(script("atlas-broker")), "operations", "list"]
-    done = subprocess.run(command, env=clean_environment({}), capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end(command)
     assert done.returncode == 1
     assert done.stderr.startswith("atlas-broker: BROKER_MONGO_URI: must be")
     assert done.stderr.count("\n") == 1

@@ -1,6 +1,5 @@
 """Redis behind sentinels, with passwords everywhere: nothing waits for a sentinel that is dead or hangs."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import redis
 from broker_api.settings.redis_settings import RedisSettings
 from tests.dev.broker import Api, Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, HOST, clean_environment, close_all, start_all
+from tests.dev.processes import HOST, close_all, run_to_end, start_all
 from tests.dev.services import Mongod, Redis, Sentinel
 from tests.dev.stack import Stack
 from tests.integration.rates import share_the_rate_limit
@@ -132,15 +131,7 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
 
 
 def test_celery_shows_no_password_of_redis(settled: Stack) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers", "report"],
-        cwd=CHECKOUT,
-        env=clean_environment(settled.shared_settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = run_to_end([sys.executable, "-m", "celery", "-A", "workers", "report"], settled.shared_settings)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "sentinel" in run.stdout
     assert not [secret for secret in (PASSWORD, "p%40ss", SENTINELS_PASSWORD) if secret in run.stdout + run.stderr]

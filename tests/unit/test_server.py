@@ -1,11 +1,10 @@
 import socket
-import subprocess
 import sys
 
 import pytest
 
 from broker_api.server import listen
-from tests.dev.processes import CHECKOUT
+from tests.dev.processes import run_to_end
 
 WITHOUT_IPV6 = """
 import errno, socket, sys
@@ -24,7 +23,7 @@ with listen(sys.argv[1], 0) as listener:
 @pytest.mark.parametrize("host", ["::", "[::]"])
 def test_on_a_machine_without_ipv6_every_address_is_every_address_of_ipv4(host: str) -> None:
     command = [sys.executable, "-c", WITHOUT_IPV6, host]
-    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_to_end(command)
     assert (ended.stdout, ended.stderr) == ("AF_INET 0.0.0.0\n", "")
 
 

@@ -17,7 +17,7 @@ from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import Part, Settings, load
-from tests.dev.processes import CHECKOUT, clean_environment, script
+from tests.dev.processes import CHECKOUT, run_to_end, script
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()  # the same in each process that collects these tests
 WORKS = {
@@ -346,15 +346,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 def run(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        COMMANDS[name],
-        cwd=CHECKOUT,
-        env=clean_environment(environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_to_end(COMMANDS[name], environ)
 
 
 @pytest.mark.parametrize(
@@ -411,14 +403,9 @@ def test_a_port_that_is_none_is_refused_without_a_traceback(port: str) -> None:
 
 
 def test_gunicorn_does_not_start_again_and_again_what_cannot_start() -> None:
-    ended = subprocess.run(
+    ended = run_to_end(
         [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", "broker_api.wsgi:app"],
-        cwd=CHECKOUT,
-        env=clean_environment({**WORKS, "BROKER_USERS": ""}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        {**WORKS, "BROKER_USERS": ""},
     )
     assert ended.returncode == 3
     assert ended.stderr.count("atlas-broker: BROKER_USERS: must be ") == 1

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from broker_api.settings.url_checks import (
     is_mongo_in_clear,
     usable_mongo_uri,
 )
-from tests.dev.processes import CHECKOUT, clean_environment
+from tests.dev.processes import run_to_end
 
 SECRETS = ("S3cr", "Pw", "wr0ng")
 """Parts of what is refused here: none may be told."""
@@ -231,13 +230,5 @@ url_checks.check_base_url("https://atlas.example.net")
 
 
 def test_nothing_is_resolved_or_connected_to_by_a_check() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", OFFLINE],
-        cwd=CHECKOUT,
-        env=clean_environment({}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_to_end([sys.executable, "-W", "error", "-c", OFFLINE])
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,12 +1,11 @@
 """Rule 8 of the design: the API process holds no Atlas credential and no Atlas code."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.dev.processes import CHECKOUT, clean_environment, script
+from tests.dev.processes import CHECKOUT, run_to_end, script
 from tests.dev.stack import Stack
 
 SERVE_ONE_REQUEST = """
@@ -45,15 +44,7 @@ def silent(stack: Stack) -> Iterator[dict[str, str]]:
 def served(settings: dict[str, str], before: str = "") -> list[str]:
     user, _, password = settings["BROKER_USERS"].partition(":")
     text = SERVE_ONE_REQUEST.format(before=before, user=user, password=password)
-    run = subprocess.run(
-        [sys.executable, "-c", text],
-        cwd=CHECKOUT,
-        env=clean_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = run_to_end([sys.executable, "-c", text], settings)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
 
@@ -65,13 +56,9 @@ def test_the_api_serves_without_any_variable_of_atlas_and_loads_nothing_of_the_w
 
 
 def test_the_command_of_the_api_loads_nothing_of_the_workers(silent: dict[str, str]) -> None:
-    run = subprocess.run(
+    run = run_to_end(
         [sys.executable, "-X", "importtime", str(script("atlas-broker")), "api", "--port", "0"],
-        env=clean_environment({**silent, "BROKER_ENCRYPTION_KEYS": "wr0ng"}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        {**silent, "BROKER_ENCRYPTION_KEYS": "wr0ng"},
     )
     modules = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
     assert "broker_api.broker" in modules
@@ -85,7 +72,7 @@ def test_the_api_serves_where_the_workers_are_not_installed(silent: dict[str, st
 def test_the_command_offers_only_what_is_installed() -> None:
     text = f"import sys; {NO_WORKERS}; sys.modules['tests'] = None; sys.argv[1:] = ['--help']\n"
     text += "from broker_api.cli import main; main()"
-    run = subprocess.run([sys.executable, "-c", text], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    run = run_to_end([sys.executable, "-c", text])
     assert run.returncode == 0, run.stderr
     assert "  api " in run.stdout
     assert not [command for command in ("  dev ", "  demo ", "  check ") if command in run.stdout]
@@ -117,8 +104,5 @@ def test_the_broker_is_imported_without_reading_the_environment_or_connecting() 
     wanted = [f"import {name.removesuffix('.__init__')}" for name in modules if name != "broker_api.wsgi"]
     assert len(wanted) > 50
     text = "\n".join([LISTEN, *wanted, "print(told)"])
-    environment = clean_environment({"BROKER_USERS": "a:b", "MONGODB_ATLAS_PROJECT_ID": "x"})
-    run = subprocess.run(
-        [sys.executable, "-c", text], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
-    )
+    run = run_to_end([sys.executable, "-c", text], {"BROKER_USERS": "a:b", "MONGODB_ATLAS_PROJECT_ID": "x"})
     assert run.stdout == "[]\n", run.stdout + run.stderr

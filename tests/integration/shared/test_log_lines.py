@@ -1,14 +1,13 @@
 """The logs of all processes: one JSON object a line, with ids on each line of a job."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 import requests
 
 from tests.dev.broker import Api, Flower, Worker
-from tests.dev.processes import CHECKOUT, Server, clean_environment, close_all, start_all
+from tests.dev.processes import Server, close_all, run_to_end, start_all
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.tenant import Json, Tenant, eventually
@@ -77,15 +76,7 @@ def test_a_job_that_a_job_sends_is_received(oauth_stack: Stack) -> None:
 @pytest.mark.parametrize("kind", [Api, Worker, Flower])
 def test_a_wrong_level_ends_each_process_with_one_line(oauth_stack: Stack, kind: type[Api | Worker | Flower]) -> None:
     process = kind(oauth_stack.worker_settings)
-    ended = subprocess.run(
-        [str(part) for part in process.command()],
-        cwd=CHECKOUT,
-        env=clean_environment({**oauth_stack.worker_settings, "BROKER_LOG_LEVEL": "loud"}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_to_end(process.command(), {**oauth_stack.worker_settings, "BROKER_LOG_LEVEL": "loud"})
     sentence = "atlas-broker: BROKER_LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL\n"
     assert (ended.returncode, ended.stdout + ended.stderr) == (1, sentence)
 

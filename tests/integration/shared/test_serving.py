@@ -4,7 +4,6 @@ import http.client
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker_api.server import READ_SECONDS, THREADS
 from tests.dev.broker import Api
-from tests.dev.processes import HOST, clean_environment, script
+from tests.dev.processes import HOST, run_to_end, script
 from tests.dev.stack import Stack
 from tests.osb_client import Answer, OsbClient
 from tests.tenant import CLUSTER, eventually
@@ -193,8 +192,7 @@ def test_an_address_that_cannot_be_had_is_one_line_and_the_end(stack: Stack, how
     command: list[str | Path] = [script("atlas-broker"), "api", "--host", host, "--port", port]
     if how == "Python":
         command = [sys.executable, "-c", BY_PYTHON, host, port]
-    environment = clean_environment(stack.worker_settings)
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    ended = run_to_end(command, stack.worker_settings)
     assert ended.returncode == 1, ended.stderr
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"atlas-broker: Cannot listen on {host!r} port {port}: ")

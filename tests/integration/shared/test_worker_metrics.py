@@ -1,6 +1,5 @@
 """The metrics of workers: what they count of operations that real processes run, and how they are served."""
 
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.dev.broker import Worker
-from tests.dev.processes import CHECKOUT, clean_environment
+from tests.dev.processes import run_to_end
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.tenant import Tenant, eventually
@@ -86,15 +85,7 @@ def test_they_are_served_on_ipv6_too_and_tell_no_id(oauth_stack: Stack) -> None:
 def test_a_port_that_is_taken_ends_a_worker_with_one_line(oauth_stack: Stack) -> None:
     taken = str(oauth_stack.workers[0].port)
     settings = {**oauth_stack.worker_settings, "BROKER_METRICS_PORT": taken}
-    ended = subprocess.run(
-        [str(part) for part in Worker(settings, "worker-second").command()],
-        cwd=CHECKOUT,
-        env=clean_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_to_end(Worker(settings, "worker-second").command(), settings)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 1
     assert last == f"atlas-broker: BROKER_METRICS_PORT: port {taken} cannot be opened: Address already in use"
