@@ -22,6 +22,7 @@ from broker_api.errors import SettingError
 from broker_api.jobs.queue import JOBS
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.logins import Logins
+from broker_api.metrics_directory import check_directory
 from broker_api.settings import ignored_variables
 from broker_api.settings.secret_watch import SecretWatch
 from broker_api.settings.settings import Settings, load
@@ -127,6 +128,7 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("worker")
+        check_directory(os.environ)
         tracing.set_up("atlas-broker-worker")
         if not _Process.keys_checked:
             check_at_start(settings)

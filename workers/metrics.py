@@ -7,15 +7,17 @@ values: names of endpoints, statuses, kinds of operations, projects; never an id
 import errno
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from broker_api.errors import SettingError
+from broker_api.metrics_directory import DIRECTORY
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that names the directory in which several processes count together; prometheus_client reads it too."""
+COUNTING = suppress(OSError)
+"""The context of each count: an error with the files of several processes loses the count and fails no operation."""
 
 _CALL_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _OPERATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1500)
@@ -50,8 +52,9 @@ def record_call(endpoint: str, status: int | None, seconds: float) -> None:
         status: The HTTP status; None without an answer.
         seconds: The duration of the call.
     """
-    REQUESTS.labels(endpoint, status or "none").inc()
-    REQUEST_SECONDS.labels(endpoint).observe(seconds)
+    with COUNTING:
+        REQUESTS.labels(endpoint, status or "none").inc()
+        REQUEST_SECONDS.labels(endpoint).observe(seconds)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class Progress:
         """Count the phases after the claim of an operation that has succeeded just now."""
         now = time.monotonic()
         taken = now if self.changed is None else self.changed
-        OPERATION_SECONDS.labels(self.kind, "atlas").observe(max(0.0, taken - self.claimed))
-        if self.changed is not None:
-            OPERATION_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
+        with COUNTING:
+            OPERATION_SECONDS.labels(self.kind, "atlas").observe(max(0.0, taken - self.claimed))
+            if self.changed is not None:
+                OPERATION_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
 
 
 def serve(port: int, *, processes: bool) -> None:

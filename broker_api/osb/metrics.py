@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, QUEUES
+from broker_api.metrics_directory import DIRECTORY, check_directory
 from broker_api.service.health import Figures, Health
 from broker_api.state.open_operations import Reason
 from broker_api.state.process_report import SENDS
@@ -29,8 +30,6 @@ _MUTATIONS = frozenset({"PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"}) | _MUTATIONS
 
 ENDS = (State.SUCCEEDED, State.FAILED)
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that names the directory in which all processes of a server count; prometheus_client reads it too."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +44,15 @@ class Metrics:
     """The metrics of one app, in their own registry."""
 
     def __init__(self, health: Health) -> None:
+        """Create them.
+
+        Args:
+            health: The state of the whole broker.
+
+        Raises:
+            SettingError: The directory of several processes cannot be used.
+        """
+        check_directory(os.environ)
         self._registry = CollectorRegistry()
         self._registry.register(_SharedFigures(health))
         own: CollectorRegistry | None = self._registry

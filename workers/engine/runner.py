@@ -90,11 +90,12 @@ def _span_of_job(record: Instance | Binding) -> AbstractContextManager[None]:
 def _count_claim(claim: Claim[Any]) -> None:
     operation = claim.record.operation
     if claim.is_first:
-        metrics.OPERATION_SECONDS.labels(operation.kind, "queued").observe(
-            (claim.at - operation.accepted).total_seconds()
-        )
+        seconds = (claim.at - operation.accepted).total_seconds()
+        with metrics.COUNTING:
+            metrics.OPERATION_SECONDS.labels(operation.kind, "queued").observe(seconds)
     if operation.taken_over:
-        metrics.TAKEOVERS.labels(operation.kind).inc()
+        with metrics.COUNTING:
+            metrics.TAKEOVERS.labels(operation.kind).inc()
         log.warning("lease_taken_over", step=operation.step)
 
 
@@ -257,7 +258,8 @@ class Runner:
         definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
-            metrics.RETRIES.labels(job.operation.kind).inc()
+            with metrics.COUNTING:
+                metrics.RETRIES.labels(job.operation.kind).inc()
             log.warning("step_retried_later", reason=trouble.sentence, attempts=attempts + 1, seconds=round(pause, 1))
             job.late_effect = trouble.late_effect and name in definition.late_effects
             return Later(

@@ -53,7 +53,7 @@ class Guard:
             raise HeldBackError(pause.seconds + random.uniform(0.1, 1.0), pause.reason)  # noqa: S311 - jitter
 
     def after(self, answer: Answer) -> None:
-        """Count a call, and pass its answer on to the rate limiter and the circuit breaker.
+        """Log and count a call, and pass its answer on to the rate limiter and the circuit breaker.
 
         A refusal that concerns one request only, and a 429, count as healthy.
         """

@@ -73,7 +73,8 @@ class RateLimiter:
         if answer.limit is not None and answer.path.endswith("/status"):
             self._most_polls = _polls(answer.limit)
         if answer.remaining is not None:
-            metrics.RATE_LIMIT_REMAINING.labels(self._project).set(answer.remaining)
+            with metrics.COUNTING:
+                metrics.RATE_LIMIT_REMAINING.labels(self._project).set(answer.remaining)
         if answer.limit is None or answer.remaining is None or answer.remaining >= answer.limit * LOW_SHARE:
             return
         if now > self._slow_until:
