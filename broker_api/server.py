@@ -17,6 +17,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import sys
 import tempfile
@@ -97,6 +98,14 @@ class _Parser(RequestParser):
     mesg_class = _Request
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """A client's socket with TLS. It repeats a read that the kernel's limit has ended, so it needs its own limit."""
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - as in ssl
+        """Block for READ_SECONDS at most; gunicorn calls this before each request."""
+        self.settimeout(READ_SECONDS if flag else 0.0)
+
+
 class _Worker(ThreadWorker):
     """gunicorn's worker with threads; its errors are JSON, and it closes the port as soon as it stops."""
 
@@ -105,7 +114,7 @@ class _Worker(ThreadWorker):
         child_processes.end_with_parent(self.ppid, signal.SIGKILL)
         # No traceback for a client that pauses longer than READ_SECONDS.
         logging.getLogger("gunicorn.error").addFilter(
-            lambda record: not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+            lambda record: not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError | TimeoutError))
         )
         super().init_process()
 
@@ -113,7 +122,7 @@ class _Worker(ThreadWorker):
         """Serve a request.
 
         The kernel limits the time of each read (``SO_RCVTIMEO``); this holds also after gunicorn makes the socket
-        blocking.
+        blocking. With TLS, ``_TlsSocket`` limits it.
         """
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
         if not conn.parser:
@@ -313,7 +322,13 @@ def serve(
         "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
     }
     if certificate:
+
+        def tls_context(config: object, default: object) -> ssl.SSLContext:
+            context = certificate.context(config, default)
+            context.sslsocket_class = _TlsSocket
+            return context
+
         files = dict(zip(("certfile", "keyfile"), certificate.files, strict=True))
-        options |= {**files, "ssl_context": certificate.context, "do_handshake_on_connect": False}
+        options |= {**files, "ssl_context": tls_context, "do_handshake_on_connect": False}
     gc.freeze()  # else the first collection of each process would copy all memory that it shares with the others
     _Server(front_end.app, options).run()

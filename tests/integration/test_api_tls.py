@@ -1,6 +1,7 @@
 """``atlas-broker api --tls-cert … --tls-key …``: HTTPS, with certificates that are replaced while it serves."""
 
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
+from broker_api.server import READ_SECONDS
 from tests.certificates import Authority
 from tests.dev.broker import Api
 from tests.dev.processes import HOST, run_to_end, script
@@ -88,6 +90,21 @@ def test_silent_clients_delay_no_other(api: TlsApi) -> None:
         for _ in range(5):
             silent.enter_context(socket.create_connection((api.host, api.port)))
         assert api.trusts(api.authority)
+
+
+@pytest.mark.parametrize("api", [HOST], indirect=True)
+def test_clients_that_stop_in_the_handshake_or_in_a_request_are_let_go(api: TlsApi) -> None:
+    trusted = ssl.create_default_context(cafile=str(api.authority.file))
+    with ExitStack() as held:
+        in_handshake, in_request = (
+            held.enter_context(socket.create_connection((api.host, api.port), timeout=READ_SECONDS + 5)) for _ in "ab"
+        )
+        in_handshake.sendall(b"\x16")
+        in_request = held.enter_context(trusted.wrap_socket(in_request, server_hostname=api.host))
+        in_request.sendall(b"GET /live HTTP/1.1\r\nHost: broker")
+        assert in_handshake.recv(1) == b""
+        assert in_request.recv(1) == b""
+    assert "Traceback" not in api.log_text()
 
 
 @pytest.mark.parametrize(
