@@ -29,7 +29,6 @@ from broker_api.settings.secret_watch import SecretWatch
 from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck, check_at_start
-from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 
@@ -128,13 +127,12 @@ class FrontEnd:
         store = Store(client, made.mongo_db, made.mongo_collection, vault)
         service = Service.compose(made, store, Queue(made.redis, store.report))
         app = create_app(service, made.users, is_stopping=server.stopping.is_set)
-        keys = KeyCheck(Housekeeping(store), vault)
 
         def use(new: Settings) -> None:
-            keys.replace_keys(new.encryption_keys)
+            service.health.keys.replace_keys(new.encryption_keys)
             app.extensions[LOGINS].replace(new.users)
 
-        return cls(app, store, keys, SecretWatch(environ, "api", made, config, use))
+        return cls(app, store, service.health.keys, SecretWatch(environ, "api", made, config, use))
 
     def start(self) -> None:
         """Make the indexes, check the keys and watch the secrets, in the background, in the process that serves."""

@@ -51,7 +51,7 @@ class Service:
                 housekeeping,
                 queue,
                 KeyCheck(housekeeping, vault),
-                OperationCounts(store, housekeeping),
+                OperationCounts(store, Housekeeping(store, store.reports)),
             ),
             operations=OperationReader(OperatorQueries(store), settings.flower_url),
         )

@@ -27,10 +27,13 @@ LATE_SECONDS = 10
 FAILURE_SECONDS = 20.0
 """How long a failed send is shown, unless a later one of the same process succeeds."""
 
-_QUERY: Document = {
-    "$or": [{"_id": {"$regex": f"^{prefix}"}} for prefix in (WORKER, CIRCUIT, SENDER, ROOM)]
-    + [{"_id": {"$in": [SWEEP, RECONCILED, COUNTERS]}}]
-}
+
+def _named(prefixes: Iterable[str], names: Iterable[str]) -> Document:
+    begin: list[Document] = [{"_id": {"$regex": f"^{prefix}"}} for prefix in prefixes]
+    return {"$match": {"$or": [*begin, {"_id": {"$in": [*names]}}]}}
+
+
+_OF_WORKERS, _OF_ALL = _named((WORKER, CIRCUIT, ROOM), (SWEEP, RECONCILED)), _named((SENDER,), (COUNTERS,))
 _TROUBLE_WORDS = dict(
     zip(
         TROUBLES,
@@ -66,7 +69,8 @@ class BrokerState:
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
         with pymongo.timeout(PROBE_SECONDS):
-            found = list(housekeeping.collection.aggregate([{"$match": _QUERY}, {"$set": {"read_at": NOW}}]))
+            reports: Document = {"$unionWith": {"coll": housekeeping.store.reports.name, "pipeline": [_OF_ALL]}}
+            found = list(housekeeping.collection.aggregate([_OF_WORKERS, reports, {"$set": {"read_at": NOW}}]))
             now = found[0]["read_at"] if found else housekeeping.store.now()
         return cls(now, {str(document["_id"]): document for document in found})
 

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from pymongo import ReturnDocument
+from pymongo.collection import Collection
 
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
@@ -46,9 +47,9 @@ class Housekeeping:
     reservations of databases and the broker's id, costs a few seconds of work.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, collection: Collection[Document] | None = None) -> None:
         self.store = store
-        self.collection = store.housekeeping
+        self.collection = store.housekeeping if collection is None else collection
         self._recent: dict[str, _Read] = {}
         self._reading = threading.Lock()
 

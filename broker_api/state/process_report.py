@@ -26,7 +26,7 @@ SENDS = ("accepted", "failed", "skipped")
 
 
 class ProcessReport:
-    """The counts and failed sends of one process, in the housekeeping collection; threads share it.
+    """The counts and failed sends of one process, in the collection for reports; threads share it.
 
     What was counted in the second before a process is killed is lost.
     """
@@ -38,7 +38,7 @@ class ProcessReport:
         self._failure: str | None = None
         self._failure_changed = False
         self._writer: threading.Thread | None = None
-        self._sender = f"{SENDER}{uuid4().hex}"
+        self._sender = ""
 
     def ended(self, kind: str, state: State, number: int = 1) -> None:
         """Count operations that have ended."""
@@ -103,6 +103,8 @@ class ProcessReport:
             raise
 
     def _write_failure(self, failure: str | None) -> None:
+        # The name is chosen here, not when the store is made: a server may fork in between.
+        self._sender = self._sender or f"{SENDER}{uuid4().hex}"
         if failure is None:
             self._collection.delete_one({"_id": self._sender})
             return

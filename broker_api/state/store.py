@@ -141,7 +141,9 @@ class Store:
         self.collection = durable_collection(client, database, collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection, self.macs)
-        self.report = ProcessReport(self.housekeeping)
+        self.reports = durable_collection(client, database, f"{collection}_reports")
+        """What the API and operators' commands may write too: counts, and sends that fail."""
+        self.report = ProcessReport(self.reports)
 
     @storage_errors("prepare")
     def prepare(self) -> None:
@@ -168,6 +170,7 @@ class Store:
             ),
             (self.collection, forget),
             (self.housekeeping, forget),
+            (self.reports, forget),
         ]
         self.now()  # fails soon when MongoDB does not answer; the indexes of a large collection take longer
         for collection, index in indexes:

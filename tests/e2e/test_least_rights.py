@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 import redis
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
@@ -16,7 +17,8 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, HOST
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
-from tests.tenant import Json, Tenant, eventually, works
+from tests.osb_client import OsbClient
+from tests.tenant import Json, Tenant, eventually, log_events, works
 
 README = (CHECKOUT / "README.md").read_text()
 ACL = re.findall(r"^ACL SETUSER .*$", README, re.MULTILINE)
@@ -85,6 +87,21 @@ def confined(admin: tuple[Redis, redis.Redis], cluster_mongod: Mongod, emulator:
             root.drop_database(stack.database)
 
 
+def _counted(platform: OsbClient) -> bool:
+    """Return whether /metrics tells the sends of the API, the four operations, and the two documents they left."""
+    families = text_string_to_metric_families(platform.request("GET", "/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+
+    def total(name: str, label: str, value: str) -> float:
+        return sum(each.value for each in samples if each.name == name and each.labels[label] == value)
+
+    return (
+        total("atlas_broker_sends_total", "result", "accepted") >= 4  # the sweep may send again
+        and total("atlas_broker_operations_total", "result", "succeeded") == 4
+        and total("atlas_broker_latest_operations", "state", "succeeded") == 2
+    )
+
+
 def test_the_broker_works_with_the_least_rights_and_they_are_the_least(
     confined: Confined, admin: tuple[Redis, redis.Redis]
 ) -> None:
@@ -103,6 +120,10 @@ def test_the_broker_works_with_the_least_rights_and_they_are_the_least(
         workers = requests.get(f"{flower.uri}/api/workers", auth=log_in, timeout=20).json()
         assert [*workers] == [confined.workers[0].uri]
         assert requests.get(f"{flower.uri}/broker", auth=log_in, timeout=20).ok
+        eventually(lambda: _counted(platform), "the metrics count jobs and operations")
+        assert platform.request("GET", "/ready").json["sends"] == "ok"
+    logged = {line["event"] for line in log_events(confined.api.log_text())}
+    assert not {"operations_not_counted", "mongodb_unavailable"} & logged
     confined.workers[0].stop()
     flower.stop()
     refused = [(entry["username"], entry["object"], entry["reason"]) for entry in client.acl_log()]

@@ -89,7 +89,7 @@ def test_a_failed_send_is_forgotten_after_a_while(store: Store) -> None:
     store.report.flush()
     assert read(store).failures == ["Redis is full."]
     old = datetime.now(UTC) - timedelta(seconds=FAILURE_SECONDS + 1)
-    store.housekeeping.update_many({"failure": {"$exists": True}}, {"$set": {"failed_at": old}})
+    store.reports.update_many({"failure": {"$exists": True}}, {"$set": {"failed_at": old}})
     assert read(store).failures == []
 
 
