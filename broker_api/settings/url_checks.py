@@ -133,8 +133,8 @@ def is_mongo_in_clear(uri: str) -> bool:
 
 
 def are_local(hosts: Iterable[str]) -> bool:
-    """Return whether connections to these hosts stay on this machine: loopback addresses, and sockets of Unix."""
-    return all(host == "localhost" or host.endswith(".sock") or _is_loopback(host) for host in hosts)
+    """Return whether connections to these hosts stay on this machine: loopback addresses, and paths of sockets."""
+    return all(host == "localhost" or "/" in host or _is_loopback(host) for host in hosts)
 
 
 def _is_loopback(host: str) -> bool:

@@ -268,11 +268,15 @@ def test_every_deployment_that_serves_has_a_disruption_budget_that_lets_a_node_b
     assert all(each["spec"]["maxUnavailable"] == 1 for each in budgets.values())
 
 
-def test_only_pods_that_say_so_reach_flower() -> None:
-    (policy,) = of_kind("NetworkPolicy").values()
-    (rule,) = policy["spec"]["ingress"]
-    assert rule["from"] == [{"podSelector": {"matchLabels": {"atlas-broker/may-see-flower": "true"}}}]
-    assert not any(selected_by(origin["podSelector"]["matchLabels"]) for origin in rule["from"])
+def test_only_pods_that_say_so_reach_flower_and_the_metrics_of_workers() -> None:
+    policies = of_kind("NetworkPolicy")
+    assert policies.keys() == of_kind("Deployment").keys() - {"api"}
+    for name, policy in policies.items():
+        (rule,) = policy["spec"]["ingress"]
+        label = f"atlas-broker/may-see-{'flower' if name == 'flower' else 'metrics'}"
+        assert rule["from"] == [{"podSelector": {"matchLabels": {label: "true"}}}]
+        assert not any(selected_by(origin["podSelector"]["matchLabels"]) for origin in rule["from"])
+        assert [port["port"] for port in rule["ports"]] == [port["containerPort"] for port in container(name)["ports"]]
 
 
 def test_service_catalog_calls_the_api_with_a_user_of_its_own_secret() -> None:

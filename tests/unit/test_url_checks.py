@@ -123,6 +123,7 @@ def test_an_option_that_turns_the_check_of_certificates_off_is_refused(option: s
         ("mongodb+srv://u:p@a.b.c", False),
         ("mongodb://u:p@127.0.0.1:1,localhost,[::1]:2/db?replicaSet=r", False),
         ("mongodb://%2Ftmp%2Fmongodb-27017.sock", False),
+        ("mongodb://h.sock/db", True),
     ],
 )
 def test_a_uri_without_tls_is_known_unless_it_stays_on_this_machine(uri: str, in_clear: bool) -> None:  # noqa: FBT001
@@ -194,6 +195,7 @@ def test_an_address_of_atlas_may_have_a_port_and_a_path(url: str) -> None:
         "https://:443",
         "http://h",
         "http://127.0.0.1.wr0ng",
+        "http://wr0ng.sock",
         "http://10.0.0.1",
         "http://h:wr0ng",
         "http://h:99999",
