@@ -34,6 +34,13 @@ class _Lines(structlog.WriteLogger):
         super().__init__(sys.stderr)
         self.name = name
 
+    def msg(self, message: str) -> None:
+        """Write a line. One that cannot be written, for example to a full disk, is lost; the caller goes on."""
+        with suppress(OSError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
+
 
 def level(environ: Mapping[str, str]) -> int:
     """Return the level that BROKER_LOG_LEVEL names.

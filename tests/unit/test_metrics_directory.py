@@ -1,4 +1,4 @@
-"""PROMETHEUS_MULTIPROC_DIR, the directory in which several processes count; prometheus_client reads it at its import."""
+"""PROMETHEUS_MULTIPROC_DIR, the directory in which processes count together; prometheus_client reads it too."""
 
 import sys
 from pathlib import Path
