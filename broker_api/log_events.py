@@ -5,6 +5,7 @@ their event.
 """
 
 EVENTS: dict[str, str] = {
+    "announce_failed": "A defect: the announcement of a worker met an exception that it does not know.",
     "atlas_call": "A call of Atlas: endpoint, status and duration.",
     "binding_without_user": "The reconciliation found a binding whose database user Atlas does not have.",
     "certificate_loaded": "The API has read new files of its certificate, and uses them for new connections.",

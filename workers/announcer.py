@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 
+import structlog
+
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.announcements import (
     ANNOUNCE_SECONDS,
@@ -20,6 +22,8 @@ from broker_api.state.announcements import (
 from workers.context import Context
 
 LOOK_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
 
 
 class Announcer:
@@ -46,12 +50,15 @@ class Announcer:
         announced: Collection[str] = []
         due_at = 0.0
         while not self._context.stopping.wait(LOOK_SECONDS):
-            queues = self._consumed_queues()
-            if queues == announced and (not queues or time.monotonic() < due_at):
-                continue
-            if self._write(queues):
-                announced = queues
-            due_at = time.monotonic() + ANNOUNCE_SECONDS
+            try:
+                queues = self._consumed_queues()
+                if queues == announced and (not queues or time.monotonic() < due_at):
+                    continue
+                if self._write(queues):
+                    announced = queues
+                due_at = time.monotonic() + ANNOUNCE_SECONDS
+            except Exception:  # no error of one round may end the loop
+                log.exception("announce_failed")
         self._write([])
         with suppress(ErrStorageMongoConnection):
             self._context.store.report.flush()

@@ -199,9 +199,10 @@ class Consumer(consumer.Consumer):
         """
         is_full = len(state.reserved_requests) >= self.pool.num_processes
         active_at = max(Activity.received_at, Activity.heartbeat_at if is_full else -math.inf)
-        if self.task_consumer is None or time.monotonic() - active_at > ACTIVE_SECONDS:
+        consumer = self.task_consumer  # Celery's thread sets it to None when Redis is lost
+        if consumer is None or time.monotonic() - active_at > ACTIVE_SECONDS:
             return []
-        return [queue.name for queue in self.task_consumer.queues]
+        return [queue.name for queue in consumer.queues]
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Try to connect until it succeeds; SIGTERM ends it within a second."""
