@@ -38,8 +38,8 @@ class Plan:
     cluster: str | None
     connection: str | None
     endpoint: str | None
-    max_bindings: int | str | None
-    """How many bindings an instance may have at once; ``none``, or ``half`` of the project's users (None: ``half``)."""
+    max_bindings: int | str
+    """How many bindings an instance may have at once; ``none`` for any number, ``half`` of the project's users."""
     schemas: JsonObject
 
 
@@ -140,13 +140,14 @@ class Catalog:
             service_id: the instance's service.
             plan_id: the instance's plan.
             kept: the description of the plan that the instance stores. It is used if the plan was removed from the
-                catalog. Instances of older releases store none: they are bindable, and their plan pins nothing.
+                catalog. Instances of older releases store none: they are bindable, and their plan pins nothing
+                and has no quota.
         """
         plan = self.plans.get(plan_id)
         if plan and plan.service_id == service_id:
             return plan
         values: JsonObject = {each.name: None for each in fields(Plan)}
-        values |= {"name": plan_id, "bindable": True, "updateable": False}
+        values |= {"name": plan_id, "bindable": True, "updateable": False, "max_bindings": "none"}
         if (kept.get("service_id"), kept.get("id")) == (service_id, plan_id):
             values |= {name: kept[name] for name in values if name in kept}
         retired = Plan(**values | {"id": plan_id, "service_id": service_id})

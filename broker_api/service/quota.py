@@ -26,7 +26,7 @@ def free_slot(plan: Plan, user_limit: int, taken: AbstractSet[int], *, rotates: 
         BadRequest: The instance has as many bindings as the plan allows.
     """
     quota = plan.max_bindings
-    most = quota if isinstance(quota, int) else UNLIMITED if quota == "none" else user_limit // 2
+    most = quota if isinstance(quota, int) else user_limit // 2 if quota == "half" else UNLIMITED
     limit = most + rotates
     if len(taken) >= limit:
         raise BadRequest(

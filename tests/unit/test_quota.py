@@ -1,6 +1,5 @@
 """Which slot a binding gets."""
 
-from dataclasses import replace
 from functools import cache
 from random import Random
 
@@ -53,7 +52,11 @@ def test_concurrent_requests_cannot_exceed_a_quota_that_was_greater_before(seed:
 def test_without_a_quota_a_slot_is_one_of_many() -> None:
     slots = {free_slot(plan("none"), 100, set(range(1000)), rotates=False) for _ in range(1000)}
     assert len(slots) == 1000
-    assert free_slot(replace(plan(3), max_bindings=None), 10, {7, 8, 9, 10}, rotates=False) in range(5)
+
+
+def test_a_plan_that_was_removed_and_had_no_quota_when_it_was_stored_has_none() -> None:
+    removed = Catalog(Config(None, None)).plan_of("service", "removed", {})
+    assert free_slot(removed, 4, set(range(4)), rotates=False) not in range(4)
 
 
 @pytest.mark.parametrize("quota", [-1, "all", 1.5])
