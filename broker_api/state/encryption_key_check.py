@@ -22,7 +22,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
-from broker_api.state.encryption import Vault
+from broker_api.state.encryption import FERNET, Vault, key_id_of
 from broker_api.state.housekeeping import PROBE_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import storage_errors
@@ -92,9 +92,9 @@ class KeyCheck:
         """
         sealed = self.canary()
         if sealed is None:
-            if not self._opens_stored_secrets():
+            text = self._text_of_first_canary()
+            if text is None:
                 return WRONG_KEYS
-            text = CANARY if self._has_only_documents_without_macs() else MACS_REQUIRED
             made = {"sealed": {"$ifNull": ["$sealed", self.vault.seal_for_all_releases(text)]}}
             try:
                 document = self.housekeeping.collection.find_one_and_update(
@@ -118,26 +118,29 @@ class KeyCheck:
         collection = self.housekeeping.collection
         return collection.update_one(unchanged, {"$set": {"sealed": renewed}}).matched_count == 1
 
-    def _has_only_documents_without_macs(self) -> bool:
-        """Return whether all documents are of earlier releases, and there is one.
-
-        If the canary was removed later, documents have MACs already, and those without are not accepted.
-        """
-        collection = self.housekeeping.store.collection
-        return bool(collection.find_one({}, {"_id": 1})) and not collection.find_one({REQUEST: {"$exists": True}})
-
     def canary(self) -> str | None:
         """Return the encrypted canary; None when there is none."""
         found = self.housekeeping.collection.find_one({"_id": CANARY}) or {}
         return str(found["sealed"]) if found.get("sealed") else None
 
-    def _opens_stored_secrets(self) -> bool:
-        """Return whether the keys decrypt one of the last stored secrets; true when there are none."""
-        query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
+    def _text_of_first_canary(self) -> str | None:
+        """Return the text of a canary that is made now; None when the keys open none of the last stored secrets.
+
+        Only a release without MACs has stored Fernet tokens and no MAC. Without such a token MACs are required, so a
+        canary that something else has deleted does not switch them off.
+        """
         collection = self.housekeeping.store.collection
+        query = {"$or": [{field: {"$type": "string"}} for field in SEALED_FIELDS]}
         found = collection.find(query, dict.fromkeys(SEALED_FIELDS, 1)).sort("$natural", -1).limit(SAMPLE)
         sealed = stored_secrets(found)
-        return not sealed or any(self.vault.opens(text, place) for place, text in sealed)
+        opened = [(place, text) for place, text in sealed if self.vault.opens(text, place)]
+        if sealed and not opened:
+            return None
+        # The canary is a Fernet token too, and may have been copied; what it holds is no JSON object.
+        tokens = [self.vault.open(text, place) for place, text in opened if key_id_of(text) == FERNET]
+        has_macs = collection.find_one({REQUEST: {"$exists": True}}, {"_id": 1})
+        is_earlier = any(isinstance(secret, dict) for secret in tokens) and not has_macs
+        return CANARY if is_earlier else MACS_REQUIRED
 
     def passes(self) -> bool:
         """Return whether the keys are right; secrets that are encrypted with wrong keys would be lost.

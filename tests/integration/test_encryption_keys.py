@@ -12,9 +12,10 @@ import requests
 from cryptography.fernet import Fernet
 
 from broker_api.state.encryption import Vault
-from broker_api.state.encryption_key_check import CANARY, WRONG_KEYS, KeyCheck
+from broker_api.state.encryption_key_check import CANARY, CANARY_PLACE, MACS_REQUIRED, WRONG_KEYS, KeyCheck
 from broker_api.state.housekeeping import RECENT_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
+from broker_api.state.record_macs import REQUEST
 from broker_api.state.store import Store
 from tests.books import document, held
 from tests.conftest import new_store
@@ -71,6 +72,28 @@ def test_keys_are_tried_on_what_an_earlier_release_has_sealed_before_the_canary_
     assert KeyCheck(Housekeeping(store), Vault((OLD,))).canary() is None
     assert trouble(store, NEW, OLD) is None
     assert trouble(store, NEW) is None
+
+
+def text_of_canary(store: Store) -> object:
+    return Vault((OLD,)).open(KeyCheck(Housekeeping(store), Vault((OLD,))).canary() or "", CANARY_PLACE)
+
+
+def test_documents_without_macs_are_accepted_only_beside_a_secret_of_an_earlier_release(store: Store) -> None:
+    assert trouble(store, OLD) is None
+    assert text_of_canary(store) == MACS_REQUIRED
+    canary = store.housekeeping.find_one_and_delete({"_id": CANARY}) or {}
+    copied = {"_id": f"binding/i/{uuid4()}", "sealed_credentials": canary["sealed"]}  # a Fernet token, but no secret
+    store.collection.insert_many([copied, {"_id": "instance/i", "instance_id": "i"}])
+    assert trouble(store, OLD) is None
+    assert text_of_canary(store) == MACS_REQUIRED
+    store.housekeeping.delete_one({"_id": CANARY})
+    store_secret(store, OLD)
+    assert trouble(store, OLD) is None
+    assert text_of_canary(store) == CANARY
+    store.housekeeping.delete_one({"_id": CANARY})
+    store.collection.update_one({"_id": "instance/i"}, {"$set": {REQUEST: "of this release"}})
+    assert trouble(store, OLD) is None
+    assert text_of_canary(store) == MACS_REQUIRED
 
 
 def test_keys_that_open_only_a_part_of_what_an_earlier_release_has_sealed_are_taken(store: Store) -> None:
