@@ -86,6 +86,8 @@ class Vault:
     """
 
     def __init__(self, keys: tuple[str, ...]) -> None:
+        self.fernet_only_at: Place | None = None
+        """The only place at which a Fernet token opens; None while those of earlier releases open at any place."""
         self.replace(keys)
 
     def replace(self, keys: tuple[str, ...]) -> None:
@@ -117,6 +119,8 @@ class Vault:
             UndecryptableError: It was changed, or written for another place.
         """
         if not sealed.startswith(f"{FORM}."):
+            if self.fernet_only_at not in (None, place):
+                raise UndecryptableError(place.document, place.field)
             return self._open_fernet(sealed)
         try:
             _, key_id, text = sealed.split(".")

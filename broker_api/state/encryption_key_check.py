@@ -108,6 +108,7 @@ class KeyCheck:
         text = self.vault.open(sealed, CANARY_PLACE)
         if text == MACS_REQUIRED:
             self.housekeeping.store.macs.required = True
+            self.vault.fernet_only_at = CANARY_PLACE
         if renew and not self.vault.opens(sealed, CANARY_PLACE, first_key_only=True):
             self.replace(sealed, text)
         return None

@@ -7,10 +7,11 @@ from uuid import uuid4
 import pytest
 
 from broker_api.errors import SettingError
+from broker_api.state.encryption import Vault
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import binding_key, canonical, instance_key
 from broker_api.state.store import Store
-from tests.books import call_users, document, make_user, sign
+from tests.books import call_users, document, held, make_user, sign
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
@@ -96,6 +97,17 @@ def test_a_copied_ciphertext_gives_no_other_binding_its_credentials(tenant: Tena
         answer = tenant.client.binding(tenant.instance_id, "copied-b")
     assert "copied from another document or field" in answer.description
     assert works(tenant.credentials("copied-a"))
+
+
+def test_a_fernet_token_which_is_bound_to_no_place_opens_no_more(tenant: Tenant, stack: Stack) -> None:
+    tenant.bind("with-a-token")
+    token = Vault((stack.encryption_key,)).seal_for_all_releases({"username": "u", "password": "p", "uri": "evil"})
+    with held(stack) as documents:
+        key = {"_id": binding_key(tenant.instance_id, "with-a-token")}
+        documents.update_one(key, {"$set": {"sealed_credentials": token}})
+    with tenant.client.expecting(500):
+        answer = tenant.client.binding(tenant.instance_id, "with-a-token")
+    assert "copied from another document or field" in answer.description
 
 
 UNGUARDED: dict[str, Json] = {"as-it-was": {}, "of-atlasbroker-2": {"legacy": True}, "gone": {"phase": "gone"}}
