@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
@@ -17,6 +18,7 @@ from broker_api.errors import TamperedError
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, assignments
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import Instance, Owner, Place, Record
 
 log = structlog.get_logger(__name__)
@@ -96,7 +98,7 @@ class Databases:
     def find(self, instance: Instance) -> DatabaseRecord | None:
         """Return the reservation of the database of an instance; None when there is none."""
         document = self.housekeeping.collection.find_one({"_id": _key(instance)})
-        return self._checked(document) if document else None
+        return checked(document, self.housekeeping.store.macs) if document else None
 
     @storage_errors("reserve a database")
     def reserve(self, wanted: Reservation) -> DatabaseRecord:
@@ -147,20 +149,7 @@ class Databases:
             document = write()
         except DuplicateKeyError:  # another process has inserted the document at this moment
             document = write()
-        return self._checked(document or {})
-
-    def _checked(self, document: Mapping[str, Any]) -> DatabaseRecord:
-        """Return the record of a document.
-
-        Raises:
-            TamperedError: It is not as the broker wrote it.
-            MissingKeyError: The key of its MAC is not known.
-        """
-        found, key = DatabaseRecord.model_validate(document), str(document.get("_id"))
-        if not self.housekeeping.store.macs.fits(found.kept_values, found.mac, Place(key, "mac")):
-            log.error("record_tampered", document=key, mac="mac", reason="it does not fit or is missing")
-            raise TamperedError(f"the database {found.name}", "its MAC does not fit or is missing")
-        return found
+        return checked(document or {}, self.housekeeping.store.macs)
 
     @storage_errors("withdraw from a database")
     def withdraw(self, instance: Instance) -> None:
@@ -246,6 +235,24 @@ class Databases:
             {"_id": _key(instance), "dropping": instance.instance_id},
             [{"$replaceWith": {"$cond": [{"$eq": [left, []]}, gone, others]}}],
         )
+
+
+def checked(document: Mapping[str, Any], macs: RecordMacs) -> DatabaseRecord:
+    """Return the reservation in a document.
+
+    Raises:
+        TamperedError: It is not as the broker wrote it.
+        MissingKeyError: The key of its MAC is not known.
+    """
+    key, why = str(document.get("_id")), "its MAC does not fit or is missing"
+    try:
+        found = DatabaseRecord.model_validate(document)
+        if macs.fits(found.kept_values, found.mac, Place(key, "mac")):
+            return found
+    except ValidationError:
+        why = "it cannot be read"
+    log.error("record_tampered", document=key, mac="mac", reason=why)
+    raise TamperedError(f"the database {key.removeprefix(RESERVATIONS)}", why)
 
 
 def _key(instance: Instance) -> str:

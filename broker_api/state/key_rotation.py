@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 
 from broker_api.errors import BrokerError, TamperedError
 from broker_api.json_types import JsonObject
-from broker_api.state.database_reservations import RESERVATIONS, DatabaseRecord
+from broker_api.state.database_reservations import RESERVATIONS, checked
 from broker_api.state.encryption import FERNET, key_id_of
 from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, SEALED_FIELDS, KeyCheck
 from broker_api.state.housekeeping import TOKENS, Housekeeping
@@ -99,7 +99,7 @@ class KeyRotation:
             needed = MACS if flat.get("operation.open") else (REQUEST, SETTLED)
             without += not all(flat.get(name) for name in needed)
         for document in self._housekeeping.collection.find({"_id": {"$regex": f"^{RESERVATIONS}"}}, {"mac": 1}):
-            macs.update([key_id_of(document["mac"])] if document.get("mac") else [])
+            macs.update([key_id_of(str(document["mac"]))] if document.get("mac") else [])
             without += not document.get("mac")
         tokens = self._housekeeping.collection.find({"_id": {"$regex": f"^{TOKENS}"}}, {"sealed": 1})
         of_workers = Counter(key_id_of(str(token["sealed"])) for token in tokens if token.get("sealed"))
@@ -180,10 +180,8 @@ class KeyRotation:
         """
         key = str(document["_id"])
         if key.startswith(RESERVATIONS):
-            reserved = DatabaseRecord.model_validate(document)
-            if not self._macs.fits(reserved.kept_values, reserved.mac, Place(key, "mac")):
-                raise TamperedError(f"the database {reserved.name}", "its MAC does not fit or is missing")
-            return {"mac": self._macs.of_value(reserved.kept_values, Place(key, "mac")) or ""}
+            kept_values = checked(document, self._macs).kept_values
+            return {"mac": self._macs.of_value(kept_values, Place(key, "mac")) or ""}
         found = record(document)
         if not found.readable:
             raise TamperedError(key, "it cannot be read")

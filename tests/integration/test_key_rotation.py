@@ -1,5 +1,6 @@
 """Rotation of the encryption keys while the broker works: no request is lost, and the old key can be taken away."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from uuid import uuid4
 import pytest
 from cryptography.fernet import Fernet
 
+from broker_api.state.database_reservations import RESERVATIONS
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import CANARY
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
@@ -169,9 +171,14 @@ def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_k
     with held(stack) as documents:
         key = binding_key(tenant.instance_id, "forged")
         documents.update_one({"_id": key}, {"$set": {"username": "an-administrator"}})
+    broken = f"{RESERVATIONS}project/cluster/broken"
+    with held(stack, "instances_housekeeping") as housekeeping:
+        housekeeping.insert_one({"_id": broken, "name": 5, "mac": 5})
     done = console(stack, NEW, OLD).run("keys", "rotate", "--json")
     assert done.exit_code == 1
-    assert "is not as the broker wrote it" in done.stdout
+    told = json.loads(done.stdout[done.stdout.index("{\n") :])  # after the lines of the log, which no test configures
+    assert told["left"] == 2
+    assert all("is not as the broker wrote it" in told["why"][name] for name in (key, broken))
     assert "none of these does" in console(stack, OTHER).refusal("keys", "rotate")
 
 
