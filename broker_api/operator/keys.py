@@ -42,8 +42,13 @@ def status(*, as_json: bool) -> None:
         use = rotation.use()
     rows = _rows(use, vault)
     if as_json:
-        told = {"keys": rows, "worker_keys": dict(use.worker_secrets), "without_macs": use.without_macs}
-        click.echo(json.dumps(told | {"not_needed": _not_needed(use, vault)}, indent=2))
+        told: JsonObject = {
+            "keys": rows,
+            "worker_keys": dict(use.worker_secrets),
+            "not_needed": _not_needed(use, vault),
+        }
+        told |= {"without_macs": use.without_macs, "macs_required": use.macs_required}
+        click.echo(json.dumps(told, indent=2))
     else:
         output.show_list(rows, COLUMNS, len(rows) + 1, as_json=False)
         click.echo(_advice(use, vault))
@@ -72,9 +77,9 @@ def rotate(*, batch: int, as_json: bool) -> None:
         use = rotation.use()
     told: JsonObject = {"looked_at": looked_at, "rewritten": rewritten, "left": len(left)}
     told["why"] = dict(list(left.items())[:SHOWN_LEFT])
-    told |= {"not_needed": _not_needed(use, vault), "advice": _advice(use, vault)}
+    told |= {"not_needed": _not_needed(use, vault), "macs_required": use.macs_required, "advice": _advice(use, vault)}
     output.show_record(told, as_json=as_json)
-    if left or _missing(use, vault):
+    if left or _missing(use, vault) or not use.macs_required:
         raise SystemExit(1)
 
 
@@ -116,6 +121,8 @@ def _advice(use: KeyUse, vault: Vault) -> str:
         return f"Put back into BROKER_ENCRYPTION_KEYS: {', '.join(missing)}. What is under them cannot be used."
     if use.needed() - {first} or use.without_macs:
         return f"Run atlas-broker keys rotate: not everything is under the first key {first} or has MACs."
+    if not use.macs_required:
+        return "Run atlas-broker keys rotate: everything has MACs, but documents without MACs are still accepted."
     if others:
         return f"Everything is under {first}. When all processes have it first, take away: {', '.join(others)}."
     return f"Everything is under {first}, the only key."

@@ -52,12 +52,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class KeyUse:
-    """What is under each key: numbers of secrets and MACs by the key's id, and the documents that lack MACs."""
+    """What is under each key: numbers of secrets and MACs by the key's id, and the documents that lack MACs.
+
+    Attributes:
+        secrets: Numbers of secrets.
+        macs: Numbers of MACs.
+        worker_secrets: Numbers of secrets by the ids of the workers' keys.
+        without_macs: The number of documents that lack MACs.
+        macs_required: Whether such documents are refused.
+        canary: The id of the key of the canary.
+    """
 
     secrets: Counter[str]
     macs: Counter[str]
     worker_secrets: Counter[str]
     without_macs: int
+    macs_required: bool
     canary: str
 
     def needed(self) -> set[str]:
@@ -103,11 +113,9 @@ class KeyRotation:
             without += not document.get("mac")
         tokens = self._housekeeping.collection.find({"_id": {"$regex": f"^{TOKENS}"}}, {"sealed": 1})
         of_workers = Counter(key_id_of(str(token["sealed"])) for token in tokens if token.get("sealed"))
-        return KeyUse(secrets, macs, of_workers, without, self._key_of_canary())
-
-    def _key_of_canary(self) -> str:
-        sealed = self._check.canary()
-        return (self._vault.fernet_id(sealed) if sealed else None) or FERNET
+        sealed = self._check.canary() or ""
+        required = self._vault.opens(sealed, CANARY_PLACE) and self._vault.open(sealed, CANARY_PLACE) == MACS_REQUIRED
+        return KeyUse(secrets, macs, of_workers, without, required, self._vault.fernet_id(sealed) or FERNET)
 
     def rotate(self, batch: int) -> Iterator[Progress]:
         """Rotate, and yield the progress after each batch.

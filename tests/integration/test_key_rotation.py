@@ -182,6 +182,24 @@ def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_k
     assert "none of these does" in console(stack, OTHER).refusal("keys", "rotate")
 
 
+def test_a_rotation_after_which_documents_without_macs_are_still_accepted_says_so(stack: Stack) -> None:
+    with broker_with(stack, OLD) as client:
+        Tenant(client).provision()
+        Tenant(client).provision().bind()
+    as_an_earlier_release_wrote(stack)
+    broken = {"_id": f"{RESERVATIONS}project/cluster/broken", "name": 5, "mac": f"{OLD_ID}.0"}
+    with held(stack, "instances_housekeeping") as housekeeping:
+        housekeeping.insert_one({**broken})
+        assert console(stack, OLD).run("keys", "rotate").exit_code == 1
+        housekeeping.delete_one({"_id": broken["_id"]})
+    assert (before := console(stack, OLD).json("keys", "status"))["macs_required"] is False
+    assert before["without_macs"] == 0
+    assert "documents without MACs are still accepted" in console(stack, OLD).run("keys", "status").stdout
+    assert console(stack, OLD).json("keys", "rotate")["macs_required"] is True
+    assert console(stack, OLD).json("keys", "status")["macs_required"] is True
+    assert "the only key" in console(stack, OLD).run("keys", "status").stdout
+
+
 def test_generate_makes_a_key_of_the_form_that_the_settings_take(stack: Stack) -> None:
     made = console(stack).json("keys", "generate")
     assert Vault((made["key"],)).ids == [made["id"]]
