@@ -1,7 +1,8 @@
 """HTTP exchange with Atlas: sends a call with time-outs, and passes the answer to the guard.
 
 ``requests`` limits only the time between two bytes, and no size. Here a request ends within the sum of its time-outs, a
-call with all its requests within ``TOTAL_SECONDS``, and no answer has more than ``MOST_BYTES``.
+call with all its requests within ``TOTAL_SECONDS``, and no answer has more than ``MOST_BYTES``. Only connecting may
+take longer, when a name server is slow or several addresses do not answer; then nothing is sent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
 
 from workers.atlas.endpoints import MINT_TOKEN, Call
 from workers.atlas.errors import AtlasError, Refused
@@ -121,9 +122,21 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
 
+class _Timed(HTTPConnection):
+    """Reads by ``_Reader``, and sends nothing when the request must have ended before it has connected."""
+
+    response_class = _Response
+
+    def connect(self) -> None:
+        super().connect()
+        if time.monotonic() >= _deadline.get():
+            self.close()
+            raise ConnectTimeoutError(self, "connected too late")
+
+
 def _pool(pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
-    """Return a class of urllib3's pools whose connections read by ``_Reader``."""
-    timed = type(f"Timed{connection.__name__}", (connection,), {"response_class": _Response})
+    """Return a class of urllib3's pools whose connections are timed."""
+    timed = type(f"Timed{connection.__name__}", (_Timed, connection), {})
     return type(f"Timed{pool.__name__}", (pool,), {"ConnectionCls": timed})
 
 

@@ -15,7 +15,8 @@ from broker_api.state.operation_claims import LEASE_SECONDS, Claim, Claims, Leas
 
 RENEW_SECONDS = 4.0
 CALL_SECONDS = 11.5
-"""The longest that one call to Atlas takes: the sum of its time-outs. A call must end before the lease does."""
+"""The longest that one request to Atlas takes: the sum of its time-outs. It must end before the lease does. While a
+name server is slow nothing has been sent, and nothing is sent after that time."""
 
 log = structlog.get_logger(__name__)
 
