@@ -29,6 +29,15 @@ def fail(failing: CircuitBreaker, times: int) -> None:
         failing.record_failure("Atlas is not there.", "an-operation", unauthorized=False)
 
 
+def test_a_refused_key_is_told_until_a_call_succeeds(store: Store) -> None:
+    mine = breaker(store)
+    mine.record_failure("Atlas refuses the key.", "an-operation", unauthorized=True)
+    fail(mine, 1)
+    assert mine.key_refused
+    mine.record_success()
+    assert not mine.key_refused
+
+
 def test_many_failures_at_once_do_not_open_it(store: Store) -> None:
     mine = breaker(store)
     fail(mine, 50)

@@ -94,7 +94,7 @@ class CircuitBreaker:
         """
         with self._lock:
             seen = self._failures = self._failures or _Failures()
-            self.key_refused = unauthorized
+            self.key_refused |= unauthorized
             seen.count += 1
             seen.operations.add(operation_id)
             enough = seen.count >= FAILURES and time.monotonic() - seen.since >= DOWN_SECONDS
