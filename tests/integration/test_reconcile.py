@@ -1,5 +1,6 @@
 """Drift between Atlas and MongoDB: it is reported, and repaired only when told to."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -94,6 +95,27 @@ def test_told_to_repair_it_removes_orphans_and_makes_lost_users_again(
     eventually(lambda: works(drifted), "the password that was handed out works again")
     found = reconcile(broker, repair=False)
     assert (found["orphans"], found["missing"]) == (0, 0)
+
+
+def test_what_something_else_has_repaired_meanwhile_is_repaired(
+    broker: InThisProcess, drifted: Json, atlas: Emulator
+) -> None:
+    atlas.fail("DELETE", "databaseUsers", status=404, error_code="USER_NOT_FOUND", act=True)
+    atlas.fail("POST", "databaseUsers", status=409, error_code="USER_ALREADY_EXISTS", act=True)
+    found = reconcile(broker, repair=True)
+    assert json.loads(found["left"]) == {"orphans": 0, "missing": 0}
+    assert "repair_failed" not in broker.log_text()
+    assert names(atlas) == {"lost", "stranger"}
+    eventually(lambda: works(drifted), "the password that was handed out works again")
+
+
+def test_a_name_that_is_taken_by_no_user_of_the_binding_is_no_repair(
+    broker: InThisProcess, drifted: Json, atlas: Emulator
+) -> None:
+    atlas.fail("POST", "databaseUsers", status=409, error_code="USER_ALREADY_EXISTS")
+    assert json.loads(reconcile(broker, repair=True)["left"]) == {"orphans": 0, "missing": 1}
+    assert "repair_failed" in broker.log_text()
+    assert not works(drifted)
 
 
 def test_users_of_another_broker_on_the_same_project_are_left_alone(

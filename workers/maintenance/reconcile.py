@@ -1,7 +1,7 @@
 """``maintenance.reconcile``: compares Atlas's users that carry this broker's labels with the bindings in MongoDB."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from broker_api.state.housekeeping import RECONCILED
 from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
 from broker_api.state.store import DEFAULT_LIMIT
-from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser
+from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, UserAlreadyExists, UserNotFound
 from workers.clusters.user_quota import is_nearly_full, store_room
 from workers.context import Context
 from workers.engine.results import HeldBackError
@@ -23,6 +23,7 @@ from workers.operations.database_users import (
     LABEL_INSTANCE,
     LABEL_OPERATION,
     binding_user,
+    is_ours,
 )
 
 T = TypeVar("T")
@@ -146,12 +147,17 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
     for user in drift.orphans:
         if _is_orphan(context, user):
             with _failed_into(left.orphans, user, user.username):
-                client.delete_user(user.username)
+                with suppress(UserNotFound):
+                    client.delete_user(user.username)
                 log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         with _failed_into(left.missing, binding, binding.username or ""):
             context.store.macs.check(binding)
-            client.create_user(binding_user(context, binding))
+            try:
+                client.create_user(binding_user(context, binding))
+            except UserAlreadyExists:
+                if not is_ours(binding, client.user(binding.username or "")):
+                    raise
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)
     return left
