@@ -21,7 +21,7 @@ from broker_api.json_types import JsonObject
 from broker_api.service.operation_views import STATES, OperationReader, duration, duration_text
 from broker_api.service.schemas import MAX_ID_LENGTH
 from broker_api.state.operator_queries import Cursor, OperationFilter
-from broker_api.state.records import Kind, State, user_of
+from broker_api.state.records import Kind, State
 
 PATH: Final = "/operations"
 ROWS = 50
@@ -68,13 +68,12 @@ class OperationPages:
         now = self.operations.now()
         found = self.operations.life(operation_id, now)
         flower = f"{self.operations.flower_url}/task/{found['operation']}" if self.operations.flower_url else None
-        asked_by = user_of(found["asked_by"]) if found.get("asked_by") else {}
         return _page(
             "operation.html",
             HTTPStatus.OK,
             one=_row(found),
             flower=flower,
-            asked_by=" ".join(asked_by.values()),
+            asked_by=" ".join((found.get("asked_by") or {}).values()),
             now=now,
         )
 

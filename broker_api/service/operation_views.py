@@ -18,6 +18,7 @@ from broker_api.state.records import (
     PastOperation,
     State,
     StepLife,
+    user_of,
 )
 
 Found = TypeVar("Found")
@@ -70,7 +71,7 @@ def operation_life(found: Instance | Binding, now: datetime) -> JsonObject:
         "claims": known.fence,
         "deadline": moment(known.deadline),
         "finished": moment(known.finished),
-        "asked_by": known.identity,
+        "asked_by": user_of(known.identity) if known.identity else None,
         "request_id": known.request_id,
         "steps": steps(known.steps, running=known.step if held else None),
         "actions": actions(known.actions),
