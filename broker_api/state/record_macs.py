@@ -11,14 +11,13 @@ they are converted.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from broker_api.errors import TamperedError
 from broker_api.state.encryption import Vault
-from broker_api.state.records import EPOCH, Binding, Instance, Operation, Phase, Place, Resource
+from broker_api.state.records import Binding, Instance, Operation, Phase, Place, Resource
 
 REQUEST, SETTLED, OPERATION = "request_mac", "settled_mac", "operation.mac"
 GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
@@ -162,10 +161,10 @@ class RecordMacs:
         return mac is not None and self.vault.verifies(mac, value, place)
 
     def _mac(self, key: str, group: str, values: list[Any]) -> str:
-        return self.vault.mac([_plain(value) for value in values], Place(key, group))
+        return self.vault.mac(values, Place(key, group))
 
     def _check(self, record: Resource, group: str, mac: str | None, values: list[Any]) -> None:
-        if self.fits([_plain(value) for value in values], mac, Place(record.key, group)):
+        if self.fits(values, mac, Place(record.key, group)):
             return
         why = "its MAC does not fit" if mac else "it has no MAC"
         log.error("record_tampered", document=record.key, mac=group, reason=why)
@@ -179,11 +178,6 @@ def is_gone(record: Resource) -> bool:
 
 def _operation_values(operation: Operation) -> list[Any]:
     return [operation.id, str(operation.kind), operation.request]
-
-
-def _plain(value: object) -> object:
-    """Return a value of a record as JSON; MongoDB keeps moments in milliseconds."""
-    return (value - EPOCH) // timedelta(milliseconds=1) if isinstance(value, datetime) else value
 
 
 def _name(record: Resource) -> str:

@@ -8,7 +8,7 @@ BSON.
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
@@ -21,13 +21,21 @@ from broker_api.naming import is_default_database
 
 log = structlog.get_logger(__name__)
 
-canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""Return the JSON text of a value; equal values have the same text, whatever the order of their keys."""
-
 UNREADABLE = "unreadable"
 """Kind, state and phase in the record of a document that cannot be read."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _milliseconds(value: object) -> int:
+    """Return a moment as MongoDB keeps it, for JSON texts."""
+    if isinstance(value, datetime):
+        return (value - EPOCH) // timedelta(milliseconds=1)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_milliseconds).encode
+"""Return the JSON text of a value; equal values have the same text, whatever the order of their keys."""
 
 
 class Kind(StrEnum):
