@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from prometheus_client import REGISTRY
 
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
-from broker_api.state.store import Start
+from broker_api.state.store import Start, Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
@@ -46,6 +47,20 @@ def test_a_step_sees_what_the_one_before_it_has_written(bench: Bench) -> None:
 
     bench.work({Step.FIRST: lambda _: Next(Step.SECOND, {"database": "shop"}), Step.SECOND: second})
     assert seen == ["shop"]
+
+
+def test_a_record_that_something_else_changes_between_two_steps_is_refused(store: Store) -> None:
+    store.macs.vault.replace((Fernet.generate_key().decode(),))
+    bench = Bench(store)
+
+    def first(_: AnyJob) -> Result[Any]:
+        store.collection.update_one({"_id": bench.key}, {"$set": {"cluster": "theirs"}})
+        return Next(Step.SECOND, {"database": "shop"})
+
+    found = bench.work({Step.FIRST: first, Step.SECOND: done})
+    assert bench.ran == ["first"]
+    assert found.operation.state is State.FAILED
+    assert "is not as the broker wrote it" in (found.operation.description or "")
 
 
 def test_a_message_that_comes_twice_finds_nothing_to_do(bench: Bench) -> None:

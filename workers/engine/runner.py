@@ -165,7 +165,7 @@ class Runner:
         try:
             outcome = self._distrust(job)
             while outcome is None:
-                outcome = self._run_next_step(job) or self._distrust(job)
+                outcome = self._run_next_step(job)
         except LeaseLostError:
             log.warning("lease_lost", step=job.operation.step)
             self._claims.release(job.claim, sure=not job.late_effect)
@@ -276,7 +276,10 @@ class Runner:
         return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
 
     def _record(self, job: Job[Any], name: str, result: Result[Any]) -> Outcome:
-        """Write the result of a step; return None if the next step follows at once, under the same claim."""
+        """Write the result of a step; return None if the next step follows at once, under the same claim.
+
+        The record that a write returns is checked; a result that is not written leaves the one that has been checked.
+        """
         why = {"reason": result.description, "seconds": round(result.seconds, 1)} if isinstance(result, Later) else {}
         log.info("step_finished", step=name, result=type(result).__name__, **why)
         operation = job.operation
@@ -292,6 +295,7 @@ class Runner:
                     life = job.take_life(result.step.value)
                     job.update(self._claims.advance(job.claim, changes, fields, steps=life))
                     job.lease.extend(asked_at)
+                    return self._distrust(job)
                 return None
             case Later():
                 fields |= {"waits_on": None, **(result.operation or {})}
