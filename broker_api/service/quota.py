@@ -9,8 +9,7 @@ from collections.abc import Set as AbstractSet
 
 from broker_api.catalog.catalog import Plan
 from broker_api.errors import BadRequest
-
-UNLIMITED = 2**48
+from broker_api.state.store import UNLIMITED
 
 
 def free_slot(plan: Plan, user_limit: int, taken: AbstractSet[int], *, rotates: bool) -> int:

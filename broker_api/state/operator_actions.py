@@ -4,6 +4,7 @@ Each change is one atomic update. Its filter contains the operation and the stat
 a new fence: a worker that runs the operation at that moment cannot write any more.
 """
 
+import secrets
 from dataclasses import dataclass
 
 from broker_api.state.database_reservations import Databases
@@ -12,7 +13,7 @@ from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.operation_claims import ENDED, phase_fields
 from broker_api.state.records import CREATES, DELETES, HOLDS_NOTHING, Binding, Instance, Kind, Phase, State
-from broker_api.state.store import OPERATION_SECONDS, PAST, UNSURE_UNTIL, Start, Store
+from broker_api.state.store import OPERATION_SECONDS, PAST, UNLIMITED, UNSURE_UNTIL, Start, Store
 
 REMEMBERED_ACTIONS = 20
 
@@ -84,6 +85,8 @@ class OperatorActions:
             "deadline": In(OPERATION_SECONDS),
         }
         fields = assignments(ResourceFields(phase=phase, expire_at=None))
+        if operation.kind is Kind.BIND:  # it counts for the quota, which does not bind the operator
+            fields |= assignments(ResourceFields(slot=secrets.randbelow(UNLIMITED)))
         self._write(found, "operations retry", fields | assignments({**again, **_DUE}, "operation."))
 
     def cancel(self, found: Instance | Binding) -> None:

@@ -54,6 +54,8 @@ LISTED = {"operation.state": 1, "operation.kind": 1, "operation.accepted": -1, "
 SLOTS = {"instance_id": 1, "slot": 1}
 """The index by which each binding of an instance has a slot of its own."""
 TAKEN = {"$gte": 0}
+UNLIMITED = 2**48
+"""All slots are below this number, also those of plans without a quota."""
 
 ROOM = "room/"
 """How the names of the documents begin that hold the limit of users of an Atlas project."""

@@ -285,6 +285,7 @@ def test_a_failed_operation_is_in_progress_again_when_retry_returns(kind: Kind, 
     document = store.collection.find_one({"_id": key})
     assert document
     assert document["expire_at"] is None
+    assert (document.get("slot") is not None) == (kind is Kind.BIND)  # the binding counts again for the quota
     assert Claims(store).claim(key, before.id)
 
 
