@@ -15,7 +15,7 @@ from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import CANARY
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import Place, binding_key
-from tests.books import held
+from tests.books import held, make_user
 from tests.console import Console
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
@@ -139,6 +139,23 @@ def test_neither_what_is_gone_nor_what_atlasbroker_2_has_left_keeps_an_old_key(s
         tenant = Tenant(client, "left")
         tenant.bind("gone")
         Tenant(client, tenant.instance_id).deprovision()
+
+
+def test_without_macs_an_update_does_not_touch_a_user_of_others_and_ends(stack: Stack, atlas: Emulator) -> None:
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("forged")
+    as_an_earlier_release_wrote(stack)
+    make_user(atlas, "administrator", roles=[{"roleName": "atlasAdmin", "databaseName": "admin"}])
+    with held(stack) as documents:
+        forged = {"$set": {"username": "administrator", "roles": "[]"}}
+        documents.update_one({"_id": binding_key(tenant.instance_id, "forged")}, forged)
+    with broker_with(stack, OLD) as client:
+        begun = client.update(tenant.instance_id, {"policy-on-delete": "retain"})
+        ended = client.wait(tenant.instance_id, None, begun.operation, seconds=20)
+    assert (ended.state, "is not that of forged" in ended.description) == ("failed", True)
+    (administrator,) = [user for user in atlas.users() if user["username"] == "administrator"]
+    assert administrator["roles"] == [{"roleName": "atlasAdmin", "databaseName": "admin"}]
 
 
 def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) -> None:
