@@ -102,7 +102,7 @@ def _counted(platform: OsbClient) -> bool:
     )
 
 
-def test_the_broker_works_with_the_least_rights_and_they_are_the_least(
+def test_the_broker_works_with_these_rights_and_no_process_can_do_what_only_others_do(
     confined: Confined, admin: tuple[Redis, redis.Redis]
 ) -> None:
     client = admin[1]
@@ -133,6 +133,7 @@ def test_the_broker_works_with_the_least_rights_and_they_are_the_least(
         ("api", ["PUBLISH", "/0.celeryev/worker.heartbeat", "{}"]),
         ("api", ["SET", "other", "1"]),
         ("worker", ["SUBSCRIBE", "/0.celeryev/*"]),
+        ("worker", ["RPUSH", "bindings", "{}"]),
         ("worker", ["FLUSHALL"]),
         ("worker", ["CONFIG", "GET", "*"]),
         ("flower", ["LPUSH", "bindings", "{}"]),
