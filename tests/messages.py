@@ -124,5 +124,9 @@ class Messages:
             eventually(partial(self._said, one), f"message {one} is worked off")
 
     def _said(self, message: str) -> bool:
-        words = (f'"job": "{message}"', f"[{message}] raised", f"'id': '{message}'")
-        return any(word in worker.log_text() for worker in self._stack.workers for word in words)
+        refusals = (f"[{message}] raised", f"'id': '{message}'")
+        return any(
+            ('"job_finished"' in line and f'"job": "{message}"' in line) or any(words in line for words in refusals)
+            for worker in self._stack.workers
+            for line in worker.log_text().splitlines()
+        )

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from prometheus_client import REGISTRY
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
+from broker_api.errors import ErrStorageMongoConnection
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
+from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
 from broker_api.state.store import Start, Store
@@ -331,6 +337,23 @@ def test_a_message_for_an_operation_that_another_worker_runs_says_nothing_of_its
     bench.change(lease_until=datetime.now(UTC) + timedelta(seconds=60))
     bench.work({Step.FIRST: done})
     assert bench.outcome is None
+
+
+def test_each_job_logs_its_end_once_and_from_its_claim_on_the_request(bench: Bench) -> None:
+    bench.change(request_id="a-request")
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        bench.work({Step.FIRST: raising(ErrStorageMongoConnection("a step", "it is away"))})
+        interrupted = [*lines]
+        bench.work({Step.FIRST: done})
+        bench.keys = KeyCheck(Housekeeping(bench.store), Vault((Fernet.generate_key().decode(),)))
+        bench.work({Step.FIRST: done})
+    assert [line["event"] for line in lines if line["event"] != "encryption_keys_wrong"] == [
+        *("operation_interrupted", "job_finished"),
+        *("operation_not_claimable", "job_finished"),
+        "job_finished",
+    ]
+    assert [line["request_id"] for line in interrupted] == ["a-request", "a-request"]
+    assert [line["outcome"] for line in lines if line["event"] == "job_finished"] == ["Waits", "NoneType", "Waits"]
 
 
 # --- the life of the operation, which operators read ------------------------------------------------------------

@@ -141,24 +141,31 @@ class Runner:
             What has become of the operation, also if an earlier message or another worker has brought it there.
         """
         try:
-            if not self._keys.passes():  # a secret that is encrypted with a wrong key is lost; other workers take over
-                return Waits(WRONG_KEYS)
-            asked_at = time.monotonic()
-            claim = self._claims.claim(key, operation_id)
-            if claim is None:
-                return self._look(key, operation_id)
-            with (
-                bound_contextvars(**_log_context(claim.record)),
-                _span_of_job(claim.record),
-                self._leases.holding(claim, asked_at) as lease,
-            ):
-                _count_claim(claim)
-                outcome = self._run(self._new_job(claim, lease))
-                log.info("job_finished", outcome=type(outcome).__name__)
-                return outcome
+            if self._keys.passes():
+                asked_at = time.monotonic()
+                claim = self._claims.claim(key, operation_id)
+                if claim is not None:
+                    return self._run_claimed(claim, asked_at)
+                outcome = self._look(key, operation_id)
+            else:  # a secret that is encrypted with a wrong key is lost; other workers take over
+                outcome = Waits(WRONG_KEYS)
         except ErrStorageMongoConnection as error:
-            log.warning("operation_interrupted", key=key, reason=error.reason)  # the lease expires by itself
-            return Waits(f"MongoDB cannot be used: {error.reason}.")
+            outcome = _interrupted(key, error)
+        log.info("job_finished", outcome=type(outcome).__name__)
+        return outcome
+
+    def _run_claimed(self, claim: Claim[Any], asked_at: float) -> Outcome:
+        """Run the steps of a claimed operation; each line of the log has the ids of its request."""
+        record = claim.record
+        with bound_contextvars(**_log_context(record)):
+            try:
+                with _span_of_job(record), self._leases.holding(claim, asked_at) as lease:
+                    _count_claim(claim)
+                    outcome = self._run(self._new_job(claim, lease))
+            except ErrStorageMongoConnection as error:
+                outcome = _interrupted(record.key, error)
+            log.info("job_finished", outcome=type(outcome).__name__)
+            return outcome
 
     def _run(self, job: Job[Any]) -> Outcome:
         """Run the steps of a claimed operation; return None when the lease is lost."""
@@ -315,6 +322,12 @@ class Runner:
                     job.progress().succeeded()
                 log.info("operation_finished", state=state.value, description=sentence)
                 return Ended(state, sentence)
+
+
+def _interrupted(key: str, error: ErrStorageMongoConnection) -> Waits:
+    """Log that MongoDB failed while an operation ran; its lease expires by itself."""
+    log.warning("operation_interrupted", key=key, reason=error.reason)
+    return Waits(f"MongoDB cannot be used: {error.reason}.")
 
 
 def _run_of_step(job: Job[Any], name: str, began: float, result: Result[Any]) -> StepRun:
