@@ -18,7 +18,7 @@ from typing import Any
 import pymongo
 import structlog
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.settings import Settings
@@ -40,6 +40,8 @@ START_SECONDS = 3.0
 """How long the start of a process waits for MongoDB; without an answer the keys are checked later."""
 FRESH_SECONDS = 1.0
 SAMPLE = 100
+UNAUTHORIZED = 13
+"""MongoDB's code of the error that this user may not do that."""
 
 WRONG_KEYS = (
     "BROKER_ENCRYPTION_KEYS: must contain a key that opens what the broker has stored; none of these does. "
@@ -110,7 +112,11 @@ class KeyCheck:
             self.housekeeping.store.macs.required = True
             self.vault.fernet_only_at = CANARY_PLACE
         if renew and not self.vault.opens(sealed, CANARY_PLACE, first_key_only=True):
-            self.replace(sealed, text)
+            try:
+                self.replace(sealed, text)
+            except OperationFailure as error:  # MongoDB may let only workers write it; one of them replaces it
+                if error.code != UNAUTHORIZED:
+                    raise
         return None
 
     def replace(self, sealed: str, text: str) -> bool:

@@ -9,10 +9,15 @@ from urllib.parse import quote
 import pytest
 import redis
 import requests
+from cryptography.fernet import Fernet
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
+from broker_api.state.encryption import Vault
+from broker_api.state.encryption_key_check import KeyCheck
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.store import Store
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, HOST
 from tests.dev.services import Mongod, Redis
@@ -143,6 +148,9 @@ def test_the_broker_works_with_these_rights_and_no_process_can_do_what_only_othe
         assert given not in (b"OK", "OK"), (part, words)
     with confined.log_in("api") as api:
         database = api[confined.database]
+        rotated = Vault((Fernet.generate_key().decode(), confined.encryption_key))
+        keys = KeyCheck(Housekeeping(Store(api, confined.database, "instances")), rotated)
+        assert keys.problem(renew=True) is None, "a worker encrypts the check value again"
         for write in (database.instances_housekeeping.insert_one, database.other.insert_one):
             with pytest.raises(OperationFailure, match="not authorized"):
                 write({"_id": "sweep"})
