@@ -138,7 +138,8 @@ def guard_flower(logins: Logins) -> None:
     flower_options.auth = ""
     flower_options.broker_api = None
     flower_options.max_tasks = FLOWER_TASKS
-    if flower_options.tasks_columns == flower_options._options["tasks-columns"].default:  # noqa: SLF001
+    columns = flower_options._options["tasks-columns"]  # noqa: SLF001 - tornado shows no option's default
+    if flower_options.tasks_columns == columns.default:
         flower_options.tasks_columns = FLOWER_COLUMNS
     guarded = type("GuardedMetrics", (Metrics,), {"get": authenticated(Metrics.get)})
 
@@ -146,8 +147,8 @@ def guard_flower(logins: Logins) -> None:
         if self.get_argument("status", default=""):
             await ListWorkers.get(self)
             return
-        seen = self.application.events.state.workers
-        self.write({name: {**WorkersView._as_dict(worker), "status": worker.alive} for name, worker in seen.items()})  # noqa: SLF001
+        seen, as_dict = self.application.events.state.workers, WorkersView._as_dict  # noqa: SLF001 - as Flower's page does
+        self.write({name: {**as_dict(worker), "status": worker.alive} for name, worker in seen.items()})
 
     listed = type("SeenWorkers", (ListWorkers,), {"get": authenticated(list_workers)})
     Inspector.inspect_methods = ()

@@ -159,7 +159,8 @@ class Claims:
         taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
         taken["operation.first_claimed"] = {"$ifNull": ["$operation.first_claimed", NOW]}
-        taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}  # whoever releases a lease removes it
+        # Each release of a lease removes the token.
+        taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}
         document = self.store.collection.find_one_and_update(
             free, [{"$set": taken}], return_document=ReturnDocument.AFTER
         )

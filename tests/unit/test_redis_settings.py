@@ -157,7 +157,7 @@ def test_the_certificate_of_redis_is_checked(url: str, checks: str) -> None:
         ("redis://127.0.0.1;redis://[::1];redis://localhost", False),
     ],
 )
-def test_a_url_without_tls_is_known_unless_it_stays_on_this_machine(url: str, in_clear: bool) -> None:  # noqa: FBT001
+def test_a_url_without_tls_is_known_unless_it_stays_on_this_machine(url: str, *, in_clear: bool) -> None:
     assert RedisSettings.parse(url).is_in_clear == in_clear
 
 

@@ -126,7 +126,7 @@ def test_an_option_that_turns_the_check_of_certificates_off_is_refused(option: s
         ("mongodb://h.sock/db", True),
     ],
 )
-def test_a_uri_without_tls_is_known_unless_it_stays_on_this_machine(uri: str, in_clear: bool) -> None:  # noqa: FBT001
+def test_a_uri_without_tls_is_known_unless_it_stays_on_this_machine(uri: str, *, in_clear: bool) -> None:
     assert is_mongo_in_clear(uri) == in_clear
 
 
