@@ -151,7 +151,7 @@ class _Failures:
         return self._change(pair, -1)
 
     def give_back(self, pair: tuple[str, str]) -> None:
-        """Give back what ``take`` has taken, since the check has succeeded."""
+        """Return to the bucket what ``take`` has taken, since the check has succeeded."""
         self._change(pair, 1)
 
     def _change(self, pair: tuple[str, str], number: int) -> float:
