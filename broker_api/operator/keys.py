@@ -87,7 +87,7 @@ def rotate(*, batch: int, as_json: bool) -> None:
 def _rotation() -> Iterator[tuple[KeyRotation, Vault]]:
     with opened() as session:
         vault = session.store.macs.vault
-        if not vault:
+        if not vault.has_keys:
             raise SettingError("BROKER_ENCRYPTION_KEYS: must be the keys of the broker, the new one first")
         yield KeyRotation(session.store), vault
 

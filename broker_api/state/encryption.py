@@ -95,10 +95,7 @@ class Vault:
         made = [_Key(each) for each in keys]
         self._by_id = {key.id: key for key in made}
         self._keys = made
-
-    def __bool__(self) -> bool:
-        """Return whether there are keys."""
-        return bool(self._keys)
+        self.has_keys = bool(made)
 
     @property
     def ids(self) -> list[str]:
@@ -161,20 +158,18 @@ class Vault:
             return False
         return True
 
-    def mac(self, value: object, place: Place) -> str:
-        """Return the MAC of a JSON value at this place."""
-        return self._mac(self._keys[0], value, place)
+    def mac(self, value: object, place: Place, like: str | None = None) -> str:
+        """Return the MAC of a JSON value at this place.
 
-    def verifies(self, mac: str, value: object, place: Place) -> bool:
-        """Return whether a MAC is that of a value at this place.
+        Args:
+            value: The value.
+            place: Where it is stored.
+            like: An earlier MAC, whose key to use; the key that writes without one.
 
         Raises:
-            MissingKeyError: None of the keys has written it.
+            MissingKeyError: The key of ``like`` is not known.
         """
-        key = self._key(mac.partition(".")[0])
-        return hmac.compare_digest(mac.encode(), self._mac(key, value, place).encode())
-
-    def _mac(self, key: _Key, value: object, place: Place) -> str:
+        key = self._key(like.partition(".")[0]) if like else self._keys[0]
         return f"{key.id}.{hmac.digest(key.mac, canonical([place, value]).encode(), 'sha256').hex()}"
 
     def _key(self, key_id: str) -> _Key:

@@ -86,7 +86,7 @@ class LegacyDocuments:
         found = self._collection.find_one(query, sort=[("_id", 1)])
         if found is None:
             return None
-        if not self._macs.vault:
+        if not self._macs.vault.has_keys:
             raise SettingError(NEEDS_KEYS)
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
         converted = _converted(found, key)

@@ -10,6 +10,7 @@ otherwise when ``atlas-broker keys rotate`` has given MACs to all documents. Tho
 they are converted.
 """
 
+import hmac
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,15 +77,15 @@ class RecordMacs:
         kind = Binding if "binding_id" in fields else Instance
         defaults = {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
         return {
-            group: self._mac(key, group, [fields.get(name, defaults[name]) for name in names])
+            group: self.vault.mac([fields.get(name, defaults[name]) for name in names], Place(key, group))
             for group, names in GROUPS[kind].items()
-            if self.vault
+            if self.vault.has_keys
         }
 
     def of_record(self, record: Resource) -> dict[str, str]:
         """Return the MACs of an instance or binding as it is."""
         return {
-            group: self._mac(record.key, group, [getattr(record, name) for name in names])
+            group: self.vault.mac([getattr(record, name) for name in names], Place(record.key, group))
             for group, names in GROUPS[type(record)].items()
         }
 
@@ -96,14 +97,16 @@ class RecordMacs:
             changes: The changes.
         """
         return {
-            group: self._mac(before.key, group, [changes.get(name, getattr(before, name)) for name in names])
+            group: self.vault.mac(
+                [changes.get(name, getattr(before, name)) for name in names], Place(before.key, group)
+            )
             for group, names in GROUPS[type(before)].items()
-            if self.vault and not changes.keys().isdisjoint(names)
+            if self.vault.has_keys and not changes.keys().isdisjoint(names)
         }
 
     def of_operation(self, key: str, operation: Operation) -> str | None:
         """Return the MAC of an operation."""
-        return self._mac(key, OPERATION, _operation_values(operation)) if self.vault else None
+        return self.of_value(_operation_values(operation), Place(key, OPERATION))
 
     def check(self, record: Resource) -> None:
         """Check the MACs of an instance or binding, but not that of its operation.
@@ -117,7 +120,9 @@ class RecordMacs:
         if not record.readable or is_gone(record):
             return
         for group, names in GROUPS[type(record)].items():
-            self._check(record, group, getattr(record, group), [getattr(record, name) for name in names])
+            mac = getattr(record, group)
+            if not self.fits([getattr(record, name) for name in names], mac, Place(record.key, group)):
+                raise _tampered(record, group, mac)
 
     def check_all(self, record: Resource) -> None:
         """Check the MACs of an instance or binding and of its operation, before a worker runs it.
@@ -126,7 +131,7 @@ class RecordMacs:
             TamperedError, MissingKeyError: As in ``check``.
         """
         self.check(record)
-        self._check(record, OPERATION, record.operation.mac, _operation_values(record.operation))
+        self._check_operation(record)
 
     def renewed(self, record: Resource) -> dict[str, str]:
         """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
@@ -140,15 +145,15 @@ class RecordMacs:
         key, operation = record.key, record.operation
         begun_by_older = operation.mac is None and not self.required
         if operation.open or operation.mac:
-            self._check(record, OPERATION, operation.mac, _operation_values(operation))
+            self._check_operation(record)
         own = self.of_record(record)
         if operation.mac or begun_by_older:
-            own[OPERATION] = self._mac(key, OPERATION, _operation_values(operation))
+            own[OPERATION] = self.vault.mac(_operation_values(operation), Place(key, OPERATION))
         return own
 
     def of_value(self, value: object, place: Place) -> str | None:
         """Return the MAC of values of another document; None without keys."""
-        return self.vault.mac(value, place) if self.vault else None
+        return self.vault.mac(value, place) if self.vault.has_keys else None
 
     def fits(self, value: object, mac: str | None, place: Place) -> bool:
         """Return whether a MAC fits; also if there is none and none is required.
@@ -156,19 +161,20 @@ class RecordMacs:
         Raises:
             MissingKeyError: Its key is not known.
         """
-        if not self.vault or (mac is None and not self.required):
+        if not self.vault.has_keys or (mac is None and not self.required):
             return True
-        return mac is not None and self.vault.verifies(mac, value, place)
+        return mac is not None and hmac.compare_digest(mac.encode(), self.vault.mac(value, place, mac).encode())
 
-    def _mac(self, key: str, group: str, values: list[Any]) -> str:
-        return self.vault.mac(values, Place(key, group))
+    def _check_operation(self, record: Resource) -> None:
+        mac = record.operation.mac
+        if not self.fits(_operation_values(record.operation), mac, Place(record.key, OPERATION)):
+            raise _tampered(record, OPERATION, mac)
 
-    def _check(self, record: Resource, group: str, mac: str | None, values: list[Any]) -> None:
-        if self.fits(values, mac, Place(record.key, group)):
-            return
-        why = "its MAC does not fit" if mac else "it has no MAC"
-        log.error("record_tampered", document=record.key, mac=group, reason=why)
-        raise TamperedError(_name(record), why)
+
+def _tampered(record: Resource, group: str, mac: str | None) -> TamperedError:
+    why = "its MAC does not fit" if mac else "it has no MAC"
+    log.error("record_tampered", document=record.key, mac=group, reason=why)
+    return TamperedError(_name(record), why)
 
 
 def is_gone(record: Resource) -> bool:

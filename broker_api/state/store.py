@@ -83,7 +83,7 @@ class Start:
     request_id: str | None = None
     traceparent: str | None = None
 
-    @property
+    @cached_property
     def fresh(self) -> Operation:
         """The operation before any worker has seen it."""
         return Operation(id=self.operation_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
@@ -327,9 +327,8 @@ class Store:
         ids: Mapping[str, Any] = fields
         if "instance_id" not in ids:
             raise ErrStorageTypeUnsupported(type(fields))
-        key = instance_key(ids["instance_id"])
-        if "binding_id" in ids:
-            key = binding_key(ids["instance_id"], ids["binding_id"])
+        instance_id, binding_id = ids["instance_id"], ids.get("binding_id")
+        key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
         made = assignments({"_id": key, **fields, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
         return self._begin(key, replacing, start, "$replaceWith", made)
 

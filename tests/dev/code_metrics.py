@@ -29,6 +29,7 @@ from broker_api.state.records import binding_key, instance_key
 from tests.dev.processes import CHECKOUT
 from tests.dev.stack import Stack
 from tests.osb_client import PLAN_ID, SERVICE_ID
+from workers.atlas.wire import _Adapter
 from workers.clusters.status import SHORTEST_PAUSE_MS
 from workers.context import compose
 from workers.operations import compose_runner
@@ -108,12 +109,14 @@ class Calls:
     count: int = 0
     functions: Counter[tuple[str, str]] = field(default_factory=Counter)
     deepest: int = 0
+    to_the_wire: int = 0
 
     @property
     def figures(self) -> str:
         files = {file for file, _ in self.functions}
         return (
             f"{self.count} calls of {len(self.functions)} functions in {len(files)} files, {self.deepest} frames deep"
+            + (f", {self.to_the_wire} to the wire" if self.to_the_wire else "")
         )
 
     def watch(self, act: Callable[[], T], until: str | None = None) -> T:
@@ -127,6 +130,8 @@ class Calls:
             self.count += 1
             self.functions[code.co_filename, code.co_qualname] += 1
             self.deepest = max(self.deepest, _depth(frame, roots))
+            if code is _Adapter.send.__code__:
+                self.to_the_wire = max(self.to_the_wire, _depth(frame, roots))
             if code.co_name == until:
                 sys.setprofile(None)
 
