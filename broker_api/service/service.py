@@ -39,7 +39,7 @@ class Service:
         """
         catalog = Catalog(settings.config)
         housekeeping = Housekeeping(store)
-        vault = store.macs.vault or Vault(settings.encryption_keys)
+        vault = store.macs.vault if store.macs.vault.has_keys else Vault(settings.encryption_keys)
         operations = OperationStarter(store, queue)
         sync_wait = SyncWait(store, settings.sync_wait)
         return cls(
