@@ -283,7 +283,7 @@ def test_a_missing_project_is_neither_gone_nor_a_missing_cluster(emulator: Emula
 def test_project_and_access_list_are_read(emulator: Emulator, atlas: AtlasClient) -> None:
     emulator.put_project(emulator.project_id, access_list=["10.1.2.3", "192.168.0.0/16"])
     assert atlas.project()["id"] == emulator.project_id
-    assert [entry["cidrBlock"] for entry in atlas.access_list()] == ["10.1.2.3/32", "192.168.0.0/16"]
+    assert [entry.cidr for entry in atlas.access_list()] == ["10.1.2.3/32", "192.168.0.0/16"]
 
 
 # --- keys ---

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeVar, Unpack
 from urllib.parse import parse_qs, urlsplit
@@ -10,31 +11,47 @@ import pytest
 
 from tests.unit.atlas_stand_in import PROJECT, Heard, Reply, StandIn, cluster_body, refuse, say, user_body
 from workers.atlas.client import (
+    AccessEntry,
     AtlasClient,
+    AtlasError,
     AtlasRole,
+    Certificate,
     Cluster,
+    ClusterLimitReached,
+    ClusterNameTaken,
+    ClusterNotFound,
+    ClusterProtected,
     ConnectionStrings,
     DatabaseUser,
+    EntryNotFound,
+    NewCluster,
+    OutOfCapacity,
+    PaymentRequired,
     PrivateEndpoint,
     Refused,
     UnreadableAnswer,
+    UserNotFound,
 )
-from workers.atlas.errors import ClusterNotFound, UserNotFound
-from workers.atlas.models import UserChanges
+from workers.atlas.models import ClusterChanges, UserChanges, parse_cluster, parse_flex
 
 T = TypeVar("T")
 
 GROUP = f"/api/atlas/v2/groups/{PROJECT}"
 USER = DatabaseUser("b-1", (AtlasRole("readWrite", "shop"),), password="open-sesame-1")
+ARN = "arn:aws:iam::123456789012:role/shop"
+ENTRY = AccessEntry("10.0.0.0/8", "office")
+DEDICATED = NewCluster("c1", "dedicated", "AWS", "EU_WEST_1", {"instance_id": "i-1"}, tier="M10")
 FLEX = {
     "backupSettings": {"enabled": True},
     "clusterType": "REPLICASET",
     "connectionStrings": {"standardSrv": "mongodb+srv://f1.swzm1ku.mongodb-dev.net"},
     "mongoDBVersion": "8.0.29",
     "name": "f1",
-    "providerSettings": {"backingProviderName": "AWS", "providerName": "FLEX"},
+    "providerSettings": {"backingProviderName": "AWS", "providerName": "FLEX", "regionName": "US_EAST_1"},
     "stateName": "CREATING",
 }
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIF\n-----END CERTIFICATE-----\n"
+PRIVATE_KEY = "-----BEGIN PRIVATE KEY-----\nMIIJ\n-----END PRIVATE KEY-----\n"
 
 
 def heard(reply: Reply, ask: Callable[[AtlasClient], object]) -> Heard:
@@ -73,6 +90,59 @@ OPERATIONS: list[tuple[str, str, str, Reply, Callable[[AtlasClient], object]]] =
     ("DELETE", f"{GROUP}/databaseUsers/admin/b-1", "2023-01-01", say(204), lambda c: c.delete_user("b-1")),
     ("GET", f"{GROUP}/databaseUsers", "2023-01-01", say(200, {"results": []}), lambda c: list(c.users())),
     ("GET", f"{GROUP}/accessList", "2023-01-01", say(200, {"results": []}), lambda c: c.access_list()),
+    ("POST", f"{GROUP}/accessList", "2023-01-01", say(201, {"results": []}), lambda c: c.add_access_entry(ENTRY)),
+    (
+        "GET",
+        f"{GROUP}/accessList/10.0.0.0%2F8/status",
+        "2023-01-01",
+        say(200, {"STATUS": "PENDING"}),
+        lambda c: c.access_status("10.0.0.0/8"),
+    ),
+    (
+        "DELETE",
+        f"{GROUP}/accessList/10.0.0.0%2F8",
+        "2023-01-01",
+        say(204),
+        lambda c: c.delete_access_entry("10.0.0.0/8"),
+    ),
+    ("POST", f"{GROUP}/clusters", "2024-10-23", say(201, cluster_body()), lambda c: c.create_cluster(DEDICATED)),
+    (
+        "PATCH",
+        f"{GROUP}/clusters/c1",
+        "2024-10-23",
+        say(200, cluster_body()),
+        lambda c: c.update_cluster(parse_cluster(cluster_body()), backup=False),
+    ),
+    ("DELETE", f"{GROUP}/clusters/c1", "2023-02-01", say(202, {}), lambda c: c.delete_cluster("c1", "dedicated")),
+    (
+        "POST",
+        f"{GROUP}/flexClusters",
+        "2024-11-13",
+        say(201, FLEX),
+        lambda c: c.create_cluster(NewCluster("f1", "flex", "AWS", "US_EAST_1")),
+    ),
+    (
+        "PATCH",
+        f"{GROUP}/flexClusters/f1",
+        "2024-11-13",
+        say(200, FLEX),
+        lambda c: c.update_cluster(parse_flex(FLEX), termination_protection=True),
+    ),
+    ("DELETE", f"{GROUP}/flexClusters/f1", "2024-11-13", say(204), lambda c: c.delete_cluster("f1", "flex")),
+    (
+        "GET",
+        f"{GROUP}/databaseUsers/%24external/{ARN.replace(':', '%3A').replace('/', '%2F')}",
+        "2023-01-01",
+        say(200, user_body(ARN, databaseName="$external", awsIAMType="ROLE")),
+        lambda c: c.user(ARN, "$external"),
+    ),
+    (
+        "POST",
+        f"{GROUP}/databaseUsers/b-1/certs",
+        "2023-01-01",
+        say(201, CERTIFICATE.encode() + PRIVATE_KEY.encode()),
+        lambda c: c.create_certificate("b-1", 12),
+    ),
     (
         "GET",
         f"{GROUP}/limits/atlas.project.security.databaseAccess.users",
@@ -198,6 +268,10 @@ def test_a_dedicated_cluster_is_read_with_its_connection_strings() -> None:
             srv="mongodb+srv://c1.b2icth.mongodb-dev.net",
         ),
         version="8.0.29",
+        provider="AWS",
+        region="US_EAST_1",
+        major_version="8.0",
+        backup=False,
     )
 
 
@@ -256,6 +330,7 @@ def test_a_flex_cluster_that_the_clusters_api_refuses_is_asked_of_the_flex_api()
         cluster = atlas.client().cluster("f1")
         assert atlas.heard[1].headers["accept"] == "application/vnd.atlas.2024-11-13+json"
     assert (cluster.kind, cluster.state, cluster.paused) == ("flex", "CREATING", False)
+    assert (cluster.provider, cluster.region, cluster.tier) == ("AWS", "US_EAST_1", None)
     assert cluster.connection_strings == ConnectionStrings(srv="mongodb+srv://f1.swzm1ku.mongodb-dev.net")
 
 
@@ -302,7 +377,139 @@ def test_a_cluster_with_parts_of_another_shape_makes_no_sense(more: dict[str, An
         told(cluster_body(**more), lambda c: c.cluster("c1"))
 
 
+REGION = {
+    "analyticsSpecs": {"instanceSize": "M10", "diskIOPS": 3000, "diskSizeGB": 10.0, "nodeCount": 0},
+    "autoScaling": {"compute": {"enabled": False}},
+    "effectiveElectableSpecs": {"instanceSize": "M10", "diskSizeGB": 10.0, "nodeCount": 3},
+    "electableSpecs": {
+        "instanceSize": "M10",
+        "diskIOPS": 3000,
+        "diskSizeGB": 10.0,
+        "ebsVolumeType": "STANDARD",
+        "nodeCount": 3,
+    },
+    "priority": 7,
+    "providerName": "AWS",
+    "regionName": "EU_WEST_1",
+}
+TAGGED = cluster_body(
+    tags=[{"key": "instance_id", "value": "i-1"}],
+    terminationProtectionEnabled=True,
+    backupEnabled=True,
+    replicationSpecs=[{"id": "r1", "zoneId": "z1", "zoneName": "Zone 1", "regionConfigs": [REGION]}],
+)
+
+
+def test_the_settings_of_a_cluster_are_read() -> None:
+    cluster = told(TAGGED, lambda c: c.cluster("c1"))
+    assert (cluster.tags, cluster.termination_protection, cluster.backup) == ({"instance_id": "i-1"}, True, True)
+    assert (cluster.provider, cluster.region, cluster.tier, cluster.disk_size_gb) == ("AWS", "EU_WEST_1", "M10", 10.0)
+
+
+def test_a_dedicated_cluster_is_created_with_what_is_given() -> None:
+    body = heard(say(201, cluster_body()), lambda c: c.create_cluster(DEDICATED)).json()
+    nodes = {"instanceSize": "M10", "nodeCount": 3}
+    region = {"providerName": "AWS", "regionName": "EU_WEST_1", "priority": 7, "electableSpecs": nodes}
+    assert body == {
+        "name": "c1",
+        "tags": [{"key": "instance_id", "value": "i-1"}],
+        "terminationProtectionEnabled": False,
+        "clusterType": "REPLICASET",
+        "replicationSpecs": [{"regionConfigs": [region]}],
+    }
+    full = replace(DEDICATED, disk_size_gb=40, major_version="8.0", backup=True)
+    body = heard(say(201, cluster_body()), lambda c: c.create_cluster(full)).json()
+    assert (body["mongoDBMajorVersion"], body["backupEnabled"]) == ("8.0", True)
+    assert body["replicationSpecs"][0]["regionConfigs"][0]["electableSpecs"] == nodes | {"diskSizeGB": 40}
+
+
+def test_a_flex_cluster_is_created_in_a_region() -> None:
+    new = NewCluster("f1", "flex", "GCP", "WESTERN_EUROPE", {"atlas-broker": "b"}, termination_protection=True)
+    assert heard(say(201, FLEX), lambda c: c.create_cluster(new)).json() == {
+        "name": "f1",
+        "tags": [{"key": "atlas-broker", "value": "b"}],
+        "terminationProtectionEnabled": True,
+        "providerSettings": {"backingProviderName": "GCP", "regionName": "WESTERN_EUROPE"},
+    }
+
+
+def test_a_change_of_a_cluster_sends_only_what_changes_and_regions_as_a_whole() -> None:
+    def sent(**changes: Unpack[ClusterChanges]) -> object:
+        return heard(say(200, TAGGED), lambda c: c.update_cluster(parse_cluster(TAGGED), **changes)).json()
+
+    assert sent(termination_protection=False) == {"terminationProtectionEnabled": False}
+    assert sent(major_version="8.0", backup=False) == {"mongoDBMajorVersion": "8.0", "backupEnabled": False}
+    assert sent(tags={}) == {"tags": []}
+    nodes = {"instanceSize": "M20", "diskSizeGB": 10.0, "ebsVolumeType": "STANDARD", "nodeCount": 3}
+    region = {name: REGION[name] for name in ("autoScaling", "priority", "providerName", "regionName")}
+    spec = {"id": "r1", "zoneName": "Zone 1", "regionConfigs": [region | {"electableSpecs": nodes}]}
+    assert sent(tier="M20") == {"replicationSpecs": [spec]}
+    spec["regionConfigs"] = [region | {"electableSpecs": nodes | {"instanceSize": "M10", "diskSizeGB": 40}}]
+    assert sent(disk_size_gb=40) == {"replicationSpecs": [spec]}
+
+
+def test_a_deletion_that_is_under_way_already_is_no_error() -> None:
+    refused = refuse(400, "CLUSTER_ALREADY_REQUESTED_DELETION", "The cluster c1 has already been requested.", ["c1"])
+    heard(refused, lambda c: c.delete_cluster("c1", "dedicated"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "DUPLICATE_CLUSTER_NAME", ClusterNameTaken),
+        (400, "DUPLICATE_CLUSTER_NAME_PREFIX", ClusterNameTaken),
+        (400, "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED", ClusterProtected),
+        (400, "CLUSTER_LIMIT_EXCEEDED", ClusterLimitReached),
+        (403, "CLUSTER_LIMIT_REACHED", ClusterLimitReached),
+        (403, "CROSS_REGION_NODES_LIMIT_EXCEEDED", ClusterLimitReached),
+        (402, "NO_PAYMENT_INFORMATION_FOUND", PaymentRequired),
+        (402, "ACCOUNT_SUSPENDED", PaymentRequired),
+        (409, "OUT_OF_CAPACITY", OutOfCapacity),
+        (409, "NO_CAPACITY", OutOfCapacity),
+        (404, "ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND", EntryNotFound),
+    ],
+)
+def test_what_atlas_does_not_allow_has_a_type_and_is_not_tried_again(
+    status: int, code: str, kind: type[AtlasError]
+) -> None:
+    with pytest.raises(kind) as caught:
+        heard(refuse(status, code), lambda c: c.create_cluster(DEDICATED))
+    assert not caught.value.retryable
+
+
 # --- users ---
+
+
+def test_a_user_without_a_password_is_made_on_the_external_database() -> None:
+    roles = (AtlasRole("read", "shop"),)
+
+    def sent(user: DatabaseUser) -> dict[str, object]:
+        return dict(heard(say(201, user_body()), lambda c: c.create_user(user)).json())
+
+    body = sent(DatabaseUser(ARN, roles, database="$external", aws_iam="ROLE"))
+    assert (body["username"], body["databaseName"], body["awsIAMType"]) == (ARN, "$external", "ROLE")
+    assert not {"password", "x509Type"} & body.keys()
+    body = sent(DatabaseUser("b-1", roles, database="$external", x509="MANAGED"))
+    assert (body["databaseName"], body["x509Type"]) == ("$external", "MANAGED")
+    assert not {"password", "awsIAMType"} & body.keys()
+
+
+@pytest.mark.parametrize("body", [CERTIFICATE + PRIVATE_KEY, PRIVATE_KEY + CERTIFICATE])
+@pytest.mark.parametrize("encode", [str.encode, lambda text: json.dumps(text).encode()])
+def test_a_certificate_and_its_key_are_told_apart(body: str, encode: Callable[[str], bytes]) -> None:
+    with StandIn(lambda _: say(201, encode(body))) as atlas:
+        assert atlas.client().create_certificate("b-1", 6) == Certificate(CERTIFICATE, PRIVATE_KEY)
+        assert atlas.heard[0].json() == {"monthsUntilExpiration": 6}
+    assert "MIIJ" not in repr(Certificate(CERTIFICATE, PRIVATE_KEY))
+
+
+@pytest.mark.parametrize(
+    "body", [CERTIFICATE, PRIVATE_KEY, f"{PRIVATE_KEY}{CERTIFICATE}{CERTIFICATE}", "<html/>", "{}"]
+)
+def test_an_answer_without_one_certificate_and_one_key_makes_no_sense(body: str) -> None:
+    with StandIn(lambda _: say(201, body.encode())) as atlas, pytest.raises(UnreadableAnswer) as caught:
+        atlas.client().create_certificate("b-1", 6)
+    assert "MIIJ" not in str(caught.value)
 
 
 def test_a_user_is_read_as_recorded_and_unknown_fields_are_ignored() -> None:
@@ -445,9 +652,20 @@ def test_a_service_accounts_roles_are_unknown() -> None:
     assert told({"appName": "MongoDB Atlas", "apiKey": None}, lambda c: c.key_roles()) is None
 
 
-def test_the_access_list_is_given_as_atlas_gives_it() -> None:
+def test_the_access_list_is_read_and_added_to() -> None:
     entry = {"cidrBlock": "192.168.0.243/32", "comment": "test", "groupId": PROJECT, "ipAddress": "192.168.0.243"}
-    assert told({"results": [entry], "totalCount": 1}, lambda c: c.access_list()) == [entry]
+    group = {"awsSecurityGroup": "sg-1", "groupId": PROJECT}
+    listed = told({"results": [entry, group], "totalCount": 2}, lambda c: c.access_list())
+    assert listed == [AccessEntry("192.168.0.243/32", "test"), AccessEntry(None)]
+    request = heard(say(201, {"results": []}), lambda c: c.add_access_entry(ENTRY))
+    assert json.loads(request.body) == [{"cidrBlock": "10.0.0.0/8", "comment": "office"}]
+
+
+@pytest.mark.parametrize("status", ["PENDING", "FAILED", "ACTIVE"])
+def test_the_status_of_an_entry_is_in_capitals(status: str) -> None:
+    assert told({"STATUS": status}, lambda c: c.access_status("10.0.0.0/8")) == status
+    with pytest.raises(UnreadableAnswer):
+        told({"STATUS": "SOMETHING_NEW"}, lambda c: c.access_status("10.0.0.0/8"))
 
 
 def test_no_body_of_a_get_or_delete_is_sent() -> None:

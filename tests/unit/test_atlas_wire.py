@@ -334,7 +334,7 @@ def test_observe_sees_the_template_the_status_and_the_token_bucket() -> None:
         atlas.client().user("b-1")
     seen = atlas.observed[0]
     assert (seen.method, seen.status, seen.error, seen.requests) == ("GET", 200, None, 1)
-    assert seen.path == "/api/atlas/v2/groups/{project}/databaseUsers/admin/{username}"
+    assert seen.path == "/api/atlas/v2/groups/{project}/databaseUsers/{database}/{username}"
     assert (seen.limit, seen.remaining) == (10000, 9997)
     assert 0 < seen.seconds < 1
 

@@ -8,6 +8,8 @@ guard raises.
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack
 
 from workers.atlas import endpoints
@@ -15,8 +17,15 @@ from workers.atlas.api_key import ApiKey
 from workers.atlas.endpoints import ApiEndpoint, Call
 from workers.atlas.errors import (
     AtlasError,
+    ClusterDeleting,
+    ClusterLimitReached,
+    ClusterNameTaken,
     ClusterNotFound,
+    ClusterProtected,
+    EntryNotFound,
     NoAnswer,
+    OutOfCapacity,
+    PaymentRequired,
     Refused,
     Unauthorized,
     UnreadableAnswer,
@@ -27,17 +36,25 @@ from workers.atlas.errors import (
     WrongClusterApi,
 )
 from workers.atlas.models import (
+    AccessEntry,
     AtlasRole,
+    Certificate,
     Cluster,
+    ClusterChanges,
     ConnectionStrings,
     DatabaseUser,
     Json,
     Malformed,
+    NewCluster,
     PrivateEndpoint,
     Process,
     UserChanges,
+    cluster_changes,
+    cluster_fields,
     object_of,
     objects,
+    parse_access_entry,
+    parse_certificate,
     parse_cluster,
     parse_flex,
     parse_process,
@@ -52,18 +69,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "AccessEntry",
     "Answer",
     "ApiKey",
     "AtlasClient",
     "AtlasError",
     "AtlasRole",
     "CallGuard",
+    "Certificate",
     "Cluster",
+    "ClusterChanges",
+    "ClusterLimitReached",
+    "ClusterNameTaken",
     "ClusterNotFound",
+    "ClusterProtected",
     "ConnectionStrings",
     "DatabaseUser",
+    "EntryNotFound",
     "MemoryTokens",
+    "NewCluster",
     "NoAnswer",
+    "OutOfCapacity",
+    "PaymentRequired",
     "PrivateEndpoint",
     "Process",
     "Refused",
@@ -83,6 +110,21 @@ T = TypeVar("T")
 PAGE = 500  # the largest page of Atlas
 _MOST_PAGES = 1000
 USERS_LIMIT = "atlas.project.security.databaseAccess.users"
+
+
+@dataclass(frozen=True, slots=True)
+class _OfKind:
+    """How the API of one kind of clusters is called."""
+
+    create: ApiEndpoint
+    update: ApiEndpoint
+    delete: ApiEndpoint
+    parse: Callable[[Json], Cluster]
+
+
+_DEDICATED = _OfKind(endpoints.CREATE_CLUSTER, endpoints.UPDATE_CLUSTER, endpoints.DELETE_CLUSTER, parse_cluster)
+_FLEX = _OfKind(endpoints.CREATE_FLEX, endpoints.UPDATE_FLEX, endpoints.DELETE_FLEX, parse_flex)
+_OF_KIND = {"dedicated": _DEDICATED, "free": _DEDICATED, "flex": _FLEX}
 
 
 class AtlasClient:
@@ -142,6 +184,43 @@ class AtlasClient:
             pass
         return self._wire.ask(self._call(endpoints.GET_FLEX, cluster=name), parse_flex, self._guard)
 
+    def create_cluster(self, new: NewCluster) -> Cluster:
+        """Start the creation of a cluster, which goes on in Atlas; return the cluster as it is now.
+
+        A creation whose answer was lost may have started: look for a cluster of that name before creating it again.
+
+        Raises:
+            ClusterNameTaken: The project has a cluster of that name, or of the same first 23 characters.
+            ClusterLimitReached, PaymentRequired, OutOfCapacity: Atlas does not allow one more cluster like this.
+        """
+        endpoint, parse = _OF_KIND[new.kind].create, _OF_KIND[new.kind].parse
+        return self._wire.ask(self._call(endpoint, cluster_fields(new), cluster=new.name), parse, self._guard)
+
+    def update_cluster(self, cluster: Cluster, **changes: Unpack[ClusterChanges]) -> Cluster:
+        """Start the change of the given fields of a cluster; return the cluster as it is now.
+
+        Args:
+            cluster: The cluster as `cluster` has just returned it.
+            changes: The fields; those that are absent or None keep their values.
+
+        Raises:
+            ClusterNotFound: The project has no cluster of that name.
+            OutOfCapacity, PaymentRequired: Atlas does not allow the change.
+        """
+        of_kind = _OF_KIND[cluster.kind]
+        body = cluster_changes(cluster, **changes)
+        return self._wire.ask(self._call(of_kind.update, body, cluster=cluster.name), of_kind.parse, self._guard)
+
+    def delete_cluster(self, name: str, kind: Literal["dedicated", "flex"]) -> None:
+        """Start the deletion of a cluster, which may be under way already; it ends with `ClusterNotFound`.
+
+        Raises:
+            ClusterNotFound: The project has no cluster of that name.
+            ClusterProtected: Termination protection is on.
+        """
+        with suppress(ClusterDeleting):
+            self._wire.ask(self._call(_OF_KIND[kind].delete, cluster=name), lambda _: None, self._guard)
+
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
         """Return whether all changes of users have reached the cluster; Atlas may return an old APPLIED for a while.
 
@@ -169,57 +248,108 @@ class AtlasClient:
     def create_user(self, user: DatabaseUser) -> None:
         """Create a user.
 
-        A SCRAM user has the `databaseName` `admin`; Atlas answers any other with a 500.
+        A SCRAM user has the database `admin`, any other `$external`; Atlas may answer a wrong one with a 500.
 
         Raises:
             UserAlreadyExists: The project has a user of that name.
             UserLimitReached: The project has as many users as Atlas allows.
             UserExpired: `delete_after` is in the past.
         """
-        body = {"username": user.username, "databaseName": "admin", "groupId": self.project_id} | user_fields(
-            password=user.password,
-            roles=user.roles,
-            labels=user.labels,
-            scopes=user.scopes,
-            delete_after=user.delete_after,
-            description=user.description,
+        named = {"username": user.username, "databaseName": user.database, "groupId": self.project_id}
+        kinds = {"awsIAMType": user.aws_iam, "x509Type": user.x509}
+        kinds = {name: kind for name, kind in kinds.items() if kind != "NONE"}
+        body = (
+            named
+            | kinds
+            | user_fields(
+                password=user.password,
+                roles=user.roles,
+                labels=user.labels,
+                scopes=user.scopes,
+                delete_after=user.delete_after,
+                description=user.description,
+            )
         )
         self._wire.ask(self._call(endpoints.CREATE_USER, body, username=user.username), lambda _: None, self._guard)
 
-    def update_user(self, username: str, **changes: Unpack[UserChanges]) -> None:
+    def update_user(self, username: str, database: str = "admin", **changes: Unpack[UserChanges]) -> None:
         """Change the given fields of a user; fields that are absent or None keep their values.
 
         Raises:
             UserNotFound: The project has no such user.
             UserExpired: The `delete_after` of the user is in the past.
         """
-        self._wire.ask(
-            self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username), lambda _: None, self._guard
-        )
+        call = self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username, database=database)
+        self._wire.ask(call, lambda _: None, self._guard)
 
-    def delete_user(self, username: str) -> None:
+    def delete_user(self, username: str, database: str = "admin") -> None:
         """Delete a user.
 
         Raises:
             UserNotFound: The project has no such user.
         """
-        self._wire.ask(self._call(endpoints.DELETE_USER, username=username), lambda _: None, self._guard)
+        call = self._call(endpoints.DELETE_USER, username=username, database=database)
+        self._wire.ask(call, lambda _: None, self._guard)
 
-    def user(self, username: str) -> DatabaseUser:
+    def user(self, username: str, database: str = "admin") -> DatabaseUser:
         """Return a user, without the password.
 
         Raises:
             UserNotFound: The project has no such user.
         """
-        return self._wire.ask(self._call(endpoints.GET_USER, username=username), parse_user, self._guard)
+        call = self._call(endpoints.GET_USER, username=username, database=database)
+        return self._wire.ask(call, parse_user, self._guard)
 
     def users(self) -> Iterator[DatabaseUser]:
         """Yield all users of the project. A deletion between two pages may hide another user from the list."""
         return self._pages(endpoints.LIST_USERS, parse_user)
 
-    def access_list(self) -> list[Json]:
-        """Return the IP access list of the project's clusters as JSON objects (`cidrBlock` or `ipAddress`, …)."""
-        return list(self._pages(endpoints.LIST_ACCESS, lambda entry: entry))
+    def create_certificate(self, username: str, months: int) -> Certificate:
+        """Create a certificate of a user whose `x509` is `MANAGED`; the ones before stay valid.
+
+        Atlas shows the private key only in this answer. If it was lost, create another certificate.
+
+        Args:
+            username: The user, which is on the database `$external`.
+            months: How long the certificate is valid; at most 24.
+
+        Raises:
+            UserNotFound: The project has no such user.
+        """
+        body = {"monthsUntilExpiration": months}
+        call = self._call(endpoints.CREATE_CERTIFICATE, body, username=username)
+        return self._wire.ask(call, parse_certificate, self._guard)
+
+    def access_list(self) -> list[AccessEntry]:
+        """Return the IP access list of the project's clusters."""
+        return list(self._pages(endpoints.LIST_ACCESS, parse_access_entry))
+
+    def add_access_entry(self, entry: AccessEntry) -> None:
+        """Add an entry to the IP access list, or replace its comment. Atlas loses one of two changes at the same time.
+
+        Raises:
+            Refused: The list is full, or the entry is no address.
+        """
+        body = [{"cidrBlock": entry.cidr, "comment": entry.comment}]
+        call = self._call(endpoints.ADD_ACCESS, body, entry=entry.cidr or "")
+        self._wire.ask(call, lambda _: None, self._guard)
+
+    def access_status(self, cidr: str) -> Literal["PENDING", "FAILED", "ACTIVE"]:
+        """Return whether the clusters consider an entry of the IP access list.
+
+        Raises:
+            EntryNotFound: The list has no such entry.
+        """
+        call = self._call(endpoints.GET_ACCESS_STATUS, entry=cidr)
+        return self._wire.ask(call, _parse_access_status, self._guard)
+
+    def delete_access_entry(self, cidr: str) -> None:
+        """Delete an entry of the IP access list.
+
+        Raises:
+            EntryNotFound: The list has no such entry.
+        """
+        self._wire.ask(self._call(endpoints.DELETE_ACCESS, entry=cidr), lambda _: None, self._guard)
 
     def user_limit(self) -> int | None:
         """Return how many database users the project may have; None when the answer has no number."""
@@ -241,7 +371,7 @@ class AtlasClient:
         here = {text(role, "roleName") for role in roles if role.get("groupId") == self.project_id}
         return frozenset(here | {"ORG_OWNER" for role in roles if role.get("roleName") == "ORG_OWNER"})
 
-    def _call(self, endpoint: ApiEndpoint, body: Json | None = None, **names: str) -> Call:
+    def _call(self, endpoint: ApiEndpoint, body: Json | list[Json] | None = None, **names: str) -> Call:
         return Call(endpoint, {"project": self.project_id} | names, body=body)
 
     def _pages(self, endpoint: ApiEndpoint, parse: Callable[[Json], T], **names: str) -> Iterator[T]:
@@ -271,6 +401,17 @@ class AtlasClient:
 def _parse_project(body: Json) -> Json:
     text(body, "id")
     return body
+
+
+def _parse_access_status(body: Json) -> Literal["PENDING", "FAILED", "ACTIVE"]:
+    match body.get("STATUS"):
+        case "PENDING":
+            return "PENDING"
+        case "FAILED":
+            return "FAILED"
+        case "ACTIVE":
+            return "ACTIVE"
+    raise Malformed("STATUS is none of PENDING, FAILED and ACTIVE")
 
 
 def _parse_status(body: Json) -> Literal["PENDING", "APPLIED"]:

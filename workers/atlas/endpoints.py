@@ -23,12 +23,14 @@ class ApiEndpoint:
         path: The template of the path.
         version: The resource version, a date, for the header `Accept`; None for plain JSON.
         does: The end of the sentence "Atlas refused to …"; a template with the names of the path.
+        plain: A success is answered with text instead of a JSON object; the parser gets it as the field `text`.
     """
 
     method: str
     path: str
     version: str | None
     does: str
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Call:
     endpoint: ApiEndpoint
     names: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Json | None = field(default=None, repr=False)
+    body: Json | list[Json] | None = field(default=None, repr=False)
     form: dict[str, str] | None = None
     auth: AuthBase | None = field(default=None, repr=False)
 
@@ -73,22 +75,34 @@ MINT_TOKEN = ApiEndpoint("POST", "/api/oauth/token", None, "issue a token to the
 
 _ROOT = "/api/atlas/v2"
 _PROJECT = f"{_ROOT}/groups/{{project}}"
-_USER = f"{_PROJECT}/databaseUsers/admin/{{username}}"
+_USER = f"{_PROJECT}/databaseUsers/{{database}}/{{username}}"
+_CLUSTER = f"{_PROJECT}/clusters/{{cluster}}"
+_FLEX = f"{_PROJECT}/flexClusters/{{cluster}}"
+_ENTRY = f"{_PROJECT}/accessList/{{entry}}"
 _IN = "in project {project}"
 
 GET_KEY = ApiEndpoint("GET", _ROOT, "2023-01-01", "read the key itself")
 GET_PROJECT = ApiEndpoint("GET", _PROJECT, "2023-01-01", "read project {project}")
 GET_LIMIT = ApiEndpoint("GET", f"{_PROJECT}/limits/{{limit}}", "2023-01-01", f"read the limit {{limit}} {_IN}")
 LIST_ACCESS = ApiEndpoint("GET", f"{_PROJECT}/accessList", "2023-01-01", f"list the IP access list {_IN}")
+ADD_ACCESS = ApiEndpoint(
+    "POST", f"{_PROJECT}/accessList", "2023-01-01", f"add to the IP access list {_IN} the entry {{entry}}"
+)
+GET_ACCESS_STATUS = ApiEndpoint(
+    "GET", f"{_ENTRY}/status", "2023-01-01", f"read the status of entry {{entry}} of the IP access list {_IN}"
+)
+DELETE_ACCESS = ApiEndpoint("DELETE", _ENTRY, "2023-01-01", f"delete entry {{entry}} of the IP access list {_IN}")
 LIST_CLUSTERS = ApiEndpoint("GET", f"{_PROJECT}/clusters", "2024-08-05", f"list the clusters {_IN}")
-GET_CLUSTER = ApiEndpoint("GET", f"{_PROJECT}/clusters/{{cluster}}", "2024-08-05", f"read cluster {{cluster}} {_IN}")
-GET_STATUS = ApiEndpoint(
-    "GET", f"{_PROJECT}/clusters/{{cluster}}/status", "2023-01-01", f"read the status of cluster {{cluster}} {_IN}"
-)
+CREATE_CLUSTER = ApiEndpoint("POST", f"{_PROJECT}/clusters", "2024-10-23", f"create cluster {{cluster}} {_IN}")
+GET_CLUSTER = ApiEndpoint("GET", _CLUSTER, "2024-08-05", f"read cluster {{cluster}} {_IN}")
+UPDATE_CLUSTER = ApiEndpoint("PATCH", _CLUSTER, "2024-10-23", f"change cluster {{cluster}} {_IN}")
+DELETE_CLUSTER = ApiEndpoint("DELETE", _CLUSTER, "2023-02-01", f"terminate cluster {{cluster}} {_IN}")
+GET_STATUS = ApiEndpoint("GET", f"{_CLUSTER}/status", "2023-01-01", f"read the status of cluster {{cluster}} {_IN}")
 LIST_FLEX = ApiEndpoint("GET", f"{_PROJECT}/flexClusters", "2024-11-13", f"list the flex clusters {_IN}")
-GET_FLEX = ApiEndpoint(
-    "GET", f"{_PROJECT}/flexClusters/{{cluster}}", "2024-11-13", f"read flex cluster {{cluster}} {_IN}"
-)
+CREATE_FLEX = ApiEndpoint("POST", f"{_PROJECT}/flexClusters", "2024-11-13", f"create flex cluster {{cluster}} {_IN}")
+GET_FLEX = ApiEndpoint("GET", _FLEX, "2024-11-13", f"read flex cluster {{cluster}} {_IN}")
+UPDATE_FLEX = ApiEndpoint("PATCH", _FLEX, "2024-11-13", f"change flex cluster {{cluster}} {_IN}")
+DELETE_FLEX = ApiEndpoint("DELETE", _FLEX, "2024-11-13", f"terminate flex cluster {{cluster}} {_IN}")
 LIST_PROCESSES = ApiEndpoint("GET", f"{_PROJECT}/processes", "2023-01-01", f"list the processes {_IN}")
 LIST_DATABASES = ApiEndpoint(
     "GET",
@@ -101,3 +115,10 @@ CREATE_USER = ApiEndpoint("POST", f"{_PROJECT}/databaseUsers", "2023-01-01", f"c
 GET_USER = ApiEndpoint("GET", _USER, "2023-01-01", f"read database user {{username}} {_IN}")
 UPDATE_USER = ApiEndpoint("PATCH", _USER, "2023-01-01", f"change database user {{username}} {_IN}")
 DELETE_USER = ApiEndpoint("DELETE", _USER, "2023-01-01", f"delete database user {{username}} {_IN}")
+CREATE_CERTIFICATE = ApiEndpoint(
+    "POST",
+    f"{_PROJECT}/databaseUsers/{{username}}/certs",
+    "2023-01-01",
+    f"create a certificate of database user {{username}} {_IN}",
+    plain=True,
+)

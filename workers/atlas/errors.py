@@ -9,7 +9,14 @@
         ├── UserExpired          the end of a user's lifetime has passed, by Atlas's clock
         ├── UserLimitReached     the project has as many database users as Atlas allows
         ├── ClusterNotFound      the project has no cluster of that name
-        ├── WrongClusterApi      a flex cluster was requested from the API of dedicated clusters
+        ├── ClusterNameTaken     a cluster of the project has that name, or the same first 23 characters
+        ├── ClusterProtected     termination protection keeps the cluster
+        ├── ClusterDeleting      the deletion of the cluster has been requested before
+        ├── ClusterLimitReached  the project or organization has as many clusters or nodes as Atlas allows
+        ├── PaymentRequired      the organization has no payment method, or an unpaid invoice
+        ├── OutOfCapacity        the region has no capacity for the tier
+        ├── EntryNotFound        the IP access list has no such entry
+        ├── WrongClusterApi      a flex cluster was requested from the API of dedicated clusters, or the reverse
         └── Unauthorized         the credentials were refused, so the request itself was not examined
 
 ``refusal`` chooses the type by status and error code. ``retryable`` of each error says whether a retry can help.
@@ -26,7 +33,8 @@ _TRANSIENT_CODE = frozenset(
         (409, "AUTOMATION_CONFIG_CONCURRENT_MODIFICATION"),
     }
 )
-_NOT_ABOUT_THE_KEY = frozenset({"UNSUPPORTED_FOR_CURRENT_CONFIG"})  # and every code that ends in _LIMIT_EXCEEDED
+_CLUSTER_WORDS = frozenset({"CLUSTER", "CLUSTERS", "NODE", "NODES", "INSTANCES"})
+_NOT_ABOUT_THE_KEY = frozenset({"UNSUPPORTED_FOR_CURRENT_CONFIG"})  # and every code with the word LIMIT
 
 
 class AtlasError(Exception):
@@ -124,8 +132,36 @@ class ClusterNotFound(Refused):
     """404 CLUSTER_NOT_FOUND or CLUSTER_NAME_NOT_FOUND."""
 
 
+class ClusterNameTaken(Refused):
+    """400 DUPLICATE_CLUSTER_NAME or DUPLICATE_CLUSTER_NAME_PREFIX."""
+
+
+class ClusterProtected(Refused):
+    """400 CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED."""
+
+
+class ClusterDeleting(Refused):
+    """400 CLUSTER_ALREADY_REQUESTED_DELETION."""
+
+
+class ClusterLimitReached(Refused):
+    """Any 4xx whose code is about a limit of clusters or nodes; Atlas documents these codes incompletely."""
+
+
+class PaymentRequired(Refused):
+    """Any 402, such as NO_PAYMENT_INFORMATION_FOUND or ACCOUNT_SUSPENDED."""
+
+
+class OutOfCapacity(Refused):
+    """409 OUT_OF_CAPACITY or NO_CAPACITY."""
+
+
+class EntryNotFound(Refused):
+    """404 ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND."""
+
+
 class WrongClusterApi(Refused):
-    """400 CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API."""
+    """400 CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API or CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API."""
 
 
 class Unauthorized(Refused):
@@ -151,7 +187,15 @@ _TYPES: dict[tuple[int, str], type[Refused]] = {
     (403, "GROUP_USERS_LIMIT_EXCEEDED"): UserLimitReached,
     (404, "CLUSTER_NOT_FOUND"): ClusterNotFound,
     (404, "CLUSTER_NAME_NOT_FOUND"): ClusterNotFound,
+    (400, "DUPLICATE_CLUSTER_NAME"): ClusterNameTaken,
+    (400, "DUPLICATE_CLUSTER_NAME_PREFIX"): ClusterNameTaken,
+    (400, "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED"): ClusterProtected,
+    (400, "CLUSTER_ALREADY_REQUESTED_DELETION"): ClusterDeleting,
+    (409, "OUT_OF_CAPACITY"): OutOfCapacity,
+    (409, "NO_CAPACITY"): OutOfCapacity,
+    (404, "ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND"): EntryNotFound,
     (400, "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API"): WrongClusterApi,
+    (400, "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API"): WrongClusterApi,
 }
 
 
@@ -162,8 +206,13 @@ def refusal(status: int, code: str) -> type[Refused]:
         status: The HTTP status.
         code: Atlas's errorCode, or OAuth's ``error``; may be empty.
     """
-    about_limits = code.endswith("_LIMIT_EXCEEDED") or code in _NOT_ABOUT_THE_KEY
-    forbidden = status == HTTPStatus.FORBIDDEN and not about_limits
+    words = code.split("_")
+    about_limits = not {"LIMIT", "LIMITS"}.isdisjoint(words)
+    forbidden = status == HTTPStatus.FORBIDDEN and not about_limits and code not in _NOT_ABOUT_THE_KEY
     if status == HTTPStatus.UNAUTHORIZED or code == "invalid_client" or forbidden:
         return Unauthorized
+    if status == HTTPStatus.PAYMENT_REQUIRED:
+        return PaymentRequired
+    if about_limits and not _CLUSTER_WORDS.isdisjoint(words):
+        return ClusterLimitReached
     return _TYPES.get((status, code), Refused)

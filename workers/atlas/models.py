@@ -1,11 +1,12 @@
-"""Clusters, processes and database users, with the fields of Atlas that the broker needs.
+"""Clusters, processes, database users and IP access lists, with the fields of Atlas that the broker needs.
 
 Parsing ignores unknown fields, and raises `Malformed` when a needed field is missing or has another type.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -33,7 +34,9 @@ class DatabaseUser:
         scopes: The names of the clusters that the user may log in to; empty for all clusters.
         password: Only sent, never returned by Atlas.
         delete_after: The end of the user's lifetime, at which Atlas deletes it.
-        database: `admin` for SCRAM users, `$external` for others, which appear in lists.
+        database: `admin` for SCRAM users, `$external` for others.
+        aws_iam: `ROLE` or `USER` if the user name is the ARN of one, which logs in with AWS's credentials.
+        x509: `MANAGED` if Atlas creates the user's certificates, `CUSTOMER` if the project's own CA does.
     """
 
     username: str
@@ -44,6 +47,24 @@ class DatabaseUser:
     description: str | None = None
     delete_after: datetime | None = None
     database: str = "admin"
+    aws_iam: str = "NONE"
+    x509: str = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate of an X.509 user and its private key, both as PEM."""
+
+    certificate: str
+    private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessEntry:
+    """An entry of the IP access list. `cidr` is None for a security group of AWS."""
+
+    cidr: str | None
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,9 @@ class Cluster:
     Attributes:
         state: Atlas's `stateName`: IDLE, CREATING, UPDATING, DELETING, REPAIRING, or a newer one.
         sharded: The standard connection string names the mongos processes.
+        major_version: The version that the cluster is kept at, such as `8.0`; None for flex clusters.
+        tier: The size of the nodes that hold the data, such as `M10`; None for flex clusters.
+        replication_specs: Atlas's `replicationSpecs`, from which `cluster_changes` makes the new ones.
     """
 
     name: str
@@ -85,6 +109,42 @@ class Cluster:
     connection_strings: ConnectionStrings
     version: str | None
     sharded: bool = False
+    tags: dict[str, str] = field(default_factory=dict, hash=False)
+    termination_protection: bool = False
+    provider: str | None = None
+    region: str | None = None
+    tier: str | None = None
+    disk_size_gb: float | None = None
+    major_version: str | None = None
+    backup: bool | None = None
+    replication_specs: list[Json] = field(default_factory=list, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewCluster:
+    """A cluster to create. What is None is left to Atlas; a flex cluster has none of the last four fields."""
+
+    name: str
+    kind: Literal["dedicated", "flex"]
+    provider: str
+    region: str
+    tags: dict[str, str] = field(default_factory=dict, hash=False)
+    termination_protection: bool = False
+    tier: str | None = None
+    disk_size_gb: int | None = None
+    major_version: str | None = None
+    backup: bool | None = None
+
+
+class ClusterChanges(TypedDict, total=False):
+    """The fields of a cluster that can change. None means no change; tags replace all tags in Atlas."""
+
+    tags: dict[str, str] | None
+    termination_protection: bool | None
+    tier: str | None
+    disk_size_gb: int | None
+    major_version: str | None
+    backup: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +184,75 @@ def user_fields(**changes: Unpack[UserChanges]) -> Json:
         body["scopes"] = [{"name": name, "type": "CLUSTER"} for name in scopes]
     if (delete_after := changes.get("delete_after")) is not None:
         body["deleteAfterDate"] = delete_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _given(body)
+
+
+def cluster_fields(new: NewCluster) -> Json:
+    """Return the JSON fields of a cluster to create; a dedicated one is a replica set of three nodes."""
+    common: Json = {
+        "name": new.name,
+        "tags": _tags(new.tags),
+        "terminationProtectionEnabled": new.termination_protection,
+    }
+    if new.kind == "flex":
+        return common | {"providerSettings": {"backingProviderName": new.provider, "regionName": new.region}}
+    nodes = _given({"instanceSize": new.tier, "nodeCount": 3, "diskSizeGB": new.disk_size_gb})
+    region = {"providerName": new.provider, "regionName": new.region, "priority": 7, "electableSpecs": nodes}
+    return _given(
+        common
+        | {
+            "clusterType": "REPLICASET",
+            "replicationSpecs": [{"regionConfigs": [region]}],
+            "mongoDBMajorVersion": new.major_version,
+            "backupEnabled": new.backup,
+        }
+    )
+
+
+def cluster_changes(cluster: Cluster, **changes: Unpack[ClusterChanges]) -> Json:
+    """Return the JSON fields of a change of a cluster; fields that are absent or None are left out.
+
+    Tier and disk stand in each region, which Atlas replaces as a whole, so the other settings of the regions are sent
+    again.
+    """
+    tier, disk = changes.get("tier"), changes.get("disk_size_gb")
+    tags = changes.get("tags")
+    specs = [
+        {key: value for key, value in spec.items() if key in ("id", "zoneName")}
+        | {"regionConfigs": [_changed_region(region, tier, disk) for region in objects(spec, "regionConfigs")]}
+        for spec in cluster.replication_specs
+    ]
+    return _given(
+        {
+            "tags": None if tags is None else _tags(tags),
+            "terminationProtectionEnabled": changes.get("termination_protection"),
+            "mongoDBMajorVersion": changes.get("major_version"),
+            "backupEnabled": changes.get("backup"),
+            "replicationSpecs": None if tier is None and disk is None else specs,
+        }
+    )
+
+
+def _changed_region(region: Json, tier: str | None, disk_size_gb: int | None) -> Json:
+    """Return a region with another tier or disk, without what Atlas only answers and without groups of no nodes."""
+    changed = {key: value for key, value in region.items() if not key.startswith("effective")}
+    for group in ("electableSpecs", "readOnlySpecs", "analyticsSpecs"):
+        nodes = dict(object_of(changed, group))
+        if not nodes.get("nodeCount"):
+            changed.pop(group, None)
+            continue
+        if nodes.get("ebsVolumeType") != "PROVISIONED":  # else it follows from tier and disk
+            nodes.pop("diskIOPS", None)
+        own_tier = None if group == "analyticsSpecs" else tier
+        changed[group] = nodes | _given({"instanceSize": own_tier, "diskSizeGB": disk_size_gb})
+    return changed
+
+
+def _tags(tags: dict[str, str]) -> list[Json]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
+def _given(body: Json) -> Json:
     return {key: value for key, value in body.items() if value is not None}
 
 
@@ -149,7 +278,35 @@ def parse_user(body: Json) -> DatabaseUser:
         description=optional_text(body, "description"),
         delete_after=moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None,
         database=optional_text(body, "databaseName") or "admin",
+        aws_iam=optional_text(body, "awsIAMType") or "NONE",
+        x509=optional_text(body, "x509Type") or "NONE",
     )
+
+
+def parse_certificate(body: Json) -> Certificate:
+    """Parse the PEM text with a certificate and its private key.
+
+    Raises:
+        Malformed: It has not exactly one of each.
+    """
+    blocks = [
+        found[0] for found in re.finditer(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\n?", body["text"], re.DOTALL)
+    ]
+    keys = [block for block in blocks if "PRIVATE KEY-----" in block]
+    certificates = [block for block in blocks if block.startswith("-----BEGIN CERTIFICATE-----")]
+    if len(keys) != 1 or len(certificates) != 1:
+        raise Malformed("it is not one certificate with its private key")
+    return Certificate(certificates[0], keys[0])
+
+
+def parse_access_entry(body: Json) -> AccessEntry:
+    """Parse an entry of the IP access list.
+
+    Raises:
+        Malformed: A field has another type.
+    """
+    cidr = optional_text(body, "cidrBlock") or optional_text(body, "ipAddress")
+    return AccessEntry(cidr, optional_text(body, "comment") or "")
 
 
 def parse_cluster(body: Json) -> Cluster:
@@ -159,7 +316,20 @@ def parse_cluster(body: Json) -> Cluster:
         Malformed: A needed field is missing or has another type.
     """
     regions = [region for spec in objects(body, "replicationSpecs") for region in objects(spec, "regionConfigs")]
-    return _cluster(body, "free" if any(each.get("providerName") == "TENANT" for each in regions) else "dedicated")
+    free = any(each.get("providerName") == "TENANT" for each in regions)
+    first = regions[0] if regions else {}
+    nodes = object_of(first, "electableSpecs")
+    size = nodes.get("diskSizeGB")
+    return replace(
+        _cluster(body, "free" if free else "dedicated"),
+        provider=optional_text(first, "backingProviderName" if free else "providerName"),
+        region=optional_text(first, "regionName"),
+        tier=optional_text(nodes, "instanceSize"),
+        disk_size_gb=size if isinstance(size, int | float) else None,
+        major_version=optional_text(body, "mongoDBMajorVersion"),
+        backup=body.get("backupEnabled") is True,
+        replication_specs=objects(body, "replicationSpecs"),
+    )
 
 
 def parse_flex(body: Json) -> Cluster:
@@ -168,7 +338,12 @@ def parse_flex(body: Json) -> Cluster:
     Raises:
         Malformed: A needed field is missing or has another type.
     """
-    return _cluster(body, "flex")
+    settings = object_of(body, "providerSettings")
+    return replace(
+        _cluster(body, "flex"),
+        provider=optional_text(settings, "backingProviderName"),
+        region=optional_text(settings, "regionName"),
+    )
 
 
 def _cluster(body: Json, kind: Literal["dedicated", "flex", "free"]) -> Cluster:
@@ -187,6 +362,8 @@ def _cluster(body: Json, kind: Literal["dedicated", "flex", "free"]) -> Cluster:
         ),
         version=optional_text(body, "mongoDBVersion") or optional_text(body, "mongoDBMajorVersion"),
         sharded=optional_text(body, "clusterType") in ("SHARDED", "GEOSHARDED"),
+        tags={text(tag, "key"): text(tag, "value") for tag in objects(body, "tags")},
+        termination_protection=body.get("terminationProtectionEnabled") is True,
     )
 
 

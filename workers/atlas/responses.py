@@ -96,7 +96,10 @@ def interpret(
             body = None
     kind = response.headers.get("Content-Type", "no content type").partition(";")[0][:60]
     what = f"{len(response.content)} bytes of {kind!r}; is the base URL right, or a proxy in between?"
-    if isinstance(body, dict) and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+    success = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+    if call.endpoint.plain and success:
+        body = {"text": body if isinstance(body, str) else response.content.decode(errors="replace")}
+    if isinstance(body, dict) and success:
         try:
             return parse(body)
         except Malformed as error:
@@ -114,7 +117,7 @@ def interpret(
 
 def _refused(call: Call, response: requests.Response, body: Json, code: str, auth: ApiKey | ServiceAccount) -> Refused:
     """Return the error for an error answer. Atlas may repeat the request in it, so secrets are masked."""
-    secrets = [*auth.secrets, (call.body or {}).get("password")]
+    secrets = [*auth.secrets, call.body.get("password") if isinstance(call.body, dict) else None]
 
     def masked(text: str) -> str:
         for secret in filter(None, secrets):

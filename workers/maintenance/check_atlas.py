@@ -94,7 +94,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
 
 def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
     """Check the IP access list of the clusters, which only drops of databases and BROKER_VERIFY_LOGIN need."""
-    listed = [str(entry.get("cidrBlock") or entry.get("ipAddress") or "") for entry in client.access_list()]
+    listed = [entry.cidr or "" for entry in client.access_list()]
     networks = []
     for entry in listed:
         with suppress(ValueError):  # an entry that is no address, such as a security group of AWS
