@@ -140,6 +140,9 @@ class Config:
     """The roles that the binding parameter ``roles`` may contain, on the instance's own database."""
     CUSTOM_ROLES: ClassVar[frozenset[str]] = frozenset()
     """Custom roles of the Atlas project that ``roles`` may contain. A binding with a custom role has no other role."""
+    SERVICE_BINDING_KEYS = False
+    """Whether credentials also have ``type`` and ``provider``, the well-known keys of the Service Binding specification
+    for Kubernetes, by which application frameworks configure themselves."""
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class OperatorConfig(Config):
     """
 
     CUSTOM_ROLES = frozenset({"reporting"})
+    SERVICE_BINDING_KEYS = True
 
     def __init__(self, secrets: dict[str, Any]) -> None:
         super().__init__(secrets["atlas"], None)

@@ -40,6 +40,11 @@ def test_a_user_is_scoped_to_the_cluster_and_labelled_with_ids_as_the_platform_k
     assert user["description"]
 
 
+def test_credentials_have_the_keys_of_the_service_binding_specification(broker: Broker, instance: str) -> None:
+    credentials = broker.bind(instance)
+    assert (credentials["type"], credentials["provider"]) == ("mongodb", "atlas")
+
+
 @pytest.mark.parametrize(
     ("parameters", "names", "writes"),
     [

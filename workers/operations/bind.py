@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
+SERVICE_BINDING_KEYS = {"type": "mongodb", "provider": "atlas"}
 
 
 class Step(StrEnum):
@@ -58,6 +59,8 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     username, password = credentials.get("username"), credentials.get("password")
     if not isinstance(username, str) or not isinstance(password, str) or not username or not password:
         raise FailedError("generate_binding_credentials of this broker must give a username and a password.")
+    if job.config.SERVICE_BINDING_KEYS:
+        credentials = SERVICE_BINDING_KEYS | credentials
     changes: BindingFields = {
         "project": instance.project or job.project,
         "cluster": instance.cluster,
