@@ -16,6 +16,7 @@ EVENTS: dict[str, str] = {
     "cluster_not_watched": "This worker could not poll a cluster; another worker, or a later job, continues.",
     "connection_strings_read_again": "Something else has changed the stored connection strings; Atlas is asked again.",
     "consumer_failed": "The consumer of messages met an unknown error, and connects to Redis again.",
+    "credentials_refused": "Atlas refuses the credentials of this worker for a project, so it does not become ready.",
     "databases_not_listed": "Atlas did not list the databases of a cluster, so an existing one counts as foreign.",
     "document_unreadable": "A document in MongoDB cannot be read; it is left as it is.",
     "encryption_keys_right": "The encryption keys of this process open the stored data again.",

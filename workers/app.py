@@ -33,6 +33,7 @@ from workers.announcer import Announcer
 from workers.clusters.user_quota import UserQuota
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
+from workers.probes import Parts, Probes, try_credentials
 from workers.transport import Consumer
 
 library_workarounds.ignore_environment()
@@ -55,6 +56,7 @@ class _Process:
     """Celery's name of this worker, which Flower shows too."""
     keys_checked = False
     context: Context | None = None
+    probes = Probes()
     consumer: Consumer | None = None
     """Celery's consumer, which has the connection for events; None in a child of a pool of processes."""
 
@@ -139,8 +141,9 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
 def _serve_metrics(instance: Any, **_: object) -> None:  # noqa: ANN401 - no stub has pool_cls
     port = _settings().metrics_port
     if port:
+        probes = {"/live": _Process.probes.live, "/ready": _Process.probes.ready}
         with _one_line_errors():
-            metrics.serve(port, processes=instance.pool_cls.__module__ == "celery.concurrency.prefork")
+            metrics.serve(port, probes, processes=instance.pool_cls.__module__ == "celery.concurrency.prefork")
 
 
 def _guard_flower() -> None:
@@ -194,6 +197,8 @@ def _start_sweeper(sender: Consumer, **_: object) -> None:
         check=UserQuota(parts.store, parts.housekeeping, parts.projects).check,
     )
     sweeper.start()
+    _Process.probes.parts = Parts(parts, sender, sweeper)
+    try_credentials(parts)
     Announcer(parts, sender.hostname, sender.consumed_queues).start()
 
 

@@ -1,20 +1,30 @@
-"""The metrics of a worker for Prometheus, served on BROKER_METRICS_PORT.
+"""The metrics of a worker for Prometheus, served on BROKER_METRICS_PORT together with the worker's probes.
 
 They are counted also while nothing serves them, which takes some microseconds for each call of Atlas. Labels have few
 values: names of endpoints, statuses, kinds of operations, projects; never an id of a user.
 """
 
 import errno
+import json
 import os
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from broker_api.errors import SettingError
+from broker_api.json_types import JsonObject
 from broker_api.metrics_directory import DIRECTORY
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+Probe = Callable[[], tuple[bool, JsonObject]]
+"""Returns whether all is well, and the body of the answer."""
 
 COUNTING = suppress(OSError)
 """The context of each count: an error with the files of several processes loses the count and fails no operation."""
@@ -81,11 +91,12 @@ class Progress:
                 OPERATION_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
 
 
-def serve(port: int, *, processes: bool) -> None:
-    """Serve the metrics on all addresses of IPv6 and IPv4, in a background thread.
+def serve(port: int, probes: Mapping[str, Probe], *, processes: bool) -> None:
+    """Serve probes and metrics on all addresses of IPv6 and IPv4, in a background thread.
 
     Args:
         port: The port.
+        probes: What answers which path; every other path has the metrics.
         processes: The pool has processes, which count into the files of a directory.
 
     Raises:
@@ -99,10 +110,23 @@ def serve(port: int, *, processes: bool) -> None:
         raise SettingError(f"BROKER_METRICS_PORT: with a pool of processes {DIRECTORY} must name an empty directory")
     try:
         try:
-            start_http_server(port, "::", registry)
+            server, _ = start_http_server(port, "::", registry)
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
-            start_http_server(port, "0.0.0.0", registry)  # noqa: S104 - a machine without IPv6
+            server, _ = start_http_server(port, "0.0.0.0", registry)  # noqa: S104 - a machine without IPv6
     except OSError as error:
         raise SettingError(f"BROKER_METRICS_PORT: port {port} cannot be opened: {error.strerror}") from None
+    server.set_app(_with_probes(probes, make_wsgi_app(registry)))
+
+
+def _with_probes(probes: Mapping[str, Probe], others: "WSGIApplication") -> "WSGIApplication":
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        probe = probes.get(environ["PATH_INFO"])
+        if probe is None:
+            return others(environ, start_response)
+        is_well, body = probe()
+        start_response("200 OK" if is_well else "503 Service Unavailable", [("Content-Type", "application/json")])
+        return [json.dumps(body).encode()]
+
+    return answer

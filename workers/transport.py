@@ -29,6 +29,7 @@ from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer, state
 from kombu import Consumer as KombuConsumer
+from kombu.asynchronous import Hub
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
@@ -53,10 +54,19 @@ OUTAGE = OutageLog("receiving jobs")
 
 
 class Activity:
-    """When this process last received an answer to a BRPOP, and last sent a heartbeat, in monotonic seconds."""
+    """What the consumer of this process has done last, in monotonic seconds."""
 
     received_at = -math.inf
+    """An answer to a BRPOP came."""
     heartbeat_at = -math.inf
+    """A heartbeat was sent."""
+    turned_at = -math.inf
+    """Its loop has turned, or it has tried to connect to Redis."""
+
+    @classmethod
+    def turn(cls) -> None:
+        """Record a turn of the consumer's loop."""
+        cls.turned_at = time.monotonic()
 
 
 log = structlog.get_logger(__name__)
@@ -204,6 +214,11 @@ class Consumer(consumer.Consumer):
             return []
         return [queue.name for queue in consumer.queues]
 
+    def register_with_event_loop(self, hub: Hub) -> None:
+        """Let each turn of the loop be recorded, for the liveness probe."""
+        super().register_with_event_loop(hub)
+        hub.on_tick.add(Activity.turn)  # type: ignore[attr-defined]  # a set, in the stub a list
+
     def ensure_connected(self, conn: Connection) -> Connection:
         """Try to connect until it succeeds; SIGTERM ends it within a second."""
         conn.ensure_connection(
@@ -211,7 +226,7 @@ class Consumer(consumer.Consumer):
             interval_start=1,
             interval_step=1,
             interval_max=LONGEST_PAUSE_SECONDS,
-            callback=state.maybe_shutdown,
+            callback=self._wait,
         )
         self.first_connection_attempt = False
         return conn
@@ -234,5 +249,9 @@ class Consumer(consumer.Consumer):
         OUTAGE.failed(error)
         until = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
         while time.monotonic() < until:
-            state.maybe_shutdown()
+            self._wait()
             time.sleep(0.1)
+
+    def _wait(self) -> None:
+        Activity.turn()
+        state.maybe_shutdown()

@@ -164,22 +164,9 @@ def test_redis_never_evicts_and_keeps_nothing() -> None:
     assert (options["--save"], options["--appendonly"]) == ("", "no")
 
 
-def test_the_workers_health_check_asks_for_the_port_of_redis() -> None:
-    (pattern,) = (part for part in services()["worker"]["healthcheck"]["test"] if part.startswith(":"))
-    port = int(pattern[1:5], 16)
-    assert f":{port}/" in environment("worker")["BROKER_REDIS_URL"]
-
-
-@pytest.mark.parametrize(("family", "table"), [("tcp", "IPv4"), ("tcp6", "IPv6")], ids=["IPv4", "IPv6"])
-def test_the_workers_health_check_finds_a_connection_of_each_family(family: str, table: str, tmp_path: Path) -> None:
-    """It runs on copies of the kernel's tables; on a machine without IPv6 there is only the first."""
-    address = "0100007F" if family == "tcp" else "00000000000000000000000001000000"
-    (tmp_path / "tcp").write_text("  sl  local_address rem_address   st\n")
-    (tmp_path / family).write_text(f"   0: {address}:C350 {address}:18EB 01 00000000:00000000 {table}\n")
-    check = [part.replace("/proc/net", str(tmp_path)) for part in services()["worker"]["healthcheck"]["test"][1:]]
-    assert subprocess.run(check, check=False, timeout=10).returncode == 0
-    (tmp_path / family).unlink()
-    assert subprocess.run(check, check=False, timeout=10).returncode != 0
+def test_the_workers_health_check_asks_its_readiness_probe() -> None:
+    (port,) = (step.value[1] for step in stages()["worker"].steps if step.value[0] == "BROKER_METRICS_PORT")
+    assert f"http://localhost:{port}/ready" in services()["worker"]["healthcheck"]["test"][-1]
 
 
 def test_the_processes_of_the_broker_listen_on_addresses_of_both_families() -> None:

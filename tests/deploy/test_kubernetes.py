@@ -13,7 +13,7 @@ from broker_api.settings.settings import Part, load
 from tests.deploy.files import ATLAS_SETTINGS, KUBERNETES, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.service_catalog import SCHEMAS
 
-OLDEST = "1.25"
+OLDEST = "1.27"
 """The oldest Kubernetes that these objects are checked against; the newest is whatever the schemas' package knows."""
 
 
@@ -207,14 +207,22 @@ def test_the_config_map_gives_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("queue", sorted(QUEUES))
-def test_a_worker_may_end_its_steps_and_is_asked_nothing_that_costs_it(queue: str) -> None:
+def test_a_worker_may_end_its_steps(queue: str) -> None:
     assert pod(f"workers-{queue}")["terminationGracePeriodSeconds"] == 60
-    assert not any(key.endswith("Probe") for key in container(f"workers-{queue}"))
 
 
-def test_the_api_is_asked_whether_it_lives_and_whether_it_is_ready() -> None:
-    paths = {key: container("api")[key]["httpGet"]["path"] for key in ("livenessProbe", "readinessProbe")}
-    assert paths == {"livenessProbe": "/live", "readinessProbe": "/ready"}
+@pytest.mark.parametrize("name", ["api", *(f"workers-{queue}" for queue in sorted(QUEUES))])
+def test_api_and_workers_are_asked_whether_they_live_and_whether_they_are_ready(name: str) -> None:
+    asked = {key: container(name)[key]["httpGet"] for key in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert [asked[key]["path"] for key in asked] == ["/live", "/live", "/ready"]
+    assert {each["port"] for each in asked.values()} == {port["name"] for port in container(name)["ports"]}
+
+
+@pytest.mark.parametrize("queue", sorted(QUEUES))
+def test_a_roll_out_stops_at_the_first_worker_that_does_not_become_ready(queue: str) -> None:
+    spec = of_kind("Deployment")[f"workers-{queue}"]["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert spec["minReadySeconds"] > container(f"workers-{queue}")["readinessProbe"]["periodSeconds"]
 
 
 def test_a_request_that_waits_for_its_job_outlives_the_order_to_stop() -> None:
@@ -265,7 +273,9 @@ def test_the_autoscalers_have_the_api_and_the_two_busy_queues_and_the_only_say_t
 def test_every_deployment_that_serves_has_a_disruption_budget_that_lets_a_node_be_drained() -> None:
     budgets = of_kind("PodDisruptionBudget")
     assert budgets.keys() == of_kind("Deployment").keys() - {"flower"}
-    assert all(each["spec"]["maxUnavailable"] == 1 for each in budgets.values())
+    for each in budgets.values():
+        assert each["spec"]["maxUnavailable"] == 1
+        assert each["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_only_pods_that_say_so_reach_flower_and_the_metrics_of_workers() -> None:

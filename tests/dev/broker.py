@@ -36,7 +36,7 @@ class Flower(Api):
 
 
 class Worker(Server):
-    """Serves all queues; on its port are its metrics."""
+    """Serves all queues; on its port are its metrics and probes."""
 
     def __init__(self, settings: Mapping[str, str], name: str = "worker") -> None:
         super().__init__(name, settings)
@@ -48,7 +48,10 @@ class Worker(Server):
         return f"{self.name}@{HOST}"
 
     def metrics(self) -> str:
-        return requests.get(f"http://{HOST}:{self.port}/metrics", timeout=5).text
+        return self.probe("/metrics").text
+
+    def probe(self, path: str, seconds: float = 5) -> requests.Response:
+        return requests.get(f"http://{HOST}:{self.port}{path}", timeout=seconds)
 
     def command(self) -> Sequence[str | Path]:
         # Neighbours that are asked and listened to at start cost a second, and nothing here uses them.

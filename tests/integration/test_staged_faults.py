@@ -145,6 +145,12 @@ def test_one_worker_has_a_wrong_key(own: Stack, platform: OsbClient) -> None:
         assert f"{wrong.uri}, process " in check(own)
         assert "compare its Atlas key with that of the other workers" in check(own)
         assert metric(own, "workers_in_trouble", trouble="key_refused", project=own.emulator.project_id) == 1
+        refused = wrong.probe("/ready")
+        assert (refused.status_code, refused.json()["status"]) == (503, "not ready")
+        assert refused.json()["atlas"] == "Atlas refuses the credentials of 1 of 1 projects"
+        assert wrong.log_text().count('"credentials_refused"') == 1
+        assert wrong.probe("/live").status_code == 200
+        assert own.workers[0].probe("/ready").status_code == 200
     for name, accepted in begun.items():
         tenant.succeed(accepted, name)
 

@@ -67,6 +67,8 @@ class Sweeper:
         self._elected_at = 0.0
         self._expired_at = 0.0
         self._checked_at = time.monotonic()
+        self.turned_at = time.monotonic()
+        """When its last round has begun, in monotonic seconds."""
 
     def start(self) -> None:
         """Sweep in a background thread until the process stops."""
@@ -75,6 +77,7 @@ class Sweeper:
     def _run(self) -> None:
         prepared = False
         while not self._stopping.wait(TICK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
+            self.turned_at = time.monotonic()
             try:
                 if not prepared:
                     self._store.prepare()

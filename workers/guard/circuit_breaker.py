@@ -52,6 +52,11 @@ class CircuitBreaker:
         self.key_refused = False
         """Whether Atlas has refused the credentials of this process since its last successful call."""
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether Atlas has accepted the credentials of this process at least once."""
+        return self._succeeded_at is not None
+
     def is_open(self) -> bool:
         """Return whether calls are stopped, by the state that all workers share, which is at most a second old.
 

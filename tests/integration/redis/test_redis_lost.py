@@ -10,7 +10,7 @@ from tests.dev.services import Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import Answer, OsbClient
-from tests.tenant import Tenant, together, works
+from tests.tenant import Tenant, eventually, together, works
 
 BINDINGS = 8
 
@@ -94,5 +94,15 @@ def test_readiness_stays_and_says_that_redis_is_lost(fragile: Stack, platform: O
         ready = platform.request("GET", "/ready")
         assert ready.status == 200
         assert ready.json["redis"].startswith("Redis does not answer")
+        (worker,) = fragile.workers
+        eventually(lambda: worker.probe("/ready").status_code == 503, "a worker that gets no jobs is not ready")
+        assert worker.probe("/ready").json()["consumer"] == "it receives no jobs from Redis"
+        assert worker.probe("/live").status_code == 200  # a restart does not bring Redis back
     Tenant(platform).provision()
     assert platform.request("GET", "/ready").json["redis"] == "ok"
+    assert worker.probe("/ready").json() == {
+        "status": "ready",
+        "consumer": "ok",
+        "atlas": "ok",
+        "encryption_keys": "ok",
+    }
