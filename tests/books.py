@@ -9,6 +9,7 @@ from pymongo.collection import Collection
 from requests.auth import HTTPDigestAuth
 
 from broker_api.state.encryption import Vault
+from broker_api.state.private_values import opened
 from broker_api.state.record_macs import OPERATION, RecordMacs
 from broker_api.state.records import Place, binding_key, instance_key, record
 from tests.dev.stack import Stack
@@ -43,7 +44,7 @@ def sign(stack: Stack, query: Json) -> None:
     """Give documents that a test has changed the MACs that the broker would have written with these changes."""
     macs = RecordMacs(Vault((stack.encryption_key,)))
     with held(stack) as documents:
-        for found in map(record, documents.find(query)):
+        for found in (opened(macs.vault, record(each)) for each in documents.find(query)):
             made: Json = {**macs.of_changed(found, found.model_dump())}
             made[OPERATION] = macs.of_operation(found.key, found.operation)
             documents.update_one({"_id": found.key}, {"$set": made})

@@ -47,7 +47,7 @@ def status(*, as_json: bool) -> None:
             "worker_keys": dict(use.worker_secrets),
             "not_needed": _not_needed(use, vault),
         }
-        told |= {"without_macs": use.without_macs, "macs_required": use.macs_required}
+        told |= {"without_macs": use.without_macs, "in_clear": use.in_clear, "macs_required": use.macs_required}
         click.echo(json.dumps(told, indent=2))
     else:
         output.show_list(rows, COLUMNS, len(rows) + 1, as_json=False)
@@ -119,7 +119,7 @@ def _advice(use: KeyUse, vault: Vault) -> str:
     first, *others = vault.ids
     if missing := _missing(use, vault):
         return f"Put back into BROKER_ENCRYPTION_KEYS: {', '.join(missing)}. What is under them cannot be used."
-    if use.needed() - {first} or use.without_macs:
+    if use.needed() - {first} or use.without_macs or use.in_clear:
         return f"Run atlas-broker keys rotate: not everything is under the first key {first} or has MACs."
     if not use.macs_required:
         return "Run atlas-broker keys rotate: everything has MACs, but documents without MACs are still accepted."

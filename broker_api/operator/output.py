@@ -13,6 +13,7 @@ from rich.text import Text
 
 from broker_api.json_types import JsonObject
 from broker_api.service.operation_views import duration_text, moment, state
+from broker_api.state.private_values import known
 from broker_api.state.records import Binding, Instance
 
 PIPE_WIDTH = 400
@@ -43,7 +44,7 @@ def instance_details(found: Instance, bindings: Sequence[Binding]) -> JsonObject
         "organization": found.organization_guid,
         "space": found.space_guid,
         "owns_database": found.owns_database,
-        "parameters": found.parameters,
+        **_parameters(found),
         "bindings": [binding.binding_id for binding in bindings],
     }
 
@@ -72,8 +73,15 @@ def binding_details(found: Binding) -> JsonObject:
         "predecessor": found.predecessor,
         "expires": moment(found.expires),
         "renew_before": moment(found.renew_before),
-        "parameters": found.parameters,
+        **_parameters(found),
     }
+
+
+def _parameters(found: Instance | Binding) -> JsonObject:
+    """Return the known parameters, and whether there are others, whose values may be secrets."""
+    shown = known(found.parameters)
+    has_others = found.sealed_parameters or shown != found.parameters
+    return {"parameters": shown, "other_parameters": "not shown" if has_others else None}
 
 
 def show_list(rows: Iterable[JsonObject], columns: Sequence[str], limit: int, *, as_json: bool) -> None:

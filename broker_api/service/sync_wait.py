@@ -12,6 +12,7 @@ from broker_api.errors import AsyncRequired, BadRequest, ConcurrencyError, Opera
 from broker_api.json_types import JsonObject
 from broker_api.service.operation_watcher import OperationWatcher
 from broker_api.service.schemas import Accepted, Caller, Complete
+from broker_api.state.private_values import opened
 from broker_api.state.records import Binding, Instance, Kind, Operation, PastOperation, State
 from broker_api.state.store import Store
 
@@ -84,7 +85,8 @@ class SyncWait:
         if operation and operation.state == State.SUCCEEDED:
             return
         instance = self._store.instance(found.instance_id) if isinstance(found, Binding) else None
-        sources = (context, caller.identity, found and found.context, instance and instance.context)
+        stored = found and opened(self._store.macs.vault, found)
+        sources = (context, caller.identity, stored and stored.context, instance and instance.context)
         platform = next((each["platform"] for each in sources if each and each.get("platform")), None)
         raise ConcurrencyError if platform == SERVICE_CATALOG else OutOfTime(time.monotonic() - began)
 

@@ -26,6 +26,7 @@ from broker_api.state.encryption import FERNET, Vault, key_id_of
 from broker_api.state.housekeeping import PROBE_SECONDS, Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.private_values import CONTEXT, PARAMETERS
 from broker_api.state.record_macs import REQUEST
 from broker_api.state.records import Place
 from broker_api.state.store import Store
@@ -35,7 +36,7 @@ CANARY = "encryption_keys"
 MACS_REQUIRED = "macs_required"
 """The text of the canary when every document has MACs."""
 CANARY_PLACE = Place(CANARY, "sealed")
-SEALED_FIELDS = ("sealed_credentials", "sealed_dropper")
+SEALED_FIELDS = ("sealed_credentials", "sealed_dropper", PARAMETERS, CONTEXT)
 START_SECONDS = 3.0
 """How long the start of a process waits for MongoDB; without an answer the keys are checked later."""
 FRESH_SECONDS = 1.0

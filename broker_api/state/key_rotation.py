@@ -22,11 +22,15 @@ from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, S
 from broker_api.state.housekeeping import TOKENS, Housekeeping
 from broker_api.state.mongo import Document
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.private_values import REQUEST as REQUESTED
+from broker_api.state.private_values import in_clear, opened, sealed, sealed_request
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
-from broker_api.state.records import Phase, Place, record
+from broker_api.state.records import Phase, Place, canonical, record
 from broker_api.state.store import Store
 
 MACS = (REQUEST, SETTLED, OPERATION)
+ALL_SEALED = (*SEALED_FIELDS, REQUESTED)
+CLEAR = ("parameters", "context", "operation.request")
 PASSES = 5
 PAUSE_SECONDS = 0.02
 """The pause after each batch, which leaves MongoDB to the broker."""
@@ -59,6 +63,7 @@ class KeyUse:
         macs: Numbers of MACs.
         worker_secrets: Numbers of secrets by the ids of the workers' keys.
         without_macs: The number of documents that lack MACs.
+        in_clear: The number of documents in which unknown parameters or contexts are not encrypted.
         macs_required: Whether such documents are refused.
         canary: The id of the key of the canary.
     """
@@ -67,6 +72,7 @@ class KeyUse:
     macs: Counter[str]
     worker_secrets: Counter[str]
     without_macs: int
+    in_clear: int
     macs_required: bool
     canary: str
 
@@ -97,12 +103,13 @@ class KeyRotation:
     @storage_errors("count what is under which key")
     def use(self) -> KeyUse:
         """Count what is under which key; this reads every document once."""
-        shown = dict.fromkeys([*SEALED_FIELDS, *MACS, "phase", "operation.open"], 1)
+        shown = dict.fromkeys([*ALL_SEALED, *MACS, *CLEAR, "phase", "operation.open"], 1)
         secrets, macs = Counter[str](), Counter[str]()
-        without = 0
+        without = clear = 0
         for document in self._store.collection.find(BROKERS, shown):
             flat = _flat(document)
-            secrets.update(key_id_of(str(flat[name])) for name in SEALED_FIELDS if flat.get(name))
+            secrets.update(key_id_of(str(flat[name])) for name in ALL_SEALED if flat.get(name))
+            clear += in_clear(document)
             if flat.get("phase") == Phase.GONE and not flat.get("operation.open"):
                 continue  # its MACs are not checked any more
             macs.update(key_id_of(str(flat[name])) for name in MACS if flat.get(name))
@@ -115,7 +122,7 @@ class KeyRotation:
         of_workers = Counter(key_id_of(str(token["sealed"])) for token in tokens if token.get("sealed"))
         sealed = self._check.canary() or ""
         required = self._vault.opens(sealed, CANARY_PLACE) and self._vault.open(sealed, CANARY_PLACE) == MACS_REQUIRED
-        return KeyUse(secrets, macs, of_workers, without, required, self._vault.fernet_id(sealed) or FERNET)
+        return KeyUse(secrets, macs, of_workers, without, clear, required, self._vault.fernet_id(sealed) or FERNET)
 
     def rotate(self, batch: int) -> Iterator[Progress]:
         """Rotate, and yield the progress after each batch.
@@ -165,9 +172,10 @@ class KeyRotation:
         try:
             renewed = self._macs_of(document) | {
                 name: self._vault.seal(self._vault.open(before[name], Place(key, name)), Place(key, name))
-                for name in SEALED_FIELDS
+                for name in ALL_SEALED
                 if before.get(name) and key_id_of(before[name]) != self._vault.ids[0]
             }
+            renewed |= self._sealed_of(document) if in_clear(document) else {}
         except BrokerError as error:
             progress.left[key] = str(error)
             return None
@@ -175,7 +183,7 @@ class KeyRotation:
         if not changed:
             return None
         unchanged = {"_id": key, **{name: before.get(name) for name in changed}}
-        if OPERATION in changed:
+        if any(name.startswith("operation.") for name in changed):
             unchanged["operation.id"] = before["operation.id"]
         return UpdateOne(unchanged, {"$set": changed})
 
@@ -194,6 +202,14 @@ class KeyRotation:
         if not found.readable:
             raise TamperedError(key, "it cannot be read")
         return self._macs.renewed(found)
+
+    def _sealed_of(self, document: Document) -> JsonObject:
+        """Return the fields of a document of an earlier release that are encrypted now, as they are stored."""
+        whole, vault = opened(self._vault, record(document)), self._vault
+        fields = sealed(vault, whole.key, {"parameters": whole.parameters, "context": whole.context})
+        request = sealed_request(vault, whole.key, whole.operation)
+        values = fields | {f"operation.{name}": value for name, value in request.items()}
+        return {name: canonical(value) if isinstance(value, dict) else value for name, value in values.items()}
 
     @storage_errors("rotate keys")
     def _renew_canary(self, *, all_have_macs: bool) -> None:

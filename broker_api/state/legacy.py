@@ -14,6 +14,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from broker_api.config import Config
 from broker_api.errors import ErrStorageRemoveBinding, ErrStorageRemoveInstance, SettingError
 from broker_api.json_types import JsonObject
+from broker_api.state.private_values import sealed
 from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
     Binding,
@@ -91,7 +92,10 @@ class LegacyDocuments:
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
         converted = _converted(found, key)
         with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
-            self._collection.insert_one(converted | self._macs.of_record(record(converted)))
+            made = record(converted)
+            stored = sealed(self._macs.vault, key, {"parameters": made.parameters})
+            stored["parameters"] = canonical(stored["parameters"])
+            self._collection.insert_one(converted | stored | self._macs.of_record(made))
             self._collection.delete_many(query)
         return self._collection.find_one({"_id": key})
 

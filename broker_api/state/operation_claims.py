@@ -18,6 +18,7 @@ from pymongo import ReturnDocument
 from broker_api.state.fields import Fields, OperationFields, ResourceFields, StepFields, StepsFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.private_values import sealed
 from broker_api.state.records import (
     CREATES,
     DELETES,
@@ -278,8 +279,9 @@ class Claims:
         written: dict[str, Any] = {}
         for fields in filter(None, changes):
             written |= fields
-        written |= self.store.macs.of_changed(claim.record, written)
-        values = assignments(operation, "operation.") | _step_assignments(steps) | assignments(written)
+        macs = self.store.macs
+        stored = sealed(macs.vault, claim.record.key, written) | macs.of_changed(claim.record, written)
+        values = assignments(operation, "operation.") | _step_assignments(steps) | assignments(stored)
         document = self.store.collection.find_one_and_update(
             held, [{"$set": values}], return_document=ReturnDocument.AFTER
         )

@@ -18,7 +18,8 @@ import structlog
 
 from broker_api.errors import TamperedError
 from broker_api.state.encryption import Vault
-from broker_api.state.records import Binding, Instance, Operation, Phase, Place, Resource
+from broker_api.state.private_values import opened
+from broker_api.state.records import AnyResource, Binding, Instance, Operation, Phase, Place, Resource
 
 REQUEST, SETTLED, OPERATION = "request_mac", "settled_mac", "operation.mac"
 GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
@@ -108,40 +109,53 @@ class RecordMacs:
         """Return the MAC of an operation."""
         return self.of_value(_operation_values(operation), Place(key, OPERATION))
 
-    def check(self, record: Resource) -> None:
+    def checked(self, stored: AnyResource) -> AnyResource:
         """Check the MACs of an instance or binding, but not that of its operation.
 
         One that is gone is not checked: only its operation could use its fields, and that has ended.
 
+        Args:
+            stored: The record as it was read from MongoDB.
+
+        Returns:
+            The record with what is encrypted in MongoDB (see ``private_values``).
+
         Raises:
             TamperedError: A MAC does not fit, or is missing although it is required.
-            MissingKeyError: The key of a MAC is not known.
+            MissingKeyError: The key of a MAC, or of what is encrypted, is not known.
+            UndecryptableError: Something else has changed what is encrypted.
         """
-        if not record.readable or is_gone(record):
-            return
+        if not stored.readable or is_gone(stored):
+            return stored
+        record = opened(self.vault, stored)
         for group, names in GROUPS[type(record)].items():
             mac = getattr(record, group)
             if not self.fits([getattr(record, name) for name in names], mac, Place(record.key, group)):
                 raise _tampered(record, group, mac)
+        return record
 
-    def check_all(self, record: Resource) -> None:
+    def all_checked(self, stored: AnyResource) -> AnyResource:
         """Check the MACs of an instance or binding and of its operation, before a worker runs it.
 
-        Raises:
-            TamperedError, MissingKeyError: As in ``check``.
-        """
-        self.check(record)
-        self._check_operation(record)
+        Returns:
+            The record, as ``checked`` returns it.
 
-    def renewed(self, record: Resource) -> dict[str, str]:
+        Raises:
+            TamperedError, UndecryptableError: As in ``checked``.
+        """
+        record = self.checked(stored)
+        self._check_operation(record)
+        return record
+
+    def renewed(self, stored: Resource) -> dict[str, str]:
         """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
 
         Raises:
-            TamperedError, MissingKeyError: As in ``check``.
+            TamperedError, UndecryptableError: As in ``checked``.
         """
-        if is_gone(record):
+        if is_gone(stored):
             return {}
-        self.check(record)
+        record = self.checked(stored)
         key, operation = record.key, record.operation
         begun_by_older = operation.mac is None and not self.required
         if operation.open or operation.mac:

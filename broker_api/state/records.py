@@ -170,6 +170,7 @@ class Operation(Record):
         warned: How many of the limits of an unusually long wait are logged (see ``open_operations``).
         actions: The latest commands with which operators have changed the operation.
         traceparent: The span of the request that started it, in the form of W3C Trace Context.
+        sealed_request: The encrypted request; a stored record lacks it in clear (see ``private_values``).
         mac: The MAC of the id, the kind and the request (see ``record_macs``).
     """
 
@@ -210,6 +211,7 @@ class Operation(Record):
     steps: Mapping[str, StepLife] = Field(default_factory=dict)
     warned: int = 0
     actions: tuple[OperatorAction, ...] = ()
+    sealed_request: str | None = None
     mac: str | None = None
 
 
@@ -219,6 +221,8 @@ class Resource(Record):
     Attributes:
         unsure_until: Until then a request to Atlas that creates a database user may still take effect.
         legacy: It was created by atlasbroker 2.0.0.
+        sealed_parameters: The encrypted parameters that the broker does not know (see ``private_values``).
+        sealed_context: The encrypted context.
         request_mac: The MAC of the fields of the request.
         settled_mac: The MAC of the fields that workers have set (see ``record_macs``).
         slot: A number that only one binding of the instance has at a time, by which bindings are counted; None for
@@ -239,6 +243,8 @@ class Resource(Record):
     database: str | None = None
     unsure_until: datetime | None = None
     legacy: bool = False
+    sealed_parameters: str | None = None
+    sealed_context: str | None = None
     request_mac: str | None = None
     settled_mac: str | None = None
     slot: int | None = None

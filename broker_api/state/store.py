@@ -24,6 +24,7 @@ from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.legacy import LegacyDocuments, in_any_case
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.private_values import sealed, sealed_request
 from broker_api.state.process_report import ProcessReport
 from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
@@ -93,14 +94,20 @@ class Start:
         """The id of the operation, which names its kind: a poll after the document is gone tells a delete by it."""
         return f"{self.kind}-{uuid4().hex}"
 
-    def fields(self, mac: str | None = None) -> Document:
+    def fields(self, private: Mapping[str, Any] | None = None, mac: str | None = None) -> Document:
         """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out.
 
         Args:
-            mac: The MAC of the operation; an operation that no worker runs needs none.
+            private: The fields of the request as they are stored; an operation that no worker runs needs none.
+            mac: The MAC of the operation; the same is true.
         """
         identity = self.identity and dict(self.identity)
-        values = self.fresh.model_dump() | {"mac": mac, "identity": identity, "request_id": self.request_id}
+        values = self.fresh.model_dump() | {
+            **(private or {}),
+            "mac": mac,
+            "identity": identity,
+            "request_id": self.request_id,
+        }
         values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
         return assignments(values) | {
             # The lease is kept: a worker that still holds the previous operation ends its step first.
@@ -204,7 +211,8 @@ class Store:
 
         Raises:
             ErrStorageUnreadable: The document cannot be read, or only another release understands it.
-            TamperedError, MissingKeyError: As in ``RecordMacs.check``; not with ``any_release``.
+            TamperedError, UndecryptableError: As in ``RecordMacs.checked``; not with ``any_release``, which also leaves
+                encrypted what is encrypted.
         """
         document = self.collection.find_one({"_id": instance_key(instance_id)})
         if document is None and (not creating or self.legacy.exist()):
@@ -216,7 +224,7 @@ class Store:
         """Return a binding of an instance, also one of atlasbroker 2.0.0; None when there is none.
 
         Raises:
-            ErrStorageUnreadable, TamperedError, MissingKeyError: As in ``instance``.
+            ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
         document = document or self.legacy.adopt(instance_id, binding_id)
@@ -227,7 +235,7 @@ class Store:
         """Return an instance, the binding that a request creates on it unless it exists, and the room; in one read.
 
         Raises:
-            ErrStorageUnreadable, TamperedError, MissingKeyError: As in ``instance``.
+            ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
         keys = instance_key(instance_id), binding_key(instance_id, binding_id)
         slots: list[Document] = [
@@ -253,7 +261,7 @@ class Store:
 
     @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
-        """Return all bindings of an instance that are not gone, also those that cannot be read."""
+        """Return all bindings of an instance that are not gone, as they are stored, also those that cannot be read."""
         self.legacy.adopt_bindings(instance_id)
         query = {"instance_id": instance_id, "binding_id": {"$exists": True}, "phase": {"$ne": Phase.GONE}}
         return [Binding.read(document) for document in self.collection.find(query)]
@@ -293,7 +301,7 @@ class Store:
 
     @storage_errors("find")
     def get(self, key: str) -> Instance | Binding | None:
-        """Return an instance or binding by the ``_id`` of its document; None when there is none."""
+        """Return an instance or binding, as it is stored, by the ``_id`` of its document; None when there is none."""
         document = self.collection.find_one({"_id": key})
         return record(document) if document else None
 
@@ -303,9 +311,7 @@ class Store:
         found = kind.read(document) if document else None
         if found and not (found.understood or (any_release and found.readable)):
             raise ErrStorageUnreadable(what, readable=found.readable)
-        if found and not any_release:
-            self.macs.check(found)
-        return found
+        return self.macs.checked(found) if found and not any_release else found
 
     # --- beginning operations ---------------------------------------------------------------------------------
 
@@ -329,7 +335,8 @@ class Store:
             raise ErrStorageTypeUnsupported(type(fields))
         instance_id, binding_id = ids["instance_id"], ids.get("binding_id")
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
-        made = assignments({"_id": key, **fields, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
+        stored = sealed(self.macs.vault, key, fields)
+        made = assignments({"_id": key, **stored, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
         return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
@@ -354,8 +361,8 @@ class Store:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
-        mac = self.macs.of_operation(key, start.fresh)
-        begun = [{stage: values | {"operation": start.fields(mac), "past": PAST}}]
+        private, mac = sealed_request(self.macs.vault, key, start.fresh), self.macs.of_operation(key, start.fresh)
+        begun = [{stage: values | {"operation": start.fields(private, mac), "past": PAST}}]
         try:
             written = self.collection.update_one(unchanged, begun, upsert=current is None)
         except DuplicateKeyError:
@@ -371,7 +378,7 @@ class Store:
         """Write fields without a new operation and without a claim.
 
         Args:
-            found: The instance or binding, which has been checked (``RecordMacs.check``).
+            found: The instance or binding, which has been checked (``RecordMacs.checked``).
             changes: Fields of the instance or binding.
             operation: Fields of its operation.
 
@@ -380,7 +387,7 @@ class Store:
         """
         current, fields = found.operation, changes or {}
         unchanged = {"_id": found.key, "operation.id": current.id, "operation.state": str(current.state)}
-        values = assignments({**fields, **self.macs.of_changed(found, fields)})
+        values = assignments({**sealed(self.macs.vault, found.key, fields), **self.macs.of_changed(found, fields)})
         values |= assignments(operation or {}, "operation.")
         return self.collection.update_one(unchanged, [{"$set": values}]).matched_count == 1
 

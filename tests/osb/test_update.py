@@ -6,6 +6,11 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
+from broker_api.state.encryption import Vault
+from broker_api.state.private_values import opened
+from broker_api.state.records import record
+from tests.books import document
+from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb.offers import FIXED, MAINTAINED, MAINTENANCE_VERSION, OTHER_PLAN, OTHER_SERVICE, UPDATEABLE
 from tests.osb.steps import (
@@ -229,30 +234,28 @@ def test_what_is_absent_does_not_change(client: OsbClient) -> None:
 
 
 @pytest.mark.rule("1.9.11")
-def test_a_context_alone_is_changed_at_once(client: OsbClient, state: Documents) -> None:
+def test_a_context_alone_is_changed_at_once(client: OsbClient, stack: Stack) -> None:
     instance_id = new_id()
     client.provision(instance_id, ON_CLUSTER, fields={"context": {"platform": "cloudfoundry", "instance_name": "a"}})
     client.wait(instance_id)
-    assert _context(state, instance_id)["instance_name"] == "a"
+    assert _context(stack, instance_id)["instance_name"] == "a"
     new = {"platform": "cloudfoundry", "instance_name": "b", "$set": {"a.b": 1}}
     assert client.update(instance_id, fields={"context": new}).status == 200
-    assert _context(state, instance_id) == new
+    assert _context(stack, instance_id) == new
 
 
 @pytest.mark.rule("1.9.11")
-def test_a_context_is_changed_along_with_parameters_and_kept_without(client: OsbClient, state: Documents) -> None:
+def test_a_context_is_changed_along_with_parameters_and_kept_without(client: OsbClient, stack: Stack) -> None:
     instance_id = provisioned(client)
     client.update(instance_id, DROP, fields={"context": {"instance_name": "b"}})
     client.wait(instance_id)
     client.update(instance_id, {"policy-on-delete": "retain"})
     client.wait(instance_id)
-    assert _context(state, instance_id) == {"instance_name": "b"}
+    assert _context(stack, instance_id) == {"instance_name": "b"}
 
 
-def _context(state: Documents, instance_id: str) -> Json:
-    found = state.find_one({"instance_id": instance_id})
-    assert found is not None
-    return dict(json.loads(found["context"]))
+def _context(stack: Stack, instance_id: str) -> Json:
+    return opened(Vault((stack.encryption_key,)), record(document(stack, instance_id))).context
 
 
 @pytest.mark.rule("1.9.12")

@@ -30,13 +30,13 @@ STORED = Binding.read(
 
 
 def test_a_stored_mac_is_made_again_the_same() -> None:
-    MACS.check_all(STORED)
+    MACS.all_checked(STORED)
     made = {"request_mac": STORED.request_mac, "settled_mac": STORED.settled_mac}
     assert MACS.of_record(STORED) == made
     assert MACS.of_operation(STORED.key, STORED.operation) == OF_OPERATION
 
 
 def test_a_moment_is_in_the_mac_with_the_milliseconds_that_mongodb_keeps() -> None:
-    MACS.check(STORED.model_copy(update={"expires": EXPIRES.replace(microsecond=123_000)}))
+    MACS.checked(STORED.model_copy(update={"expires": EXPIRES.replace(microsecond=123_000)}))
     with pytest.raises(TamperedError):
-        MACS.check(STORED.model_copy(update={"expires": EXPIRES + timedelta(milliseconds=1)}))
+        MACS.checked(STORED.model_copy(update={"expires": EXPIRES + timedelta(milliseconds=1)}))

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from broker_api import tracing
-from broker_api.errors import ErrStorageMongoConnection, MissingKeyError, TamperedError
+from broker_api.errors import ErrStorageMongoConnection, MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
@@ -192,13 +193,13 @@ class Runner:
         if operation.kind not in self._definitions:  # another release runs it
             return None
         try:
-            self._claims.store.macs.check_all(record)
+            job.update(replace(job.claim, record=self._claims.store.macs.all_checked(record)))
         except MissingKeyError as error:
             sentence = str(error)
             fields = OperationFields(error=sentence, description=operation.description or sentence)
             self._claims.reschedule(job.claim, OTHER_RELEASE_SECONDS, job.take_unwritten(None)[0], fields)
             return Waits(sentence, OTHER_RELEASE_SECONDS)
-        except TamperedError as error:
+        except (TamperedError, UndecryptableError) as error:
             phase, sentence = Phase.FAILED if operation.kind in CREATES else record.phase, str(error)
             self._claims.finish(job.claim, State.FAILED, phase, None, sentence)
             log.info("operation_finished", state=State.FAILED.value, description=sentence)

@@ -152,7 +152,7 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
                 log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         with _failed_into(left.missing, binding, binding.username or ""):
-            context.store.macs.check(binding)
+            context.store.macs.checked(binding)
             try:
                 client.create_user(binding_user(context, binding))
             except UserAlreadyExists:

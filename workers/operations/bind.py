@@ -9,7 +9,13 @@ from enum import StrEnum
 
 import structlog
 
-from broker_api.errors import BadRequest, ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError
+from broker_api.errors import (
+    BadRequest,
+    ErrStorageMongoConnection,
+    ErrStorageUnreadable,
+    TamperedError,
+    UndecryptableError,
+)
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
 from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
@@ -23,6 +29,16 @@ from workers.operations.database_users import LABEL_OPERATION, binding_user, tak
 from workers.operations.unbind import remove_user
 
 log = structlog.get_logger(__name__)
+
+_REASONS = (
+    AtlasError,
+    HeldBackError,
+    ErrStorageMongoConnection,
+    ErrStorageUnreadable,
+    TamperedError,
+    UndecryptableError,
+)
+"""Why a late user cannot be removed at once; the next reconciliation finds it."""
 
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
@@ -140,7 +156,7 @@ def remove_late_user(job: AtlasJob[Binding]) -> None:
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
             atlas.delete_user(user.username)
             log.warning("late_user_removed", username=user.username)
-    except (AtlasError, HeldBackError, ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError) as error:
+    except _REASONS as error:
         log.info("late_user_not_removed", reason=type(error).__name__)
 
 

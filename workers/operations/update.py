@@ -5,7 +5,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TypedDict
 
-from broker_api.errors import TamperedError
+from broker_api.errors import MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import UserExpired, UserNotFound
@@ -96,14 +96,14 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
         if binding.phase is not Phase.READY or binding.username is None or expired:
             continue
         try:
-            job.context.store.macs.check(binding)
-        except TamperedError:
-            if job.operation.undo:
+            checked = job.context.store.macs.checked(binding)
+        except (TamperedError, UndecryptableError) as error:
+            if job.operation.undo and not isinstance(error, MissingKeyError):
                 continue
             raise
-        roles = binding_roles(job.config, binding_view(job.config, binding, instance))
-        if roles != binding.roles:
-            changes.append((binding, roles))
+        roles = binding_roles(job.config, binding_view(job.config, checked, instance))
+        if roles != checked.roles:
+            changes.append((checked, roles))
     return changes
 
 

@@ -13,6 +13,7 @@ from broker_api.settings.settings import load
 from broker_api.state.encryption import Vault
 from broker_api.state.records import Place
 from tests.books import kept_credentials
+from tests.console import Console
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
@@ -78,6 +79,27 @@ def shown(stack: Stack) -> str:
     return "".join(answer.text for answer in answers)
 
 
+def pages(platform: OsbClient, tenant: Tenant) -> str:
+    operation = platform.deprovision(tenant.instance_id).operation
+    platform.wait(tenant.instance_id)
+    paths = ("/operations", f"/operations/{operation}", "/ready", "/metrics")
+    return "".join(platform.request("GET", path).text for path in paths)
+
+
+def commands(stack: Stack, tenant: Tenant) -> str:
+    """What the commands print that show something stored, with all settings of the broker."""
+    console = Console(stack.api_settings)
+    wanted = (
+        ("operations", "list", "--instance", tenant.instance_id, "--json"),
+        ("instances", "list", "--gone", "--json"),
+        ("instances", "show", tenant.instance_id),
+        ("bindings", "list", "--gone", "--json"),
+        ("keys", "status", "--json"),
+        ("keys", "rotate"),
+    )
+    return "".join(console.run(*words).output for words in wanted)
+
+
 def assert_absent(secrets: list[str], where: str, text: str) -> None:
     """Names the kind of place only: the text would be the next leak."""
     assert len(text) > 200, f"{where} is empty"
@@ -85,15 +107,18 @@ def assert_absent(secrets: list[str], where: str, text: str) -> None:
         assert secret not in text, f"secret {number} is in {where}"
 
 
-def test_no_secret_is_in_a_log_in_redis_in_flower_or_in_clear_in_mongodb(
+def test_no_secret_is_in_a_log_in_redis_on_a_page_or_in_clear_in_mongodb(
     oauth_stack: Stack, platform: OsbClient, atlas: Emulator
 ) -> None:
-    tenant = Tenant(platform).provision(**{"policy-on-delete": "drop"})
+    tenant = Tenant(platform)
+    asked: Json = {"cluster": CLUSTER, "policy-on-delete": "drop", "token": "planted-in-a-parameter"}
+    context = {"platform": "cloudfoundry", "note": "planted-in-a-context"}
+    tenant.succeed(platform.provision(tenant.instance_id, asked, fields={"context": context}))
+    tenant.update(token="planted-in-an-update")
     atlas.fail("POST", "databaseUsers", status=500)  # a retry is logged, too
     given = together(*[tenant.bind for _ in range(3)])
     assert all(works(credentials) for credentials in given)
     in_queue = _queue_while_workers_sleep(oauth_stack, platform, tenant)
-    tenant.deprovision()
     _wrong_password(platform)
     secrets = [
         *[credentials["password"] for credentials in given],
@@ -104,10 +129,13 @@ def test_no_secret_is_in_a_log_in_redis_in_flower_or_in_clear_in_mongodb(
         atlas.client_secret,
         token(oauth_stack),
         "a-wrong-password",
+        "planted-in-a",
     ]
     assert_absent(secrets, "Redis", in_queue + queued(oauth_stack))
     assert_absent(secrets, "a log", logged(oauth_stack))
     assert_absent(secrets, "Flower", shown(oauth_stack))
+    assert_absent(secrets, "a page", pages(platform, tenant))
+    assert_absent(secrets, "what a command prints", commands(oauth_stack, tenant))
     assert_absent(secrets, "MongoDB", stored(oauth_stack))
 
 

@@ -1,0 +1,98 @@
+"""What platforms send and may hold secrets is encrypted in MongoDB: contexts, unknown parameters, requests of updates.
+
+A record that was read from MongoDB holds them encrypted (``sealed_context`` and so on) and lacks them in clear; it has
+them once it is opened. The known parameters stay in clear, so that operators can read them without a key.
+
+Earlier releases stored all in clear. Such documents are read, and ``atlas-broker keys rotate`` encrypts them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from broker_api.json_types import JsonObject
+from broker_api.state.encryption import Vault
+from broker_api.state.records import AnyResource, Operation, Place
+
+KNOWN_PARAMETERS = frozenset(
+    {
+        "cluster",
+        "connection",
+        "database",
+        "endpoint",
+        "expires_in",
+        "policy-on-delete",
+        "project",
+        "role",
+        "roles",
+    }
+)
+"""The parameters that stay in clear: the broker's own by which operators tell instances and bindings apart."""
+NOTHING = "{}"
+PARAMETERS, CONTEXT, REQUEST = "sealed_parameters", "sealed_context", "operation.sealed_request"
+
+
+def known(parameters: Mapping[str, Any]) -> JsonObject:
+    """Return those of the parameters that stay in clear."""
+    return {name: value for name, value in parameters.items() if name in KNOWN_PARAMETERS}
+
+
+def sealed(vault: Vault, key: str, fields: Mapping[str, Any]) -> JsonObject:
+    """Return fields of an instance or binding as they are stored. Without keys they stay as they are.
+
+    Args:
+        vault: The encryption keys.
+        key: The ``_id`` of the document.
+        fields: The fields, with whole parameters and contexts.
+    """
+    stored = dict(fields)
+    if vault.has_keys and "parameters" in fields:
+        stored["parameters"] = known(fields["parameters"])
+        unknown = {name: value for name, value in fields["parameters"].items() if name not in KNOWN_PARAMETERS}
+        stored[PARAMETERS] = _seal(vault, unknown, Place(key, PARAMETERS))
+    if vault.has_keys and "context" in fields:
+        stored |= {"context": {}, CONTEXT: _seal(vault, fields["context"], Place(key, CONTEXT))}
+    return stored
+
+
+def sealed_request(vault: Vault, key: str, operation: Operation) -> JsonObject:
+    """Return the fields of an operation that hold its request, as they are stored."""
+    if not vault.has_keys or operation.request == NOTHING:
+        return {"request": operation.request, "sealed_request": None}
+    return {"request": NOTHING, "sealed_request": vault.seal(operation.request, Place(key, REQUEST))}
+
+
+def opened(vault: Vault, record: AnyResource) -> AnyResource:
+    """Return a record with whole parameters, context and request.
+
+    Raises:
+        MissingKeyError: A key is not known.
+        UndecryptableError: Something else has changed what is encrypted.
+    """
+    values: JsonObject = {}
+    if record.sealed_parameters:
+        unknown = vault.open(record.sealed_parameters, Place(record.key, PARAMETERS))
+        values["parameters"] = record.parameters | unknown
+    if record.sealed_context:
+        values["context"] = vault.open(record.sealed_context, Place(record.key, CONTEXT))
+    if record.operation.sealed_request:
+        request = vault.open(record.operation.sealed_request, Place(record.key, REQUEST))
+        values["operation"] = record.operation.model_copy(update={"request": request})
+    return record.model_copy(update=values) if values else record
+
+
+def in_clear(document: Mapping[str, Any]) -> bool:
+    """Return whether something in a stored document is in clear that is encrypted now."""
+    operation, parameters = document.get("operation"), document.get("parameters")
+    texts = [document.get("context"), operation.get("request") if isinstance(operation, Mapping) else None]
+    if any(text not in (None, NOTHING) for text in texts):
+        return True
+    try:
+        given = json.loads(parameters or NOTHING)
+    except (TypeError, ValueError):  # such a document cannot be read
+        return False
+    return isinstance(given, dict) and known(given) != given
+
+
+def _seal(vault: Vault, value: JsonObject, place: Place) -> str | None:
+    return vault.seal(value, place) if value else None
