@@ -38,6 +38,20 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation in docs/_build/html/; a warning, such as a broken link, is an error."""
+    session.run(BIN / "sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    session.run(sys.executable, "-m", "tests.docs.html_links", "docs/_build/html")
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures of the documentation from their sources."""
+    for source in sorted(Path("docs/pictures").glob("*.gv")):
+        session.run(BIN / "graphviz-pure", "-Tsvg", source, "-o", source.with_suffix(".svg"))
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests, measure what they cover of the product, and fail below 90 %; costs half as much CPU again."""
     session.run(*PYTEST, "--cov", *session.posargs, env=KEEP_BYTECODE)

@@ -46,10 +46,15 @@ class Project(BaseModel):
     model_config = ConfigDict(frozen=True, loc_by_alias=False, hide_input_in_errors=True)
 
     project_id: Text = setting("MONGODB_ATLAS_PROJECT_ID", "group", default="")
+    """The Atlas project. In secret.json, ``atlas`` may be a list with one entry for each project."""
     public_key: Text = setting("MONGODB_ATLAS_PUBLIC_API_KEY", "user", default="", repr=False)
+    """The public part of an API key of the project. Workers only."""
     private_key: Text = setting("MONGODB_ATLAS_PRIVATE_API_KEY", "password", default="", repr=False)
+    """The private part of the API key. Workers only."""
     client_id: Text = setting("MONGODB_ATLAS_CLIENT_ID", "client_id", default="", repr=False)
+    """The id of a service account, which workers may use instead of an API key."""
     client_secret: Text = setting("MONGODB_ATLAS_CLIENT_SECRET", "client_secret", default="", repr=False)
+    """The secret of the service account. Workers only."""
 
     @property
     def has_credentials(self) -> bool:
@@ -109,36 +114,64 @@ class Settings(BaseSettings):
     base_url: Annotated[Text, AfterValidator(url_checks.check_base_url)] = setting(
         "MONGODB_ATLAS_BASE_URL", default="https://cloud.mongodb.com"
     )
+    """The address of Atlas. ``http://`` is refused, except to this machine (``127.0.0.1``, ``localhost``)."""
     mongo_uri: Annotated[Text, AfterValidator(url_checks.check_mongo_uri)] = setting(
         "BROKER_MONGO_URI", "mongo", "uri", default="", repr=False
     )
+    """The MongoDB for the broker's state, a replica set in production. Hosts, log-in, TLS, compression and pool sizes
+    are taken from the URI. Options for reading, writing and waiting (``readPreference``, ``w``, …) are set by the
+    broker: in the URI they are ignored, with a line in the log. ``directConnection=true``, ``loadBalanced=true`` and
+    options that switch off the check of certificates are refused."""
     mongo_db: Text = setting("BROKER_MONGO_DB", "mongo", "db", default="atlas_broker")
+    """The database of the broker's state."""
     mongo_collection: Text = setting("BROKER_MONGO_COLLECTION", "mongo", "collection", default="instances")
+    """The collection of instances and bindings. Two others beside it begin with the same name."""
     mongo_timeout_ms: Annotated[int, Field(ge=100, le=600_000), AsText] = setting(
         "BROKER_MONGO_TIMEOUT_MS", "mongo", "timeoutms", default=5000, must_be="a number from 100 to 600000"
     )
+    """How many milliseconds one query of MongoDB may take."""
     redis: Annotated[RedisSettings, BeforeValidator(RedisSettings.parse), AsText] = setting(
         "BROKER_REDIS_URL", "redis", "url", default=lambda: RedisSettings.parse("redis://127.0.0.1:6379/0"), repr=False
     )
+    """The Redis that carries the jobs. Also ``rediss://…`` and ``sentinel://…``; see
+    [Redis](configuration.md#redis)."""
     users: Annotated[dict[str, str], BeforeValidator(parse_users)] = setting(
         "BROKER_USERS", "users", default=dict, repr=False
     )
+    """The users of the API and of Flower, ``name:password`` separated by commas, in secret.json ``{"name":
+    "password"}``. Passwords are clear or hashes, and users may have a role; see
+    [users](configuration.md#users-and-passwords)."""
     encryption_keys: Annotated[tuple[str, ...], _keys_of("BROKER_ENCRYPTION_KEYS")] = setting(
         "BROKER_ENCRYPTION_KEYS", "encryption_keys", default=(), repr=False
     )
+    """Keys that encrypt what is stored, as ``atlas-broker keys generate`` makes them; several are separated by commas.
+    The first key writes, all keys read. All processes need the same keys; a process whose keys do not decrypt the
+    stored data does not start."""
     worker_keys: Annotated[tuple[str, ...], _keys_of("BROKER_WORKER_KEYS")] = setting(
         "BROKER_WORKER_KEYS", "worker_keys", default=(), repr=False
     )
+    """Like the encryption keys, for what only workers may read: the Atlas token that they share. Give it to workers
+    only. Without it, a key is derived from the Atlas credentials."""
     processes: Annotated[int, Field(ge=1, le=64), AsText] = setting(
         "BROKER_API_PROCESSES", default=default_processes, must_be="a whole number from 1 to 64"
     )
+    """How many processes ``atlas-broker api`` serves with. By default one for each core, at most 4. Each needs about
+    45 MB of memory of its own."""
     flower_url: Annotated[Text, AfterValidator(url_checks.check_flower_url)] = setting("BROKER_FLOWER_URL", default="")
+    """The address of Flower, as operators' browsers reach it. The page of an operation then has a link to its job."""
     sync_wait: _Seconds = setting("BROKER_SYNC_WAIT_SECONDS", default=50, must_be=_SECONDS)
+    """How long a request without ``accepts_incomplete=true`` waits for its job. With 0 the request gets 422 at once.
+    After SIGTERM, give the API process 10 s more than this to end (``stop_grace_period``,
+    ``terminationGracePeriodSeconds``)."""
     settle: _Seconds = setting("BROKER_SETTLE_SECONDS", default=5, must_be=_SECONDS)
+    """Atlas may report ``APPLIED`` before it has noticed a change. Without a ``PENDING`` since the change, ``APPLIED``
+    counts only this many seconds after it."""
     verify_login: Annotated[bool, AsText] = setting("BROKER_VERIFY_LOGIN", default=False, must_be="true or false")
+    """Whether a worker logs in with new credentials before the bind becomes ``succeeded``."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535), AsText] = setting(
         "BROKER_METRICS_PORT", default=0, must_be="a port from 1 to 65535, or 0 for none"
     )
+    """The port of a worker's own metrics; 9464 in the image."""
 
     @validator(mode="after")
     def _names_fit(self) -> Self:

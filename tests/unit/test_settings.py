@@ -18,6 +18,7 @@ from broker_api.errors import SettingError
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import Part, Settings, load
 from tests.dev.processes import CHECKOUT, run_to_end, script
+from tests.docs.settings_page import page
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()  # the same in each process that collects these tests
 WORKS = {
@@ -415,14 +416,13 @@ def test_gunicorn_does_not_start_again_and_again_what_cannot_start() -> None:
 # --- the documentation ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variable", DESIGN)
-def test_the_readme_explains_each_setting(variable: str) -> None:
-    readme = (CHECKOUT / "README.md").read_text()
-    table = [line for line in readme.splitlines() if line.startswith("| `") and f"`{variable}`" in line]
-    assert len(table) == 1, table
+def test_the_page_of_the_settings_is_made_from_their_models_and_has_each() -> None:
+    text = (CHECKOUT / "docs" / "settings.md").read_text()
+    assert text == page(), "make it anew: python -m tests.docs.settings_page > docs/settings.md"
+    assert sorted(re.findall(r"^### `(\w+)`$", text, re.MULTILINE)) == sorted(DESIGN)
 
 
-def test_there_are_no_settings_that_the_readme_does_not_have() -> None:
+def test_there_are_no_settings_that_the_design_does_not_have() -> None:
     code = [path.read_text() for package in ("broker_api", "workers") for path in Path(CHECKOUT, package).rglob("*.py")]
     read = set(re.findall(r"\b(?:BROKER|MONGODB_ATLAS)_[A-Z_]+[A-Z]\b", "".join(code)))
     celerys = {"BROKER_URL"}  # named in a warning only
