@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65_535), AsText] = setting(
         "BROKER_METRICS_PORT", default=0, must_be="a port from 1 to 65535, or 0 for none"
     )
-    """The port of a worker's own metrics; 9464 in the image."""
+    """The port of a worker's own metrics and probes; 9464 in the image."""
 
     @validator(mode="after")
     def _names_fit(self) -> Self:

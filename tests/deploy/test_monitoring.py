@@ -1,4 +1,4 @@
-"""The metrics of the README are those that are served, and alerts and dashboard use no others."""
+"""The metrics of the documentation are those that are served, and alerts and dashboard use no others."""
 
 import json
 import re
@@ -15,7 +15,8 @@ from tests.unit.osb_requests import INSTANCE, PROVISION, a_client, send
 
 ALERTS = DOCKER / "monitoring" / "alerts.yaml"
 DASHBOARD = DOCKER / "monitoring" / "dashboard.json"
-README = (CHECKOUT / "README.md").read_text()
+MONITORING = (CHECKOUT / "docs" / "monitoring.md").read_text()
+TROUBLESHOOTING = (CHECKOUT / "docs" / "troubleshooting.md").read_text()
 OF_PROMETHEUS = {"le"}
 """The label of the buckets of a histogram."""
 
@@ -23,8 +24,8 @@ Labels = dict[str, set[str]]
 
 
 def documented(heading: str = "") -> Labels:
-    """Return the labels of each metric in the tables of the README, or in that below a heading."""
-    text = README.partition(heading)[2].partition("\n#")[0] if heading else README
+    """Return the labels of each metric in the tables of the page, or in that below a heading."""
+    text = MONITORING.partition(heading)[2].partition("\n#")[0] if heading else MONITORING
     rows = re.findall(r"^\| `(atlas_broker_\w+)(?:\{([\w,]*)\})?` \|", text, re.MULTILINE)
     return {name: set(filter(None, labels.split(","))) for name, labels in rows}
 
@@ -48,8 +49,8 @@ def expressions() -> list[str]:
     return [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_the_readme_lists_exactly_the_metrics_that_the_api_serves() -> None:
-    assert documented("### The metrics of the API") == served()
+def test_the_page_lists_exactly_the_metrics_that_the_api_serves() -> None:
+    assert documented("## The metrics of the API") == served()
 
 
 @pytest.mark.parametrize("expression", expressions())
@@ -66,22 +67,20 @@ def test_alerts_and_dashboard_use_metrics_and_labels_that_exist(expression: str)
         assert set(re.findall(r"\w+", grouped)) <= labels, expression
 
 
-def test_each_alert_leads_to_a_line_of_the_readme() -> None:
-    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
-        for rule in group["rules"]:
-            file, _, anchor = rule["annotations"]["runbook"].partition("#")
-            assert file == "README.md"
-            assert f'<a id="{anchor}"></a>' in README, rule["alert"]
-            labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-            assert labels <= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", rule["expr"]))))
-
-
-def test_each_alert_of_the_readme_s_table_exists() -> None:
-    """Each metric that the table of faults names in brackets has an alert."""
-    rules = " ".join(expressions())
-    table = README.partition("### Finding a fault")[2].partition("\n#")[0]
-    for name in re.findall(r"`(atlas_broker_\w+)`", table):
-        assert name in rules
+def test_each_alert_leads_to_a_section_and_stands_in_the_table_of_alerts() -> None:
+    """The name of an anchor is made from its heading in the way of GitHub."""
+    headings = re.findall(r"^## (.*)$", TROUBLESHOOTING, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    rows = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| \[[^\]]*\]\(#([^)]*)\) \|$", TROUBLESHOOTING, re.MULTILINE))
+    listed = {name: anchor for names, anchor in rows.items() for name in re.findall(r"`(\w+)`", names)}
+    alerts = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    assert {name for name in listed if name.startswith("AtlasBroker")} == {rule["alert"] for rule in alerts}
+    for rule in alerts:
+        page, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert (page, anchor) == ("docs/troubleshooting.md", listed[rule["alert"]])
+        assert anchor in anchors, rule["alert"]
+        labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        assert labels <= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", rule["expr"]))))
 
 
 def test_promtool_accepts_the_rules() -> None:

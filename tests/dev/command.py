@@ -59,6 +59,7 @@ def where(stack: Stack) -> list[str]:
     """One line for each part; the passwords are of this run only."""
     parts = {
         "API": f"{stack.api.uri}  user {stack.user}  password {stack.password}",
+        "for curl": f"export BROKER={stack.api.uri.replace('://', f'://{stack.user}:{stack.password}@')}",
         "Flower": f"{stack.flower.uri}  (same user)" if stack.flower else "not started",
         "Atlas (emulator)": f"{stack.emulator.uri}  project {stack.emulator.project_id}",
         "clusters": ", ".join(stack.emulator.clusters),

@@ -1,4 +1,4 @@
-"""The users of the README: Redis with access lists and MongoDB with access control, and the whole broker on them."""
+"""The users of docs/least-rights.md: Redis with access lists, MongoDB with access control, the whole broker on them."""
 
 import json
 import re
@@ -25,13 +25,13 @@ from tests.dev.stack import Stack
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, log_events, works
 
-README = (CHECKOUT / "README.md").read_text()
-ACL = re.findall(r"^ACL SETUSER .*$", README, re.MULTILINE)
-MONGO = re.findall(r"^db\.(createRole|createUser)\((\{.*?\})\)$", README, re.MULTILINE | re.DOTALL)
+PAGE = (CHECKOUT / "docs" / "least-rights.md").read_text()
+ACL = re.findall(r"^ACL SETUSER .*$", PAGE, re.MULTILINE)
+MONGO = re.findall(r"^db\.(createRole|createUser)\((\{.*?\})\)$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 class Confined(Stack):
-    """A stack whose processes log in as the users of the README."""
+    """A stack whose processes log in as the users of that page."""
 
     def _as(self, part: str) -> dict[str, str]:
         password = f"PASSWORD_OF_{part.upper()}"
@@ -59,7 +59,7 @@ class Confined(Stack):
 
 @pytest.fixture
 def admin() -> Iterator[tuple[Redis, redis.Redis]]:
-    """A Redis with the access list of the README, and a connection from before that."""
+    """A Redis with the access list of that page, and a connection from before that."""
     with Redis("redis-acl") as server, server.client() as client:
         client.ping()
         for line in ACL:

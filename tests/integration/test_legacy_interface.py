@@ -33,8 +33,8 @@ LEGACY_PORT = 5000
 
 
 def example(word: str) -> str:
-    """The Python block of README.md that has this word in it."""
-    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    """The Python block of docs/config-api.md that has this word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "config-api.md").read_text(), re.DOTALL)
     (found,) = [block for block in blocks if word in block]
     return str(found)
 
@@ -109,7 +109,7 @@ def test_run_without_arguments_listens_where_atlasbroker_did() -> None:
 def custom(
     tmp_path_factory: pytest.TempPathFactory, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
 ) -> Iterator[Script]:
-    """The README's script, word for word, on port 5000; on another one only where somebody else has that."""
+    """The script of docs/config-api.md, word for word, on port 5000, or another one where that is taken."""
     secrets = secret_file(tmp_path_factory.mktemp("custom"), state_mongod, redis_server, emulator, redis_database=7)
     text, port = example("class CustomConfig"), LEGACY_PORT
     if _taken(LEGACY_PORT):

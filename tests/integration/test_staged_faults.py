@@ -1,4 +1,4 @@
-"""Seven faults, staged on a broker of its own: what its operator reads about each with the commands of the README."""
+"""Seven faults, staged on a broker of its own: what its operator reads with the commands of docs/troubleshooting.md."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -47,9 +47,9 @@ def test_celerys_configuration_routes_each_job_to_the_queue_that_it_is_sent_to(w
     assert set(workers.amqp.queues) == set(QUEUES.values()) == set(DEFAULT_QUEUES.split(","))
 
 
-def test_the_readme_has_each_metric_of_workers_with_its_labels() -> None:
-    readme = (CHECKOUT / "README.md").read_text()
-    listed = {line.split("`")[1] for line in readme.splitlines() if line.startswith("| `atlas_broker_")}
+def test_the_documentation_has_each_metric_of_workers_with_its_labels() -> None:
+    page = (CHECKOUT / "docs" / "monitoring.md").read_text()
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `atlas_broker_")}
     made = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
     names = {
         f"{family.name}{'_total' if family.type == 'counter' else ''}{{{','.join(metric._labelnames)}}}"  # noqa: SLF001 - no public name has the labels
