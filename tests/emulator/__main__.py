@@ -43,6 +43,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 @click.option("--private-key", default=PRIVATE_KEY, show_default=True)
 @click.option("--cluster", "clusters", multiple=True, default=CLUSTERS, help="NAME or NAME=MONGO_URI; may be repeated.")
 @click.option("--apply-seconds", default=0.0, help="How long a change of a user takes to reach the clusters.")
+@click.option("--cluster-seconds", default=0.0, help="How long clusters are created, changed and deleted.")
 @click.option("--until-stdin-closes", is_flag=True, help="End when the process that holds stdin does.")
 def main(host: str, port: int, *, until_stdin_closes: bool, **options: str | float | tuple[str, ...]) -> None:
     """An emulated Atlas."""

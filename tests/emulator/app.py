@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from werkzeug import Request, Response
 
+from tests.emulator import access_endpoints, cluster_endpoints, endpoints  # noqa: F401 - they add their routes
 from tests.emulator.control import CONTROL_PATH, Control
 from tests.emulator.credentials import REVOKE_PATH, TOKEN_PATH
-from tests.emulator.endpoints import Asked, find
 from tests.emulator.errors import ApiError, json_response, refuse_if
-from tests.emulator.model import Credential, Project
+from tests.emulator.model import Change, Credential, Project
+from tests.emulator.routing import Asked, find
 from tests.emulator.world import Call, World
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Exchange:
     def _act(self, caller: Credential) -> Response:
         """Headers gather as the call gets further: a refusal carries those that it has come to."""
         world, request, route, headers = self._world, self._request, self._route, dict[str, str]()
+        changes: list[Change] = []
         try:
             address = request.remote_addr or ""
             listed = world.allowed_addresses is None or address in world.allowed_addresses
@@ -125,16 +127,19 @@ class Exchange:
             version = route.version(request.headers.get("Accept", ""), headers)
             project = self._project(caller)
             headers |= world.buckets.take(route.bucket, project.id or caller.name, self._path)
-            refuse_if(caller.read_only and request.method != "GET", "USER_UNAUTHORIZED")
-            asked = Asked(world.atlas, request, project, caller, self._names)
+            refuse_if(not caller.may(route.role), "USER_UNAUTHORIZED")
+            asked = Asked(world.atlas, request, project, caller, self._names, changes)
             with world.atlas.lock if route.locked else nullcontext():
                 body = route.answer(asked)
         except ApiError as error:
+            world.atlas.settle(changes)
             return error.response(headers)
-        world.atlas.settle(asked.changes)
+        world.atlas.settle(changes)
         content_type = f"application/vnd.atlas.{version}+json;charset=utf-8"
         if body is None:  # a 204 is empty, and says the versioned media type all the same
             return Response(None, route.success, headers, content_type=content_type)
+        if isinstance(body, str):  # a certificate, which is no JSON in spite of the type
+            return Response(body, route.success, headers, content_type=content_type)
         return json_response(body, route.success, headers, content_type)
 
     def _project(self, caller: Credential) -> Project:

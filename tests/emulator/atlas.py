@@ -11,7 +11,7 @@ from itertools import count
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
-from tests.emulator.model import Change, Cluster, Json, Policy, Project, User, Wait
+from tests.emulator.model import Change, Cluster, Delay, Json, Login, Policy, Project, User, Wait
 
 TICK_SECONDS = 0.02
 AWAY_SECONDS = 0.5
@@ -29,13 +29,21 @@ class Atlas:
 
     Changes are queued for each cluster that they concern, shown by its status, and applied in its mongod: in the
     request that makes them due, or in a thread when time does. `hidden_databases` exist, but monitoring has not seen
-    them yet.
+    them yet. `cluster_times` say how long clusters are in CREATING, UPDATING and DELETING, by kind and state; those
+    that calls make run on the mongod `new_clusters_mongod`. `lost_deletions` is how many more flex clusters return to
+    IDLE although their DELETE was accepted. An entry of an access list is PENDING for `access_delay`; of two writes to
+    one list within `access_gap` seconds, one is lost.
     """
 
     def __init__(self) -> None:
         self.policy = Policy()
+        self.cluster_times: dict[tuple[str, str], Delay] = {}
+        self.lost_deletions = 0
+        self.access_delay = Delay()
+        self.access_gap: float = 0
         self.projects: dict[str, Project] = {}
         self.hidden_databases: frozenset[str] = frozenset()
+        self.new_clusters_mongod = ""
         self.lock = threading.RLock()
         self.versions = count(1)
         self._mongods: dict[str, Mongod] = {}
@@ -54,33 +62,53 @@ class Atlas:
                         date = user.attributes.get("deleteAfterDate")
                         if date and datetime.fromisoformat(date) <= now:
                             del project.users[key]
-                            self.queue(project, user.name, user, None)
+                            self.queue(project, user, None)
             self._apply_due()
 
-    def queue(self, project: Project, name: str, old: User | None, new: User | None) -> list[Change]:
+    def queue(self, project: Project, old: User | None, new: User | None) -> list[Change]:
         """Return the changes for `settle`. To be called with the lock held.
 
         A mongod that several clusters share keeps a user whom any of them needs.
         """
         version = new.version if new else next(self.versions)
+        login = (new or old).login  # type: ignore[union-attr]  # one of them there is
         changes = []
         for cluster in project.clusters.values():
             if any(user and user.reaches(cluster.name) for user in (old, new)):
                 sharing = [c.name for c in project.clusters.values() if c.mongo == cluster.mongo]
                 stays = new and any(new.reaches(other) for other in sharing)
-                changes.append(self._enqueue(project, cluster, name, version, new if stays else None))
+                changes.append(self._enqueue(project, cluster, login, version, new if stays else None))
         return changes
 
-    def add_cluster(self, project: Project, cluster: Cluster) -> None:
+    def add_cluster(self, project: Project, cluster: Cluster) -> list[Change]:
         """Add a cluster, which gets the users who were there before it. To be called with the lock held."""
         project.clusters[cluster.name] = cluster
-        for user in project.users.values():
-            if user.reaches(cluster.name):
-                self._enqueue(project, cluster, user.name, user.version, user)
+        users = [user for user in project.users.values() if user.reaches(cluster.name)]
+        return [self._enqueue(project, cluster, user.login, user.version, user) for user in users]
 
-    def _enqueue(self, project: Project, cluster: Cluster, name: str, version: int, user: User | None) -> Change:
+    def advance(self, project: Project) -> list[Change]:
+        """Count one read of the project's clusters. To be called with the lock held.
+
+        Return the changes for `settle`: the users who reached no other cluster of a mongod leave it with the cluster.
+        """
+        changes: list[Change] = []
+        for gone in project.advance(time.time()):
+            sharing = [cluster.name for cluster in project.clusters.values() if cluster.mongo == gone.mongo]
+            kept = {user.login for user in project.users.values() if any(user.reaches(name) for name in sharing)}
+            here = {user.login for user in project.users.values() if user.reaches(gone.name)}
+            leaving = (here | {change.login for change in gone.changes}) - kept
+            changes += [self._enqueue(project, gone, login, next(self.versions), None) for login in leaving]
+        for change in changes:
+            change.forced = True
+        return changes
+
+    def begin(self, cluster: Cluster, state: str, then: str | None) -> None:
+        """Let a cluster be in a state for as long as `cluster_times` say. To be called with the lock held."""
+        cluster.begin(state, self.cluster_times.get((cluster.kind, state), Delay()), then)
+
+    def _enqueue(self, project: Project, cluster: Cluster, login: Login, version: int, user: User | None) -> Change:
         stale = Wait(self.policy.stale, time.time())
-        change = Change(project, cluster, name, version, user, stale, self.policy.applied)
+        change = Change(project, cluster, login, version, user, stale, self.policy.applied)
         cluster.changes.append(change)
         return change
 
@@ -136,7 +164,7 @@ class Atlas:
             mongod = self.mongod(change.cluster.mongo)
             roles = dict(change.project.roles)
         try:
-            mongod.apply(change.name, change.version, change.user, roles)
+            mongod.apply(change.login, change.version, change.user, roles)
         except PyMongoError:
             return False
         with self.lock:
@@ -157,32 +185,32 @@ class Mongod:
         self._client: MongoClient[Json] = MongoClient(
             uri, connect=False, serverSelectionTimeoutMS=500, connectTimeoutMS=500, socketTimeoutMS=5000
         )
-        self._versions: dict[str, int] = {}
+        self._versions: dict[Login, int] = {}
         self._locks = [threading.Lock() for _ in range(64)]
         self._floor = 0
         self._ready = False
         self._away_until = 0.0
 
-    def apply(self, name: str, version: int, user: User | None, custom: dict[str, Json]) -> None:
+    def apply(self, login: Login, version: int, user: User | None, custom: dict[str, Json]) -> None:
         """Raise PyMongoError when the mongod cannot be reached or refuses; then nothing counts as applied.
 
         One that could not be reached is left alone for a moment, so that it does not hold up the others.
         """
         if time.monotonic() < self._away_until:
             raise ConnectionFailure("away a moment ago")
-        with self._locks[hash(name) % len(self._locks)]:
-            if self._versions.get(name, self._floor) >= version:
+        with self._locks[hash(login) % len(self._locks)]:
+            if self._versions.get(login, self._floor) >= version:
                 return
-            self._versions.setdefault(name, self._floor)  # so that `clear` knows of a user who is just being made
+            self._versions.setdefault(login, self._floor)  # so that `clear` knows of a user who is just being made
             try:
                 if user is None:
-                    self._drop(name)
-                elif user.password is not None:  # users without one authenticate elsewhere, which no mongod here can
-                    self._put(user, user.password, custom)
+                    self._drop(login)
+                elif user.password is not None or user.has_certificates:  # no mongod here can ask AWS, LDAP and so on
+                    self._put(user, custom)
             except ConnectionFailure:
                 self._away_until = time.monotonic() + AWAY_SECONDS
                 raise
-            self._versions[name] = version
+            self._versions[login] = version
 
     def databases(self) -> list[str]:
         return list(self._client.list_database_names())
@@ -190,33 +218,35 @@ class Mongod:
     def clear(self, version: int) -> None:
         """Drop every user that was made here; no change up to this version is applied any more."""
         self._floor = version
-        names, self._versions = list(self._versions), {}
-        for name in names:
-            with self._locks[hash(name) % len(self._locks)]:
-                self._drop(name)
+        logins, self._versions = list(self._versions), {}
+        for login in logins:
+            with self._locks[hash(login) % len(self._locks)]:
+                self._drop(login)
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, login: Login) -> None:
         try:
-            self._client.admin.command("dropUser", name)
+            self._client[login[0]].command("dropUser", login[1])
         except OperationFailure as error:
             if error.code != USER_NOT_FOUND:
                 raise
 
-    def _put(self, user: User, password: str, custom: dict[str, Json]) -> None:
+    def _put(self, user: User, custom: dict[str, Json]) -> None:
         if not self._ready:
             # The fewest hash rounds that mongod allows: a hundred users are to be made, not to be kept safe.
             self._client.admin.command("setParameter", 1, scramSHA256IterationCount=5000)
             self._ready = True
         roles = [self._role(role, custom) for role in user.attributes["roles"]]
-        self._create_or_update("User", user.name, {"pwd": password, "roles": roles, "mechanisms": ["SCRAM-SHA-256"]})
+        scram = {"pwd": user.password, "mechanisms": ["SCRAM-SHA-256"]} if user.password is not None else {}
+        self._create_or_update("User", user.login, {"roles": roles, **scram})
 
-    def _create_or_update(self, kind: str, name: str, settings: Json) -> None:
+    def _create_or_update(self, kind: str, named: tuple[str, str], settings: Json) -> None:
+        database, name = self._client[named[0]], named[1]
         try:
-            self._client.admin.command(f"create{kind}", name, **settings)
+            database.command(f"create{kind}", name, **settings)
         except OperationFailure as error:
             if error.code not in (USER_EXISTS, ROLE_EXISTS):
                 raise
-            self._client.admin.command(f"update{kind}", name, **settings)
+            database.command(f"update{kind}", name, **settings)
 
     def _role(self, role: Json, custom: dict[str, Json]) -> Json:
         """Return the role in MongoDB's form; one that MongoDB does not have is made first."""
@@ -234,7 +264,7 @@ class Mongod:
             name = f"{name} {database}.{collection}"
         else:
             return {"role": "root", "db": "admin"} if name == "atlasAdmin" else {"role": name, "db": database}
-        self._create_or_update("Role", name, {"privileges": privileges, "roles": inherited})
+        self._create_or_update("Role", ("admin", name), {"privileges": privileges, "roles": inherited})
         return {"role": name, "db": "admin"}
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from urllib.parse import quote, urlsplit
 
-from tests.emulator.model import Cluster, Json, Project, User, wire_time
+from tests.emulator.model import AccessEntry, Cluster, Json, Project, User, wire_time
 
 VERSION = "8.0.29"
 _REST = "https://cloud.mongodb.com"
@@ -39,12 +39,11 @@ def user_body(project: Project, user: User, root: str) -> Json:
     return {**user.attributes, "links": [link(f"{root}/groups/{project.id}/databaseUsers/{database}/{name}")]}
 
 
-def access_body(project: Project, entry: str, root: str) -> Json:
-    address, _, bits = entry.partition("/")
-    block = f"{address}/{bits or 32}"
-    single = {"ipAddress": address} if bits in ("", "32") else {}
-    href = f"{root}/groups/{project.id}/accessList/{block.replace('/', '%2F')}"
-    return {"cidrBlock": block, "comment": "", "groupId": project.id, **single, "links": [link(href)]}
+def access_body(project: Project, entry: AccessEntry, root: str) -> Json:
+    address, _, bits = entry.cidr.partition("/")
+    single = {"ipAddress": address} if bits in ("32", "128") else {}
+    href = f"{root}/groups/{project.id}/accessList/{entry.cidr.replace('/', '%2F')}"
+    return {"cidrBlock": entry.cidr, "comment": entry.comment, "groupId": project.id, **single, "links": [link(href)]}
 
 
 def process_body(project: Project, process: Json, root: str) -> Json:
@@ -84,7 +83,7 @@ def processes(cluster: Cluster) -> list[Json]:
 def limit_bodies(project: Project) -> list[Json]:
     usage = {
         "atlas.project.security.databaseAccess.users": (len(project.users), 100, 100, project.user_limit),
-        "atlas.project.deployment.clusters": (len(project.clusters), 25, 90, 25),
+        "atlas.project.deployment.clusters": (len(project.clusters), 25, 90, project.cluster_limit),
         "atlas.project.security.databaseAccess.customRoles": (len(project.roles), 100, 1400, 100),
     }
     return [
@@ -94,7 +93,9 @@ def limit_bodies(project: Project) -> list[Json]:
 
 
 def connection_strings(cluster: Cluster) -> Json:
-    """Return none while a dedicated cluster is being created; otherwise those set, or those that lead to its mongod.
+    """Return none while a dedicated cluster is being created, of a flex cluster one of two then.
+
+    Otherwise return those set, or those that lead to its mongod.
 
     Unlike Atlas's, the mongod's address has no `ssl=true`, since there is no TLS here; its root user is left out.
     """
@@ -105,27 +106,28 @@ def connection_strings(cluster: Cluster) -> Json:
     parts = urlsplit(cluster.mongo)
     options = [option for option in parts.query.split("&") if option and not option.startswith("authSource=")]
     standard = f"mongodb://{parts.netloc.rpartition('@')[2]}/?{'&'.join(['authSource=admin', *options])}"
-    return {"standard": standard, "standardSrv": f"mongodb+srv://{cluster.name}.abcde.mongodb.net"}
+    srv = {"standardSrv": f"mongodb+srv://{cluster.name}.abcde.mongodb.net"}
+    return srv if cluster.state == "CREATING" else {"standard": standard, **srv}
 
 
 def _any_cluster(project: Project, cluster: Cluster) -> Json:
     return {
         "clusterType": cluster.cluster_type,
         "connectionStrings": connection_strings(cluster),
-        "createDate": wire_time(project.created),
+        "createDate": wire_time(cluster.created),
         "groupId": project.id,
-        "id": identifier(project.id, cluster.name),
+        "id": identifier(project.id, cluster.name, str(cluster.created)),
         "mongoDBVersion": VERSION,
         "name": cluster.name,
         "stateName": cluster.state,
-        "tags": [],
-        "terminationProtectionEnabled": False,
+        "tags": cluster.tags,
+        "terminationProtectionEnabled": cluster.protected,
         "versionReleaseSystem": "LTS",
     }
 
 
 def flex_body(project: Project, cluster: Cluster) -> Json:
-    region = {"backingProviderName": "AWS", "providerName": "FLEX", "regionName": "US_EAST_1"}
+    region = {"backingProviderName": cluster.provider, "providerName": "FLEX", "regionName": cluster.region}
     return {
         **_any_cluster(project, cluster),
         "backupSettings": {"enabled": True},
@@ -136,43 +138,55 @@ def flex_body(project: Project, cluster: Cluster) -> Json:
 
 def cluster_body(project: Project, cluster: Cluster, root: str) -> Json:
     home = f"{root}/groups/{project.id}/clusters/{cluster.name}"
+    region = _FREE_REGION if cluster.kind == "free" else _region(cluster)
     replication = {
         "id": identifier(project.id, cluster.name, "replication"),
-        "regionConfigs": [_FREE_REGION if cluster.kind == "free" else _REGION],
+        "regionConfigs": [region],
         "zoneId": identifier(project.id, cluster.name, "zone"),
         "zoneName": "Zone 1",
     }
+    groups = {name: value for name, value in region.items() if name.endswith("Specs") and cluster.kind != "free"}
+    effective = {f"effective{name[0].upper()}{name[1:]}": value for name, value in groups.items()}
     others = [link(f"{home}/backup/{name}", f"{_REST}/{name}") for name in ("restoreJobs", "snapshots")]
     return {
         **_any_cluster(project, cluster),
         **_CLUSTER,
+        "backupEnabled": cluster.backup,
         "effectiveReplicationSpecs": [replication],
+        "featureCompatibilityVersion": cluster.version,
         "links": [link(home), *others],
         "paused": cluster.paused,
-        "replicationSpecs": [replication],
+        "mongoDBMajorVersion": cluster.version,
+        "mongoDBVersion": VERSION if VERSION.startswith(cluster.version) else f"{cluster.version}.1",
+        "replicationSpecs": [{**replication, "regionConfigs": [{**region, **effective}]}],
     }
 
 
-_NODES: Json = {"instanceSize": "M10", "diskIOPS": 3000, "diskSizeGB": 30.0, "ebsVolumeType": "STANDARD"}
+def _region(cluster: Cluster) -> Json:
+    nodes = {"instanceSize": cluster.tier, "diskIOPS": 3000, "diskSizeGB": cluster.disk_size_gb}
+    nodes |= {"ebsVolumeType": "STANDARD"} if cluster.provider == "AWS" else {}
+    return {
+        "analyticsSpecs": {**nodes, "nodeCount": 0},
+        "autoScaling": {"compute": {"enabled": False, "scaleDownEnabled": False}, "diskGB": {"enabled": False}},
+        "electableSpecs": {**nodes, "nodeCount": 3},
+        "priority": 7,
+        "providerName": cluster.provider,
+        "readOnlySpecs": {**nodes, "nodeCount": 0},
+        "regionName": cluster.region,
+    }
+
+
 _ANY_REGION: Json = {"priority": 7, "regionName": "US_EAST_1"}
 _FREE = {"backingProviderName": "AWS", "providerName": "TENANT", "electableSpecs": {"instanceSize": "M0"}}
 _FREE_REGION: Json = {**_ANY_REGION, **_FREE}
-_REGION: Json = {
-    **_ANY_REGION,
-    "providerName": "AWS",
-    "analyticsSpecs": {**_NODES, "nodeCount": 0},
-    "autoScaling": {"compute": {"enabled": False, "scaleDownEnabled": False}, "diskGB": {"enabled": False}},
-    "electableSpecs": {**_NODES, "nodeCount": 3},
-    "readOnlySpecs": {**_NODES, "nodeCount": 0},
-}
 _CLUSTER: Json = json.loads("""{
-    "adaptiveCapacity": null, "backupEnabled": false, "biConnector": {"enabled": false, "readPreference": "secondary"},
+    "adaptiveCapacity": null, "biConnector": {"enabled": false, "readPreference": "secondary"},
     "advancedConfiguration": {
         "customOpensslCipherConfigTls12": [], "customOpensslCipherConfigTls13": [],
         "minimumEnabledTlsProtocol": "TLS1_2", "tlsCipherConfigMode": "DEFAULT"
     },
     "diskWarmingMode": "FULLY_WARMED", "effectiveDatabaseEdition": "CORE", "encryptionAtRestProvider": "NONE",
-    "featureCompatibilityVersion": "8.0", "globalClusterSelfManagedSharding": false, "internalClusterRole": "NONE",
-    "labels": [], "mongoDBMajorVersion": "8.0", "pitEnabled": false, "redactClientLogData": false,
+    "globalClusterSelfManagedSharding": false, "internalClusterRole": "NONE",
+    "labels": [], "pitEnabled": false, "redactClientLogData": false,
     "retainBackups": false, "rootCertType": "ISRGROOTX1", "useAwsTimeBasedSnapshotCopyForFastInitialSync": false
 }""")

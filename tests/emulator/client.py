@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -130,24 +130,67 @@ class Emulator:
     # Projects and what is in them.
 
     def put_project(self, project: str, *, key: tuple[str, str] | None = None, **settings: object) -> None:
-        """`name`, `user_limit`, `access_list`; `key` (public, private) gets the project and no other."""
+        """`name`, `user_limit`, `cluster_limit`, `access_list`; `key` (public, private) gets this project only."""
         self._call("PUT", f"/projects/{project}", settings)
         if key:
             self.put_key(key[0], key[1], [project])
 
-    def put_key(self, public: str, private: str, projects: list[str], *, read_only: bool = False) -> None:
-        self._call("PUT", f"/keys/{public}", {"secret": private, "projects": projects, "read_only": read_only})
+    def put_key(
+        self,
+        public: str,
+        private: str,
+        projects: list[str],
+        *,
+        read_only: bool = False,
+        roles: Iterable[str] = ("GROUP_OWNER",),
+    ) -> None:
+        """`read_only` instead of other roles."""
+        roles = ["GROUP_READ_ONLY"] if read_only else list(roles)
+        self._call("PUT", f"/keys/{public}", {"secret": private, "projects": projects, "roles": roles})
 
-    def put_account(self, client: str, secret: str, projects: list[str], *, read_only: bool = False) -> None:
-        self._call("PUT", f"/accounts/{client}", {"secret": secret, "projects": projects, "read_only": read_only})
+    def put_account(
+        self,
+        client: str,
+        secret: str,
+        projects: list[str],
+        *,
+        read_only: bool = False,
+        roles: Iterable[str] = ("GROUP_OWNER",),
+    ) -> None:
+        """`read_only` instead of other roles."""
+        roles = ["GROUP_READ_ONLY"] if read_only else list(roles)
+        self._call("PUT", f"/accounts/{client}", {"secret": secret, "projects": projects, "roles": roles})
 
     def put_cluster(self, name: str, *, project: str = PROJECT_ID, **settings: object) -> None:
         """`kind`, `state`, `paused`, `connection_strings`, `mongo`, `then={"state": …, "seconds": …, "reads": …}`.
 
         `cluster_type` (REPLICASET, SHARDED), and `processes` in Atlas's form, each with its `databases` if they are not
-        to be those of its mongod.
+        to be those of its mongod. `provider`, `region`, `tier`, `disk_size_gb`, `version`, `backup`, `protected`, and
+        `tags` in Atlas's form.
         """
         self._call("PUT", f"/projects/{project}/clusters/{name}", settings)
+
+    def clusters(self, project: str = PROJECT_ID) -> list[Json]:
+        """Return `name`, `kind`, `state`, `paused`, `tier`, `protected` and `tags` (a mapping) of each."""
+        return list(self._call("GET", f"/projects/{project}/clusters"))
+
+    def cluster_times(self, kind: str, **times: object) -> None:
+        """How long clusters that are made by calls are `creating`, `updating`, `deleting`.
+
+        Each is a number of seconds, or `{"seconds": …, "reads": …, "never": …}`.
+        """
+        delays = {
+            state.upper(): delay if isinstance(delay, dict) else {"seconds": delay} for state, delay in times.items()
+        }
+        self._call("PUT", "/clusters/times", {kind: delays})
+
+    def lose_flex_deletions(self, times: int) -> None:
+        """The next flex clusters whose DELETE is accepted return to IDLE."""
+        self._call("PUT", "/clusters/lost-deletions", {"times": times})
+
+    def access(self, *, gap: float = 0, **delay: object) -> None:
+        """New entries of access lists are PENDING for a delay; of two writes within the gap, one is lost."""
+        self._call("PUT", "/access", {"delay": delay, "gap": gap})
 
     def delete_cluster(self, name: str, *, project: str = PROJECT_ID) -> None:
         self._call("DELETE", f"/projects/{project}/clusters/{name}")

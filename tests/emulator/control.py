@@ -10,10 +10,22 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
 from werkzeug.routing import Rule as Path
 
+from tests.emulator.access_endpoints import block_of
 from tests.emulator.buckets import Limit
 from tests.emulator.errors import json_response
 from tests.emulator.faults import Rule
-from tests.emulator.model import KINDS, STATES, Cluster, Credential, Delay, Json, Policy, Project, Wait
+from tests.emulator.model import (
+    KINDS,
+    STATES,
+    AccessEntry,
+    Cluster,
+    Credential,
+    Delay,
+    Json,
+    Policy,
+    Project,
+    Wait,
+)
 from tests.emulator.world import World
 
 if TYPE_CHECKING:
@@ -21,7 +33,10 @@ if TYPE_CHECKING:
 
 CONTROL_PATH = "/_emulator"
 
-_CLUSTER_FIELDS = {"kind", "state", "paused", "connection_strings", "mongo", "cluster_type", "processes"}
+_CLUSTER_FIELDS = {
+    *("kind", "state", "paused", "connection_strings", "mongo", "cluster_type", "processes"),
+    *("provider", "region", "tier", "disk_size_gb", "version", "backup", "protected", "tags"),
+}
 _TALKING_TO_MONGODS = {"POST /reset", "POST /apply"}  # so the lock is not held
 
 
@@ -36,6 +51,9 @@ class Control:
             "DELETE /faults": lambda _: world.faults.clear(),
             "DELETE /faults/<int:number>": self._delete_fault,
             "PUT /policy": self._set_policy,
+            "PUT /clusters/times": self._set_cluster_times,
+            "PUT /clusters/lost-deletions": self._lose_deletions,
+            "PUT /access": self._set_access,
             "PUT /databases/hidden": self._hide_databases,
             "POST /apply": lambda _: world.atlas.force(),
             "PUT /settings": self._set_settings,
@@ -50,6 +68,7 @@ class Control:
             "PUT /accounts/<name>": lambda body, name: _put(world.oauth.accounts, name, body),
             "PUT /projects/<project>": self._put_project,
             "GET /projects/<project>/users": self._users,
+            "GET /projects/<project>/clusters": self._clusters,
             "PUT /projects/<project>/clusters/<name>": self._put_cluster,
             "DELETE /projects/<project>/clusters/<name>": self._delete_cluster,
             "PUT /projects/<project>/roles/<name>": self._put_role,
@@ -86,6 +105,22 @@ class Control:
         """For changes from now on: `applied` and `stale`, each with any of `seconds`, `reads`, `never`."""
         self._atlas.policy = Policy(**{name: Delay(**delay) for name, delay in body.items()})
 
+    def _set_cluster_times(self, body: Json) -> None:
+        """By kind and state: `{"flex": {"CREATING": {"seconds": …, "reads": …, "never": …}, …}, …}`."""
+        for kind, states in body.items():
+            for state, delay in states.items():
+                if kind not in KINDS or state not in STATES:
+                    raise ValueError(f"no kind {kind} or no state {state}")
+                self._atlas.cluster_times[kind, state] = Delay(**delay)
+
+    def _lose_deletions(self, body: Json) -> None:
+        self._atlas.lost_deletions = int(body["times"])
+
+    def _set_access(self, body: Json) -> None:
+        """`delay` as `{"seconds": …, …}` until an entry is ACTIVE, and the `gap` in which a write is lost."""
+        self._atlas.access_delay = Delay(**body.get("delay", {}))
+        self._atlas.access_gap = body.get("gap", 0)
+
     def _hide_databases(self, body: Json) -> None:
         """Those `names`, and no others."""
         self._atlas.hidden_databases = frozenset(body["names"])
@@ -100,10 +135,13 @@ class Control:
                 setattr(owner, name, value)
 
     def _put_project(self, body: Json, project: str) -> None:
-        """`name`, `user_limit`, `access_list`; those not given stay."""
+        """`name`, `user_limit`, `cluster_limit`, `access_list` (addresses and blocks); those not given stay."""
         found = self._atlas.projects.setdefault(project, Project(project, project))
-        for name in body.keys() & {"name", "user_limit", "access_list"}:
+        for name in body.keys() & {"name", "user_limit", "cluster_limit"}:
             setattr(found, name, body[name])
+        if "access_list" in body:
+            blocks = [block_of(entry) for entry in body["access_list"]]
+            found.access_list = {block: AccessEntry(block) for block in blocks}
 
     def _put_role(self, body: Json, project: str, name: str) -> None:
         """A custom role in Atlas's form; `actions` and `inheritedRoles` may be left out."""
@@ -130,19 +168,36 @@ class Control:
             state = then.pop("state")
             cluster.following = (Wait(Delay(**then), time.time()), state)
 
+    def _clusters(self, _: Json, project: str) -> list[Json]:
+        """Count no read: those whose time is over have moved on, those that wait for reads have not."""
+        owner = self._atlas.projects[project]
+        names = ("name", "kind", "state", "paused", "tier", "protected")
+        now = time.time()
+        waits = [(cluster, *(cluster.following or (None, None))) for cluster in owner.clusters.values()]
+        ended = {cluster.name: state for cluster, wait, state in waits if wait and wait.over(now)}
+        return [
+            {name: getattr(cluster, name) for name in names}
+            | {"state": ended.get(cluster.name, cluster.state)}
+            | {"tags": {tag["key"]: tag["value"] for tag in cluster.tags}}
+            for cluster in owner.clusters.values()
+            if ended.get(cluster.name, cluster.state) is not None
+        ]
+
     def _delete_cluster(self, _: Json, project: str, name: str) -> None:
         del self._atlas.projects[project].clusters[name]
 
     def _users(self, _: Json, project: str) -> list[Json]:
         """Each user as on the wire, with `applied`; those whose removal is on its way are there with `deleted`."""
         owner = self._atlas.projects[project]
-        pending = {change.name: change for cluster in owner.clusters.values() for change in cluster.changes}
-        users = {user.name: user.attributes for user in owner.users.values()}
-        present = [{**user, "applied": name not in pending, "deleted": False} for name, user in users.items()]
-        gone = [{"username": name, "deleted": True, "applied": False} for name in pending if name not in users]
+        pending = {change.login for cluster in owner.clusters.values() for change in cluster.changes}
+        users = {user.login: user.attributes for user in owner.users.values()}
+        present = [{**user, "applied": login not in pending, "deleted": False} for login, user in users.items()]
+        gone = [
+            {"username": name, "deleted": True, "applied": False} for db, name in pending if (db, name) not in users
+        ]
         return present + gone
 
 
 def _put(credentials: dict[str, Credential], name: str, body: Json) -> None:
     projects = frozenset(body["projects"])
-    credentials[name] = Credential(name, body["secret"], projects, body.get("read_only", False))
+    credentials[name] = Credential(name, body["secret"], projects, frozenset(body["roles"]))

@@ -13,7 +13,12 @@ _LIMITED = (
     "Rate limit exceeded for %s. Please retry after %s seconds. Request capacity: %s. Refill rate: %s per %s seconds."
 )
 
+_PROTECTED = (
+    "Cannot terminate a cluster when termination protection is enabled. Disable termination protection and try again."
+)
+
 RECORDED: dict[str, tuple[int, str]] = {
+    "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED": (400, _PROTECTED),
     "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API": (400, "Flex cluster %s cannot be used in the Cluster API."),
     "CLUSTER_NOT_FOUND": (404, "No cluster named %s exists in group %s."),
     "GROUP_NOT_FOUND": (404, "No group with ID %s exists."),
@@ -26,7 +31,29 @@ RECORDED: dict[str, tuple[int, str]] = {
 }
 
 CODES: dict[str, tuple[int, str]] = RECORDED | {
+    "ACCOUNT_SUSPENDED": (402, "The organization has not paid for more than 30 days."),
     "ALREADY_EXPIRED": (400, "What has expired cannot be changed."),
+    "ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND": (404, "%s is not on the access list of the group %s."),
+    "ATLAS_NETWORK_PERMISSIONS_LIMIT_EXCEEDED": (403, "An access list has at most %s entries."),
+    "ATLAS_RESERVED_CLUSTER_NAME": (400, "The cluster name %s is reserved for host names."),
+    "ATLAS_X509_USER_CANNOT_BE_TEMPORARY": (400, "A user with X.509 certificates has no expiry."),
+    "CANNOT_PAUSE_CLUSTER_WITH_PENDING_CHANGES": (409, "A cluster that is being changed cannot be paused."),
+    "CANNOT_UPDATE_AND_PAUSE_CLUSTER": (409, "The cluster %s cannot be changed and paused in one call."),
+    "CANNOT_UPDATE_PAUSED_CLUSTER": (409, "The cluster %s is paused and cannot be changed."),
+    "CERT_EXPIRY_CANNOT_EXCEED_TWO_YEARS": (400, "A certificate is good for 24 months at most."),
+    "CLUSTER_ALREADY_PAUSED": (409, "The cluster is paused already."),
+    "CLUSTER_ALREADY_REQUESTED_DELETION": (400, "The deletion of the cluster %s was requested before."),
+    "CLUSTER_LIMIT_EXCEEDED": (403, "The project has its %s clusters already."),  # the code was never seen
+    "CLUSTER_NAME_INVALID": (400, "A cluster name has letters, digits and hyphens only, which %s has not."),
+    "CLUSTER_NAME_PREFIX_INVALID": (400, "The first %s characters of the cluster name %s end in a hyphen."),
+    "CLUSTER_NAME_TOO_LONG": (400, "The cluster name %s has more than %s characters."),
+    "DUPLICATE_CLUSTER_NAME": (400, "There is a cluster %s in the group %s already."),
+    "DUPLICATE_CLUSTER_NAME_PREFIX": (400, "The cluster name %s begins with the same %s characters as another."),
+    "NO_CAPACITY": (409, "There is no capacity of %s for the group %s."),
+    "NO_PAYMENT_INFORMATION_FOUND": (402, "The group %s has no way to pay."),
+    "OUT_OF_CAPACITY": (409, "The region has no room for this size at the moment."),
+    "TENANT_CLUSTER_UPDATE_UNSUPPORTED": (400, "A free cluster cannot be changed by the API."),
+    "USER_NOT_MANAGED_X509": (400, "The certificates of this user are not Atlas's."),
     "ATLAS_INVALID_CUSTOM_ROLE_ASSIGNMENT": (400, "A user with a custom role can have no other role."),
     "ATLAS_INVALID_ROLE": (400, "There is no role %s@%s."),
     "ATLAS_INVALID_ROLE_DATABASE": (400, "The role %s exists on the database %s only."),
@@ -56,6 +83,7 @@ CODES: dict[str, tuple[int, str]] = RECORDED | {
     "INVALID_JSON": (400, "The JSON is not of the expected form."),
     "INVALID_JSON_ATTRIBUTE": (400, "The JSON of %s is not of the expected form."),
     "INVALID_MONGODB_USERNAME": (400, "MongoDB cannot have a user %s."),
+    "INVALID_PATH_PARAMETER": (400, "The path parameter %s is wrong."),
     "INVALID_QUERY_PARAMETER": (400, "The query parameter %s is wrong."),
     "IP_ADDRESS_NOT_ON_ACCESS_LIST": (403, "IP address %s is not allowed to access this resource."),
     "MALFORMED_JSON": (400, "The body is no JSON."),

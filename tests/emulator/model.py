@@ -1,10 +1,13 @@
 """What the emulated Atlas holds: projects with their clusters, users, custom roles and access list."""
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 Json = dict[str, Any]
+Login = tuple[str, str]
+"""The database and the name under which a user is known to a mongod."""
 
 STATES = frozenset({"IDLE", "CREATING", "UPDATING", "DELETING", "REPAIRING"})
 KINDS = frozenset({"dedicated", "flex", "free"})
@@ -39,12 +42,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Credential:
-    """An API key or a service account, `name` its public half; a read-only one changes nothing."""
+    """An API key or a service account, `name` its public half, with its roles in each of its projects."""
 
     name: str
     secret: str
     projects: frozenset[str]
-    read_only: bool = False
+    roles: frozenset[str] = frozenset({"GROUP_OWNER"})
+
+    def may(self, role: str) -> bool:
+        """Whether it has the role (each has the empty one), or the one that includes all others."""
+        return not role or not self.roles.isdisjoint({role, "GROUP_OWNER"})
 
 
 @dataclass
@@ -59,6 +66,16 @@ class User:
     def name(self) -> str:
         return str(self.attributes["username"])
 
+    @property
+    def has_certificates(self) -> bool:
+        return bool(self.attributes["x509Type"] != "NONE")
+
+    @property
+    def login(self) -> Login:
+        """A mongod knows a user with certificates by their subject, which Atlas makes of the name if it makes them."""
+        name = f"CN={self.name}" if self.attributes["x509Type"] == "MANAGED" else self.name
+        return self.attributes["databaseName"], name
+
     def reaches(self, cluster: str) -> bool:
         """A user without scopes reaches every cluster of the project."""
         scopes = self.attributes["scopes"]
@@ -69,7 +86,7 @@ class User:
 class Cluster:
     """`connection_strings` None: those that lead to its mongod. `following`: the next state, None is gone.
 
-    `processes` None: those of its standard connection string; see `tests.emulator.bodies`.
+    `processes` None: those of its standard connection string; see `tests.emulator.bodies`. `tags` are in Atlas's form.
     """
 
     name: str
@@ -80,8 +97,30 @@ class Cluster:
     connection_strings: Json | None = None
     cluster_type: str = "REPLICASET"
     processes: list[Json] | None = None
+    provider: str = "AWS"
+    region: str = "US_EAST_1"
+    tier: str = "M10"
+    disk_size_gb: float = 30.0
+    version: str = "8.0"
+    backup: bool = False
+    protected: bool = False
+    tags: list[Json] = field(default_factory=list)
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
     following: tuple[Wait, str | None] | None = None
     changes: list["Change"] = field(default_factory=list)
+
+    def begin(self, state: str, delay: Delay, then: str | None) -> None:
+        """Go into a state that another one follows."""
+        self.state, self.following = state, (Wait(delay, time.time()), then)
+
+
+@dataclass
+class AccessEntry:
+    """An entry of the IP access list; its status is ACTIVE when `active` is over."""
+
+    cidr: str
+    comment: str = ""
+    active: Wait = field(default_factory=lambda: Wait(Delay(), 0))
 
 
 @dataclass
@@ -89,22 +128,25 @@ class Project:
     id: str
     name: str
     user_limit: int = 100
+    cluster_limit: int = 25
     clusters: dict[str, Cluster] = field(default_factory=dict)
     users: dict[tuple[str, str], User] = field(default_factory=dict)
     roles: dict[str, Json] = field(default_factory=dict)
-    access_list: list[str] = field(default_factory=lambda: ["0.0.0.0/0"])
+    access_list: dict[str, AccessEntry] = field(default_factory=lambda: {"0.0.0.0/0": AccessEntry("0.0.0.0/0")})
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def advance(self, now: float) -> None:
-        """Count one read of the clusters: states whose wait is over move on."""
+    def advance(self, now: float) -> list[Cluster]:
+        """Count one read of the clusters: states whose wait is over move on. Return the clusters that are gone now."""
+        gone = []
         for cluster in list(self.clusters.values()):
             wait, state = cluster.following or (None, None)
             if wait and not wait.over(now):
                 wait.reads += 1
             elif wait and state is None:
-                del self.clusters[cluster.name]
+                gone.append(self.clusters.pop(cluster.name))
             elif wait and state:
                 cluster.state, cluster.following = state, None
+        return gone
 
 
 @dataclass(eq=False)
@@ -116,7 +158,7 @@ class Change:
 
     project: Project
     cluster: Cluster
-    name: str
+    login: Login
     version: int
     user: User | None
     stale: Wait

@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-
-from werkzeug import Request
 
 from tests.emulator.errors import ApiError, refuse_if
 from tests.emulator.model import Json, Project, wire_time
+from tests.emulator.request_bodies import entries, require, text
 
 MAX_DAYS = 7
 COLLECTION_ROLES_LIMIT = 100
@@ -22,7 +20,7 @@ AUTH_TYPES = {
     "x509Type": {"NONE", "CUSTOMER", "MANAGED"},
 }
 REQUIRED = ("databaseName", "groupId", "roles", "username")
-ATTRIBUTES = {*AUTH_TYPES, *REQUIRED, "password", "scopes", "labels", "description", "deleteAfterDate", "links"}
+USER_ATTRIBUTES = {*AUTH_TYPES, *REQUIRED, "password", "scopes", "labels", "description", "deleteAfterDate", "links"}
 ADMIN_ROLES = {
     *("atlasAdmin", "backup", "clusterMonitor", "dbAdminAnyDatabase", "enableSharding"),
     *("readAnyDatabase", "readWriteAnyDatabase"),
@@ -33,33 +31,18 @@ RESTRICTED_ROLES = {"root", "dbOwner", "userAdmin", "userAdminAnyDatabase", "clu
 COMMON_PASSWORDS = {"password", "12345678", "password1", "qwertyuiop", "iloveyou"}
 
 
-def parse(request: Request) -> Json:
-    """Return the body. 415 is this emulator's strictness; what Atlas does was never seen."""
-    kind = request.mimetype
-    refuse_if(kind != "application/json" and not kind.startswith("application/vnd.atlas."), "UNSUPPORTED_MEDIA_TYPE")
-    try:
-        body = json.loads(request.get_data())
-    except ValueError:
-        raise ApiError("MALFORMED_JSON") from None
-    if not isinstance(body, dict):
-        raise ApiError("INVALID_JSON")
-    for name in sorted(body.keys() - ATTRIBUTES):
-        raise ApiError("INVALID_ATTRIBUTE", name)
-    return body
-
-
 def new_user(project: Project, body: Json) -> Json:
     """Return the attributes of the user that the body of a POST describes. Raise ApiError."""
-    _require(body, REQUIRED)
+    require(body, REQUIRED)
     refuse_if(body["groupId"] != project.id, "GROUP_MISMATCH", str(body["groupId"]))
-    name, database = _text(body, "username"), _text(body, "databaseName")
+    name, database = text(body, "username"), text(body, "databaseName")
     refuse_if(not name or len(name) > NAME_LIMIT, "ATLAS_INVALID_USERNAME", name)
     refuse_if(not name.isprintable(), "INVALID_MONGODB_USERNAME", name)
     external = any(body.get(kind, "NONE") != "NONE" for kind in AUTH_TYPES)
     refuse_if(external and database != "$external", "DATABASE_NAME_INVALID_EXTERNAL")
     refuse_if(not external and database != "admin", "DATABASE_NAME_INVALID_ADMIN", "SCRAM users")
     if not external:
-        _require(body, ("password",))
+        require(body, ("password",))
     return _checked(project, body, body)
 
 
@@ -78,20 +61,20 @@ def changed_user(project: Project, old: Json, body: Json) -> Json:
 def _checked(project: Project, given: Json, whole: Json) -> Json:
     """Check the attributes that are given, and return the whole user's as they appear on the wire."""
     if given.get("password") is not None:
-        password = _text(given, "password")
+        password = text(given, "password")
         refuse_if(password.lower() in COMMON_PASSWORDS, "COMMON_PASSWORD")
         refuse_if(len(password) < 8, "WEAK_PASSWORD")
     for name, values in AUTH_TYPES.items():
         refuse_if(given.get(name, "NONE") not in values, "INVALID_ENUM_VALUE", str(given.get(name)))
     if "roles" in given:
         _check_roles(project, given)
-    for scope in _entries(given, "scopes", ("name", "type")):
+    for scope in entries(given, "scopes", ("name", "type")):
         refuse_if(scope["type"] not in SCOPES, "INVALID_ENUM_VALUE", scope["type"])
-    for label in _entries(given, "labels", ("key", "value")):
+    for label in entries(given, "labels", ("key", "value")):
         fits = all(1 <= len(label[part]) <= 255 for part in ("key", "value"))
         refuse_if(not fits, "VALIDATION_ERROR", "a label's key and value have 1 to 255 characters")
     if given.get("description") is not None:
-        long = len(_text(given, "description")) > DESCRIPTION_LIMIT
+        long = len(text(given, "description")) > DESCRIPTION_LIMIT
         refuse_if(long, "VALIDATION_ERROR", f"a description has at most {DESCRIPTION_LIMIT} characters")
     if given.get("deleteAfterDate") is not None:
         ahead = _date(given["deleteAfterDate"]) - datetime.now(UTC)
@@ -112,31 +95,8 @@ def _checked(project: Project, given: Json, whole: Json) -> Json:
     }
 
 
-def _require(body: Json, names: Iterable[str]) -> None:
-    missing = [name for name in names if body.get(name) is None]
-    code = "MISSING_ATTRIBUTE" if len(missing) == 1 else "MISSING_ATTRIBUTES"
-    refuse_if(missing, code, ", ".join(missing))
-
-
-def _text(body: Json, name: str) -> str:
-    refuse_if(not isinstance(body[name], str), "INVALID_JSON_ATTRIBUTE", name)
-    return str(body[name])
-
-
-def _entries(body: Json, name: str, required: tuple[str, ...]) -> list[Json]:
-    """Return the list of objects under the name, each of which has the required attributes as text."""
-    entries = body.get(name) or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ApiError("INVALID_JSON_ATTRIBUTE", name)
-    for entry in entries:
-        _require(entry, required)
-        for attribute in required:
-            _text(entry, attribute)
-    return entries
-
-
 def _check_roles(project: Project, body: Json) -> None:
-    roles = _entries(body, "roles", ("roleName", "databaseName"))
+    roles = entries(body, "roles", ("roleName", "databaseName"))
     refuse_if(not roles, "MISSING_ATTRIBUTE", "roles")
     for role in roles:
         _check_role(project, role)
@@ -159,7 +119,7 @@ def _check_role(project: Project, role: Json) -> None:
     refuse_if(not re.fullmatch(r'[^/\\. "$*<>:|?\0]{1,63}', database), "INVALID_DATABASE_NAME", database)
     if role.get("collectionName"):
         refuse_if(name not in ("read", "readWrite"), "UNSUPPORTED_ROLE")
-        collection = _text(role, "collectionName")
+        collection = text(role, "collectionName")
         refuse_if(collection.startswith("system."), "ATLAS_RESTRICTED_COLLECTION", collection, name, database)
 
 

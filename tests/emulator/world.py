@@ -8,7 +8,7 @@ from tests.emulator.bodies import identifier
 from tests.emulator.buckets import Buckets
 from tests.emulator.credentials import Digest, OAuth
 from tests.emulator.faults import Faults
-from tests.emulator.model import Cluster, Credential, Delay, Policy, Project
+from tests.emulator.model import KINDS, Cluster, Credential, Delay, Policy, Project
 
 PROJECT_ID = identifier("project")
 PUBLIC_KEY = "emulator"
@@ -52,6 +52,7 @@ class World:
     private_key: str = PRIVATE_KEY
     clusters: tuple[str, ...] = CLUSTERS
     apply_seconds: float = 0
+    cluster_seconds: float = 0
 
     def __post_init__(self) -> None:
         self.atlas, self.faults, self.calls = Atlas(), Faults(), list[Call]()
@@ -74,5 +75,10 @@ class World:
         clusters = {name: Cluster(name, own or self.mongo) for name, _, own in named}
         with self.atlas.lock:
             self.atlas.hidden_databases = frozenset()
+            self.atlas.new_clusters_mongod = self.mongo
             self.atlas.policy = Policy(Delay(seconds=self.apply_seconds))
+            self.atlas.lost_deletions, self.atlas.access_delay, self.atlas.access_gap = 0, Delay(), 0
+            taking = Delay(seconds=self.cluster_seconds)
+            states = ("CREATING", "UPDATING", "DELETING")
+            self.atlas.cluster_times = {(kind, state): taking for kind in KINDS for state in states}
             self.atlas.projects[self.project] = Project(self.project, "emulated", clusters=clusters)

@@ -1,6 +1,7 @@
 """What recorded answers of Atlas show, for each call that the broker makes: status, headers, shape of the body."""
 
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import pytest
@@ -39,7 +40,9 @@ def assert_answer(response: requests.Response, status: int, version: str, java: 
     assert "X-Error-Code" not in response.headers
 
 
-def assert_refusal(response: requests.Response, status: int, code: str, parameters: list[object] | None = None) -> None:
+def assert_refusal(
+    response: requests.Response, status: int, code: str, parameters: Sequence[object] | None = None
+) -> None:
     body = response.json()
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
