@@ -7,7 +7,8 @@ Schema = dict[str, Any]
 NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"}
 
 
-def _closed(required: Schema, **optional: Schema) -> Schema:
+def closed(required: Schema, **optional: Schema) -> Schema:
+    """Return the schema of an object without further fields."""
     return {
         "type": "object",
         "properties": required | optional,
@@ -18,22 +19,22 @@ def _closed(required: Schema, **optional: Schema) -> Schema:
 
 def _object(kind: str, metadata: Schema, spec: Schema) -> Schema:
     version = {"const": "servicecatalog.k8s.io/v1beta1"}
-    return _closed({"apiVersion": version, "kind": {"const": kind}, "metadata": metadata, "spec": spec})
+    return closed({"apiVersion": version, "kind": {"const": kind}, "metadata": metadata, "spec": spec})
 
 
-_NAMESPACED = _closed({"name": NAME, "namespace": NAME})
-_BASIC = _closed({"basic": _closed({"secretRef": _closed({"name": NAME, "namespace": NAME})})})
+_NAMESPACED = closed({"name": NAME, "namespace": NAME})
+_BASIC = closed({"basic": closed({"secretRef": closed({"name": NAME, "namespace": NAME})})})
 
 SCHEMAS = {
     "ClusterServiceBroker": _object(
         "ClusterServiceBroker",
-        _closed({"name": NAME}),
-        _closed({"url": {"type": "string", "pattern": "^https?://"}, "authInfo": _BASIC}, caBundle={"type": "string"}),
+        closed({"name": NAME}, labels={"type": "object", "additionalProperties": {"type": "string"}}),
+        closed({"url": {"type": "string", "pattern": "^https?://"}, "authInfo": _BASIC}, caBundle={"type": "string"}),
     ),
     "ServiceInstance": _object(
         "ServiceInstance",
         _NAMESPACED,
-        _closed(
+        closed(
             {"clusterServiceClassExternalName": NAME, "clusterServicePlanExternalName": NAME},
             parameters={"type": "object"},
         ),
@@ -41,6 +42,6 @@ SCHEMAS = {
     "ServiceBinding": _object(
         "ServiceBinding",
         _NAMESPACED,
-        _closed({"instanceRef": _closed({"name": NAME})}, secretName=NAME, parameters={"type": "object"}),
+        closed({"instanceRef": closed({"name": NAME})}, secretName=NAME, parameters={"type": "object"}),
     ),
 }
