@@ -18,7 +18,8 @@ class Authority:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"authority {folder.name}")])
-        self.file = folder / "ca.pem"
+        self.file, self.key_file = folder / "ca.pem", folder / "ca.key"
+        self.key_file.write_bytes(_pem(self._key))
         made = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
         self.file.write_bytes(made)
 
@@ -39,9 +40,11 @@ class Authority:
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
         certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(self._sign(subject, key.public_key(), names))
-        private.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        private.write_bytes(_pem(key))
         return certificate, private
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -20,15 +20,20 @@ class AtlasEmulator(Server):
     public_key, private_key = Emulator.public_key, Emulator.private_key
     client_id, client_secret = Emulator.client_id, Emulator.client_secret
 
-    def __init__(self, cluster: Mongod, *, apply_seconds: float = 0, name: str = "atlas") -> None:
+    def __init__(
+        self, cluster: Mongod, *, apply_seconds: float = 0, cluster_seconds: float = 0, name: str = "atlas"
+    ) -> None:
         super().__init__(name)
         self.cluster = cluster
-        self.apply_seconds = apply_seconds
+        self.apply_seconds, self.cluster_seconds = apply_seconds, cluster_seconds
         self.control = Emulator(self.uri)
 
     def command(self) -> Sequence[str | Path]:
         emulator = [sys.executable, "-m", "tests.emulator", "--mongo", self.cluster.uri]
-        return [*emulator, "--host", HOST, "--port", str(self.port), "--apply-seconds", str(self.apply_seconds)]
+        authority = self.cluster.authority
+        files = ["--ca-certificate", authority.file, "--ca-key", authority.key_file]
+        times = ["--apply-seconds", str(self.apply_seconds), "--cluster-seconds", str(self.cluster_seconds)]
+        return [*emulator, "--host", HOST, "--port", str(self.port), *map(str, files), *times]
 
     def answers(self) -> bool:
         """Without the versioned header it refuses, as Atlas does: that is an answer."""

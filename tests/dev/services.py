@@ -11,14 +11,18 @@ from urllib.parse import quote
 import redis
 from pymongo import MongoClient
 
+from tests.certificates import Authority
 from tests.dev import binaries
-from tests.dev.processes import HOST, Server
+from tests.dev.processes import HOST, Server, run_directory
 
 Document = dict[str, Any]
 
 
 class Mongod(Server):
-    """A one-node replica set without access control, or, with ``auth``, a standalone server with a root user."""
+    """A one-node replica set without access control, or, with ``auth``, a standalone server with a root user.
+
+    The latter also speaks TLS, and lets in users with certificates of ``authority``.
+    """
 
     stop_signal = signal.SIGKILL
 
@@ -28,6 +32,10 @@ class Mongod(Server):
         self.user = "root" if auth else ""
         self.password = secrets.token_urlsafe(16) if auth else ""
         self._prepared = False
+        if auth:
+            folder = run_directory() / f"{name}-{self.port}-ca"
+            folder.mkdir()
+            self.authority = Authority(folder)
 
     @property
     def address(self) -> str:
@@ -51,8 +59,15 @@ class Mongod(Server):
             binaries.mongod(),
             *("--dbpath", data, "--port", str(self.port), "--bind_ip", HOST, "--nounixsocket"),
             *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
-            *(("--auth",) if self.auth else ("--replSet", "rs0", "--oplogSize", "64")),
+            *(self._tls() if self.auth else ("--replSet", "rs0", "--oplogSize", "64")),
         ]
+
+    def _tls(self) -> Sequence[str | Path]:
+        certificate, key = self.authority.certificate("mongod")
+        both = certificate.with_suffix(".both")
+        both.write_bytes(certificate.read_bytes() + key.read_bytes())
+        files = ("--tlsCertificateKeyFile", both, "--tlsCAFile", self.authority.file)
+        return ["--auth", "--tlsMode", "allowTLS", "--tlsAllowConnectionsWithoutCertificates", *files]
 
     def answers(self) -> bool:
         with self._direct() as client:

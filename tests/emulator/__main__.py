@@ -44,6 +44,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 @click.option("--cluster", "clusters", multiple=True, default=CLUSTERS, help="NAME or NAME=MONGO_URI; may be repeated.")
 @click.option("--apply-seconds", default=0.0, help="How long a change of a user takes to reach the clusters.")
 @click.option("--cluster-seconds", default=0.0, help="How long clusters are created, changed and deleted.")
+@click.option("--ca-certificate", default="", help="File of the authority that signs users' certificates.")
+@click.option("--ca-key", default="", help="File of its key.")
 @click.option("--until-stdin-closes", is_flag=True, help="End when the process that holds stdin does.")
 def main(host: str, port: int, *, until_stdin_closes: bool, **options: str | float | tuple[str, ...]) -> None:
     """An emulated Atlas."""

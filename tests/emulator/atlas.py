@@ -11,6 +11,7 @@ from itertools import count
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
+from tests.emulator.authority import UserAuthority
 from tests.emulator.model import Change, Cluster, Delay, Json, Login, Policy, Project, User, Wait
 
 TICK_SECONDS = 0.02
@@ -35,13 +36,14 @@ class Atlas:
     one list within `access_gap` seconds, one is lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, authority: UserAuthority | None = None) -> None:
         self.policy = Policy()
         self.cluster_times: dict[tuple[str, str], Delay] = {}
         self.lost_deletions = 0
         self.access_delay = Delay()
         self.access_gap: float = 0
         self.projects: dict[str, Project] = {}
+        self.authority = authority or UserAuthority()
         self.hidden_databases: frozenset[str] = frozenset()
         self.new_clusters_mongod = ""
         self.lock = threading.RLock()

@@ -30,9 +30,9 @@ class Emulator:
 
     @classmethod
     @contextmanager
-    def start(cls, mongo: str) -> Iterator[Self]:
+    def start(cls, mongo: str, options: Iterable[str] = ()) -> Iterator[Self]:
         """Yield it when it listens. It ends with the `with` block, or when this process does, however that happens."""
-        command = [sys.executable, "-m", "tests.emulator", f"--mongo={mongo}", "--until-stdin-closes"]
+        command = [sys.executable, "-m", "tests.emulator", f"--mongo={mongo}", "--until-stdin-closes", *options]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=CHECKOUT) as process:
             line = process.stdout.readline().strip() if process.stdout else ""

@@ -5,7 +5,7 @@ The Java methods of the root, the status, the limits and a process's databases w
 
 from tests.emulator import bodies
 from tests.emulator.errors import ApiError, refuse_if
-from tests.emulator.model import Json, User
+from tests.emulator.model import Json, User, wire_time
 from tests.emulator.request_bodies import parse
 from tests.emulator.routing import GROUP, Asked, route
 from tests.emulator.user_rules import USER_ATTRIBUTES, changed_user, new_user
@@ -15,6 +15,8 @@ _PROCESSES = GROUP + "/processes"
 _PROCESSES_JAVA = "ApiAtlasProcessesResource::"
 _ONE_USER = _USERS + "/{databaseName}/{username}"
 _USERS_JAVA = "ApiAtlasV2DatabaseUsersResource::"
+_CERTIFICATES = _USERS + "/{username}/certs"
+DEFAULT_MONTHS, MOST_MONTHS = 3, 24
 _USER_ADMIN = "GROUP_DATABASE_ACCESS_ADMIN"
 
 
@@ -95,7 +97,8 @@ def create_user(asked: Asked) -> Json:
     for project in asked.atlas.projects.values():
         if key in project.users and mongods & {cluster.mongo for cluster in project.clusters.values()}:
             raise ApiError("UNEXPECTED_ERROR", detail="Emulator: two projects share a mongod, and so user names.")
-    return _put_user(asked, None, attributes, body.get("password"))
+    scram = attributes["databaseName"] == "admin"
+    return _put_user(asked, None, attributes, body["password"] if scram else None)
 
 
 @route(f"PATCH {_ONE_USER}", "users", _USERS_JAVA + "patchUser", role=_USER_ADMIN)
@@ -117,6 +120,40 @@ def delete_user(asked: Asked) -> None:
     user = _user(asked, "USER_NOT_FOUND")
     del asked.group.users[asked.names["databaseName"], user.name]
     asked.changes += asked.atlas.queue(asked.group, user, None)
+
+
+@route(f"POST {_CERTIFICATES}", "project", _USERS_JAVA + "generateCert", success=201)
+def create_certificate(asked: Asked) -> str:
+    """Answer with the certificate and its key, which is kept nowhere."""
+    body = parse(asked.request, ("monthsUntilExpiration",))
+    months = body.get("monthsUntilExpiration", DEFAULT_MONTHS)
+    refuse_if(not isinstance(months, int) or months < 1, "INVALID_ATTRIBUTE", "monthsUntilExpiration")
+    refuse_if(months > MOST_MONTHS, "CERT_EXPIRY_CANNOT_EXCEED_TWO_YEARS")
+    name = _certified(asked).name
+    issued = asked.atlas.authority.issue(name, months)
+    asked.group.certificates.setdefault(name, []).append(
+        {
+            "_id": issued.number,
+            "createdAt": wire_time(issued.created),
+            "groupId": asked.group.id,
+            "notAfter": wire_time(issued.ends),
+            "subject": issued.subject,
+        }
+    )
+    return issued.pem
+
+
+@route(f"GET {_CERTIFICATES}", "project", _USERS_JAVA + "getValidCertsByUsername")
+def list_certificates(asked: Asked) -> Json:
+    return asked.page(asked.group.certificates.get(_certified(asked).name, []))
+
+
+def _certified(asked: Asked) -> User:
+    key = "$external", asked.names["username"]
+    refuse_if(key not in asked.group.users, "USERNAME_NOT_FOUND", key[1])
+    user = asked.group.users[key]
+    refuse_if(user.attributes["x509Type"] != "MANAGED", "USER_NOT_MANAGED_X509")
+    return user
 
 
 def _user(asked: Asked, code: str) -> User:

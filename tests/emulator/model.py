@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from cryptography import x509
+
 Json = dict[str, Any]
 Login = tuple[str, str]
 """The database and the name under which a user is known to a mongod."""
@@ -54,6 +56,11 @@ class Credential:
         return not role or not self.roles.isdisjoint({role, "GROUP_OWNER"})
 
 
+def subject_of(username: str) -> x509.Name:
+    """Return the subject of the certificates of a user whom Atlas manages."""
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, username)])
+
+
 @dataclass
 class User:
     """One version of a database user; `attributes` is its wire form without links, and never has the password."""
@@ -73,7 +80,8 @@ class User:
     @property
     def login(self) -> Login:
         """A mongod knows a user with certificates by their subject, which Atlas makes of the name if it makes them."""
-        name = f"CN={self.name}" if self.attributes["x509Type"] == "MANAGED" else self.name
+        managed = self.attributes["x509Type"] == "MANAGED"
+        name = subject_of(self.name).rfc4514_string() if managed else self.name
         return self.attributes["databaseName"], name
 
     def reaches(self, cluster: str) -> bool:
@@ -132,6 +140,7 @@ class Project:
     clusters: dict[str, Cluster] = field(default_factory=dict)
     users: dict[tuple[str, str], User] = field(default_factory=dict)
     roles: dict[str, Json] = field(default_factory=dict)
+    certificates: dict[str, list[Json]] = field(default_factory=dict)
     access_list: dict[str, AccessEntry] = field(default_factory=lambda: {"0.0.0.0/0": AccessEntry("0.0.0.0/0")})
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 

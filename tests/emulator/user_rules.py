@@ -43,6 +43,11 @@ def new_user(project: Project, body: Json) -> Json:
     refuse_if(not external and database != "admin", "DATABASE_NAME_INVALID_ADMIN", "SCRAM users")
     if not external:
         require(body, ("password",))
+    managed = body.get("x509Type") == "MANAGED"
+    refuse_if(managed and body.get("deleteAfterDate") is not None, "ATLAS_X509_USER_CANNOT_BE_TEMPORARY")
+    iam = str(body.get("awsIAMType", "NONE")).lower()
+    arn = re.fullmatch(rf"arn:aws[a-z-]*:iam::\d{{12}}:{iam}/\S+", name)
+    refuse_if(iam != "none" and not arn, "ATLAS_INVALID_USERNAME", name)
     return _checked(project, body, body)
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from tests.emulator.atlas import Atlas
+from tests.emulator.authority import UserAuthority
 from tests.emulator.bodies import identifier
 from tests.emulator.buckets import Buckets
 from tests.emulator.credentials import Digest, OAuth
@@ -53,9 +54,12 @@ class World:
     clusters: tuple[str, ...] = CLUSTERS
     apply_seconds: float = 0
     cluster_seconds: float = 0
+    ca_certificate: str = ""
+    ca_key: str = ""
 
     def __post_init__(self) -> None:
-        self.atlas, self.faults, self.calls = Atlas(), Faults(), list[Call]()
+        self.atlas = Atlas(UserAuthority(self.ca_certificate, self.ca_key))
+        self.faults, self.calls = Faults(), list[Call]()
         self.reset()
 
     def reset(self) -> None:

@@ -63,7 +63,9 @@ def user(project: str, name: str, **changes: object) -> Json:
 
 @pytest.fixture(scope="session")
 def own_emulator(cluster_mongod: Mongod) -> Iterator[Emulator]:
-    with Emulator.start(cluster_mongod.uri) as emulator:
+    authority = cluster_mongod.authority
+    files = [f"--ca-certificate={authority.file}", f"--ca-key={authority.key_file}"]
+    with Emulator.start(cluster_mongod.uri, files) as emulator:
         yield emulator
 
 
