@@ -20,7 +20,7 @@ from broker_api.state.database_reservations import RESERVATIONS, checked
 from broker_api.state.encryption import FERNET, key_id_of
 from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, SEALED_FIELDS, KeyCheck
 from broker_api.state.housekeeping import TOKENS, Housekeeping
-from broker_api.state.mongo import Document
+from broker_api.state.mongo import Document, in_batches
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import REQUEST as REQUESTED
 from broker_api.state.private_values import in_clear, opened, sealed, sealed_request
@@ -147,9 +147,7 @@ class KeyRotation:
         self, collection: Collection[Document], query: JsonObject, batch: int, progress: Progress
     ) -> Iterator[Progress]:
         """Look at every document once, in the order of their keys."""
-        last = ""
-        while documents := self._read(collection, {"$and": [query, {"_id": {"$gt": last}}]}, batch):
-            last = documents[-1]["_id"]
+        for documents in in_batches(collection, query, batch):
             writes = [write for document in documents if (write := self._write_of(document, progress))]
             written = self._write(collection, writes) if writes else 0
             progress.looked_at += len(documents)
@@ -157,10 +155,6 @@ class KeyRotation:
             progress.busy += len(writes) - written
             yield progress
             time.sleep(PAUSE_SECONDS)
-
-    @storage_errors("rotate keys")
-    def _read(self, collection: Collection[Document], query: JsonObject, batch: int) -> list[Document]:
-        return list(collection.find(query).sort("_id", 1).limit(batch))
 
     @storage_errors("rotate keys")
     def _write(self, collection: Collection[Document], writes: list[UpdateOne]) -> int:

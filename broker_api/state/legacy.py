@@ -4,9 +4,7 @@ Its instances are ``{instance_id, database, cluster, parameters}`` and its bindi
 parameters}``. It could write several documents with the same id: one is converted, all are removed.
 """
 
-import contextlib
 import re
-import time
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -24,33 +22,21 @@ from broker_api.state.records import (
     Phase,
     State,
     binding_key,
-    canonical,
     instance_key,
     record,
 )
 
-REMEMBERED_SECONDS = 5.0
 NEEDS_KEYS = (
     "BROKER_ENCRYPTION_KEYS: must be set, since this converts a document of atlasbroker 2.0.0 and gives it MACs"
 )
-
-_OTHER_KEYS: JsonObject = {
-    "$or": [
-        {"_id": {"$lt": "binding/"}},
-        {"_id": {"$gte": "binding0", "$lt": "instance/"}},  # 0 is the character after /
-        {"_id": {"$gte": "instance0"}},
-        # every type that an _id can have, except text; a negation would not use the index
-        {"_id": {"$type": ["objectId", "object", "binData", "bool", "date", "null", "number", "timestamp"]}},
-    ]
-}
-"""The query for documents whose ``_id`` is not one of this broker; MongoDB answers it with a few keys of its index."""
+OLD_FORM: JsonObject = {"instance_id": {"$exists": True}, "operation": {"$exists": False}}
 
 
 class LegacyDocuments:
     """The documents of atlasbroker 2.0.0 that are not converted yet.
 
-    That broker may still run beside this one and write documents, until the platform has the new URL. Therefore it is
-    never settled that there are none; it is only remembered for ``REMEMBERED_SECONDS``.
+    That broker may still run beside this one and write documents, until the platform has the new URL. Therefore each
+    request that does not find its instance or binding looks for such a document.
 
     Args:
         collection: The instances and bindings.
@@ -60,19 +46,6 @@ class LegacyDocuments:
     def __init__(self, collection: Collection[JsonObject], macs: RecordMacs) -> None:
         self._collection = collection
         self._macs = macs
-        self._looked_at = -REMEMBERED_SECONDS
-        self._exist = True
-
-    def exist(self) -> bool:
-        """Return whether there are any, for requests that create; deletes and shared databases are always looked up.
-
-        This is one query in ``REMEMBERED_SECONDS``, however many documents there are.
-        """
-        now = time.monotonic()
-        if now - self._looked_at >= REMEMBERED_SECONDS:
-            self._exist = self._collection.find_one(_OTHER_KEYS, {"_id": 1}) is not None
-            self._looked_at = now
-        return self._exist
 
     def adopt(self, instance_id: str, binding_id: str | None = None) -> JsonObject | None:
         """Convert the document of an instance, or of a binding when ``binding_id`` is given.
@@ -83,25 +56,41 @@ class LegacyDocuments:
         Raises:
             SettingError: There is one, and there are no encryption keys for its MACs.
         """
-        query = _written_before(instance_id, binding_id)
-        found = self._collection.find_one(query, sort=[("_id", 1)])
+        found = self._collection.find_one(written_before(instance_id, binding_id), sort=[("_id", 1)])
         if found is None:
             return None
+        self.convert(found)
+        return self._collection.find_one({"_id": _key(found)})
+
+    def convert(self, found: JsonObject) -> bool:
+        """Convert a document, and remove all others with its ids.
+
+        Returns:
+            False, and nothing is changed, when there is a record of this broker with its ids.
+
+        Raises:
+            SettingError: There are no encryption keys for its MACs.
+        """
         if not self._macs.vault.has_keys:
             raise SettingError(NEEDS_KEYS)
-        key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
-        converted = _converted(found, key)
-        with contextlib.suppress(DuplicateKeyError):  # another process converts it at this moment
-            made = record(converted)
-            stored = sealed(self._macs.vault, key, {"parameters": made.parameters})
-            stored["parameters"] = canonical(stored["parameters"])
+        converted = _converted(found, _key(found))
+        made = record(converted)
+        stored = sealed(self._macs.vault, made.key, {"parameters": made.parameters})
+        try:
             self._collection.insert_one(converted | stored | self._macs.of_record(made))
-            self._collection.delete_many(query)
-        return self._collection.find_one({"_id": key})
+        except DuplicateKeyError:
+            return False
+        self.remove(found)
+        return True
+
+    def remove(self, found: JsonObject) -> int:
+        """Remove all documents of atlasbroker 2.0.0 with the ids of one of them, and return their number."""
+        query = written_before(found["instance_id"], found.get("binding_id"))
+        return self._collection.delete_many(query).deleted_count
 
     def adopt_bindings(self, instance_id: str) -> None:
         """Convert the documents of all bindings of an instance."""
-        query = {**_written_before(instance_id, None), "binding_id": {"$exists": True}}
+        query = {**written_before(instance_id, None), "binding_id": {"$exists": True}}
         for binding_id in self._collection.distinct("binding_id", query):
             self.adopt(instance_id, binding_id)
 
@@ -125,7 +114,7 @@ class LegacyDocuments:
         """
         binding_id = found.binding_id if isinstance(found, Binding) else None
         try:
-            self._collection.delete_many(_written_before(found.instance_id, binding_id))
+            self._collection.delete_many(written_before(found.instance_id, binding_id))
         except PyMongoError as error:
             if binding_id is not None:
                 raise ErrStorageRemoveBinding(binding_id) from error
@@ -137,13 +126,36 @@ def in_any_case(name: str) -> JsonObject:
     return {"$regex": rf"^{re.escape(name)}\z", "$options": "i"}
 
 
-def _written_before(instance_id: str, binding_id: str | None) -> JsonObject:
+def written_before(instance_id: str, binding_id: str | None) -> JsonObject:
+    """Return the query for the documents of atlasbroker 2.0.0 of an instance, or of a binding; an index answers it."""
     binding = {"$exists": False} if binding_id is None else binding_id
     return {"instance_id": instance_id, "binding_id": binding, "operation": {"$exists": False}}
 
 
+def is_old(document: JsonObject) -> bool:
+    """Return whether atlasbroker 2.0.0 has written a document; ``OLD_FORM`` is the same rule for queries."""
+    return "instance_id" in document and "operation" not in document
+
+
+def as_record(found: JsonObject) -> Instance | Binding | None:
+    """Return the record that a document of atlasbroker 2.0.0 is converted into; None if it cannot be read."""
+    ids = [found[name] for name in ("instance_id", "binding_id") if name in found]
+    if not all(isinstance(each, str) for each in ids):
+        return None
+    made = record(_converted(found, _key(found)))
+    return made if made.readable else None
+
+
+def _key(found: JsonObject) -> str:
+    instance_id: str = found["instance_id"]
+    return binding_key(instance_id, found["binding_id"]) if "binding_id" in found else instance_key(instance_id)
+
+
 def _converted(found: JsonObject, key: str) -> JsonObject:
-    """Return the document in the form of this broker: ready, with an operation that has succeeded."""
+    """Return the document in the form of this broker: ready, with an operation that has succeeded.
+
+    The parameters stay an object, so that atlasbroker 2.0.0 can still use the document while it runs beside.
+    """
     kind = Kind.BIND if "binding_id" in found else Kind.PROVISION
     done = Operation(id=f"{kind}-legacy", kind=kind, state=State.SUCCEEDED, open=False)
     kept = {name: found[name] for name in ("instance_id", "binding_id", "database", "cluster") if name in found}
@@ -151,7 +163,7 @@ def _converted(found: JsonObject, key: str) -> JsonObject:
         "_id": key,
         "service_id": Config.UUID_SERVICES_CLUSTER,
         "plan_id": Config.UUID_PLANS_EXISTING_CLUSTER,  # its only plan
-        "parameters": canonical(found.get("parameters") or {}),
+        "parameters": found.get("parameters") or {},
         "phase": Phase.READY.value,
         "legacy": True,
         "operation": done.model_dump(mode="python") | {"kind": kind.value, "state": State.SUCCEEDED.value},

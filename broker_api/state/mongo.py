@@ -1,7 +1,7 @@
 """The connection to the MongoDB that holds the state, and update expressions by the database's clock."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
 from broker_api.settings.url_checks import usable_mongo_uri
+from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import canonical
 
 Document = dict[str, Any]
@@ -92,6 +93,28 @@ def durable_collection(client: MongoClient[Document], database: str, name: str) 
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("local"),
     )
+
+
+def in_batches(collection: Collection[Document], query: Document, size: int) -> Iterator[list[Document]]:
+    """Yield all documents of a query in the order of their ``_id``, of whatever types these are.
+
+    Each batch is a query of its own, so that a reader may take as long as it needs between two of them.
+
+    Args:
+        collection: The collection.
+        query: The query.
+        size: The number of documents in a batch.
+    """
+
+    @storage_errors("read all documents")
+    def read(after: Document) -> list[Document]:
+        return list(collection.find({"$and": [query, after]}).sort("_id", 1).limit(size))
+
+    documents = read({})
+    while documents:
+        yield documents
+        # $gt as an expression also compares values of different types, and uses the index.
+        documents = read({"$expr": {"$gt": ["$_id", {"$literal": documents[-1]["_id"]}]}})
 
 
 def as_datetime(value: object) -> datetime:

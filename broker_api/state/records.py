@@ -219,6 +219,7 @@ class Resource(Record):
     """The fields that instances and bindings have in common.
 
     Attributes:
+        parameters: JSON text; an object in documents that atlasbroker 2.0.0 must be able to read.
         unsure_until: Until then a request to Atlas that creates a database user may still take effect.
         legacy: It was created by atlasbroker 2.0.0.
         sealed_parameters: The encrypted parameters that the broker does not know (see ``private_values``).
@@ -234,7 +235,7 @@ class Resource(Record):
     service_id: str = ""
     plan_id: str = ""
     context: Json[JsonObject] = Field(default_factory=dict)
-    parameters: Json[JsonObject] = Field(default_factory=dict)
+    parameters: Json[JsonObject] | JsonObject = Field(default_factory=dict, union_mode="left_to_right")
     phase: Annotated[Phase | str, Field(union_mode="left_to_right")]
     operation: Operation
     past: tuple[PastOperation, ...] = ()

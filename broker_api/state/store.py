@@ -21,7 +21,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.legacy import LegacyDocuments, in_any_case
+from broker_api.state.legacy import LegacyDocuments, in_any_case, is_old, written_before
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import sealed, sealed_request
@@ -205,17 +205,19 @@ class Store:
         Args:
             instance_id: The id of the instance.
             any_release: Also return an instance in a phase or state that only another release knows.
-            creating: The request creates the instance if there is none, so it may rely on what
-                ``LegacyDocuments.exist`` remembers. An answer that there is none must not: the platform would forget
-                an instance that exists.
+            creating: The request creates the instance if there is none, so a document of atlasbroker 2.0.0 is looked
+                for in the same query.
 
         Raises:
             ErrStorageUnreadable: The document cannot be read, or only another release understands it.
             TamperedError, UndecryptableError: As in ``RecordMacs.checked``; not with ``any_release``, which also leaves
                 encrypted what is encrypted.
         """
-        document = self.collection.find_one({"_id": instance_key(instance_id)})
-        if document is None and (not creating or self.legacy.exist()):
+        own: Document = {"_id": instance_key(instance_id)}
+        query: Document = {"$or": [own, written_before(instance_id, None)]} if creating else own
+        found = list(self.collection.find(query))
+        document = next((each for each in found if each["_id"] == own["_id"]), None)
+        if document is None and (found or not creating):
             document = self.legacy.adopt(instance_id)
         return self._understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
@@ -244,14 +246,14 @@ class Store:
         ]
         rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
         read: list[Document] = [
-            {"$match": {"_id": {"$in": [*keys]}}},
+            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, written_before(instance_id, binding_id)]}},
             {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
             {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
         ]
         documents: dict[Any, Document] = {found["_id"]: found for found in self.collection.aggregate(read)}
         instance, binding = map(documents.get, keys)
         instance = instance or self.legacy.adopt(instance_id)
-        if binding is None and self.legacy.exist():
+        if binding is None and any(map(is_old, documents.values())):
             binding = self.legacy.adopt(instance_id, binding_id)
         return (
             self._understood(Instance, instance, f"instance {instance_id}", any_release=False),

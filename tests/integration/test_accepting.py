@@ -1,13 +1,11 @@
 """What a request costs MongoDB until its answer, counted by MongoDB's profiler."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from bson import ObjectId
 from cryptography.fernet import Fernet
 from flask.testing import FlaskClient
 from pymongo.collection import Collection
@@ -19,9 +17,7 @@ from broker_api.osb.app import create_app
 from broker_api.service.service import Service
 from broker_api.settings import settings
 from broker_api.state.encryption import Vault
-from broker_api.state.legacy import REMEMBERED_SECONDS, LegacyDocuments
 from broker_api.state.mongo import connect
-from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import binding_key, instance_key
 from broker_api.state.store import Store
 from tests.dev.services import Mongod, Redis
@@ -53,13 +49,12 @@ class Api:
         assert self.documents.update_one({"_id": key}, {"$set": READY}).matched_count == 1
 
     def commands(self, request: Callable[[], TestResponse], status: int) -> list[str]:
-        """Return what MongoDB did for a request, without the look for documents of atlasbroker 2.0.0."""
+        """Return what MongoDB did for a request."""
         self.database.command("profile", 2)
         assert (answer := request()).status_code == status, answer.text
         self.database.command("profile", 0)
         found = self.database["system.profile"].find({"ns": self.documents.full_name})
-        read = [entry for entry in found if "$or" not in entry["command"].get("filter", {})]
-        commands = ["aggregate" if "aggregate" in entry["command"] else entry["op"] for entry in read]
+        commands = ["aggregate" if "aggregate" in entry["command"] else entry["op"] for entry in found]
         self.database.drop_collection("system.profile")
         return commands
 
@@ -136,44 +131,6 @@ def test_a_poll_and_a_repeated_request_are_one_read(api: Api, instance: str) -> 
 # --- documents of atlasbroker 2.0.0 -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def documents(state_mongod: Mongod) -> Iterator[Documents]:
-    with state_mongod.client() as mongo:
-        name = f"legacy-{uuid4().hex[:8]}"
-        yield mongo[name]["instances"]
-        mongo.drop_database(name)
-
-
-MADE_NOW = ObjectId()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [MADE_NOW, 7, {"restored": "by hand"}, "6b0af8a9794d323c074530f8", "zz"],
-    ids=lambda other: "made now" if other is MADE_NOW else str(other),  # the same in each process of a run
-)
-def test_one_document_with_an_id_of_another_form_is_found_among_many(documents: Documents, other: object) -> None:
-    own = [f"{kind}/{n}" for n in range(5_000) for kind in ("instance", "binding")]
-    documents.insert_many([{"_id": key} for key in own])
-    for expected in (False, True):
-        documents.database.command("profile", 2)
-        assert LegacyDocuments(documents, RecordMacs(Vault(()))).exist() is expected
-        documents.database.command("profile", 0)
-        (look,) = documents.database["system.profile"].find({"ns": documents.full_name})
-        assert look["keysExamined"] + look["docsExamined"] < 10
-        documents.database.drop_collection("system.profile")
-        documents.replace_one({"_id": other}, {"instance_id": "i"}, upsert=True)
-
-
-def test_that_there_are_none_is_remembered_for_seconds_only(documents: Documents) -> None:
-    legacy = LegacyDocuments(documents, RecordMacs(Vault(())))
-    assert not legacy.exist()
-    documents.insert_one({"instance_id": "i", "parameters": {}})
-    assert not legacy.exist()
-    time.sleep(REMEMBERED_SECONDS)
-    assert legacy.exist()
-
-
 def test_what_was_written_a_moment_ago_is_not_said_to_be_gone(api: Api, instance: str) -> None:
     """A wrong 410 would leave a database user behind, which no platform removes any more."""
     assert api.ask("PUT", f"{instance}/service_bindings/new", json=BIND).status_code == 202  # there are none by now
@@ -181,3 +138,20 @@ def test_what_was_written_a_moment_ago_is_not_said_to_be_gone(api: Api, instance
     assert api.ask("DELETE", f"{instance}/service_bindings/late?{IDS}").status_code == 202
     api.documents.insert_one({"instance_id": f"{instance}-late", "database": "d", "cluster": "c", "parameters": {}})
     assert api.ask("PUT", f"{instance}-late/service_bindings/b", json=BIND).status_code == 202
+    wanted = PROVISION["parameters"]
+    api.documents.insert_one({"instance_id": f"{instance}-last", "database": "d", "cluster": "c", "parameters": wanted})
+    assert api.ask("PUT", f"{instance}-last", json=PROVISION).status_code == 200
+
+
+def test_looking_for_what_was_written_elsewhere_reads_no_other_document(api: Api, instance: str) -> None:
+    for binding in ("first", "second"):
+        path = f"{instance}/service_bindings/{binding}"
+        assert api.ask("PUT", path, json=BIND).status_code == 202
+    api.database.command("profile", 2)
+    assert api.ask("PUT", uuid4().hex, json=PROVISION).status_code == 202
+    assert api.ask("PUT", f"{instance}/service_bindings/third", json=BIND).status_code == 202
+    api.database.command("profile", 0)
+    found = list(api.database["system.profile"].find({"ns": api.documents.full_name, "op": {"$ne": "update"}}))
+    api.database.drop_collection("system.profile")
+    assert len(found) == 2
+    assert all(entry["docsExamined"] < 6 for entry in found), [entry["docsExamined"] for entry in found]
