@@ -57,15 +57,15 @@ def is_ours(record: Resource, user: DatabaseUser) -> bool:
 def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
     """Delete the user of a binding after a look at it in Atlas, whatever MongoDB says.
 
-    A user of atlasbroker 2.0.0 has no labels; it is not deleted if it has a role on ``admin`` that the hooks of the
-    ``Config`` do not give it, as administrators have.
+    A user of atlasbroker 2.0.0 has no labels unless ``migrate`` has labelled it; without labels it is not deleted if it
+    has a role on ``admin`` that the hooks of the ``Config`` do not give it, as administrators have.
 
     Raises:
         FailedError: It is not the user of this binding, although MongoDB says so.
         UserNotFound, AtlasError: Atlas did not delete it.
     """
     user, binding = job.atlas.user(name), job.record
-    ours = _is_of_atlasbroker_2(job, user) if binding.legacy else is_ours(binding, user)
+    ours = is_ours(binding, user) or (binding.legacy and _is_of_atlasbroker_2(job, user))
     if ours:
         job.atlas.delete_user(name)
     elif job.operation.undo:

@@ -93,7 +93,8 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
     changes = []
     for binding in job.context.store.bindings(instance.instance_id):
         expired = binding.expires is not None and binding.expires <= now
-        if binding.phase is not Phase.READY or binding.username is None or expired:
+        unknown = binding.username is None or (binding.legacy and not binding.made)
+        if binding.phase is not Phase.READY or unknown or expired:
             continue
         try:
             checked = job.context.store.macs.checked(binding)
