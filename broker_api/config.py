@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
+from broker_api.authentication import Authentication
 from broker_api.errors import BadRequest, ErrClusterConfig
-from broker_api.naming import MAX_DATABASE_BYTES, database_name, username
+from broker_api.naming import MAX_COMMON_NAME, MAX_DATABASE_BYTES, database_name, username
 from broker_api.user_passwords import new_password
 
 _escaped = partial(quote, safe="")
@@ -102,11 +103,12 @@ class InstanceView:
 
 @dataclass(frozen=True)
 class BindingView:
-    """A binding as hooks see it."""
+    """A binding as hooks see it; ``auth`` is how its user logs in."""
 
     binding_id: str
     instance: InstanceView
     parameters: Mapping[str, Any]
+    auth: str = Authentication.PASSWORD
 
 
 class _Section(dict[str, Any]):
@@ -140,6 +142,9 @@ class Config:
     """The roles that the binding parameter ``roles`` may contain, on the instance's own database."""
     CUSTOM_ROLES: ClassVar[frozenset[str]] = frozenset()
     """Custom roles of the Atlas project that ``roles`` may contain. A binding with a custom role has no other role."""
+    AUTHENTICATION: ClassVar[tuple[str, ...]] = ("password",)
+    """How users of bindings may log in: ``password``, ``aws-iam``, ``x509``; the first one is the default. A plan may
+    have an ``authentication`` of its own."""
     SERVICE_BINDING_KEYS = False
     """Whether credentials also have ``type`` and ``provider``, the well-known keys of the Service Binding specification
     for Kubernetes, by which application frameworks configure themselves."""
@@ -209,15 +214,17 @@ class Config:
         return given or database_name(instance.instance_id, instance.database_limit)
 
     def generate_binding_username(self, binding: BindingView) -> str:
-        """Return the name of a binding's database user.
+        """Return the name of a binding's database user, which with X.509 is the common name of its certificate.
 
         Args:
             binding: the binding. For the same binding an override must return the same name at each call.
         """
+        if binding.auth == Authentication.X509:
+            return username(binding.binding_id, MAX_COMMON_NAME)
         return username(binding.binding_id)
 
     def generate_binding_credentials(self, binding: BindingView) -> dict[str, Any]:
-        """Return the credentials that the application gets.
+        """Return the credentials that the application gets. It is not called for users without a password.
 
         Returns:
             At least ``username`` and ``password``; by default also ``database``, ``uri`` and, if the cluster has an

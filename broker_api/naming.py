@@ -7,12 +7,16 @@ MAX_DATABASE_BYTES = 63
 """MongoDB's limit for a database name (manual, "Naming Restrictions": fewer than 64 bytes)."""
 MAX_SHARED_TIER_DATABASE_BYTES = 38
 """Atlas's limit on free and Flex clusters (its limitations pages, "Namespaces and Database Names")."""
+MAX_COMMON_NAME = 64
+"""The limit of X.509 for the common name of a certificate."""
 RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 DATABASE_PREFIX = "instance-"
 
 _PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+")
 # MongoDB refuses a user name that begins with a dot, and the path of a URL cannot hold "." or "..".
 _PLAIN_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# Other characters have a meaning in the subject of a certificate, or cannot be in it.
+_COMMON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._@ -]*")
 _FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
 
 
@@ -39,12 +43,27 @@ def is_default_database(name: str, instance_id: str) -> bool:
     return name in (database_name(instance_id), database_name(instance_id, MAX_SHARED_TIER_DATABASE_BYTES))
 
 
-def username(binding_id: str) -> str:
+def username(binding_id: str, limit: int | None = None) -> str:
     """Return the name of a binding's database user: the binding id, as in atlasbroker 2.0.0.
 
-    Of an id with characters that a URI would escape, the beginning and a digest are used.
+    Of an id that is too long, or has characters that a URI would escape, the beginning and a digest are used.
+
+    Args:
+        binding_id: the id.
+        limit: how many characters the name may have; None for as many as the id has.
     """
-    return binding_id if _PLAIN_USER.fullmatch(binding_id) else _with_digest(binding_id, 48)
+    if _PLAIN_USER.fullmatch(binding_id) and len(binding_id) <= (limit or len(binding_id)):
+        return binding_id
+    return _with_digest(binding_id, 48 if limit is None else limit - 17)
+
+
+def common_name_problem(name: object) -> str | None:
+    """Return why ``name`` cannot be the common name of a user's certificate, as a sentence; None if it can."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_COMMON_NAME:
+        return f"The name of an X.509 user must have 1 to {MAX_COMMON_NAME} characters."
+    if not _COMMON_NAME.fullmatch(name) or name.endswith(" "):
+        return f"The name {name!r} of an X.509 user may have letters, digits and ._@- only, and spaces inside."
+    return None
 
 
 def database_problem(name: object, limit: int = MAX_DATABASE_BYTES) -> str | None:

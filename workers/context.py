@@ -15,6 +15,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
+from workers.clusters.access_list import AccessNeeds
 from workers.clusters.connection_strings import ConnectionStringCache
 from workers.clusters.status import ClusterStatus
 from workers.clusters.watcher import ClusterWatcher
@@ -60,6 +61,7 @@ class Context:
     status: ClusterStatus
     watcher: ClusterWatcher
     connection_strings: ConnectionStringCache
+    access: AccessNeeds
     projects: dict[str, AtlasProject]
     """By project id, in the order of the settings."""
     stopping: threading.Event
@@ -129,6 +131,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         status=status,
         watcher=ClusterWatcher(status, claims, queue, lambda project: projects[project].guarded(), stopping),
         connection_strings=ConnectionStringCache(housekeeping),
+        access=AccessNeeds(housekeeping),
         projects=projects,
         stopping=stopping,
         own_vault=own_vault,

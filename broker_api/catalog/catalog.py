@@ -5,17 +5,19 @@ Parameters are checked against the same schemas that the catalog publishes.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from broker_api.catalog.parameter_checks import check_schema
+from broker_api.authentication import Authentication
+from broker_api.catalog.parameter_checks import check_authentication, check_schema
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, schema_problem
 from broker_api.catalog.service_definitions import (
     OwnSchema,
     OwnSchemas,
     PlanDefinition,
     ServiceDefinition,
+    known_authentication,
     read_services,
 )
 from broker_api.config import Config
@@ -38,6 +40,10 @@ class Plan:
     cluster: str | None
     connection: str | None
     endpoint: str | None
+    authentication: Sequence[str]
+    """The ways to log in that bindings may have; the first one is the default."""
+    access_list: Sequence[str]
+    """Blocks of addresses that the project of each instance lets in."""
     max_bindings: int | str
     """How many bindings an instance may have at once; ``none`` for any number, ``half`` of the project's users."""
     schemas: JsonObject
@@ -68,12 +74,16 @@ class Catalog:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        try:
+            known_authentication(config.AUTHENTICATION)
+        except ValueError as error:
+            raise SettingError(f"Config.AUTHENTICATION: {error}") from None
         services = read_services(config.broker)
         self.plans = {plan.id: self._plan(service, plan) for service in services for plan in service.plans}
         self._service_ids = {service.id for service in services}
         self.kept: dict[str, JsonObject] = {}
         for plan in self.plans.values():
-            is_default = plan.schemas == self._schemas(plan.name, _pins(plan), OwnSchemas())
+            is_default = plan.schemas == self._schemas(plan.name, _pins(plan), plan.authentication, OwnSchemas())
             self.kept[plan.id] = asdict(plan) | ({"schemas": None} if is_default else {})
         self.document: JsonObject = {"services": [service.model_dump(exclude_none=True) for service in services]}
         for document in self.document["services"]:
@@ -82,6 +92,7 @@ class Catalog:
         self.etag = hashlib.sha256(json.dumps(self.document, sort_keys=True).encode()).hexdigest()[:32]
 
     def _plan(self, service: ServiceDefinition, plan: PlanDefinition) -> Plan:
+        authentication = plan.authentication or list(self._config.AUTHENTICATION)
         return Plan(
             id=plan.id,
             name=plan.name,
@@ -89,12 +100,16 @@ class Catalog:
             bindable=service.bindable if plan.bindable is None else plan.bindable,
             maintenance_version=plan.maintenance_info.version if plan.maintenance_info else None,
             updateable=service.plan_updateable if plan.plan_updateable is None else plan.plan_updateable,
+            authentication=authentication,
+            access_list=plan.access_list,
             max_bindings=plan.max_bindings,
-            schemas=self._schemas(plan.name, _pins(plan), plan.schemas),
+            schemas=self._schemas(plan.name, _pins(plan), authentication, plan.schemas),
             **_pins(plan),
         )
 
-    def _schemas(self, name: str, pins: Mapping[str, str | None], own: OwnSchemas) -> JsonObject:
+    def _schemas(
+        self, name: str, pins: Mapping[str, str | None], authentication: Sequence[str], own: OwnSchemas
+    ) -> JsonObject:
         """Return a plan's schemas: the operator's own if there are any, else those of the plan's parameters."""
 
         def chosen(where: str, own: OwnSchema, default: JsonObject) -> JsonObject:
@@ -105,7 +120,7 @@ class Catalog:
 
         create = instance_schema(self._config, pins, creating=True)
         update = instance_schema(self._config, pins, creating=False)
-        bind = binding_schema(self._config)
+        bind = binding_schema(self._config, authentication)
         return {
             "service_instance": {
                 "create": chosen("service_instance.create", own.service_instance.create, create),
@@ -148,12 +163,15 @@ class Catalog:
             return plan
         values: JsonObject = {each.name: None for each in fields(Plan)}
         values |= {"name": plan_id, "bindable": True, "updateable": False, "max_bindings": "none"}
+        values |= {"authentication": [Authentication.PASSWORD], "access_list": []}
         if (kept.get("service_id"), kept.get("id")) == (service_id, plan_id):
             values |= {name: kept[name] for name in values if name in kept}
         retired = Plan(**values | {"id": plan_id, "service_id": service_id})
         if retired.schemas:
             return retired
-        return replace(retired, schemas=self._schemas(retired.name, _pins(retired), OwnSchemas()))
+        return replace(
+            retired, schemas=self._schemas(retired.name, _pins(retired), retired.authentication, OwnSchemas())
+        )
 
     def check_instance(self, plan: Plan, parameters: JsonObject, *, creating: bool) -> None:
         """Check the parameters of a provision or an update.
@@ -187,3 +205,4 @@ class Catalog:
             BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_schema(plan.schemas["service_binding"]["create"]["parameters"], parameters)
+        check_authentication(plan.authentication, parameters)

@@ -1,7 +1,7 @@
 """The parameters of instances and bindings, as the JSON schemas that the catalog publishes. Add a parameter here."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft4Validator
@@ -10,6 +10,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT4
 
+from broker_api.authentication import DEFAULT_MONTHS, MAX_MONTHS, Authentication
 from broker_api.config import Config
 from broker_api.json_types import JsonObject
 
@@ -102,8 +103,13 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
     return schema
 
 
-def binding_schema(config: Config) -> JsonObject:
-    """Return the schema of a binding's parameters; ``config`` has the roles that they may name."""
+def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
+    """Return the schema of a binding's parameters.
+
+    Args:
+        config: has the roles that they may name.
+        offered: the ways to log in that the plan offers; the first one is the default.
+    """
     presets, custom = list(config.ROLE_PRESETS), sorted(config.CUSTOM_ROLES)
     minimum, maximum = EXPIRES_IN_SECONDS
     properties: JsonObject = {}
@@ -122,6 +128,28 @@ def binding_schema(config: Config) -> JsonObject:
         "minimum": minimum,
         "maximum": maximum,
     }
+    properties["auth"] = {
+        "type": "string",
+        "description": "How the user logs in.",
+        "enum": list(offered),
+        "default": offered[0],
+    }
+    if Authentication.AWS_IAM in offered:
+        properties["arn"] = {
+            "type": "string",
+            "description": f"ARN of the IAM role or user that logs in; required with auth {Authentication.AWS_IAM}.",
+            "maxLength": 1024,
+            "pattern": "^arn:aws[a-z-]*:iam::[0-9]{12}:(role|user)/",
+            "not": {"pattern": "[^A-Za-z0-9+=,.@_/:-]"},
+        }
+    if Authentication.X509 in offered:
+        properties["expires_in_months"] = {
+            "type": "integer",
+            "description": f"After how many months the certificate expires, with auth {Authentication.X509}.",
+            "minimum": 1,
+            "maximum": MAX_MONTHS,
+            "default": DEFAULT_MONTHS,
+        }
     return {
         "$schema": DRAFT_04,
         "type": "object",

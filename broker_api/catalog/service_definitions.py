@@ -5,11 +5,13 @@ The limits of lengths are Cloud Foundry's: it refuses a catalog with longer text
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from broker_api.authentication import Authentication
 from broker_api.catalog.parameter_schemas import CONNECTIONS
 from broker_api.errors import SettingError
 from broker_api.json_types import JsonObject
@@ -49,6 +51,22 @@ def _known_connection(connection: str) -> str:
     return connection
 
 
+def _block(text: str) -> str:
+    """Return a block of addresses as Atlas writes it: a single address is a block of one."""
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("must be blocks of IP addresses, such as 203.0.113.0/24") from None
+
+
+def known_authentication(offered: Sequence[str]) -> Sequence[str]:
+    """Return the ways to log in; raise ValueError if they are none, or one is unknown or listed twice."""
+    unknown = set(offered) - {*Authentication}
+    if not offered or isinstance(offered, str) or unknown or len(set(offered)) < len(offered):
+        raise ValueError(f"must be one or more of {', '.join(Authentication)}, each once")
+    return offered
+
+
 class _Setting(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -83,7 +101,7 @@ class OwnSchemas(_Setting):
 
 
 class PlanDefinition(_Setting):
-    """A plan in the ``Config``. Its pins, ``project`` to ``endpoint``, and its quota are not published."""
+    """A plan in the ``Config``. Its pins (``project`` to ``endpoint``) and the fields after them are not published."""
 
     id: _Text
     name: _Text
@@ -100,6 +118,8 @@ class PlanDefinition(_Setting):
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, exclude=True)
     connection: Annotated[str, AfterValidator(_known_connection)] | None = Field(default=None, exclude=True)
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
+    authentication: Annotated[list[str], AfterValidator(known_authentication)] | None = Field(None, exclude=True)
+    access_list: list[Annotated[str, AfterValidator(_block)]] = Field(default=[], max_length=200, exclude=True)
     max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("none", exclude=True)
 
 

@@ -1,5 +1,6 @@
 """The verbs of bindings: bind and rotate, unbind, fetch, poll. They read, decide and write as those of instances."""
 
+from broker_api.authentication import Authentication
 from broker_api.catalog.catalog import Catalog
 from broker_api.catalog.parameter_checks import check_databases_of_roles
 from broker_api.config import Config
@@ -109,11 +110,14 @@ class Bindings:
             raise BadRequest(
                 "predecessor_binding_id must name a binding of this instance that exists and is not expired."
             )
+        parameters = source.parameters if request.parameters is None else request.parameters
+        if not repeated and source.auth == Authentication.AWS_IAM and parameters.get("arn") == source.parameters["arn"]:
+            raise BadRequest(f"A binding with auth {Authentication.AWS_IAM} has no credentials that could be rotated.")
         return {
             **fields,
             "service_id": instance.service_id,
             "plan_id": instance.plan_id,
-            "parameters": source.parameters if request.parameters is None else request.parameters,
+            "parameters": parameters,
             "app_guid": source.app_guid,
             "bind_resource": source.bind_resource,
             "predecessor": predecessor,

@@ -97,6 +97,7 @@ class BindingFields(ResourceFields, total=False):
     bind_resource: JsonObject | None
     predecessor: str | None
     username: str | None
+    auth: str
     roles: list[dict[str, str]]
     sealed_credentials: str | None
     made: bool

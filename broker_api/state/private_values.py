@@ -16,11 +16,14 @@ from broker_api.state.records import AnyResource, Operation, Place
 
 KNOWN_PARAMETERS = frozenset(
     {
+        "arn",
+        "auth",
         "cluster",
         "connection",
         "database",
         "endpoint",
         "expires_in",
+        "expires_in_months",
         "policy-on-delete",
         "project",
         "role",

@@ -11,7 +11,7 @@ they are converted.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -52,6 +52,8 @@ GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of each MAC of a record."""
+LATER_FIELDS: dict[type[Resource], dict[str, tuple[str, ...]]] = {Binding: {SETTLED: ("auth",)}}
+"""Fields that the MACs of earlier releases lack. With their default they are left out, so that those MACs fit."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,18 +78,16 @@ class RecordMacs:
             fields: Its fields; the others have their defaults.
         """
         kind = Binding if "binding_id" in fields else Instance
-        defaults = {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
         return {
-            group: self.vault.mac([fields.get(name, defaults[name]) for name in names], Place(key, group))
-            for group, names in GROUPS[kind].items()
+            group: self.vault.mac(_values(kind, group, {**_defaults(kind), **fields}.__getitem__), Place(key, group))
+            for group in GROUPS[kind]
             if self.vault.has_keys
         }
 
     def of_record(self, record: Resource) -> dict[str, str]:
         """Return the MACs of an instance or binding as it is."""
         return {
-            group: self.vault.mac([getattr(record, name) for name in names], Place(record.key, group))
-            for group, names in GROUPS[type(record)].items()
+            group: self.vault.mac(_stored(record, group), Place(record.key, group)) for group in GROUPS[type(record)]
         }
 
     def of_changed(self, before: Resource, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -97,12 +97,13 @@ class RecordMacs:
             before: The record before the write, which has been checked.
             changes: The changes.
         """
+        kind = type(before)
         return {
             group: self.vault.mac(
-                [changes.get(name, getattr(before, name)) for name in names], Place(before.key, group)
+                _values(kind, group, lambda name: changes.get(name, getattr(before, name))), Place(before.key, group)
             )
-            for group, names in GROUPS[type(before)].items()
-            if self.vault.has_keys and not changes.keys().isdisjoint(names)
+            for group, names in GROUPS[kind].items()
+            if self.vault.has_keys and not changes.keys().isdisjoint([*names, *_later(kind, group)])
         }
 
     def of_operation(self, key: str, operation: Operation) -> str | None:
@@ -128,9 +129,9 @@ class RecordMacs:
         if not stored.readable or is_gone(stored):
             return stored
         record = opened(self.vault, stored)
-        for group, names in GROUPS[type(record)].items():
+        for group in GROUPS[type(record)]:
             mac = getattr(record, group)
-            if not self.fits([getattr(record, name) for name in names], mac, Place(record.key, group)):
+            if not self.fits(_stored(record, group), mac, Place(record.key, group)):
                 raise _tampered(record, group, mac)
         return record
 
@@ -183,6 +184,24 @@ class RecordMacs:
         mac = record.operation.mac
         if not self.fits(_operation_values(record.operation), mac, Place(record.key, OPERATION)):
             raise _tampered(record, OPERATION, mac)
+
+
+def _defaults(kind: type[Resource]) -> dict[str, Any]:
+    return {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
+
+
+def _later(kind: type[Resource], group: str) -> tuple[str, ...]:
+    return LATER_FIELDS.get(kind, {}).get(group, ())
+
+
+def _values(kind: type[Resource], group: str, value_of: Callable[[str], Any]) -> list[Any]:
+    """Return the values that a MAC is of."""
+    later = {name: value_of(name) for name in _later(kind, group) if value_of(name) != kind.model_fields[name].default}
+    return [*map(value_of, GROUPS[kind][group]), *([later] if later else [])]
+
+
+def _stored(record: Resource, group: str) -> list[Any]:
+    return _values(type(record), group, lambda name: getattr(record, name))
 
 
 def _tampered(record: Resource, group: str, mac: str | None) -> TamperedError:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
+from broker_api.authentication import EXTERNAL, Authentication
 from broker_api.json_types import JsonObject
 from broker_api.naming import is_default_database
 
@@ -358,8 +359,9 @@ class Binding(Resource):
     Attributes:
         predecessor: The binding that this one replaces (spec: Rotating a Service Binding).
         sealed_credentials: The encrypted credentials that the platform gets.
+        auth: How the user logs in (``Authentication``).
         made: This binding has created the user in Atlas.
-        expires: When Atlas deletes the user.
+        expires: When Atlas deletes the user, or the user's certificate expires.
         renew_before: When the platform should have rotated the binding.
     """
 
@@ -368,6 +370,7 @@ class Binding(Resource):
     bind_resource: Json[JsonObject] | None = None
     predecessor: str | None = None
     username: str | None = None
+    auth: str = Authentication.PASSWORD
     roles: Json[list[Any]] = Field(default_factory=list)
     sealed_credentials: str | None = None
     made: bool = False
@@ -379,6 +382,11 @@ class Binding(Resource):
     def credentials_place(self) -> Place:
         """Where the credentials are stored."""
         return Place(self.key, "sealed_credentials")
+
+    @property
+    def user_database(self) -> str:
+        """The database that Atlas keeps the user in."""
+        return "admin" if self.auth == Authentication.PASSWORD else EXTERNAL
 
 
 def user_of(identity: JsonObject) -> JsonObject:

@@ -96,6 +96,13 @@ class Broker:
         assert accepted.status == 202, accepted.text
         return instance_id, self.client.wait(instance_id, operation=accepted.operation)
 
+    def access_list(self, project: str) -> dict[str, str]:
+        """The comments of the entries by CIDR."""
+        (worker,) = self._workers
+        assert isinstance(worker, InThisProcess)
+        entries = worker.context.projects[project].guarded().access_list()
+        return {str(entry.cidr): entry.comment for entry in entries}
+
     def start_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
         binding_id = binding_id or new_id()
         answer = self.client.bind(instance_id, binding_id, parameters)

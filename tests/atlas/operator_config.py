@@ -8,6 +8,9 @@ from broker_api.config import BindingView, Config, InstanceView, Permissions
 PRIVATE_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a001"
 PINNED_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a002"
 ENDPOINT_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a003"
+ACCESS_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a004"
+OFFICE, SITE, ALL = "198.51.100.0/24", "203.0.113.7/32", "0.0.0.0/0"
+"""The addresses of ``ACCESS_PLAN``; the emulated projects have let in ``ALL`` from the start."""
 OTHER_PROJECT = "0" * 23 + "2"
 PINNED_CLUSTER = "pinned"
 
@@ -20,6 +23,7 @@ class OperatorConfig(Config):
 
     CUSTOM_ROLES = frozenset({"reporting"})
     SERVICE_BINDING_KEYS = True
+    AUTHENTICATION = ("password", "aws-iam", "x509")
 
     def __init__(self, secrets: dict[str, Any]) -> None:
         super().__init__(secrets["atlas"], None)
@@ -32,6 +36,12 @@ class OperatorConfig(Config):
                 "description": "By one private endpoint",
                 "connection": "private-endpoint",
                 "endpoint": "vpce-3",
+            },
+            {
+                "id": ACCESS_PLAN,
+                "name": "access",
+                "description": "Lets in two addresses",
+                "access_list": [OFFICE, SITE.removesuffix("/32"), ALL],
             },
             {
                 "id": PINNED_PLAN,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from broker_api.authentication import Authentication
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema
 from broker_api.config import BindingView, Config, Permissions
 from broker_api.state.encryption import Vault
@@ -190,5 +191,5 @@ def test_a_forged_request_of_an_update_changes_nothing(tenant: Tenant, broker: I
 def test_only_parameters_of_the_catalog_stay_in_clear() -> None:
     config = Config(None, None)
     pins = dict.fromkeys(["project", "cluster", "connection", "endpoint"])
-    schemas = instance_schema(config, pins, creating=True), binding_schema(config)
+    schemas = instance_schema(config, pins, creating=True), binding_schema(config, [*Authentication])
     assert {name for schema in schemas for name in schema["properties"]} >= KNOWN_PARAMETERS

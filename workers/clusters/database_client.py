@@ -1,6 +1,7 @@
 """Connections to the clusters themselves: logging in with new credentials, dropping a database."""
 
 from collections.abc import Callable
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from pymongo import MongoClient
@@ -12,16 +13,26 @@ _AUTHENTICATION = {11, 18, 8000}
 """Error codes of a refused log-in: UserNotFound (the user was deleted meanwhile), AuthenticationFailed, Atlas's own."""
 
 
-def log_in(uri: str) -> str | None:
+def log_in(uri: str, certificate: str = "") -> str | None:
     """Log in to a cluster.
 
     Args:
         uri: The connection string with the credentials.
+        certificate: The certificate and private key of an X.509 user, as PEM.
 
     Returns:
         None when the log-in succeeded, else the reason, without the credentials.
     """
-    return _on_cluster(uri, lambda client: client.admin.command("ping"))
+    if not certificate:
+        return _on_cluster(uri, _ping)
+    with NamedTemporaryFile("w", prefix="certificate-") as file:  # drivers take a file only; no one else may read it
+        file.write(certificate)
+        file.flush()
+        return _on_cluster(uri, _ping, file.name)
+
+
+def _ping(client: MongoClient[dict[str, Any]]) -> None:
+    client.admin.command("ping")
 
 
 def drop_database(uri: str, name: str) -> str | None:
@@ -37,10 +48,17 @@ def drop_database(uri: str, name: str) -> str | None:
     return _on_cluster(uri, lambda client: client.drop_database(name))
 
 
-def _on_cluster(uri: str, act: Callable[[MongoClient[dict[str, Any]]], object]) -> str | None:
+def _on_cluster(
+    uri: str, act: Callable[[MongoClient[dict[str, Any]]], object], certificate: str | None = None
+) -> str | None:
+    options: dict[str, Any] = {"tlsCertificateKeyFile": certificate} if certificate else {}
     try:
         with MongoClient[dict[str, Any]](
-            uri, serverSelectionTimeoutMS=REACH_MS, connectTimeoutMS=REACH_MS, socketTimeoutMS=REACH_MS
+            uri,
+            serverSelectionTimeoutMS=REACH_MS,
+            connectTimeoutMS=REACH_MS,
+            socketTimeoutMS=REACH_MS,
+            **options,
         ) as client:
             act(client)
     except OperationFailure as error:

@@ -17,6 +17,12 @@ from workers.guard.rate_limiter import RateLimiter
 log = structlog.get_logger(__name__)
 
 
+def _needs_more(answer: Answer) -> bool:
+    """Return whether a call needs another role in Atlas than those about users: its refusal says nothing of the key."""
+    about_clusters = "lusters/" in f"{answer.path}/" and answer.method != "GET"
+    return about_clusters or "/accessList" in answer.path or "/certs" in answer.path
+
+
 @dataclass
 class Guard:
     """Guards the calls of one operation, or of one run of maintenance.
@@ -65,9 +71,12 @@ class Guard:
         # Calls about processes have a small rate bucket of their own, and some tiers refuse them: such a limit or
         # refusal does not concern the other calls.
         about_processes = "/processes" in answer.path
+        lacks_role = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and _needs_more(answer)
         if not about_processes:
             self.limiter.observe(answer)
         elif answer.status in range(400, HTTPStatus.INTERNAL_SERVER_ERROR):
+            return
+        if lacks_role:
             return
         error = answer.error
         unauthorized = isinstance(error, Unauthorized)

@@ -109,7 +109,7 @@ def compare(context: Context, client: AtlasClient) -> Drift:
         log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
     drift = Drift(
         orphans=[user for user in labelled if _is_orphan(context, user)],
-        missing=_missing(context, ready, {user.username for user in users}),
+        missing=_missing(context, ready, {(user.database, user.username) for user in users}),
     )
     for user in drift.orphans:
         log.warning("user_without_binding", project=project, username=user.username, labels=user.labels)
@@ -133,10 +133,12 @@ def _is_orphan(context: Context, user: DatabaseUser) -> bool:
     return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
 
 
-def _missing(context: Context, ready: list[Binding], present: set[str]) -> list[Binding]:
+def _missing(context: Context, ready: list[Binding], present: set[tuple[str, str]]) -> list[Binding]:
     """Return the bindings without a user, except those that have changed or expired in the meantime."""
     now = context.store.now()
-    lacking = [binding for binding in ready if binding.made and binding.username not in present]
+    lacking = [
+        binding for binding in ready if binding.made and (binding.user_database, binding.username) not in present
+    ]
     living = [binding for binding in lacking if binding.expires is None or binding.expires > now]
     return [binding for binding in living if context.store.get(binding.key) == binding]
 
@@ -148,7 +150,7 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
         if _is_orphan(context, user):
             with _failed_into(left.orphans, user, user.username):
                 with suppress(UserNotFound):
-                    client.delete_user(user.username)
+                    client.delete_user(user.username, user.database)
                 log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         with _failed_into(left.missing, binding, binding.username or ""):
@@ -156,7 +158,7 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
             try:
                 client.create_user(binding_user(context, binding))
             except UserAlreadyExists:
-                if not is_ours(binding, client.user(binding.username or "")):
+                if not is_ours(binding, client.user(binding.username or "", binding.user_database)):
                     raise
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)

@@ -8,6 +8,7 @@ from typing import Any
 from structlog.contextvars import get_contextvars
 
 from broker_api import tracing
+from broker_api.catalog.catalog import Plan
 from broker_api.errors import ErrStorageUnreadable, MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
@@ -99,9 +100,13 @@ class AtlasJob(Job[AnyResource]):
             late_effect=error.sent and not refused,
         )
 
+    def plan_of(self, instance: Instance) -> Plan:
+        """Return the plan of an instance: as it is in the catalog, or as the instance stores it."""
+        return self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+
     def connection_choice(self, instance: Instance) -> Choice:
         """Return which connection strings of the cluster an instance uses: by its plan, else by its parameters."""
-        plan = self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+        plan = self.plan_of(instance)
         parameters = instance.parameters
         kind = plan.connection or parameters.get("connection", STANDARD)
         return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)

@@ -4,11 +4,14 @@ Name, password and roles are stored before Atlas is called. If the worker crashe
 user with the same password.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 
 import structlog
 
+from broker_api.authentication import DEFAULT_MONTHS, Authentication
+from broker_api.catalog.catalog import Plan
 from broker_api.errors import (
     BadRequest,
     ErrStorageMongoConnection,
@@ -24,7 +27,8 @@ from workers.clusters.connection_strings import osb_endpoints
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
-from workers.operations.config_hooks import binding_roles, binding_view, call_hook
+from workers.operations.binding_credentials import new_credentials, with_certificate
+from workers.operations.config_hooks import binding_roles, binding_view
 from workers.operations.database_users import LABEL_OPERATION, binding_user, take_over
 from workers.operations.unbind import remove_user
 
@@ -42,21 +46,21 @@ _REASONS = (
 
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
-SERVICE_BINDING_KEYS = {"type": "mongodb", "provider": "atlas"}
 
 
 class Step(StrEnum):
-    """settle credentials → create user → wait applied → (verify login); undo: remove user."""
+    """settle credentials → create user → (create certificate) → wait applied → (verify login); undo: remove user."""
 
     SETTLE_CREDENTIALS = "settle"
     CREATE_USER = "create"
+    CREATE_CERTIFICATE = "certificate"
     WAIT_APPLIED = "apply"
     VERIFY_LOGIN = "log in"
     REMOVE_USER = "remove"
 
 
 def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
-    """Choose and store the user name, the password and the roles, unless the instance is being deleted.
+    """Choose and store the user name, the credentials and the roles, unless the instance is being deleted.
 
     The claim was written with write concern ``majority``, so the instance read here shows every deprovision and every
     update accepted before the claim. A deprovision that is accepted later finds this binding and removes it; an update
@@ -65,23 +69,20 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     instance = _instance_to_bind_to(job)
     if instance is None:
         return Later(1.0, "Waiting until the instance has been updated.")
-    _check_parameters(job, instance)
+    plan = _check_parameters(job, instance)
     strings = job.connection_strings(instance)
-    view = binding_view(job.config, job.record, instance, strings)
+    auth = job.record.parameters.get("auth", plan.authentication[0])
+    view = replace(binding_view(job.config, job.record, instance, strings), auth=auth)
     if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
         credentials = job.context.vault.open(job.record.sealed_credentials, job.record.credentials_place)
     else:
-        credentials = call_hook("generate_binding_credentials", job.config.generate_binding_credentials, view)
-    username, password = credentials.get("username"), credentials.get("password")
-    if not isinstance(username, str) or not isinstance(password, str) or not username or not password:
-        raise FailedError("generate_binding_credentials of this broker must give a username and a password.")
-    if job.config.SERVICE_BINDING_KEYS:
-        credentials = SERVICE_BINDING_KEYS | credentials
+        credentials = new_credentials(job.config, view)
     changes: BindingFields = {
         "project": instance.project or job.project,
         "cluster": instance.cluster,
         "database": instance.database,
-        "username": username,
+        "username": job.record.username or credentials["username"],  # a certificate has replaced it in them
+        "auth": auth,
         "sealed_credentials": job.context.vault.seal(credentials, job.record.credentials_place),
         "roles": binding_roles(job.config, view),
         "endpoints": osb_endpoints(strings),
@@ -113,13 +114,32 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
         if job.record.expires is None:
             raise
         raise _out_of_life(job) from None
-    return job.users_changed(Step.WAIT_APPLIED, BindingFields(made=True))
+    certified = job.record.auth == Authentication.X509
+    return job.users_changed(Step.CREATE_CERTIFICATE if certified else Step.WAIT_APPLIED, BindingFields(made=True))
+
+
+def create_certificate(job: AtlasJob[Binding]) -> Result[BindingFields]:
+    """Create the certificate of an X.509 user, whose key Atlas shows only once.
+
+    If this is interrupted, the next attempt creates another certificate; nothing has the key of the first one.
+    """
+    binding = job.record
+    credentials = job.context.vault.open(binding.sealed_credentials or "", binding.credentials_place)
+    months = binding.parameters.get("expires_in_months", DEFAULT_MONTHS)
+    certified, end = with_certificate(credentials, job.atlas.create_certificate(binding.username or "", months))
+    changes: BindingFields = {"sealed_credentials": job.context.vault.seal(certified, binding.credentials_place)}
+    if binding.expires is None:
+        changes["expires"] = end
+        changes["renew_before"] = end - (end - job.operation.accepted) * RENEW_SHARE
+    return Next(Step.WAIT_APPLIED, changes)
 
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Wait until Atlas has applied the new user on the cluster."""
     _check_life(job)
-    verify_login, done = job.context.settings.verify_login, _done(job)
+    # As an IAM role the broker cannot log in.
+    verify_login = job.context.settings.verify_login and job.record.auth != Authentication.AWS_IAM
+    done = _done(job)
     is_last = not verify_login and job.record.expires is None
     if wait := job.wait_until_applied(done if is_last else None, cluster_needed=True):
         return wait
@@ -130,7 +150,8 @@ def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Log in to the cluster itself with the new credentials."""
     _check_life(job)
     credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
-    trouble = database_client.log_in(credentials.get("uri") or credentials.get("connectionString") or "")
+    uri = credentials.get("uri") or credentials.get("connectionString") or ""
+    trouble = database_client.log_in(uri, credentials.get("certificate", "") + credentials.get("private-key", ""))
     if trouble:
         return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
     return _done(job)
@@ -145,16 +166,16 @@ def remove_late_user(job: AtlasJob[Binding]) -> None:
 
     The user's label shows that no other operation has created it or taken it over.
     """
-    if job.operation.step not in (Step.CREATE_USER, Step.WAIT_APPLIED):
+    if job.operation.step not in (Step.CREATE_USER, Step.CREATE_CERTIFICATE, Step.WAIT_APPLIED):
         return
     try:
         now = job.context.store.binding(job.record.instance_id, job.record.binding_id)
         if now and now.phase in (Phase.CREATING, Phase.READY) and not now.operation.undo:
             return
         atlas = job.context.projects[job.project].guarded()  # without the lease, which is lost
-        user = atlas.user(job.record.username or "")
+        user = atlas.user(job.record.username or "", job.record.user_database)
         if user.labels.get(LABEL_OPERATION) == job.operation.id:
-            atlas.delete_user(user.username)
+            atlas.delete_user(user.username, user.database)
             log.warning("late_user_removed", username=user.username)
     except _REASONS as error:
         log.info("late_user_not_removed", reason=type(error).__name__)
@@ -173,17 +194,21 @@ def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
     return None if operation.kind == Kind.UPDATE and operation.state is State.IN_PROGRESS else instance
 
 
-def _check_parameters(job: AtlasJob[Binding], instance: Instance) -> None:
+def _check_parameters(job: AtlasJob[Binding], instance: Instance) -> Plan:
     """Check the parameters as the API has done: a document of an earlier release has no MAC of them.
+
+    Returns:
+        The plan of the instance.
 
     Raises:
         FailedError: The plan does not allow them.
     """
-    plan = job.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
+    plan = job.plan_of(instance)
     try:
         job.context.catalog.check_binding(plan, job.record.parameters)
     except BadRequest as error:
         raise FailedError(str(error), refused=True) from None
+    return plan
 
 
 def _check_roles(job: AtlasJob[Binding]) -> None:
@@ -222,6 +247,7 @@ BIND = Definition[Binding](
     steps={
         Step.SETTLE_CREDENTIALS: settle_credentials,
         Step.CREATE_USER: create_user,
+        Step.CREATE_CERTIFICATE: create_certificate,
         Step.WAIT_APPLIED: wait_applied,
         Step.VERIFY_LOGIN: verify_login,
     },

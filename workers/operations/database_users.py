@@ -2,6 +2,7 @@
 
 import structlog
 
+from broker_api.authentication import Authentication
 from broker_api.state.records import AnyResource, Binding, Resource
 from workers.atlas.client import AtlasRole, DatabaseUser
 from workers.context import Context
@@ -32,14 +33,18 @@ def binding_user(context: Context, binding: Binding) -> DatabaseUser:
     Raises:
         UndecryptableError: No key decrypts the password.
     """
+    arn_type = "ROLE" if ":role/" in (binding.username or "") else "USER"
     return DatabaseUser(
         username=binding.username or "",
-        password=context.vault.open(binding.sealed_credentials or "", binding.credentials_place)["password"],
+        database=binding.user_database,
+        password=context.vault.open(binding.sealed_credentials or "", binding.credentials_place).get("password"),
+        aws_iam=arn_type if binding.auth == Authentication.AWS_IAM else "NONE",
+        x509="MANAGED" if binding.auth == Authentication.X509 else "NONE",
         roles=atlas_roles(binding.roles),
         scopes=(binding.cluster or "",),
         labels=labels(context, binding),
         description="Made by Atlas Broker for a service binding",
-        delete_after=binding.expires,
+        delete_after=binding.expires if "expires_in" in binding.parameters else None,
     )
 
 
@@ -64,10 +69,11 @@ def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
         FailedError: It is not the user of this binding, although MongoDB says so.
         UserNotFound, AtlasError: Atlas did not delete it.
     """
-    user, binding = job.atlas.user(name), job.record
+    binding = job.record
+    user = job.atlas.user(name, binding.user_database)
     ours = is_ours(binding, user) or (binding.legacy and _is_of_atlasbroker_2(job, user))
     if ours:
-        job.atlas.delete_user(name)
+        job.atlas.delete_user(name, user.database)
     elif job.operation.undo:
         log.warning("user_not_removed", username=name, reason="it is not labelled as that of this binding")
     elif binding.made or binding.legacy:
@@ -93,11 +99,22 @@ def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
         LeaseLostError: Another worker has taken over the operation.
         AtlasError: Atlas did not change it.
     """
-    if not is_ours(job.record, job.atlas.user(user.username)):
+    if not is_ours(job.record, job.atlas.user(user.username, user.database)):
+        if user.aws_iam != "NONE":
+            raise FailedError(
+                f"{user.username} is a database user of the Atlas project already, for another binding or made by "
+                "other means, and Atlas allows one for each ARN. Bind with another role, or unbind the other one.",
+                refused=True,
+            )
         what = "binding" if isinstance(job.record, Binding) else "instance"
         sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
         raise FailedError(sentence, refused=True)
     job.context.claims.renew(job.claim)  # if the lease is lost, another worker may have set the password
     job.atlas.update_user(
-        user.username, password=user.password, roles=user.roles, labels=user.labels, scopes=user.scopes
+        user.username,
+        user.database,
+        password=user.password,
+        roles=user.roles,
+        labels=user.labels,
+        scopes=user.scopes,
     )

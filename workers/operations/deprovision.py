@@ -14,6 +14,7 @@ from workers.clusters import database_client
 from workers.clusters.connection_strings import ClusterGoneError
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
+from workers.operations.access import withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.database_drop import begin_drop, delete_temporary_user, temporary_user
 from workers.operations.database_ownership import ensure_reservation, with_project
@@ -131,10 +132,11 @@ def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Remove the temporary user, end the reservation of the database, and end the operation."""
+    """Remove the temporary user and the access, end the reservation of the database, and end the operation."""
     delete_temporary_user(job)
     if wait := job.wait_for_late_effect():
         return wait
+    withdraw_access(job)
     instance = with_project(job)
     if _drops(job):
         job.context.databases.dropped(instance)

@@ -1,4 +1,7 @@
-"""``atlas.provision``: finds the cluster, chooses and reserves the database, stores the connection strings."""
+"""``atlas.provision`` of a database on a cluster that exists: finds the cluster, reserves the database.
+
+The plan's ``access_list`` is added to the project.
+"""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -11,6 +14,7 @@ from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFou
 from workers.clusters.connection_strings import strings_of, why_unusable
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
+from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.config_hooks import call_hook, instance_view
 from workers.operations.database_drop import another_drops, another_will_drop
@@ -21,10 +25,13 @@ DROP_LOOK_SECONDS = 2.0
 
 
 class Step(StrEnum):
-    """find cluster → reserve database; undo: withdraw the reservation."""
+    """find cluster → reserve database → (allow access → wait for access); undo: withdraw access → reservation."""
 
     FIND_CLUSTER = "find cluster"
     RESERVE_DATABASE = "claim"
+    ALLOW_ACCESS = "allow access"
+    WAIT_FOR_ACCESS = "wait for access"
+    WITHDRAW_ACCESS = "withdraw access"
     WITHDRAW_RESERVATION = "withdraw"
 
 
@@ -50,7 +57,7 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Reserve the database and end the operation; begin again if another instance was faster."""
+    """Reserve the database; begin again if another instance was faster."""
     instance = job.record
     known = job.connection_strings(instance)
     reserved = job.context.databases.reserve(wanted_reservation(job))
@@ -59,8 +66,26 @@ def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if instance.instance_id not in reserved.users:
         return Next(Step.FIND_CLUSTER)
     owned = reserved.owned and reserved.owner == instance.owner
-    sentence = f"The database {instance.database} is ready on {instance.cluster}."
-    return Done(Phase.READY, sentence, {"connection": known, "owned": owned})
+    if job.plan_of(instance).access_list:
+        return Next(Step.ALLOW_ACCESS, {"owned": owned})
+    return _ready(instance, {"connection": known, "owned": owned})
+
+
+def add_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Add the entries of the plan to the access list of the project."""
+    allow_access(job, job.plan_of(job.record).access_list)
+    return Next(Step.WAIT_FOR_ACCESS)
+
+
+def await_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Wait until the entries are active, and end the operation."""
+    if wait := wait_for_access(job, job.plan_of(job.record).access_list, Step.ALLOW_ACCESS):
+        return wait
+    return _ready(job.record, {"connection": job.connection_strings(job.record)})
+
+
+def _ready(instance: Instance, changes: InstanceFields) -> Done[InstanceFields]:
+    return Done(Phase.READY, f"The database {instance.database} is ready on {instance.cluster}.", changes)
 
 
 def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
@@ -73,7 +98,7 @@ def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
         AtlasError, HeldBackError: A project cannot be asked, and no other has the cluster.
     """
     record = job.record
-    plan = job.context.catalog.plan_of(record.service_id, record.plan_id, record.plan)
+    plan = job.plan_of(record)
     name = plan.cluster or record.parameters.get(job.config.PARAMETER_CLUSTER, "")
     wanted = plan.project or record.parameters.get("project")
     if wanted and wanted not in job.context.projects:
@@ -124,14 +149,25 @@ def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
     return Later(DROP_LOOK_SECONDS, sentence, step=Step.FIND_CLUSTER)
 
 
+def remove_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Remove the entries of the access list that this provision has added."""
+    withdraw_access(job)
+    return Next(Step.WITHDRAW_RESERVATION)
+
+
 def withdraw_reservation(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Withdraw the reservation of the database; a provision creates nothing in Atlas."""
+    """Withdraw the reservation of the database."""
     if job.record.database:
         job.context.databases.withdraw(job.record)
     return Done(Phase.FAILED, "")
 
 
 PROVISION = Definition[Instance](
-    steps={Step.FIND_CLUSTER: find_cluster, Step.RESERVE_DATABASE: reserve_database},
-    undo={Step.WITHDRAW_RESERVATION: withdraw_reservation},
+    steps={
+        Step.FIND_CLUSTER: find_cluster,
+        Step.RESERVE_DATABASE: reserve_database,
+        Step.ALLOW_ACCESS: add_access,
+        Step.WAIT_FOR_ACCESS: await_access,
+    },
+    undo={Step.WITHDRAW_ACCESS: remove_access, Step.WITHDRAW_RESERVATION: withdraw_reservation},
 )

@@ -1,6 +1,7 @@
 """``atlas.update``: changes the parameters and, if the roles of bindings depend on them, the users of the bindings."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TypedDict
@@ -11,6 +12,7 @@ from broker_api.state.records import Binding, Instance, Phase
 from workers.atlas.client import UserExpired, UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
+from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import Step as BindStep
 from workers.operations.config_hooks import binding_roles, binding_view
@@ -20,11 +22,14 @@ BIND_LOOK_SECONDS = 1.0
 
 
 class Step(StrEnum):
-    """check → change roles → wait applied; undo: restore roles."""
+    """check → (allow access → wait for access →) (change roles → wait applied →) finish; undo: restore roles."""
 
     CHECK = "check"
+    ALLOW_ACCESS = "allow access"
+    WAIT_FOR_ACCESS = "wait for access"
     CHANGE_ROLES = "roles"
     WAIT_APPLIED = "apply"
+    FINISH = "finish"
     RESTORE_ROLES = "restore"
 
 
@@ -51,7 +56,28 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     updated = _updated(job)
     if job.connection_choice(updated) != job.connection_choice(job.record):
         job.connection_strings(updated)
-    return Next(Step.CHANGE_ROLES) if _role_changes(job, updated) else _done(job)
+    if job.plan_of(updated).access_list:
+        return Next(Step.ALLOW_ACCESS)
+    return _roles_or_end(job)
+
+
+def add_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Add the entries of the plan after the update to the access list of the project."""
+    allow_access(job, _access_list(job))
+    return Next(Step.WAIT_FOR_ACCESS)
+
+
+def await_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Wait until the entries are active."""
+    return wait_for_access(job, _access_list(job), Step.ALLOW_ACCESS) or _roles_or_end(job)
+
+
+def _access_list(job: AtlasJob[Instance]) -> Sequence[str]:
+    return job.plan_of(_updated(job)).access_list
+
+
+def _roles_or_end(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    return Next(Step.CHANGE_ROLES) if _role_changes(job, _updated(job)) else finish(job)
 
 
 def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -65,7 +91,13 @@ def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Wait until Atlas has applied the new roles on the cluster."""
-    return job.wait_until_applied() or _done(job)
+    return job.wait_until_applied() or Next(Step.FINISH)
+
+
+def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Remove the entries of the access list that the instance does not need any more, and end the operation."""
+    withdraw_access(job, keep=_access_list(job))
+    return _done(job)
 
 
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -77,6 +109,7 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         _set_roles(job, job.record)
     except FailedError as error:
         return Later(BIND_LOOK_SECONDS, str(error))
+    withdraw_access(job, keep=job.plan_of(job.record).access_list)
     return Done(Phase.READY, "")
 
 
@@ -114,12 +147,13 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     All new roles are computed first, so that a hook that fails stops the update before the first change.
     """
     for binding, roles in _role_changes(job, instance):
+        name = binding.username or ""
         with suppress(UserNotFound, UserExpired):
-            if not binding.settled_mac and not is_ours(binding, job.atlas.user(binding.username or "")):
+            if not binding.settled_mac and not is_ours(binding, job.atlas.user(name, binding.user_database)):
                 if job.operation.undo:
                     continue
                 raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
-            job.atlas.update_user(binding.username or "", roles=atlas_roles(roles))
+            job.atlas.update_user(name, binding.user_database, roles=atlas_roles(roles))
         job.context.store.change(binding, {"roles": roles})
 
 
@@ -138,6 +172,13 @@ def _done(job: AtlasJob[Instance]) -> Done[InstanceFields]:
 
 
 UPDATE = Definition[Instance](
-    steps={Step.CHECK: check, Step.CHANGE_ROLES: change_roles, Step.WAIT_APPLIED: wait_applied},
+    steps={
+        Step.CHECK: check,
+        Step.ALLOW_ACCESS: add_access,
+        Step.WAIT_FOR_ACCESS: await_access,
+        Step.CHANGE_ROLES: change_roles,
+        Step.WAIT_APPLIED: wait_applied,
+        Step.FINISH: finish,
+    },
     undo={Step.RESTORE_ROLES: restore_roles},
 )
