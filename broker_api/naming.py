@@ -17,6 +17,7 @@ _PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # Other characters have a meaning in the subject of a certificate, or cannot be in it.
 _COMMON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._@ -]*")
+_PLAIN_TAG = re.compile(r"[A-Za-z0-9 ;@_.+-]{1,255}")
 _FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
 
 
@@ -64,6 +65,11 @@ def common_name_problem(name: object) -> str | None:
     if not _COMMON_NAME.fullmatch(name) or name.endswith(" "):
         return f"The name {name!r} of an X.509 user may have letters, digits and ._@- only, and spaces inside."
     return None
+
+
+def tag_value(text: str) -> str:
+    """Return an id as the value of a tag in Atlas; of one with other characters, the beginning and a digest."""
+    return text if _PLAIN_TAG.fullmatch(text) else _with_digest(text, 48)
 
 
 def database_problem(name: object, limit: int = MAX_DATABASE_BYTES) -> str | None:

@@ -1,3 +1,4 @@
+import re
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ from broker_api.naming import (
     database_name,
     database_problem,
     is_default_database,
+    tag_value,
     username,
 )
 from broker_api.state.records import binding_key, instance_key
@@ -107,3 +109,14 @@ def test_a_database_may_be_called(name: str) -> None:
 )
 def test_a_database_may_not_be_called(name: object, says: str) -> None:
     assert says in (database_problem(name) or "")
+
+
+@pytest.mark.parametrize("plain", ["0a1b-2c", "a @;_.+", "x" * 255])
+def test_an_id_that_atlas_takes_is_a_tag_as_it_is(plain: str) -> None:
+    assert tag_value(plain) == plain
+
+
+@pytest.mark.parametrize("unsafe", ["a/b", "a:b", "ä", "x" * 256, ""])
+def test_an_id_that_atlas_does_not_take_is_a_tag_with_a_digest(unsafe: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9 ;@_.+-]{1,255}", tag_value(unsafe))
+    assert tag_value(unsafe) != tag_value(unsafe + "/")
