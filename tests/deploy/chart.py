@@ -11,6 +11,7 @@ from tests.deploy.files import DOCKER, QUEUES, Object
 CHART = DOCKER / "helm" / "atlas-broker"
 RELEASE = "atlas-broker"
 NAMESPACE = "databases"
+DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())
 
 EXISTING: Object = {
     "secrets": {"broker": {"existingSecret": "broker-secrets"}},
@@ -139,6 +140,12 @@ def render(values: Object, release: str = RELEASE, namespace: str = NAMESPACE) -
     made = texts(values, release, namespace)
     documents = (yaml.load_all(text, Loader=yaml.CSafeLoader) for name, text in made.items() if name != "NOTES.txt")
     return [each for parsed in documents for each in parsed if each]
+
+
+def merged(values: Object, change: Object) -> Object:
+    """Return values as Helm merges them."""
+    both = {key: merged(values[key], change[key]) for key in change if isinstance(values.get(key), dict)}
+    return values | change | {key: each for key, each in both.items() if isinstance(change[key], dict)}
 
 
 @cache

@@ -11,15 +11,13 @@ from typing import Any
 import helm_python
 import jsonschema
 import pytest
-import yaml
 
 from broker_api.settings.settings import SECRETS, Project, Settings
 from broker_api.settings.sources import variable_of
-from tests.deploy.chart import CHART, CREATED, EVERYTHING, EXISTING, MATRIX, chart, render, texts
+from tests.deploy.chart import CHART, CREATED, DEFAULTS, EVERYTHING, EXISTING, MATRIX, chart, merged, render, texts
 from tests.deploy.files import CHECKOUT, Object
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
-DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())
 OF_THE_CHART = {"BROKER_CONFIG", "BROKER_SECRETS", "BROKER_METRICS_PORT", "MONGODB_ATLAS_PROJECT_ID"}
 """Settings that have a value of their own, or that the image sets."""
 
@@ -59,12 +57,6 @@ def schema_of(path: tuple[str, ...]) -> Object:
         for part in found.get("allOf", []):
             found = found | SCHEMA["definitions"][part["$ref"].rpartition("/")[2]]
     return found
-
-
-def merged(values: Object, change: Object) -> Object:
-    """Return values as Helm merges them."""
-    both = {key: merged(values[key], change[key]) for key in change if isinstance(values.get(key), dict)}
-    return values | change | {key: each for key, each in both.items() if isinstance(change[key], dict)}
 
 
 def with_another(path: tuple[str, ...], base: Object) -> Object:
