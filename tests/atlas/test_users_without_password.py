@@ -1,11 +1,16 @@
 """Users that log in as an AWS IAM role or with a certificate: in Atlas, in the credentials, and at the unbind."""
 
+from datetime import UTC, datetime
+
 import pytest
+from pymongo import MongoClient
 from pymongo.uri_parser import parse_uri
 
 from broker_api.authentication import EXTERNAL
 from tests.atlas.broker import Broker, new_id
+from tests.dev.services import Mongod
 from tests.osb_client import Json
+from workers.clusters.database_client import LOG_IN_REFUSED, log_in
 
 ROLE = "arn:aws:iam::123456789012:role/apps/shop-{}"
 
@@ -73,3 +78,69 @@ def test_roles_that_follow_from_an_update_reach_users_without_a_password(broker:
         assert user
         assert len(user["roles"]) == count
     broker.unbind(instance, binding)
+
+
+@pytest.fixture(scope="module")
+def encrypted(_broker: Broker, cluster_mongod: Mongod) -> str:
+    """An instance on a cluster whose connection string names the authority of the emulated Atlas."""
+    strings = {
+        "standard": f"mongodb://{cluster_mongod.address}/?ssl=true&authSource=admin&tlsCAFile={cluster_mongod.authority.file}"
+    }
+    return _broker.instance(_broker.cluster(connection_strings=strings), database=f"shop-{new_id()}")
+
+
+def pem(credentials: Json) -> str:
+    return str(credentials["certificate"] + credentials["private-key"])
+
+
+def test_a_certificate_logs_in_until_the_unbind(broker: Broker, encrypted: str) -> None:
+    binding, credentials = bound(broker, encrypted, auth="x509", expires_in_months=2)
+    assert credentials["username"] == f"CN={binding}"
+    assert "password" not in credentials
+    assert "ssl=" not in credentials["uri"]
+    assert credentials["uri"].endswith("&authMechanism=MONGODB-X509&authSource=%24external&tls=true")
+    assert log_in(credentials["uri"], pem(credentials)) is None
+    fetched = broker.client.binding(encrypted, binding).json
+    days = (datetime.fromisoformat(fetched["metadata"]["expires_at"]) - datetime.now(UTC)).days
+    assert 55 < days < 65
+    again = broker.client.bind(encrypted, binding, {"auth": "x509", "expires_in_months": 2})
+    assert again.json["credentials"] == fetched["credentials"]
+    rotated = new_id()
+    assert broker.client.rotate(encrypted, rotated, binding).status == 202
+    new = broker.credentials(encrypted, rotated)
+    assert new["certificate"] != credentials["certificate"]
+    assert log_in(new["uri"], pem(new)) is None
+    with MongoClient[Json](broker.stack.state.uri) as client:
+        documents = str(list(client[broker.stack.database]["instances"].find({"instance_id": encrypted})))
+    for line in pem(new).splitlines()[1:-1]:
+        assert line not in documents
+        assert line not in broker.logs()
+    broker.unbind(encrypted, binding)
+    assert log_in(credentials["uri"], pem(credentials)) == LOG_IN_REFUSED
+    broker.unbind(encrypted, rotated)
+    assert broker.user(rotated) is None
+
+
+def test_a_certificate_whose_answer_is_lost_is_made_again_and_a_refusal_leaves_no_user(
+    broker: Broker, encrypted: str
+) -> None:
+    broker.atlas.drop("POST", "/certs", when="after")
+    since = broker.mark()
+    binding, credentials = bound(broker, encrypted, auth="x509")
+    assert log_in(credentials["uri"], pem(credentials)) is None
+    posts = [call for call in broker.calls(since) if call["method"] == "POST" and call["template"].endswith("/certs")]
+    assert len(posts) == 2
+    broker.unbind(encrypted, binding)
+    broker.atlas.fail("POST", "/certs", status=400, error_code="USER_NOT_MANAGED_X509")
+    assert "USER_NOT_MANAGED_X509" in broker.failed_bind(encrypted, {"auth": "x509"}, binding)
+    assert broker.user(binding) is None
+
+
+def test_the_name_of_an_x509_user_fits_into_a_certificate(broker: Broker, encrypted: str) -> None:
+    long = f"{new_id()}-{'x' * 60}"
+    binding = broker.start_bind(encrypted, {"auth": "x509"}, long)
+    name = broker.credentials(encrypted, binding)["username"].removeprefix("CN=")
+    assert (len(name), name[:20]) == (64, long[:20])
+    broker.unbind(encrypted, binding)
+    sentence = broker.failed_bind(encrypted, {"auth": "x509", "name": "a,CN=b"})
+    assert sentence.startswith("The name 'a,CN=b' of an X.509 user may have letters")
