@@ -113,7 +113,9 @@ class OAuth:
             return self._tokens
 
     def caller(self, token: str) -> Credential | None:
-        return self._live().get(token, (None, 0))[0]
+        """Return the account that a live token belongs to, with the roles that it has now."""
+        owner = self._live().get(token, (None, 0))[0]
+        return owner and self.accounts.get(owner.name, owner)
 
     def count(self) -> int:
         return len(self._live())

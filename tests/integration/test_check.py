@@ -263,6 +263,42 @@ def test_a_service_account_whose_roles_are_not_told_is_tried(
     assert not atlas.users()
 
 
+def owner_config(directory: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> Settings:
+    """Return the setting of a config whose plan has more than the default one."""
+    name = f"config_{line.encode().hex()[:16]}"
+    plan = "config.broker['plans'][0]"
+    text = f"from broker_api.config import Config\nconfig = Config(None, None)\nplan = {plan}\n{line}\n"
+    (directory / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(directory)
+    return {"BROKER_CONFIG": f"{name}:config"}
+
+
+LACKING = [
+    "may not change the IP access list (it has GROUP_DATABASE_ACCESS_ADMIN); give it Project Network Access Manager",
+    "may not create certificates of database users (it has GROUP_DATABASE_ACCESS_ADMIN); give it Project Owner",
+]
+
+
+@pytest.mark.parametrize("account", [False, True])
+def test_the_roles_that_plans_need_are_missing_or_there(
+    settings: Settings, atlas: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, account: bool
+) -> None:
+    line = "plan.update(access_list=['203.0.113.7'], authentication=['x509'])"
+    settings |= owner_config(tmp_path, monkeypatch, line)
+    put, kind = (atlas.put_account, "service account") if account else (atlas.put_key, "API key")
+    names = ("CLIENT_ID", "CLIENT_SECRET") if account else ("PUBLIC_API_KEY", "PRIVATE_API_KEY")
+    settings |= {f"MONGODB_ATLAS_{name}": f"roles-{name}" for name in names}
+    public, private = (f"roles-{name}" for name in names)
+    put(public, private, [PROJECT], roles=["GROUP_DATABASE_ACCESS_ADMIN"])
+    lacking = [each.replace(" (it has GROUP_DATABASE_ACCESS_ADMIN)", "") if account else each for each in LACKING]
+    assert of("bad", settings) == [f"project {PROJECT}: the {kind} {sentence}" for sentence in lacking]
+    put(public, private, [PROJECT])
+    assert not of("bad", settings)
+    good = "\n".join(of("good", settings))
+    for does in ("change database users", "change the IP access list", "create certificates of database users"):
+        assert f"the {kind} may {does}" in good
+
+
 def test_a_check_uses_the_workers_token_and_mints_none_of_its_own(settings: Settings, atlas: Emulator) -> None:
     atlas.put_account("mdb_sa_id_d", "mdb_sa_sk_d", [PROJECT])
     account = {"MONGODB_ATLAS_CLIENT_ID": "mdb_sa_id_d", "MONGODB_ATLAS_CLIENT_SECRET": "mdb_sa_sk_d"}

@@ -3,23 +3,25 @@
 import ipaddress
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
-from broker_api.catalog.catalog import Catalog
+from broker_api.authentication import Authentication
+from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.settings.settings import Project, Settings
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import DEFAULT_LIMIT, Store
-from workers.atlas.client import AtlasClient, MemoryTokens, TokenStore, Unauthorized, UserNotFound
+from workers.atlas.client import AtlasClient, MemoryTokens, Refused, TokenStore, Unauthorized
 from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_quota import is_nearly_full
 from workers.context import credentials, worker_vault
 from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
-MAY_CHANGE_USERS = frozenset({"GROUP_OWNER", "GROUP_DATABASE_ACCESS_ADMIN", "ORG_OWNER"})
+_OWNERS = frozenset({"GROUP_OWNER", "ORG_OWNER"})
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
@@ -42,7 +44,7 @@ def check_project(settings: Settings, project: Project, store: Store | None) -> 
     kind = "service account" if project.client_id and project.client_secret else "API key"
     yield GOOD, f"{where}: the {kind} opens it, its name is {client.project().get('name')}"
     looks = {
-        "roles": partial(_roles, client, where, kind),
+        "roles": partial(_roles, settings, client, where, kind),
         "clusters": partial(_clusters, settings, client, where),
         "access list": partial(_access_list, settings, client, where),
         "database users": partial(_users, client, where),
@@ -51,23 +53,78 @@ def check_project(settings: Settings, project: Project, store: Store | None) -> 
         yield from guarded(f"{where}: {what}", look)
 
 
-def _roles(client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class _Task:
+    """What the credentials must be allowed to do.
+
+    Attributes:
+        does: The task, for the findings.
+        roles: The roles that allow it, beside that of an owner.
+        advice: The name of the least role that allows it.
+        attempt: Deletes what does not exist: the answer shows whether it is allowed, and nothing is changed.
+    """
+
+    does: str
+    roles: frozenset[str]
+    advice: str
+    attempt: Callable[[AtlasClient, str], None]
+
+
+_USERS = _Task(
+    "change database users",
+    frozenset({"GROUP_DATABASE_ACCESS_ADMIN"}),
+    "Project Database Access Admin",
+    lambda client, name: client.delete_user(name),
+)
+_ACCESS = _Task(
+    "change the IP access list",
+    frozenset({"GROUP_NETWORK_ACCESS_MANAGER"}),
+    "Project Network Access Manager",
+    lambda client, _: client.delete_access_entry(f"192.0.2.{1 + secrets.randbelow(254)}/32"),  # a block for examples
+)
+_CERTIFICATES = _Task(
+    "create certificates of database users",
+    frozenset(),
+    "Project Owner",
+    lambda client, name: client.delete_cluster(name, "dedicated"),  # this too only owners may do
+)
+
+
+def _tasks(settings: Settings, project: str) -> Iterator[_Task]:
+    """Yield what the plans of a project need."""
+    plans = _plans(settings, project)
+    yield _USERS
+    if any(plan.access_list for plan in plans):
+        yield _ACCESS
+    if any(Authentication.X509 in plan.authentication for plan in plans):
+        yield _CERTIFICATES
+
+
+def _plans(settings: Settings, project: str) -> list[Plan]:
+    """Return the plans whose instances may be in a project."""
+    return [plan for plan in Catalog(settings.config).plans.values() if plan.project in (None, project)]
+
+
+def _roles(settings: Settings, client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
     roles = client.key_roles()
-    may = bool(roles and roles & MAY_CHANGE_USERS)
-    if roles is None:
-        # Delete a user that does not exist: the answer shows whether the role is there, and nothing is changed.
-        may = True
-        try:
-            client.delete_user(f"atlas-broker-check-{secrets.token_hex(8)}")
-        except UserNotFound:
-            pass
-        except Unauthorized:
-            may = False
-    if may:
-        yield GOOD, f"{where}: the {kind} may change database users"
-        return
     has = f" (it has {', '.join(sorted(roles)) or 'none'})" if roles is not None else ""
-    yield BAD, f"{where}: the {kind} may not change database users{has}; give it Project Database Access Admin"
+    for task in _tasks(settings, client.project_id):
+        if _is_allowed(client, task) if roles is None else roles & (task.roles | _OWNERS):
+            yield GOOD, f"{where}: the {kind} may {task.does}"
+        else:
+            yield BAD, f"{where}: the {kind} may not {task.does}{has}; give it {task.advice}"
+
+
+def _is_allowed(client: AtlasClient, task: _Task) -> bool:
+    """Return whether the credentials, whose roles Atlas does not tell, may do a task."""
+    try:
+        task.attempt(client, f"atlas-broker-check-{secrets.token_hex(8)}")
+    except Unauthorized:
+        return False
+    except Refused as error:
+        if error.retryable:
+            raise
+    return True
 
 
 def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
