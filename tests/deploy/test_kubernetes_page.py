@@ -15,7 +15,7 @@ NAMESPACE = "atlas-broker"
 VALUES: list[Object] = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 FIRST, DEMO = VALUES[0], VALUES[-1]
 COMMANDS = [line for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in text.splitlines()]
-ALL_PARTS: Object = {"flower": {"enabled": True}, "serviceCatalog": {"enabled": True, "existingSecret": "catalog-user"}}
+ALL_PARTS: Object = {"flower": {"enabled": True}, "serviceCatalog": {"enabled": True, "existingSecret": "atlas-broker-catalog"}}
 
 
 @cache
@@ -68,8 +68,14 @@ def test_the_commands_name_what_is_there() -> None:
             assert (CHECKOUT / path).exists(), command
 
 
+def test_commands_of_other_pages_name_what_is_there_too() -> None:
+    for page in (CHECKOUT / "docs").rglob("*.md"):
+        for kind, name in re.findall(r"kubectl -n atlas-broker .*\b(deploy|service)/([\w-]+)", page.read_text()):
+            assert name in deployed().of_kind({"deploy": "Deployment", "service": "Service"}[kind]), page
+
+
 def test_the_secrets_of_further_values_are_made_by_commands_of_the_page() -> None:
-    for name, keys in {"catalog-user": ("username", "password"), "prometheus-user": ("username", "password")}.items():
+    for name, keys in {"atlas-broker-catalog": ("username", "password"), "prometheus-user": ("username", "password")}.items():
         (command,) = (line for line in COMMANDS if f"create secret generic {name} " in line)
         assert re.findall(r"--from-literal=(\w+)=", command) == [*keys]
 

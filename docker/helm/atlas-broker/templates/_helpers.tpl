@@ -330,3 +330,15 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
+
+{{/* Where a worker may go. */}}
+{{- define "atlas-broker.workerEgress" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{ include "atlas-broker.egress" (list $policy.dns (list "UDP" "TCP")) }}
+{{- range list $policy.mongodb $policy.redis $policy.atlas $policy.clusters }}
+{{ include "atlas-broker.egress" (list . (list "TCP")) }}
+{{- end }}
+{{- with $policy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
