@@ -155,7 +155,7 @@ def test_all_requests_of_a_call_together_have_a_limited_time() -> None:
         whole = b"".join(challenge(heard).pieces)
         return Reply(tuple(whole[at : at + 40] for at in range(0, len(whole), 40)), pause=0.05)
 
-    with StandIn(slow) as atlas, pytest.raises(NoAnswer, match="(nothing|no connection).* in time"):
+    with StandIn(slow) as atlas, pytest.raises(NoAnswer, match=r"(nothing|no connection).* in time"):
         atlas.client(ApiKey("publickey", "wrong"), timeout=(5, 5, 0.7)).user("b-1")
 
 
