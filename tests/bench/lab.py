@@ -73,7 +73,7 @@ class Lab(Running):
         self.short = short
         self.rounds = 2 if short else 3
         self.state, self.redis, self.atlas = Mongod("mongod-state"), Redis(), LeanAtlas()
-        self.old = OldBroker(old_python, self.state, self.atlas) if old_python else None
+        self.old = OldBroker(old_python, self.state, self.atlas.uri, self.atlas.project_id) if old_python else None
         self._clients = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
     def start(self) -> None:

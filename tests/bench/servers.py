@@ -55,17 +55,21 @@ class LeanAtlas(AtlasEmulator):
 class OldBroker(Server):
     """atlasbroker 2.0.0 in the threaded server of Flask, the only one it comes with."""
 
-    def __init__(self, python: Path, state: Mongod, atlas: AtlasEmulator) -> None:
+    def __init__(
+        self, python: Path, state: Mongod, atlas_uri: str, project: str, database: str = "atlasbroker"
+    ) -> None:
         super().__init__("atlasbroker-2.0.0")
-        self._python, self._state, self._atlas = python, state, atlas
+        self._python, self._atlas_uri = python, atlas_uri
+        self._secrets = {
+            "atlas": {"user": "bench", "password": "bench", "group": project},
+            "mongo": {"uri": state.uri, "db": database, "timeoutms": 5000, "collection": "instances"},
+        }
 
     def command(self) -> Sequence[str | Path]:
-        atlas = {"user": "bench", "password": "bench", "group": self._atlas.project_id}
-        mongo = {"uri": self._state.uri, "db": "atlasbroker", "timeoutms": 5000, "collection": "instances"}
         secrets = self.home / "secret.json"
-        secrets.write_text(json.dumps({"atlas": atlas, "mongo": mongo}))
+        secrets.write_text(json.dumps(self._secrets))
         script = Path(__file__).with_name("old_broker.py")
-        return [self._python, script, str(self.port), secrets, self._atlas.uri]
+        return [self._python, script, str(self.port), secrets, self._atlas_uri]
 
     def answers(self) -> bool:
         headers = {"X-Broker-API-Version": "2.13"}
@@ -76,15 +80,22 @@ class OldBroker(Server):
         return Target(HOST, self.port, "", "")
 
 
+OLD_ENVIRONMENT = FOLDER / "atlasbroker-2.0.0"
+
+
+def is_old_broker_installed() -> bool:
+    """Return whether the environment is made already."""
+    return (OLD_ENVIRONMENT / "complete").exists()
+
+
 def install_old_broker() -> Path:
     """Return the Python of an environment with atlasbroker 2.0.0, which is made at the first call.
 
     Raises:
         OSError: The packages cannot be installed here; the message is one line.
     """
-    environment = FOLDER / "atlasbroker-2.0.0"
-    python, complete = environment / "bin" / "python", environment / "complete"
-    if not complete.exists():
+    environment, python = OLD_ENVIRONMENT, OLD_ENVIRONMENT / "bin" / "python"
+    if not is_old_broker_installed():
         commands: list[list[str | Path]] = [
             [sys.executable, "-m", "venv", "--clear", environment],
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD_PACKAGES],
@@ -94,7 +105,7 @@ def install_old_broker() -> Path:
             if done.returncode:
                 errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
                 raise OSError(errors[0] if errors else f"{command[2]} ended with status {done.returncode}.")
-        complete.touch()
+        (environment / "complete").touch()
     return python
 
 
