@@ -129,6 +129,22 @@ def test_the_way_to_connect_is_a_parameter(broker: Broker, way: str, uri: str, s
     assert f"@{srv}/" in credentials["connectionString"]
 
 
+EVIL = "mongodb://c-shard-00-00.abcde.example.net:27017,c.abcde.example.org:27017/?authSource=admin"
+
+
+def test_no_application_is_sent_to_a_host_outside_the_clusters_own_domain(broker: Broker) -> None:
+    own = {"standardSrv": "mongodb+srv://c.abcde.example.net"}
+    cluster = broker.cluster(connection_strings=own | {"standard": EVIL})
+    outside = "lead to c.abcde.example.org, which is not under the cluster's own domain abcde.example.net"
+    _, ended = broker.provision({"cluster": cluster, "project": MAIN})
+    assert (ended.state, outside in ended.description) == ("failed", True)
+    broker.atlas.put_cluster(cluster, connection_strings=own | {"standard": EVIL.replace(".org", ".net")})
+    instance = broker.instance(cluster)
+    broker.atlas.put_cluster(cluster, connection_strings=own | {"standard": EVIL})
+    read_again(broker, cluster)
+    assert outside in broker.failed_bind(instance)
+
+
 def test_the_way_to_connect_is_the_plans(broker: Broker) -> None:
     fields = {"plan_id": PRIVATE_PLAN}
     parameters = {"cluster": broker.cluster(connection_strings=PRIVATE), "project": MAIN}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from broker_api.errors import MissingKeyError
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
 from broker_api.state.records import EPOCH, Place, canonical
-from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
+from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound, ConnectionStrings
 from workers.engine.results import FailedError
 
 REFRESH_SECONDS = 60
@@ -118,7 +119,57 @@ def why_unusable(cluster: Cluster) -> str | None:
     """Return why a cluster cannot be used, as a sentence for users; None when it can be used or is being created."""
     if cluster.state == "DELETING":
         return f"The cluster {cluster.name} is being deleted."
-    return f"The cluster {cluster.name} is paused; resume it first." if cluster.paused else None
+    if cluster.paused:
+        return f"The cluster {cluster.name} is paused; resume it first."
+    domain = own_domain(cluster.connection_strings)
+    if foreign := [host for host in _hosts(cluster.connection_strings) if not _belongs(host, domain)]:
+        return (
+            f"The connection strings that Atlas gives for the cluster {cluster.name} lead to {foreign[0]}, which is "
+            f"not under the cluster's own domain {domain}; no application is sent there."
+        )
+    return None
+
+
+def own_domain(strings: ConnectionStrings) -> str | None:
+    """Return the domain of a cluster, such as ``ab1cd.mongodb.net``: that of its SRV host or else of its first host.
+
+    Returns:
+        None if the cluster has no hosts with a domain.
+    """
+    named = [_hosts_of(strings.srv), _hosts_of(strings.standard)]
+    domains = [host.partition(".")[2] for hosts in named for host in hosts if _address(host) is None]
+    return next((domain for domain in domains if "." in domain), None)
+
+
+def _belongs(host: str, domain: str | None) -> bool:
+    """Return whether a host is one of a cluster with this domain; older private endpoints have a hyphen before it."""
+    return domain is None or not _has_domain(host) or host.endswith((f".{domain}", f"-{domain}"))
+
+
+def _has_domain(host: str) -> bool:
+    """Return whether a host is neither a name without a domain nor a loopback address, as test set-ups have them."""
+    address = _address(host)
+    return "." in host if address is None else not address.is_loopback
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _hosts(strings: ConnectionStrings) -> list[str]:
+    """Return the hosts in all connection strings of a cluster."""
+    own = [strings.standard, strings.srv, strings.private, strings.private_srv]
+    private = [text for each in strings.private_endpoints for text in (each.standard, each.srv)]
+    return [host for text in (*own, *private) for host in _hosts_of(text)]
+
+
+def _hosts_of(text: str | None) -> list[str]:
+    """Return the hosts in a connection string, in lower case and without ports."""
+    location = (text or "").partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    return [(urlsplit(f"//{each}").hostname or "").rstrip(".") for each in location.split(",") if each]
 
 
 def strings_of(cluster: Cluster, choice: Choice) -> Strings:
