@@ -45,7 +45,7 @@ class Plan:
     access_list: Sequence[str]
     """Blocks of addresses that the project of each instance lets in."""
     max_bindings: int | str
-    """How many bindings an instance may have at once; ``none`` for any number, ``half`` of the project's users."""
+    """How many bindings an instance may have at once; ``none`` for any number; ``half`` of the project's users."""
     schemas: JsonObject
 
 

@@ -120,7 +120,7 @@ class PlanDefinition(_Setting):
     endpoint: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(default=None, exclude=True)
     authentication: Annotated[list[str], AfterValidator(known_authentication)] | None = Field(None, exclude=True)
     access_list: list[Annotated[str, AfterValidator(_block)]] = Field(default=[], max_length=200, exclude=True)
-    max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("none", exclude=True)
+    max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("half", exclude=True)
 
 
 class ServiceDefinition(_Setting):

@@ -18,7 +18,7 @@ from broker_api.settings.settings import Settings
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, binding_key
-from broker_api.state.store import DEFAULT_LIMIT, Store
+from broker_api.state.store import Store
 
 
 class Bindings:
@@ -69,7 +69,7 @@ class Bindings:
             default_hook = type(self._config).generate_binding_permissions is Config.generate_binding_permissions
             if default_hook and instance.database and parameters.get("roles"):
                 check_databases_of_roles(self._config, parameters, instance.database)
-            limit = room.limits.get(instance.project or plan.project or "", DEFAULT_LIMIT)
+            limit = room.limits.get(instance.project or plan.project or "")
             fields["slot"] = free_slot(plan, limit, room.slots, rotates=isinstance(request, RotateRequest))
             return self._operations.create(fields, Kind.BIND, caller, found)
 

@@ -12,12 +12,13 @@ from broker_api.errors import BadRequest
 from broker_api.state.store import UNLIMITED
 
 
-def free_slot(plan: Plan, user_limit: int, taken: AbstractSet[int], *, rotates: bool) -> int:
+def free_slot(plan: Plan, user_limit: int | None, taken: AbstractSet[int], *, rotates: bool) -> int:
     """Return a slot that is free, at random among them.
 
     Args:
         plan: The plan of the instance.
-        user_limit: How many users the Atlas project may have.
+        user_limit: How many users the Atlas project may have; None when Atlas has not told it, and then half of it is
+            no quota.
         taken: The slots of the instance's bindings. Those of another plan may be greater than the quota.
         rotates: The binding replaces another one, which is unbound later; so one more is allowed.
 
@@ -25,7 +26,8 @@ def free_slot(plan: Plan, user_limit: int, taken: AbstractSet[int], *, rotates: 
         BadRequest: The instance has as many bindings as the plan allows.
     """
     quota = plan.max_bindings
-    most = quota if isinstance(quota, int) else user_limit // 2 if quota == "half" else UNLIMITED
+    half = max(1, user_limit // 2) if user_limit else UNLIMITED
+    most = quota if isinstance(quota, int) else half if quota == "half" else UNLIMITED
     limit = most + rotates
     if len(taken) >= limit:
         raise BadRequest(

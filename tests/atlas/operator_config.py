@@ -28,6 +28,7 @@ class OperatorConfig(Config):
     def __init__(self, secrets: dict[str, Any]) -> None:
         super().__init__(secrets["atlas"], None)
         self.broker["plan_updateable"] = True
+        self.broker["plans"][0]["max_bindings"] = "none"  # here one instance fills a project with users
         self.broker["plans"] += [
             {"id": PRIVATE_PLAN, "name": "private", "description": "By peering", "connection": "private"},
             {

@@ -54,6 +54,16 @@ def test_without_a_quota_a_slot_is_one_of_many() -> None:
     assert len(slots) == 1000
 
 
+def test_without_max_bindings_the_quota_is_half_of_the_users_that_atlas_allows_if_it_tells() -> None:
+    (default,) = Catalog(Config(None, None)).plans.values()
+    assert free_slot(default, 4, {0}, rotates=False) == 1
+    with pytest.raises(BadRequest, match=r"has 2 bindings, and its plan .* allows 2\."):
+        free_slot(default, 4, {0, 1}, rotates=False)
+    assert free_slot(default, 1, set(), rotates=False) == 0
+    for unknown in (None, 0):
+        assert free_slot(default, unknown, set(range(1000)), rotates=False) not in range(1000)
+
+
 def test_a_plan_that_was_removed_and_had_no_quota_when_it_was_stored_has_none() -> None:
     removed = Catalog(Config(None, None)).plan_of("service", "removed", {})
     assert free_slot(removed, 4, set(range(4)), rotates=False) not in range(4)

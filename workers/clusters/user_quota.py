@@ -6,9 +6,15 @@ from dataclasses import dataclass
 import structlog
 
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo import In
+from broker_api.state.records import EPOCH
 from broker_api.state.store import DEFAULT_LIMIT, ROOM, Store
+from workers.atlas.client import AtlasClient, AtlasError
+from workers.engine.results import HeldBackError
 
 WARN_SHARE = 0.8
+LEARN_SECONDS = 10.0
+"""How old the limit may be when an instance is provisioned."""
 
 log = structlog.get_logger(__name__)
 
@@ -21,16 +27,41 @@ def is_nearly_full(users: int, limit: int) -> bool:
     return users >= limit * WARN_SHARE
 
 
-def store_room(housekeeping: Housekeeping, project: str, limit: int, others: int) -> None:
+def told_limit(client: AtlasClient) -> int | None:
+    """Return how many users a project may have; None when Atlas does not tell, since it is needed by nothing else."""
+    try:
+        return client.user_limit()
+    except (AtlasError, HeldBackError) as error:
+        log.info("user_limit_unknown", project=client.project_id, reason=str(error))
+        return None
+
+
+def learn_limit(housekeeping: Housekeeping, client: AtlasClient) -> None:
+    """Read the limit of a project's users from Atlas, at most once in ``LEARN_SECONDS`` for all workers.
+
+    The quota of a plan is half of it by default (``broker_api.service.quota``).
+
+    Raises:
+        ErrStorageMongoConnection: MongoDB cannot be used.
+    """
+    name = f"{ROOM}{client.project_id}"
+    room = housekeeping.recent(name)
+    if room and room["read_at"] < (room.get("learn_again") or EPOCH):
+        return
+    limit = told_limit(client)
+    housekeeping.write(name, {"learn_again": In(LEARN_SECONDS), **({"limit": limit} if limit else {})})
+
+
+def store_room(housekeeping: Housekeeping, project: str, limit: int | None, others: int) -> None:
     """Store what Atlas says about the number of users of a project.
 
     Args:
         housekeeping: Where it is stored.
         project: The project.
-        limit: How many users it may have.
+        limit: How many users it may have, if Atlas has told it.
         others: How many it has that this broker has not made.
     """
-    housekeeping.write(f"{ROOM}{project}", {"limit": limit, "others": others})
+    housekeeping.write(f"{ROOM}{project}", {"others": others, **({"limit": limit} if limit else {})})
 
 
 @dataclass

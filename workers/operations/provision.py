@@ -12,6 +12,7 @@ from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
 from workers.clusters.connection_strings import strings_of, why_unusable
+from workers.clusters.user_quota import learn_limit
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
@@ -47,6 +48,7 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
     strings_of(cluster, job.connection_choice(job.record))
     job.context.connection_strings.store(client.project_id, cluster)
+    learn_limit(job.context.housekeeping, client)
     database = _database(job, cluster)
     settled = InstanceFields(project=client.project_id, cluster=cluster.name, database=database)
     instance = job.record.model_copy(update=settled)
