@@ -30,7 +30,7 @@ def reconcile(*, repair: bool, wait: int, as_json: bool) -> None:
             raise click.ClickException(session.queue.problem() or "Redis did not take the message; try again.")
         result = _result(session, run, wait)
     output.show_record(result, as_json=as_json)
-    if result["not_compared"]:
+    if result["not_compared"] or result["users_not_compared"]:
         raise SystemExit(1)
 
 
@@ -51,6 +51,7 @@ def _result(session: Session, run: str, wait: int) -> JsonObject:
     return {
         "users_without_binding": stored["orphans"],
         "bindings_without_user": stored["missing"],
+        "users_not_compared": stored.get("undecided", 0),
         "repaired": stored["repaired"],
         "differences": json.loads(stored["differences"]),
         "not_compared": json.loads(stored["not_compared"]),

@@ -9,12 +9,15 @@ from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
+import structlog
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
+from broker_api.errors import TamperedError
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.records import EPOCH
+from broker_api.state.record_macs import RecordMacs
+from broker_api.state.records import EPOCH, Place
 from broker_api.state.store import Store
 
 SWEEP = "sweep"
@@ -24,11 +27,17 @@ _REQUESTED = "reconcile/"
 _REQUEST_SECONDS = 86_400.0
 """How long a requested reconciliation waits for a worker."""
 TOKENS = "token/"
+BROKER = "broker"
+"""The name of the document with the broker's id."""
+BROKER_PLACE = Place(BROKER, "mac")
 PROBE_SECONDS = 2.0
 """How long a probe of /ready waits for MongoDB: orchestrators allow a probe only a few seconds."""
 RECENT_SECONDS = 1.0
 ASKED_SECONDS = 60.0
 """How long after its last use a document is read together with others."""
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -156,14 +165,39 @@ class Housekeeping:
         return self.collection.find_one_and_delete({"_id": _REQUESTED + run})
 
     @cached_property
-    @storage_errors("housekeeping")
     def broker_id(self) -> str:
         """The id of this broker, created at its first use and then kept in MongoDB.
 
-        Brokers that share an Atlas project recognise their own database users by it. A process reads it once.
+        Brokers that share an Atlas project recognise their own database users by it: with another broker's id, this
+        one would repair away that one's users. A process reads it once.
+
+        Raises:
+            TamperedError, MissingKeyError: As in ``checked_broker_id``.
         """
-        made = {"value": {"$ifNull": ["$value", uuid4().hex]}}
+        return checked_broker_id(self._broker(), self.store.macs)
+
+    @storage_errors("housekeeping")
+    def _broker(self) -> Document:
+        value = uuid4().hex
+        made = {"value": value, "mac": self.store.macs.of_value(value, BROKER_PLACE)}
+        is_new = {"$eq": [{"$type": "$value"}, "missing"]}
+        kept = {name: {"$cond": [is_new, each, {"$ifNull": [f"${name}", None]}]} for name, each in made.items()}
         document = self.collection.find_one_and_update(
-            {"_id": "broker"}, [{"$set": made}], upsert=True, return_document=ReturnDocument.AFTER
+            {"_id": BROKER}, [{"$set": kept}], upsert=True, return_document=ReturnDocument.AFTER
         )
-        return str(document["value"]) if document else ""
+        return document or {}
+
+
+def checked_broker_id(document: Mapping[str, Any], macs: RecordMacs) -> str:
+    """Return the broker's id from its document.
+
+    Raises:
+        TamperedError: It is not as the broker wrote it.
+        MissingKeyError: The key of its MAC is not known.
+    """
+    value, mac = document.get("value"), document.get("mac")
+    if not isinstance(value, str) or not macs.fits(value, mac and str(mac), BROKER_PLACE):
+        why = "its MAC does not fit" if mac else "it has no MAC"
+        log.error("record_tampered", document=BROKER, mac="mac", reason=why)
+        raise TamperedError("its own id", why)
+    return value

@@ -19,7 +19,7 @@ from broker_api.json_types import JsonObject
 from broker_api.state.database_reservations import RESERVATIONS, checked
 from broker_api.state.encryption import FERNET, key_id_of
 from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, SEALED_FIELDS, KeyCheck
-from broker_api.state.housekeeping import TOKENS, Housekeeping
+from broker_api.state.housekeeping import BROKER, BROKER_PLACE, TOKENS, Housekeeping, checked_broker_id
 from broker_api.state.mongo import Document, in_batches
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import REQUEST as REQUESTED
@@ -34,6 +34,8 @@ CLEAR = ("parameters", "context", "operation.request")
 PASSES = 5
 PAUSE_SECONDS = 0.02
 """The pause after each batch, which leaves MongoDB to the broker."""
+WITH_MACS = {"_id": {"$type": "string", "$regex": f"^({RESERVATIONS}|{BROKER}$)"}}
+"""The query for small documents that have MACs and are not read again from Atlas."""
 BROKERS = {"_id": {"$type": "string", "$regex": "^(binding|instance)/"}}
 
 
@@ -115,7 +117,7 @@ class KeyRotation:
             macs.update(key_id_of(str(flat[name])) for name in MACS if flat.get(name))
             needed = MACS if flat.get("operation.open") else (REQUEST, SETTLED)
             without += not all(flat.get(name) for name in needed)
-        for document in self._housekeeping.collection.find({"_id": {"$regex": f"^{RESERVATIONS}"}}, {"mac": 1}):
+        for document in self._housekeeping.collection.find(WITH_MACS, {"mac": 1}):
             macs.update([key_id_of(str(document["mac"]))] if document.get("mac") else [])
             without += not document.get("mac")
         tokens = self._housekeeping.collection.find({"_id": {"$regex": f"^{TOKENS}"}}, {"sealed": 1})
@@ -137,8 +139,7 @@ class KeyRotation:
             progress.busy = 0
             progress.left.clear()
             yield from self._pass(self._store.collection, BROKERS, batch, progress)
-            reservations = {"_id": {"$regex": f"^{RESERVATIONS}"}}
-            yield from self._pass(self._housekeeping.collection, reservations, batch, progress)
+            yield from self._pass(self._housekeeping.collection, WITH_MACS, batch, progress)
             if not progress.busy:
                 break
         self._renew_canary(all_have_macs=not progress.busy and not progress.left)
@@ -189,6 +190,8 @@ class KeyRotation:
             MissingKeyError: The key of a MAC is not known.
         """
         key = str(document["_id"])
+        if key == BROKER:
+            return {"mac": self._macs.of_value(checked_broker_id(document, self._macs), BROKER_PLACE) or ""}
         if key.startswith(RESERVATIONS):
             kept_values = checked(document, self._macs).kept_values
             return {"mac": self._macs.of_value(kept_values, Place(key, "mac")) or ""}

@@ -1,13 +1,15 @@
 """Documents that something else has changed: they lead to an error with a sentence, never to an action in Atlas."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
-from broker_api.errors import SettingError
+from broker_api.errors import SettingError, TamperedError
 from broker_api.state.encryption import Vault
+from broker_api.state.housekeeping import BROKER, Housekeeping
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import binding_key, canonical, instance_key
 from broker_api.state.store import Store
@@ -18,10 +20,12 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess, in_this_process
 from tests.tenant import CLUSTER, Json, Tenant, eventually, works
-from workers.maintenance.reconcile import reconcile
+from workers.maintenance.reconcile import ReconcileError, reconcile
+from workers.operations.database_users import labels
 
 ADMINISTRATOR = [{"roleName": "atlasAdmin", "databaseName": "admin"}]
 OWN_ROLES = ["dbAdmin", "readWrite"]
+ANOTHER = "the id of another broker"
 NOT_AS_WRITTEN = "is not as the broker wrote it"
 
 
@@ -234,6 +238,29 @@ def test_forged_connection_strings_are_read_again_from_atlas(tenant: Tenant, bro
         credentials = tenant.bind()
         assert "evil.example" not in str(credentials)
         assert works(credentials)
+
+
+@pytest.mark.parametrize("forged", [{"value": ANOTHER}, {"value": ANOTHER, "mac": None}, {"value": 5}])
+def test_with_a_forged_id_of_the_broker_the_users_of_another_broker_are_not_removed(
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator, forged: Json
+) -> None:
+    assert works(tenant.bind("b"))
+    bound = broker.context.store.binding(tenant.instance_id, "b")
+    assert bound
+    theirs = labels(broker.context, bound) | {"atlas-broker": ANOTHER, "binding_id": "theirs"}
+    make_user(atlas, "theirs", labels=[{"key": key, "value": value} for key, value in theirs.items()])
+    collection = broker.context.housekeeping.collection
+    honest = collection.find_one({"_id": BROKER}) or {}
+    collection.update_one({"_id": BROKER}, {"$set": forged})
+    restarted = replace(broker.context, housekeeping=Housekeeping(broker.context.store))
+    try:
+        with pytest.raises(ReconcileError, match=f"its own id {NOT_AS_WRITTEN}"):
+            reconcile(restarted, repair=True)
+        with pytest.raises(TamperedError):
+            labels(restarted, bound)
+    finally:
+        collection.replace_one({"_id": BROKER}, honest)
+    assert roles_of(atlas, "theirs") == ["read"]
 
 
 def test_a_forged_owner_of_a_database_lets_no_other_instance_in(tenant: Tenant, broker: InThisProcess) -> None:

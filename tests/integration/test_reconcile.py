@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
+from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import CIRCUIT, RECONCILED
 from broker_api.state.mongo import In
-from broker_api.state.records import binding_key
+from broker_api.state.records import Place, binding_key
+from tests.books import call_users
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
@@ -141,6 +145,46 @@ def test_a_user_that_is_being_made_or_removed_is_no_orphan(
     atlas.apply_at_once()
     atlas.apply_now()
     tenant.succeed(begun, "b")
+
+
+def test_each_user_is_compared_and_repaired_whatever_the_others_are_like(
+    broker: InThisProcess, client: OsbClient, atlas: Emulator
+) -> None:
+    """One record does not open, one was changed, Atlas refuses one user (403); all others are repaired."""
+    tenant = Tenant(client).provision()
+    users = {name: tenant.bind(name) for name in ("unopened", "changed", "refused", "orphan", "lost", "lost-unopened")}
+    documents, by_name = broker.context.store.collection, partial(binding_key, tenant.instance_id)
+    for name in ("unopened", "lost-unopened"):
+        sealed = Vault((Fernet.generate_key().decode(),)).seal({}, Place(by_name(name), "sealed_context"))
+        fields = {"sealed_context": sealed, "sealed_credentials": sealed}
+        documents.update_one({"_id": by_name(name)}, {"$set": fields})
+    documents.update_one({"_id": by_name("changed")}, {"$set": {"roles": "[]"}})
+    documents.delete_many({"_id": {"$in": [by_name("refused"), by_name("orphan")]}})
+    for name in ("lost", "lost-unopened"):
+        call_users(atlas, "DELETE", f"/admin/{name}")
+    atlas.fail("DELETE", "databaseUsers/admin/refused", times=None, status=403, error_code="USER_UNAUTHORIZED")
+
+    found = reconcile(broker, repair=True)
+    assert (found["orphans"], found["missing"], found["undecided"]) == (2, 2, 2)
+    assert json.loads(found["left"]) == {"orphans": 1, "missing": 1}
+    told = {each["user_not_compared"]: each["reason"] for each in json.loads(found["differences"]) if "reason" in each}
+    assert told.keys() == {"unopened", "changed"}
+    assert "put back the key" in told["unopened"]
+    assert "is not as the broker wrote it" in told["changed"]
+    assert names(atlas) == {"unopened", "changed", "refused", "lost"}
+    eventually(lambda: works(users["lost"]), "the password that was handed out works again")
+
+
+def test_a_project_that_the_key_may_not_read_does_not_stop_the_others(
+    broker: InThisProcess, client: OsbClient, atlas: Emulator
+) -> None:
+    Tenant(client).provision().bind("kept")
+    atlas.fail("GET", "databaseUsers", status=403, error_code="USER_UNAUTHORIZED")
+    with pytest.raises(reconciliation.ReconcileError, match=r"1 of 1 projects not compared"):
+        reconcile(broker, repair=True)
+    atlas.fail("GET", "/limits/", times=None, status=404, error_code="RESOURCE_NOT_FOUND")
+    assert json.loads(reconcile(broker, repair=True)["not_compared"]) == {}
+    assert names(atlas) == {"kept"}
 
 
 def test_a_project_that_workers_leave_alone_is_compared_another_time(broker: InThisProcess, atlas: Emulator) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -13,7 +13,7 @@ from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
 from broker_api.state.store import DEFAULT_LIMIT
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, UserAlreadyExists, UserNotFound
-from workers.clusters.user_quota import is_nearly_full, store_room
+from workers.clusters.user_quota import is_nearly_full, store_room, told_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
 from workers.engine.runner import WRONG_KEYS
@@ -32,12 +32,23 @@ KEPT_DIFFERENCES = 100
 log = structlog.get_logger(__name__)
 
 
+UNUSABLE = (ErrStorageUnreadable, TamperedError, UndecryptableError)
+"""Why a record cannot be compared: it cannot be read, was changed by something else, or is under an unknown key."""
+
+
 @dataclass
 class Drift:
-    """The differences in one project: users without a binding (orphans), and bindings without a user (missing)."""
+    """The differences in one project.
 
-    orphans: list[DatabaseUser]
-    missing: list[Binding]
+    Attributes:
+        orphans: The users without a binding.
+        missing: The bindings without a user.
+        undecided: The users whose records cannot be used, with the reason; nothing is done with them.
+    """
+
+    orphans: list[DatabaseUser] = field(default_factory=list)
+    missing: list[Binding] = field(default_factory=list)
+    undecided: dict[str, str] = field(default_factory=dict)
 
 
 class ReconcileError(Exception):
@@ -59,12 +70,12 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
         ReconcileError: A project could not be compared; the result of the others is stored all the same.
         ErrStorageMongoConnection: MongoDB cannot be used.
     """
-    found = Drift([], [])
+    found = Drift()
     left = {"orphans": 0, "missing": 0}
     differences: list[dict[str, str]] = []
     not_compared: dict[str, str] = {}
-    if not context.keys.passes():
-        not_compared = dict.fromkeys(context.projects, WRONG_KEYS)
+    if problem := _problem(context):
+        not_compared = dict.fromkeys(context.projects, problem)
     for project in context.projects.keys() - not_compared:
         client = context.projects[project].guarded()
         try:
@@ -75,20 +86,38 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
             continue
         found.orphans.extend(drift.orphans)
         found.missing.extend(drift.missing)
+        found.undecided |= drift.undecided
         differences += [{"user_without_binding": user.username, "project": project} for user in drift.orphans]
         differences += [{"binding_without_user": each.binding_id, "project": project} for each in drift.missing]
+        differences += [
+            {"user_not_compared": name, "project": project, "reason": reason}
+            for name, reason in drift.undecided.items()
+        ]
         if repair:
             drift = _repair(context, client, drift)
         left["orphans"] += len(drift.orphans)
         left["missing"] += len(drift.missing)
-    numbers = {"orphans": len(found.orphans), "missing": len(found.missing), "left": left}
-    result = {**numbers, "repaired": repair, "not_compared": not_compared, "run": run}
+    numbers = {"orphans": len(found.orphans), "missing": len(found.missing), "undecided": len(found.undecided)}
+    result = {**numbers, "left": left, "repaired": repair, "not_compared": not_compared, "run": run}
     context.housekeeping.write(RECONCILED, {"at": In(0), **result, "differences": differences[:KEPT_DIFFERENCES]})
     sentence = f"{len(found.orphans)} users without a binding, {len(found.missing)} bindings without a user."
+    if found.undecided:
+        sentence += f" {len(found.undecided)} users whose records cannot be used."
     if not_compared:
         reasons = " ".join(f"Project {project}: {reason}" for project, reason in not_compared.items())
         raise ReconcileError(f"{len(not_compared)} of {len(context.projects)} projects not compared. {reasons}")
     return f"{sentence} {left['orphans'] + left['missing']} are left." if repair else sentence
+
+
+def _problem(context: Context) -> str | None:
+    """Return why nothing can be compared: without keys, or with another broker's id, users would seem to be orphans."""
+    if not context.keys.passes():
+        return WRONG_KEYS
+    try:
+        context.housekeeping.broker_id  # noqa: B018 - it is read from MongoDB once, and checked
+    except (TamperedError, UndecryptableError) as error:
+        return str(error)
+    return None
 
 
 def compare(context: Context, client: AtlasClient) -> Drift:
@@ -100,17 +129,21 @@ def compare(context: Context, client: AtlasClient) -> Drift:
     project = client.project_id
     ready = context.store.ready_bindings(project)  # before the users, else a bind in between would seem to lack one
     users = list(client.users())
-    limit = client.user_limit() or DEFAULT_LIMIT
+    limit = told_limit(client)
     mine = context.housekeeping.broker_id
     labelled = [user for user in users if user.labels.get(LABEL_BROKER) == mine]
     others = max(0, len(users) - context.store.count_users(project))
     store_room(context.housekeeping, project, limit, others)
-    if is_nearly_full(len(users), limit):
-        log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit)
-    drift = Drift(
-        orphans=[user for user in labelled if _is_orphan(context, user)],
-        missing=_missing(context, ready, {(user.database, user.username) for user in users}),
-    )
+    if is_nearly_full(len(users), limit or DEFAULT_LIMIT):
+        log.warning("project_nearly_full_of_users", project=project, users=len(users), limit=limit or DEFAULT_LIMIT)
+    drift = Drift(missing=_missing(context, ready, {(user.database, user.username) for user in users}))
+    for user in labelled:
+        try:
+            if _is_orphan(context, user):
+                drift.orphans.append(user)
+        except UNUSABLE as error:  # such a record may need the user
+            log.warning("user_not_compared", project=project, username=user.username, reason=str(error))
+            drift.undecided[user.username] = str(error)
     for user in drift.orphans:
         log.warning("user_without_binding", project=project, username=user.username, labels=user.labels)
     for binding in drift.missing:
@@ -120,16 +153,17 @@ def compare(context: Context, client: AtlasClient) -> Drift:
 
 
 def _is_orphan(context: Context, user: DatabaseUser) -> bool:
-    """Return whether no record needs the user. An operation that creates or removes the user still needs it."""
+    """Return whether no record needs the user. An operation that creates or removes the user still needs it.
+
+    Raises:
+        ErrStorageUnreadable, TamperedError, UndecryptableError: The record cannot be used.
+    """
     instance_id, binding_id = user.labels.get(LABEL_INSTANCE, ""), user.labels.get(LABEL_BINDING)
-    try:
-        if binding_id is None:
-            instance = context.store.instance(instance_id)
-            operation = instance.operation if instance else None
-            return not (operation and operation.open and operation.id == user.labels.get(LABEL_OPERATION))
-        binding = context.store.binding(instance_id, binding_id)
-    except (ErrStorageUnreadable, TamperedError, UndecryptableError):  # such a record may need the user
-        return False
+    if binding_id is None:
+        instance = context.store.instance(instance_id)
+        operation = instance.operation if instance else None
+        return not (operation and operation.open and operation.id == user.labels.get(LABEL_OPERATION))
+    binding = context.store.binding(instance_id, binding_id)
     return binding is None or (not binding.operation.open and binding.phase is not Phase.READY)
 
 
@@ -145,13 +179,14 @@ def _missing(context: Context, ready: list[Binding], present: set[tuple[str, str
 
 def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
     """Repair the differences in a project; return those that are left."""
-    left = Drift([], [])
+    left = Drift()
     for user in drift.orphans:
-        if _is_orphan(context, user):
-            with _failed_into(left.orphans, user, user.username):
-                with suppress(UserNotFound):
-                    client.delete_user(user.username, user.database)
-                log.warning("orphan_removed", username=user.username, labels=user.labels)
+        with _failed_into(left.orphans, user, user.username):
+            if not _is_orphan(context, user):
+                continue
+            with suppress(UserNotFound):
+                client.delete_user(user.username, user.database)
+            log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         with _failed_into(left.missing, binding, binding.username or ""):
             context.store.macs.checked(binding)
@@ -170,6 +205,6 @@ def _failed_into(left: list[T], each: T, username: str) -> Iterator[None]:
     """Log an error of the block and add the difference to those that are left; the other repairs go on."""
     try:
         yield
-    except (AtlasError, HeldBackError, TamperedError, UndecryptableError) as error:
+    except (AtlasError, HeldBackError, *UNUSABLE) as error:
         log.warning("repair_failed", username=username, reason=str(error))
         left.append(each)
