@@ -1,6 +1,6 @@
 """The commands of this project, run in the .venv that tests/dev/set-up.sh makes.
 
-``nox`` runs lint, types and tests: all of them, and it fails when one of them fails. ``nox --list`` shows the others.
+``nox`` runs lint, types, docs and tests, and fails when one of them fails. ``nox --list`` shows the other sessions.
 """
 
 import sys
@@ -10,7 +10,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "tests"]
 
 BIN = Path(sys.executable).parent
 PYTEST = (BIN / "pytest", "-n", "4")  # tests wait more than they compute: twice the two cores of a CI machine

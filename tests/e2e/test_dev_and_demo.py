@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.dev.demo import Screen, Tour, play
 from tests.dev.processes import CHECKOUT, descendants, script
@@ -71,6 +72,8 @@ def test_dev_says_where_everything_is_reports_who_dies_and_leaves_nothing_behind
         told = _read_until(dev, "Ctrl-C")
         for part in ("API:", "Flower:", "Atlas (emulator):", "clusters:", "MongoDB, state:", "Redis:", "logs:"):
             assert part in told, told
+        (broker,) = re.findall(r"^for curl: +export BROKER=(\S+)$", told, re.MULTILINE)
+        assert requests.get(f"{broker}/v2/catalog", headers={"X-Broker-API-Version": "2.17"}, timeout=10).ok
         children = descendants(dev.pid)
         assert len(children) >= 7
         _kill_worker(told)
