@@ -27,7 +27,7 @@ from tests.deploy.chart import (
     texts,
     walk,
 )
-from tests.deploy.files import QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object
+from tests.deploy.files import CHECKOUT, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object
 from tests.deploy.kubernetes_schemas import NEWEST, errors
 
 OLDEST = "1.27"
@@ -391,6 +391,8 @@ def test_the_demo_has_one_worker_beside_its_emulated_atlas() -> None:
     (emulator,) = spec["template"]["spec"]["initContainers"]
     assert emulator["restartPolicy"] == "Always"
     options = dict(each.removeprefix("--").split("=", 1) for each in emulator["args"])
+    known = (CHECKOUT / "tests" / "emulator" / "__main__.py").read_text()
+    assert all(f'"--{option}"' in known for option in options)
     settings = made.of_kind("ConfigMap")[f"{RELEASE}-settings"]["data"]
     assert settings["MONGODB_ATLAS_BASE_URL"] == f"http://{options['host']}:{options['port']}"
     assert settings["MONGODB_ATLAS_PROJECT_ID"] == options["project"]

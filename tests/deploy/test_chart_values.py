@@ -11,10 +11,23 @@ from typing import Any
 import helm_python
 import jsonschema
 import pytest
+import yaml
 
 from broker_api.settings.settings import SECRETS, Project, Settings
 from broker_api.settings.sources import variable_of
-from tests.deploy.chart import CHART, CREATED, DEFAULTS, EVERYTHING, EXISTING, MATRIX, chart, merged, render, texts
+from tests.deploy.chart import (
+    CHART,
+    CREATED,
+    DEFAULTS,
+    EVERYTHING,
+    EXISTING,
+    MATRIX,
+    Rendered,
+    chart,
+    merged,
+    render,
+    texts,
+)
 from tests.deploy.files import CHECKOUT, Object
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
@@ -157,6 +170,19 @@ def test_the_settings_and_secrets_are_those_of_the_broker() -> None:
             {"workers": {"bindings": {"autoscaling": {"type": "keda", "queueLength": 0, "oldestWaitingSeconds": 9}}}},
             "keda.prometheus.serverAddress: must be the URL of Prometheus",
         ),
+        (
+            {"keda": {"redis": {"passwordSecret": {"name": "redis"}}}},
+            "keda.redis: passwordSecret and usernameSecret need",
+        ),
+        (
+            {"keda": {"redis": {"usernameSecret": {"name": "redis", "key": "user"}}}},
+            "keda.redis.usernameSecret: goes with a passwordSecret",
+        ),
+        ({"extraEnv": [{"name": "BROKER_USERS", "value": "a:b"}]}, "extraEnv: BROKER_USERS is a secret"),
+        (
+            {"workers": {"extraEnv": [{"name": "MONGODB_ATLAS_CLIENT_SECRET", "value": "a"}]}},
+            "extraEnv: MONGODB_ATLAS_CLIENT_SECRET is a secret",
+        ),
         ({"settings": {"BROKER_SYNC_WAIT": 5}}, "at '/settings': additional properties 'BROKER_SYNC_WAIT' not allowed"),
         ({"settings": {"BROKER_USERS": "a:b"}}, "at '/settings': additional properties 'BROKER_USERS' not allowed"),
         ({"api": {"replica": 2}}, "at '/api': additional properties 'replica' not allowed"),
@@ -169,6 +195,19 @@ def test_the_settings_and_secrets_are_those_of_the_broker() -> None:
 def test_wrong_values_are_refused_in_a_sentence(change: Object, sentence: str) -> None:
     with pytest.raises(helm_python.HelmError, match=re.escape(sentence)):
         texts(merged(EXISTING, change))
+
+
+def test_an_empty_list_of_peers_lets_in_no_pod_where_no_password_is_asked() -> None:
+    change = {"networkPolicy": {"prometheus": [], "flower": []}, "flower": {"enabled": True}}
+    policies = Rendered(render(merged(EXISTING, change))).of_kind("NetworkPolicy")
+    assert {name: policy["spec"]["ingress"] for name, policy in policies.items() if not name.endswith("-api")} == {
+        name: [] for name in policies if not name.endswith("-api")
+    }
+
+
+def test_the_readme_of_the_chart_has_values_that_can_be_installed() -> None:
+    (values,) = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert render(yaml.safe_load(values))
 
 
 def test_the_packaged_chart_is_whole_and_has_the_release_of_the_broker(tmp_path: Path) -> None:
