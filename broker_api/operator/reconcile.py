@@ -16,13 +16,20 @@ LOOK_SECONDS = 0.2
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Remove users without a binding, and create users that are missing.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Remove users without a binding, and create users that are missing. Clusters are only reported.",
+)
 @click.option(
     "--wait", type=click.IntRange(1, 3600), default=60, show_default=True, help="Seconds to wait for the result."
 )
 @options.as_json
 def reconcile(*, repair: bool, wait: int, as_json: bool) -> None:
-    """Compare the broker's database users in Atlas with the bindings. A worker does this; its result is printed."""
+    """Compare the broker's database users and clusters in Atlas with its bindings and instances.
+
+    A worker does this; its result is printed.
+    """
     run = uuid4().hex
     with opened() as session:
         session.housekeeping.request_reconciliation(run, repair=repair)
@@ -52,6 +59,8 @@ def _result(session: Session, run: str, wait: int) -> JsonObject:
         "users_without_binding": stored["orphans"],
         "bindings_without_user": stored["missing"],
         "users_not_compared": stored.get("undecided", 0),
+        "clusters_without_instance": stored["clusters"],
+        "instances_without_cluster": stored["instances"],
         "repaired": stored["repaired"],
         "differences": json.loads(stored["differences"]),
         "not_compared": json.loads(stored["not_compared"]),

@@ -33,6 +33,13 @@ def _named(prefixes: Iterable[str], names: Iterable[str]) -> Document:
     return {"$match": {"$or": [*begin, {"_id": {"$in": [*names]}}]}}
 
 
+_DRIFT = {
+    "user_without_binding": "orphans",
+    "binding_without_user": "missing",
+    "cluster_without_instance": "clusters",
+    "instance_without_cluster": "instances",
+}
+"""The kinds of differences, and the fields of the result of a reconciliation that count them."""
 _OF_WORKERS, _OF_ALL = _named((WORKER, CIRCUIT, ROOM), (SWEEP, RECONCILED)), _named((SENDER,), (COUNTERS,))
 _TROUBLE_WORDS = dict(
     zip(
@@ -126,7 +133,7 @@ class BrokerState:
     def drift(self) -> dict[str, int]:
         """The differences that the last reconciliation has left, by kind."""
         left = json.loads(self.documents.get(RECONCILED, {}).get("left") or "{}")
-        return {"user_without_binding": left.get("orphans", 0), "binding_without_user": left.get("missing", 0)}
+        return {kind: left.get(name, 0) for kind, name in _DRIFT.items()}
 
     @property
     def not_compared(self) -> dict[str, str]:

@@ -274,6 +274,12 @@ class Store:
         query = {"project": project, "binding_id": {"$exists": True}, "phase": Phase.READY}
         return [Binding.read(document) for document in self.collection.find(query)]
 
+    @storage_errors("find instances")
+    def instances_of_project(self, project: str) -> list[Instance]:
+        """Return the instances of an Atlas project as they are stored, also those that are not ready or gone."""
+        query = {"project": project, "binding_id": {"$exists": False}}
+        return [Instance.read(document) for document in self.collection.find(query)]
+
     @storage_errors("count users")
     def count_users(self, project: str) -> int:
         """Return the number of bindings that have a user in an Atlas project, which are in an index of their own."""

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import CIRCUIT, RECONCILED
 from broker_api.state.mongo import In
-from broker_api.state.records import Place, binding_key
+from broker_api.state.records import Place, binding_key, instance_key
 from tests.books import call_users
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
@@ -20,9 +20,10 @@ from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess, in_this_process
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, works
-from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser
+from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser, NewCluster
 from workers.maintenance import reconcile as reconciliation
 
+NO_CLUSTERS = {"clusters": 0, "instances": 0}
 STRANGER = DatabaseUser("stranger", (AtlasRole("read", "things"),), password="somebody-elses-password")
 
 
@@ -107,7 +108,7 @@ def test_what_something_else_has_repaired_meanwhile_is_repaired(
     atlas.fail("DELETE", "databaseUsers", status=404, error_code="USER_NOT_FOUND", act=True)
     atlas.fail("POST", "databaseUsers", status=409, error_code="USER_ALREADY_EXISTS", act=True)
     found = reconcile(broker, repair=True)
-    assert json.loads(found["left"]) == {"orphans": 0, "missing": 0}
+    assert json.loads(found["left"]) == {"orphans": 0, "missing": 0, **NO_CLUSTERS}
     assert "repair_failed" not in broker.log_text()
     assert names(atlas) == {"lost", "stranger"}
     eventually(lambda: works(drifted), "the password that was handed out works again")
@@ -117,7 +118,7 @@ def test_a_name_that_is_taken_by_no_user_of_the_binding_is_no_repair(
     broker: InThisProcess, drifted: Json, atlas: Emulator
 ) -> None:
     atlas.fail("POST", "databaseUsers", status=409, error_code="USER_ALREADY_EXISTS")
-    assert json.loads(reconcile(broker, repair=True)["left"]) == {"orphans": 0, "missing": 1}
+    assert json.loads(reconcile(broker, repair=True)["left"]) == {"orphans": 0, "missing": 1, **NO_CLUSTERS}
     assert "repair_failed" in broker.log_text()
     assert not works(drifted)
 
@@ -166,7 +167,7 @@ def test_each_user_is_compared_and_repaired_whatever_the_others_are_like(
 
     found = reconcile(broker, repair=True)
     assert (found["orphans"], found["missing"], found["undecided"]) == (2, 2, 2)
-    assert json.loads(found["left"]) == {"orphans": 1, "missing": 1}
+    assert json.loads(found["left"]) == {"orphans": 1, "missing": 1, **NO_CLUSTERS}
     told = {each["user_not_compared"]: each["reason"] for each in json.loads(found["differences"]) if "reason" in each}
     assert told.keys() == {"unopened", "changed"}
     assert "put back the key" in told["unopened"]
@@ -199,3 +200,27 @@ def test_a_project_that_workers_leave_alone_is_compared_another_time(broker: InT
     assert found["orphans"] == 0
     assert atlas.project_id in found["not_compared"]
     assert "reconcile_failed" in broker.log_text()
+
+
+def test_clusters_without_an_instance_and_instances_without_a_cluster_are_only_reported(
+    broker: InThisProcess, client: OsbClient, atlas: Emulator, operator: AtlasClient
+) -> None:
+    atlas.put_cluster("gone-soon")
+    lost = Tenant(client).provision(cluster="gone-soon")
+    atlas.delete_cluster("gone-soon")
+    used = Tenant(client).provision()
+    mine = {"atlas-broker": broker.context.housekeeping.broker_id, "instance_id": used.instance_id}
+    for number, tags in enumerate([mine, mine, {**mine, "atlas-broker": "another"}, {}]):
+        operator.create_cluster(NewCluster(f"{number}-made", "flex", "AWS", "US_EAST_1", tags))
+    atlas.put_cluster("1-made", state="DELETING")
+    found = reconcile(broker, repair=True)
+    assert (found["clusters"], found["instances"], found["orphans"], found["missing"]) == (1, 1, 0, 0)
+    project = {"project": atlas.project_id}
+    assert json.loads(found["differences"]) == [
+        {"cluster_without_instance": "0-made", **project},
+        {"instance_without_cluster": lost.instance_id, **project},
+    ]
+    assert json.loads(found["left"])["clusters"] == 1
+    assert len(atlas.clusters()) == 6
+    broker.context.store.collection.update_one({"_id": instance_key(used.instance_id)}, {"$set": {"cluster": "0-made"}})
+    assert reconcile(broker, repair=False)["clusters"] == 0

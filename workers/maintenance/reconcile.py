@@ -1,5 +1,9 @@
-"""``maintenance.reconcile``: compares Atlas's users that carry this broker's labels with the bindings in MongoDB."""
+"""``maintenance.reconcile``: compares what carries this broker's labels or tags in Atlas with MongoDB.
 
+Users are compared here, clusters in ``reconcile_clusters``.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +21,7 @@ from workers.clusters.user_quota import is_nearly_full, store_room, told_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
 from workers.engine.runner import WRONG_KEYS
+from workers.maintenance.reconcile_clusters import compare_clusters
 from workers.operations.database_users import (
     LABEL_BINDING,
     LABEL_BROKER,
@@ -50,6 +55,19 @@ class Drift:
     missing: list[Binding] = field(default_factory=list)
     undecided: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """How many can be repaired, for the result."""
+        return {"orphans": len(self.orphans), "missing": len(self.missing)}
+
+    @property
+    def differences(self) -> list[dict[str, str]]:
+        """Each of them, for operators."""
+        users = [{"user_without_binding": user.username} for user in self.orphans]
+        bindings = [{"binding_without_user": binding.binding_id} for binding in self.missing]
+        unclear = [{"user_not_compared": name, "reason": reason} for name, reason in self.undecided.items()]
+        return users + bindings + unclear
+
 
 class ReconcileError(Exception):
     """Projects could not be compared; the message says which ones and why."""
@@ -70,8 +88,9 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
         ReconcileError: A project could not be compared; the result of the others is stored all the same.
         ErrStorageMongoConnection: MongoDB cannot be used.
     """
-    found = Drift()
-    left = {"orphans": 0, "missing": 0}
+    found = Counter(orphans=0, missing=0, clusters=0, instances=0)
+    left = found.copy()
+    undecided = 0
     differences: list[dict[str, str]] = []
     not_compared: dict[str, str] = {}
     if problem := _problem(context):
@@ -79,34 +98,36 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
     for project in context.projects.keys() - not_compared:
         client = context.projects[project].guarded()
         try:
-            drift = compare(context, client)
+            drift, clusters = compare(context, client), compare_clusters(context, client)
         except (AtlasError, HeldBackError) as error:
             log.warning("reconcile_failed", project=project, reason=str(error))
             not_compared[project] = str(error)
             continue
-        found.orphans.extend(drift.orphans)
-        found.missing.extend(drift.missing)
-        found.undecided |= drift.undecided
-        differences += [{"user_without_binding": user.username, "project": project} for user in drift.orphans]
-        differences += [{"binding_without_user": each.binding_id, "project": project} for each in drift.missing]
-        differences += [
-            {"user_not_compared": name, "project": project, "reason": reason}
-            for name, reason in drift.undecided.items()
-        ]
+        undecided += len(drift.undecided)
+        found.update(drift.numbers | clusters.numbers)
+        differences += [{**each, "project": project} for each in (*drift.differences, *clusters.differences)]
         if repair:
             drift = _repair(context, client, drift)
-        left["orphans"] += len(drift.orphans)
-        left["missing"] += len(drift.missing)
-    numbers = {"orphans": len(found.orphans), "missing": len(found.missing), "undecided": len(found.undecided)}
-    result = {**numbers, "left": left, "repaired": repair, "not_compared": not_compared, "run": run}
+        left.update(drift.numbers | clusters.numbers)
+    result = {
+        **found,
+        "undecided": undecided,
+        "left": dict(left),
+        "repaired": repair,
+        "not_compared": not_compared,
+        "run": run,
+    }
     context.housekeeping.write(RECONCILED, {"at": In(0), **result, "differences": differences[:KEPT_DIFFERENCES]})
-    sentence = f"{len(found.orphans)} users without a binding, {len(found.missing)} bindings without a user."
-    if found.undecided:
-        sentence += f" {len(found.undecided)} users whose records cannot be used."
+    sentence = f"{found['orphans']} users without a binding, {found['missing']} bindings without a user"
+    if found["clusters"] or found["instances"]:
+        sentence += f", {found['clusters']} clusters without an instance"
+        sentence += f", {found['instances']} instances without a cluster"
+    if undecided:
+        sentence += f", {undecided} users whose records cannot be used"
     if not_compared:
         reasons = " ".join(f"Project {project}: {reason}" for project, reason in not_compared.items())
         raise ReconcileError(f"{len(not_compared)} of {len(context.projects)} projects not compared. {reasons}")
-    return f"{sentence} {left['orphans'] + left['missing']} are left." if repair else sentence
+    return f"{sentence}. {left.total()} are left." if repair else f"{sentence}."
 
 
 def _problem(context: Context) -> str | None:
