@@ -1,0 +1,87 @@
+"""A rolling update under load: each process gets SIGTERM while platforms work, and nothing is lost."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.chaos.balancer import RetryingClient, balanced
+from tests.chaos.books import Audit, Books
+from tests.chaos.chaos import Chaos
+from tests.chaos.platforms import Platform
+from tests.dev.broker import Api, Worker
+from tests.dev.processes import Server, close_all, start_all
+from tests.request_log import REQUESTS
+from tests.tenant import eventually
+
+LONG_ROUNDS, LONG_PLATFORMS, SHORT_PLATFORMS = 3, 24, 8
+STOP_SECONDS = 40.0
+
+
+@pytest.fixture
+def apis_and_workers(chaos: Chaos) -> Iterator[tuple[list[Api], list[Worker]]]:
+    """Two APIs and three workers."""
+    stack = chaos.stack
+    more = Api(stack.api_settings, "api-2"), Worker(stack.worker_settings, "worker-3")
+    try:
+        start_all(more)
+        yield [stack.api, more[0]], [*stack.workers, more[1]]
+    finally:
+        close_all(more)
+
+
+def waves(apis: list[Api], workers: list[Worker], *, long_form: bool) -> list[list[Server]]:
+    """What is replaced at the same time: one process after the other, in the short form all in two waves."""
+    if long_form:
+        return [[each] for each in (*apis, *workers)] * LONG_ROUNDS
+    return [[apis[0], workers[0]], [apis[1], *workers[1:]]]
+
+
+def roll(chaos: Chaos, servers: Sequence[Server]) -> dict[str, float]:
+    """Replace processes at the same time; return how long each took to end, in which each has status 0."""
+    began = time.monotonic()
+    statuses = chaos.stop(*servers, seconds=STOP_SECONDS)
+    ended = time.monotonic() - began
+    chaos.start(*servers)
+    assert statuses == [0] * len(servers), [server.log_tail() for server in servers]
+    return dict.fromkeys((server.name for server in servers), round(ended, 1))
+
+
+def test_a_rolling_update_under_load_loses_nothing(
+    chaos: Chaos,
+    apis_and_workers: tuple[list[Api], list[Worker]],
+    chaos_seed: int,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    long_form: bool,
+) -> None:
+    books, quiet, stack = Books(), threading.Event(), chaos.stack
+    number = LONG_PLATFORMS if long_form else SHORT_PLATFORMS
+    stops: list[dict[str, float]] = []
+    with (
+        balanced(apis_and_workers[0]) as address,
+        RetryingClient(address, stack.user, stack.password, books) as client,
+        ThreadPoolExecutor(number) as pool,
+    ):
+        clusters = list(stack.emulator.clusters)
+        platforms = [Platform(client, books, clusters, f"{chaos_seed}/rolling/{each}") for each in range(number)]
+        load = [pool.submit(platform.live, quiet) for platform in platforms]
+        try:
+            for wave in waves(*apis_and_workers, long_form=long_form):
+                before = len(books.accepted)
+                stops.append(roll(chaos, wave))
+                eventually(lambda: len(books.accepted) > before, "operations are accepted again")  # noqa: B023
+        finally:
+            quiet.set()
+        for each in load:
+            each.result()
+    eventually(lambda: not chaos.open_operations(), "no operation is open", 60)
+    audit = Audit(chaos, books)
+    audit.of_life()
+    with capsys.disabled():
+        print(f"\nrolling update: {dict(client.happened)}, {audit.numbers}, seconds to stop: {stops}")  # noqa: T201
+    assert REQUESTS.server_errors(address) == 0
+    assert client.happened["broken"] == 0
+    assert audit.numbers["accepted"] > number
