@@ -1,6 +1,7 @@
 """A platform's side of the Open Service Broker API: sends what Service Catalog sends, and worse when asked to."""
 
 import contextlib
+import copy
 import json
 import time
 from collections import Counter
@@ -17,6 +18,8 @@ from tests.request_log import REQUESTS
 
 SERVICE_ID = "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
 PLAN_ID = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+DEDICATED_PLAN_ID = "3f0cdb1c-6f0e-4c58-8d54-0f7f1f5f2a11"
+FLEX_PLAN_ID = "b9f0a1d4-5d6f-4b0e-9a43-27d1a5b1c0de"
 IN_PROGRESS = "in progress"
 
 Json = dict[str, Any]
@@ -78,6 +81,7 @@ class OsbClient:
     def __init__(self, base_url: str, user: str, password: str) -> None:
         self.base_url = base_url.rstrip("/")
         self.auth = (user, password)
+        self.plan_id = PLAN_ID
         self.headers = {"X-Broker-API-Version": "2.17", "Content-Type": "application/json"}
         self._expected: Counter[int] = Counter()
         self._session = requests.Session()
@@ -89,6 +93,12 @@ class OsbClient:
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
+
+    def of_plan(self, plan_id: str) -> Self:
+        """Return a client with the same connections, whose instances and bindings are of another plan."""
+        other = copy.copy(self)
+        other.plan_id = plan_id
+        return other
 
     @contextlib.contextmanager
     def expecting(self, *statuses: int) -> Iterator[None]:
@@ -105,7 +115,7 @@ class OsbClient:
         return self.request("GET", "/v2/catalog", **options)
 
     def provision(self, instance_id: str, parameters: Json | None = None, **options: Unpack[Options]) -> Answer:
-        usual = _plan() | {"organization_guid": "org", "space_guid": "space", "parameters": parameters}
+        usual = self._plan() | {"organization_guid": "org", "space_guid": "space", "parameters": parameters}
         return self._change("PUT", _instance(instance_id), usual, options)
 
     def update(self, instance_id: str, parameters: Json | None = None, **options: Unpack[Options]) -> Answer:
@@ -118,7 +128,7 @@ class OsbClient:
     def bind(
         self, instance_id: str, binding_id: str, parameters: Json | None = None, **options: Unpack[Options]
     ) -> Answer:
-        usual = _plan() | {"parameters": parameters}
+        usual = self._plan() | {"parameters": parameters}
         return self._change("PUT", _binding(instance_id, binding_id), usual, options)
 
     def rotate(self, instance_id: str, binding_id: str, predecessor_id: str, **options: Unpack[Options]) -> Answer:
@@ -143,7 +153,7 @@ class OsbClient:
         **options: Unpack[Options],
     ) -> Answer:
         path = _instance(instance_id) if binding_id is None else _binding(instance_id, binding_id)
-        options["query"] = _over(_plan() | {"operation": operation}, options.get("query"))
+        options["query"] = _over(self._plan() | {"operation": operation}, options.get("query"))
         return self.request("GET", f"{path}/last_operation", **options)
 
     # --- waiting --------------------------------------------------------------------------------------------------
@@ -194,12 +204,15 @@ class OsbClient:
         return Answer(response.status_code, response.headers, response.text, response.elapsed.total_seconds())
 
     def _change(self, method: str, path: str, usual: Json | None, options: Options) -> Answer:
-        query: Json = _plan() if method == "DELETE" else {}
+        query: Json = self._plan() if method == "DELETE" else {}
         if (incomplete := options.get("accepts_incomplete", True)) is not None:
             query["accepts_incomplete"] = "true" if incomplete else "false"
         options["query"] = _over(query, options.get("query"))
         body = None if usual is None else _over(usual, options.get("fields"))
         return self.request(method, path, body, **options)
+
+    def _plan(self) -> Json:
+        return {"service_id": SERVICE_ID, "plan_id": self.plan_id}
 
 
 def growing_pauses() -> Iterator[float]:
@@ -208,10 +221,6 @@ def growing_pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(1.25 * pause, 0.25)
-
-
-def _plan() -> Json:
-    return {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
 
 
 def _over(usual: Mapping[str, Any], changes: Mapping[str, Any] | None) -> Json:
