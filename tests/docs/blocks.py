@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ WITH_A_TEST_OF_ITS_OWN = {"docs/kubernetes.md": "tests/deploy/test_kubernetes_pa
 """Pages whose commands and values a test of their own checks."""
 FORM_ONLY = frozenset({"kubectl", "cf", "smctl", "docker", "cp"})
 """Programs that are not here, or that need what is not here. `tests/docs/test_forms.py` checks how they are called."""
+
+
+FENCED = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+"""A fenced block, perhaps in an item of a list."""
 
 
 class Block(NamedTuple):
@@ -49,15 +54,15 @@ def blocks(language: str | None = None) -> Iterator[Block]:
     """Yield the blocks of all pages in order, the README's first."""
     for path in PAGES:
         page = str(path.relative_to(CHECKOUT))
-        for found, text in re.findall(r"^```([^\n]*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
+        for _, found, text in FENCED.findall(path.read_text()):
             if language in (None, found):
-                yield Block(page, found, text)
+                yield Block(page, found, textwrap.dedent(text))
 
 
 def inline_commands(*programs: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the page and the words of each command that stands within a sentence or a table."""
     for path in PAGES:
-        text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        text = FENCED.sub("", path.read_text())
         for code in re.findall(r"`([^`\n]+)`", text):
             if code.split(" ")[0] in programs and " " in code:
                 yield str(path.relative_to(CHECKOUT)), code.split()

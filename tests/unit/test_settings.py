@@ -426,7 +426,7 @@ def test_there_are_no_settings_that_the_design_does_not_have() -> None:
     code = [path.read_text() for package in ("broker_api", "workers") for path in Path(CHECKOUT, package).rglob("*.py")]
     read = set(re.findall(r"\b(?:BROKER|MONGODB_ATLAS)_[A-Z_]+[A-Z]\b", "".join(code)))
     celerys = {"BROKER_URL"}  # named in a warning only
-    assert read - {"BROKER_API"} - celerys == set(DESIGN)
+    assert read - {"BROKER_API", "BROKER_PLACE"} - celerys == set(DESIGN)  # names of constants
 
 
 @pytest.mark.parametrize("wrong", ["theirs", "", None, ["own"]])
