@@ -1,6 +1,7 @@
 """The Helm chart, rendered in this process, and the values that it is tested with."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -191,3 +192,35 @@ def walk(value: object, *path: str | int) -> list[tuple[tuple[str | int, ...], A
     """Return each part of a document with its path, the whole document first."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [(path, value), *(found for key, each in items for found in walk(each, *path, key))]
+
+
+def environment(made: Rendered, own: str, folder: Path, contents: dict[str, str]) -> dict[str, str]:
+    """Return what a process finds in its pod.
+
+    Args:
+        made: The objects.
+        own: What makes the pod.
+        folder: Where the files of the mounted Secrets are written.
+        contents: The content of each key of a Secret.
+    """
+    container, volumes = made.ours()[own], made.pods()[own]["spec"]["volumes"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    files = {volume["name"]: volume["projected"] for volume in volumes if "projected" in volume}
+    environ: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        environ |= made.of_kind("ConfigMap")[source["configMapRef"]["name"]]["data"]
+    for variable in container["env"]:
+        path = Path(variable["value"])
+        if str(path.parent) not in mounted:
+            environ[variable["name"]] = variable["value"]
+            continue
+        projected = files[mounted[str(path.parent)]]
+        (key,) = {
+            item["key"]
+            for source in projected["sources"]
+            for item in source["secret"]["items"]
+            if item["path"] == path.name
+        }
+        (folder / path.name).write_text(contents[key])
+        environ[variable["name"]] = str(folder / path.name)
+    return environ

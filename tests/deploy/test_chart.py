@@ -22,6 +22,7 @@ from tests.deploy.chart import (
     RELEASE,
     Rendered,
     chart,
+    environment,
     render,
     scenario,
     texts,
@@ -191,7 +192,7 @@ def test_each_queue_is_served_by_one_deployment_that_never_ends_wholly(name: str
 @scenarios
 def test_a_process_is_given_settings_that_it_knows_and_starts_with_them(name: str, tmp_path: Path) -> None:
     for own, container in scenario(name).ours().items():
-        environ = environment(scenario(name), own, tmp_path)
+        environ = environment(scenario(name), own, tmp_path, VALUES)
         part: Part = "api" if own.endswith("-api") else "flower" if own.endswith("-flower") else "worker"
         known = {f"{setting}_FILE" for setting in SETTINGS} | SETTINGS
         extra = {each["name"] for each in MATRIX[name].get("extraEnv", [])}
@@ -207,31 +208,6 @@ def test_a_process_is_given_settings_that_it_knows_and_starts_with_them(name: st
             assert "BROKER_SECRETS" not in environ
         if part == "flower":
             assert secret == {"BROKER_REDIS_URL", "BROKER_USERS"}
-
-
-def environment(made: Rendered, own: str, folder: Path) -> dict[str, str]:
-    """Return what a process finds, with its mounted Secrets in a folder."""
-    container, volumes = made.ours()[own], made.pods()[own]["spec"]["volumes"]
-    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    files = {volume["name"]: volume["projected"] for volume in volumes if "projected" in volume}
-    environ: dict[str, str] = {}
-    for source in container.get("envFrom", []):
-        environ |= made.of_kind("ConfigMap")[source["configMapRef"]["name"]]["data"]
-    for variable in container["env"]:
-        path = Path(variable["value"])
-        if str(path.parent) not in mounted:
-            environ[variable["name"]] = variable["value"]
-            continue
-        projected = files[mounted[str(path.parent)]]
-        (key,) = {
-            item["key"]
-            for source in projected["sources"]
-            for item in source["secret"]["items"]
-            if item["path"] == path.name
-        }
-        (folder / path.name).write_text(VALUES[key])
-        environ[variable["name"]] = str(folder / path.name)
-    return environ
 
 
 def test_secrets_are_in_secrets_only() -> None:
