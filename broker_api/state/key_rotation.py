@@ -206,7 +206,9 @@ class KeyRotation:
         fields = sealed(vault, whole.key, {"parameters": whole.parameters, "context": whole.context})
         request = sealed_request(vault, whole.key, whole.operation)
         values = fields | {f"operation.{name}": value for name, value in request.items()}
-        return {name: canonical(value) if isinstance(value, dict) else value for name, value in values.items()}
+        if not isinstance(document.get("parameters"), dict):  # atlasbroker 2.0.0 may need them as an object
+            values["parameters"] = canonical(values["parameters"])
+        return values | {"context": canonical(values["context"])}
 
     @storage_errors("rotate keys")
     def _renew_canary(self, *, all_have_macs: bool) -> None:

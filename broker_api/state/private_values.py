@@ -91,7 +91,7 @@ def in_clear(document: Mapping[str, Any]) -> bool:
     if any(text not in (None, NOTHING) for text in texts):
         return True
     try:
-        given = json.loads(parameters or NOTHING)
+        given = parameters if isinstance(parameters, dict) else json.loads(parameters or NOTHING)
     except (TypeError, ValueError):  # such a document cannot be read
         return False
     return isinstance(given, dict) and known(given) != given

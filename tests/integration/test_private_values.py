@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -150,6 +151,27 @@ def test_what_an_earlier_release_has_stored_in_clear_is_read_and_encrypted_by_a_
         found = record(documents.find_one({"_id": instance_key(instance_id)}) or {})
     assert opened(Vault((NEW_KEY,)), found).parameters == PARAMETERS | {"more": 1}
     assert console(stack.encryption_key, NEW_KEY).json("keys", "rotate")["left"] == 0
+
+
+def test_what_atlasbroker_2_has_left_is_encrypted_when_it_is_converted(
+    tenant: Tenant, broker: InThisProcess, stack: Stack
+) -> None:
+    left = {"instance_id": str(uuid4()), "database": f"left-{uuid4()}", "cluster": CLUSTER, "parameters": PARAMETERS}
+    key, console = instance_key(str(left["instance_id"])), Console.of(stack)
+    keys = Console({**console.settings, "BROKER_ENCRYPTION_KEYS": stack.encryption_key})
+    with held(stack) as documents:
+        documents.insert_one({**left})
+        converted = Tenant(tenant.client, str(left["instance_id"]))
+        assert works(converted.bind(**OF_BINDING))  # the hooks have seen the secrets
+        assert PLANTED not in stored(stack)
+        clear = {"parameters": PARAMETERS, "sealed_parameters": None}  # as a build without encryption converted it
+        documents.update_one({"_id": key}, {"$set": clear})
+        assert keys.json("keys", "status")["in_clear"] == 1
+        assert keys.json("keys", "rotate")["left"] == 0
+        assert (documents.find_one({"_id": key}) or {})["parameters"] == {"cluster": CLUSTER}  # still an object
+    assert PLANTED not in stored(stack)
+    assert broker.context.store.instance(converted.instance_id)
+    assert tenant.client.instance(converted.instance_id).json["parameters"] == PARAMETERS
 
 
 FORGERIES = ("removed", "of another", "changed")
