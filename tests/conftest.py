@@ -26,6 +26,8 @@ from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
 from tests.request_log import REQUESTS
 
+SHARED_CONFIG = "tests.shared_config:config"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long forms of tests that have one")
@@ -184,7 +186,7 @@ def stack(
     """
     with Stack(
         flower=False,
-        settings={"BROKER_SETTLE_SECONDS": "0", **measured()},
+        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_CONFIG": SHARED_CONFIG, **measured()},
         state=state_mongod,
         cluster=cluster_mongod,
         redis=redis_server,
@@ -199,7 +201,11 @@ def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmu
     """A second one that all tests share: its workers use a service account, and it has Flower."""
     need(binaries.redis_server)
     with Stack(
-        oauth=True, settings=measured(), state=state_mongod, cluster=cluster_mongod, emulator=emulator
+        oauth=True,
+        settings={"BROKER_CONFIG": SHARED_CONFIG, **measured()},
+        state=state_mongod,
+        cluster=cluster_mongod,
+        emulator=emulator,
     ) as running:
         yield running
         _compare_server_errors(running)

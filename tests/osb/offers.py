@@ -18,7 +18,7 @@ def config() -> Config:
     """Plans beside the default one (left, kept, with a version, without bindings, with pins), and a second service."""
     made = Config(None, None)
     version = {"maintenance_info": {"version": MAINTENANCE_VERSION}}
-    made.broker["plans"][0]["plan_updateable"] = True
+    made.broker["plans"][0] |= {"plan_updateable": True, "max_bindings": "none"}
     made.broker["plans"] += [
         {"id": UPDATEABLE, "name": "updateable", "description": "May become another plan", "plan_updateable": True},
         {"id": FIXED, "name": "fixed", "description": "Stays what it is"},
