@@ -210,8 +210,10 @@ def test_documents_that_cannot_be_read_are_named(settings: Settings, state_mongo
         documents.insert_many(
             [newer, {"_id": "instance/broken", "operation": 7}, newer | {"_id": "well", "phase": "ready"}]
         )
-        sentence = only(of("warn", settings))
+        documents.insert_one({"instance_id": "old", "database": "d", "cluster": "c", "parameters": {}})
+        old, sentence = of("warn", settings)
         client.drop_database(settings["BROKER_MONGO_DB"])
+    assert old == "stored documents: 1 of atlasbroker 2.0.0 are not completed; run atlas-broker migrate"
     assert sentence.startswith("stored documents: 2 cannot be read, or only by another release: ")
     assert "instance/newer" in sentence
     assert "instance/broken" in sentence

@@ -25,6 +25,7 @@ from broker_api.settings.url_checks import is_mongo_in_clear, usable_mongo_uri
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import CANARY_PLACE, SEALED_FIELDS, KeyCheck, stored_secrets
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.legacy import OLD_FORM
 from broker_api.state.mongo import connect
 from broker_api.state.mongo_errors import reason
 from broker_api.state.records import record
@@ -33,6 +34,7 @@ from workers import library_workarounds
 from workers.maintenance.check_atlas import check_project
 from workers.maintenance.check_broker import check_broker
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
+from workers.maintenance.migration import INCOMPLETE
 
 SHOWN_DOCUMENTS = 3
 MANY_MESSAGES = 1000
@@ -143,7 +145,9 @@ def _mongodb(settings: Settings, store: Store | None) -> Iterator[Finding]:
 
 
 def _documents(store: Store) -> Iterator[Finding]:
-    """Look for documents that cannot be read, or whose state or phase only another release knows."""
+    """Look for documents of atlasbroker 2.0.0, and for some that cannot be read or that only another release knows."""
+    if old := store.collection.count_documents(OLD_FORM) + store.collection.count_documents(INCOMPLETE):
+        yield WARN, f"stored documents: {old} of atlasbroker 2.0.0 are not completed; run atlas-broker migrate"
     found = store.collection.find({"operation": {"$exists": True}})
     odd = [str(document["_id"]) for document in found if not record(document).understood]
     if odd:
