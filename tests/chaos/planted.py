@@ -147,13 +147,13 @@ def without_fence(write: Callable[..., object]) -> Callable[..., object]:
 
 
 def another_password(update_user: Callable[..., None]) -> Callable[..., None]:
-    return lambda client, name, *, password="", **more: update_user(client, name, password=f"{password}-2", **more)
+    return lambda client, *user, password="", **more: update_user(client, *user, password=f"{password}-2", **more)
 
 
 def forgives(delete_user: Callable[..., None]) -> Callable[..., None]:
-    def broken(client: AtlasClient, username: str) -> None:
+    def broken(client: AtlasClient, *user: str) -> None:
         with contextlib.suppress(AtlasError):
-            delete_user(client, username)
+            delete_user(client, *user)
 
     return broken
 

@@ -334,6 +334,19 @@ def test_a_flex_cluster_that_the_clusters_api_refuses_is_asked_of_the_flex_api()
     assert cluster.connection_strings == ConnectionStrings(srv="mongodb+srv://f1.swzm1ku.mongodb-dev.net")
 
 
+def test_a_cluster_is_asked_of_the_api_of_the_expected_kind_first() -> None:
+    def script(heard: Heard) -> Reply:
+        if "flexClusters" not in heard.target:
+            return say(200, cluster_body())
+        return (
+            say(200, FLEX) if heard.target.endswith("/f1") else refuse(400, "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API")
+        )
+
+    with StandIn(script) as atlas:
+        assert [atlas.client().cluster(name, "flex").kind for name in ("f1", "c1")] == ["flex", "dedicated"]
+        assert len(atlas.heard) == 3
+
+
 def test_a_cluster_missing_in_either_api_is_missing() -> None:
     def script(heard: Heard) -> Reply:
         missing = "flexClusters" in heard.target or heard.target.endswith("/c1")

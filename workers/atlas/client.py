@@ -117,13 +117,16 @@ class _OfKind:
     """How the API of one kind of clusters is called."""
 
     create: ApiEndpoint
+    get: ApiEndpoint
     update: ApiEndpoint
     delete: ApiEndpoint
     parse: Callable[[Json], Cluster]
 
 
-_DEDICATED = _OfKind(endpoints.CREATE_CLUSTER, endpoints.UPDATE_CLUSTER, endpoints.DELETE_CLUSTER, parse_cluster)
-_FLEX = _OfKind(endpoints.CREATE_FLEX, endpoints.UPDATE_FLEX, endpoints.DELETE_FLEX, parse_flex)
+_DEDICATED = _OfKind(
+    endpoints.CREATE_CLUSTER, endpoints.GET_CLUSTER, endpoints.UPDATE_CLUSTER, endpoints.DELETE_CLUSTER, parse_cluster
+)
+_FLEX = _OfKind(endpoints.CREATE_FLEX, endpoints.GET_FLEX, endpoints.UPDATE_FLEX, endpoints.DELETE_FLEX, parse_flex)
 _OF_KIND = {"dedicated": _DEDICATED, "free": _DEDICATED, "flex": _FLEX}
 
 
@@ -172,17 +175,18 @@ class AtlasClient:
         """Return the dedicated, free and flex clusters, with those that are paused or being deleted."""
         return [*self._pages(endpoints.LIST_CLUSTERS, parse_cluster), *self._pages(endpoints.LIST_FLEX, parse_flex)]
 
-    def cluster(self, name: str) -> Cluster:
-        """Return a cluster. A flex cluster takes a second call, to the flex API.
+    def cluster(self, name: str, kind: Literal["dedicated", "flex"] = "dedicated") -> Cluster:
+        """Return a cluster of any kind. One that is not of the expected kind takes a second call, to the other API.
 
         Raises:
             ClusterNotFound: The project has no cluster of that name.
         """
+        expected, other = (_FLEX, _DEDICATED) if kind == "flex" else (_DEDICATED, _FLEX)
         try:
-            return self._wire.ask(self._call(endpoints.GET_CLUSTER, cluster=name), parse_cluster, self._guard)
+            return self._wire.ask(self._call(expected.get, cluster=name), expected.parse, self._guard)
         except WrongClusterApi:
             pass
-        return self._wire.ask(self._call(endpoints.GET_FLEX, cluster=name), parse_flex, self._guard)
+        return self._wire.ask(self._call(other.get, cluster=name), other.parse, self._guard)
 
     def create_cluster(self, new: NewCluster) -> Cluster:
         """Start the creation of a cluster, which goes on in Atlas; return the cluster as it is now.
