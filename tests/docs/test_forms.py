@@ -25,6 +25,7 @@ from tests.deploy.files import COMPOSE, DOCKERFILE, KUBERNETES, objects
 from tests.dev.processes import CHECKOUT, script
 from tests.docs.blocks import ELSEWHERE, WITH_A_TEST_OF_ITS_OWN, blocks, inline_commands
 from tests.docs.html_links import problems
+from tests.emulator.faults import Rule
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import a_client, send
 
@@ -193,6 +194,20 @@ def test_paths_within_sentences_exist() -> None:
     for path in [CHECKOUT / "README.md", *pages]:
         for named in re.findall(r"`((?:docker|tests|docs|broker_api|workers)/[\w./-]*)`", path.read_text()):
             assert (CHECKOUT / named).exists() or named in MADE, (path, named)
+
+
+def test_the_page_of_the_emulator_has_each_option_control_route_and_field_of_a_fault() -> None:
+    text = (CHECKOUT / "docs" / "emulator.md").read_text()
+    emulator = CHECKOUT / "tests" / "emulator"
+    options = re.findall(r'click\.option\("(--[\w-]+)"', (emulator / "__main__.py").read_text())
+    assert set(options) == set(re.findall(r"--[a-z-]+", text.partition("| option |")[2].partition("\n\n")[0]))
+    routes = set(re.findall(r'^            "([A-Z]+ /[^"]*)":', (emulator / "control.py").read_text(), re.MULTILINE))
+    listed = re.findall(r"`([A-Z]+) /_emulator(/[^`]*)`", text.partition("| request |")[2].partition("\n\n")[0])
+    assert {f"{method} {path}" for method, path in listed} == {re.sub(r"<[^>]*>", "NAME", route) for route in routes}
+    fields = re.findall(
+        r"`(\w+)`", re.sub(r"\| [^|]*\|$", "", text.partition("| field |")[2].partition("\n\n")[0], flags=re.MULTILINE)
+    )
+    assert set(fields) == set(vars(Rule())) - {"id"}
 
 
 def test_yaml_can_be_read() -> None:
