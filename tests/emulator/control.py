@@ -200,4 +200,4 @@ class Control:
 
 def _put(credentials: dict[str, Credential], name: str, body: Json) -> None:
     projects = frozenset(body["projects"])
-    credentials[name] = Credential(name, body["secret"], projects, frozenset(body["roles"]))
+    credentials[name] = Credential(name, body["secret"], projects, frozenset(body.get("roles", ["GROUP_OWNER"])))
