@@ -16,7 +16,7 @@ from typing import Self
 import structlog
 from flask import Flask
 
-from broker_api import child_processes, logs, server, tracing
+from broker_api import child_processes, logs, server, server_worker, tracing
 from broker_api.catalog.catalog import Catalog
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
@@ -126,7 +126,7 @@ class FrontEnd:
         vault, client = Vault(made.encryption_keys), connect(made.mongo_uri, made.mongo_timeout_ms)
         store = Store(client, made.mongo_db, made.mongo_collection, vault)
         service = Service.compose(made, store, Queue(made.redis, store.report))
-        app = create_app(service, made.users, is_stopping=server.stopping.is_set)
+        app = create_app(service, made.users, is_stopping=server_worker.stopping.is_set)
 
         def use(new: Settings) -> None:
             service.health.keys.replace_keys(new.encryption_keys)

@@ -1,7 +1,6 @@
-"""The production WSGI server: gunicorn with threads.
+"""The production WSGI server: gunicorn, with the worker of ``broker_api.server_worker``.
 
-It passes the raw path to the app: only there an id with ``%2F`` differs from two path segments. Idle connections occupy
-no thread.
+It passes the raw path to the app: only there an id with ``%2F`` differs from two path segments.
 """
 
 import contextlib
@@ -9,152 +8,46 @@ import errno
 import fcntl
 import gc
 import ipaddress
-import json
-import logging
 import math
 import os
-import select
+import resource
 import shutil
 import signal
 import socket
-import ssl
-import struct
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
-from gunicorn.sock import ssl_wrap_socket
-from gunicorn.workers.gthread import ThreadWorker
 
-from broker_api import child_processes
 from broker_api.certificate import Certificate
+from broker_api.server_connection import HEADER_BYTES, LINE_BYTES
+from broker_api.server_worker import CONNECTIONS, Worker
 from broker_api.service.operation_watcher import MOST_WAITING
 
 THREADS = MOST_WAITING + 64
 """A request that waits for its job occupies a thread; 64 more threads answer all other requests."""
 GRACE_SECONDS = 10
 """How many seconds a process may take to stop, beyond the longest wait for a job."""
-LINGER_SECONDS = 2
-"""How many seconds a stopping process keeps connections on which no request has arrived yet."""
-READ_SECONDS = 10
-"""How many seconds a client may pause within a request; the request occupies a thread meanwhile."""
 LEFT_SECONDS = 60
 """How old a directory of metrics is at least that counts as left by a server that was killed."""
 BACKLOG = 2048
-HEADER_BYTES = 65_536
-"""The limit of one header: an originating identity may contain all groups of its user."""
-HEADERS_BYTES = 2 * HEADER_BYTES
-"""The limit of all headers of a request together, which are read before the client is authenticated."""
+OTHER_FILES = 512
+"""How many open files a process needs beside its clients' connections: those to MongoDB and Redis, logs and metrics."""
+MIN_CONNECTIONS = 64
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _METRICS = "atlas-broker-metrics-"
 _LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
-stopping = threading.Event()
-"""Set when this process stops: it accepts no new connection, and finishes the requests that it has begun."""
-
-
-@dataclass(frozen=True)
-class _JsonSocket:
-    """A client's socket that replaces gunicorn's HTML errors by JSON; for requests that never reach the app."""
-
-    client: socket.socket
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a socket has
-        return getattr(self.client, name)
-
-    def sendall(self, answer: bytes) -> None:
-        """Send the status line of gunicorn's answer, with a JSON body instead of its HTML."""
-        status = answer.partition(b"\r\n")[0]
-        body = json.dumps({"description": "The request is not valid HTTP, or too long; see the status."}).encode()
-        head = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
-        self.client.sendall(b"\r\n".join([status, head, b"", body]))
-
-
-class _Request(Request):
-    """A request with one limit for all headers together; gunicorn multiplies the limit of one by their number."""
-
-    @property
-    def max_buffer_headers(self) -> int:
-        """Return the limit in bytes."""
-        return HEADERS_BYTES
-
-    @max_buffer_headers.setter
-    def max_buffer_headers(self, _: int) -> None: ...
-
-
-class _Parser(RequestParser):
-    mesg_class = _Request
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """A client's socket with TLS. It repeats a read that the kernel's limit has ended, so it needs its own limit."""
-
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - as in ssl
-        """Block for READ_SECONDS at most; gunicorn calls this before each request."""
-        self.settimeout(READ_SECONDS if flag else 0.0)
-
-
-class _Worker(ThreadWorker):
-    """gunicorn's worker with threads; its errors are JSON, and it closes the port as soon as it stops."""
-
-    def init_process(self) -> None:
-        """Start to serve. The process ends with its parent: an orphan would keep the port and answer no new request."""
-        child_processes.end_with_parent(self.ppid, signal.SIGKILL)
-        # No traceback for a client that pauses longer than READ_SECONDS.
-        logging.getLogger("gunicorn.error").addFilter(
-            lambda record: not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError | TimeoutError))
-        )
-        super().init_process()
-
-    def handle(self, conn: Any) -> Any:  # noqa: ANN401 - gunicorn's connection
-        """Serve a request.
-
-        The kernel limits the time of each read (``SO_RCVTIMEO``); this holds also after gunicorn makes the socket
-        blocking. With TLS, ``_TlsSocket`` limits it.
-        """
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_SECONDS, 0))
-        if not conn.parser:
-            if self.cfg.is_ssl:
-                try:
-                    conn.sock = ssl_wrap_socket(conn.sock, self.cfg)  # the handshake comes with the first read
-                except OSError:  # the client has gone already
-                    return False
-            conn.parser = _Parser(self.cfg, conn.sock, conn.client)
-        return super().handle(conn)
-
-    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
-        """Accept connections or not; close the port when this process stops.
-
-        gunicorn closes the port only after the last request; a client that connects before that would get no answer.
-        """
-        super().set_accept_enabled(enabled)
-        if self.alive:
-            return
-        stopping.set()
-        for listener in self.sockets:
-            arrived = select.poll()
-            arrived.register(listener, select.POLLIN)
-            while arrived.poll(0):
-                self.accept(listener)
-            listener.close()
-        for silent in self.pending_conns:
-            silent.timeout = min(silent.timeout, time.monotonic() + LINGER_SECONDS)
-
-    def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
-        """Answer a request that gunicorn could not read, with a JSON body."""
-        super().handle_error(req, _JsonSocket(client), addr, exc)
+log = structlog.get_logger(__name__)
 
 
 class _Logger(Logger):
@@ -307,28 +200,35 @@ def serve(
     options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,
-        "worker_class": _Worker,
+        "worker_class": Worker,
         "workers": processes,
         "preload_app": True,
         "post_fork": begin,
         "child_exit": lambda _server, worker: front_end.forget_process(worker.pid),
         "threads": THREADS,
-        "keepalive": 65,
+        "worker_connections": _allowed_connections(),
         "graceful_timeout": math.ceil(longest_wait + GRACE_SECONDS),
-        "limit_request_line": 8190,  # two ids of 255 characters, each percent-encoded
+        "limit_request_line": LINE_BYTES,
         "limit_request_field_size": HEADER_BYTES + _LONGEST_NAME,
+        "forwarder_headers": "",  # a header of a client is never a part of the path
+        "forwarded_allow_ips": "",
         "control_socket_disable": True,
         "logger_class": _Logger,
         "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
     }
     if certificate:
-
-        def tls_context(config: object, default: object) -> ssl.SSLContext:
-            context = certificate.context(config, default)
-            context.sslsocket_class = _TlsSocket
-            return context
-
         files = dict(zip(("certfile", "keyfile"), certificate.files, strict=True))
-        options |= {**files, "ssl_context": tls_context, "do_handshake_on_connect": False}
+        options |= {**files, "ssl_context": certificate.context}
     gc.freeze()  # else the first collection of each process would copy all memory that it shares with the others
     _Server(front_end.app, options).run()
+
+
+def _allowed_connections() -> int:
+    """Raise the limit of open files as far as the system allows, and return how many connections fit into it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY or hard >= CONNECTIONS + OTHER_FILES:
+        return CONNECTIONS
+    allowed = max(MIN_CONNECTIONS, hard - OTHER_FILES)
+    log.warning("open_files_limited", open_files=hard, needed=CONNECTIONS + OTHER_FILES, connections=allowed)
+    return allowed

@@ -104,6 +104,8 @@ class Metrics:
             self._waiters.dec()
 
     def _finish(self, response: Response) -> Response:
+        if response.status_code == HTTPStatus.CONTINUE:
+            return response  # no answer: the server has asked whether to read the body
         seconds = time.perf_counter() - g.started
         route = str(request.url_rule) if request.url_rule else "none"
         method = request.method if request.method in _METHODS else "other"

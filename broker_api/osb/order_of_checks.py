@@ -2,7 +2,7 @@
 
 1. authentication, also for unknown paths, and the user's role
 2. the version of the API, unless the path does not have the method
-3. the path, its ids and the method (by Flask's routing)
+3. the path, its ids and the method (by Flask's routing); up to here without the body
 4. the query arguments and the body (in the routes)
 5. ids of services and plans, parameters, the need to poll, existence, conflicts (in ``broker_api.service``)
 """
@@ -10,11 +10,13 @@
 import contextlib
 import time
 import uuid
+from http import HTTPStatus
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 
+from broker_api.body_awaited import BODY_AWAITED
 from broker_api.logins import Logins
 from broker_api.osb.authentication import authenticate
 from broker_api.osb.headers import (
@@ -58,6 +60,8 @@ def check_requests(app: Flask, logins: Logins) -> None:
         can_poll = request.args.get("accepts_incomplete") == "true"
         g.caller = Caller(can_poll, identity, g.request_id)
 
+    app.before_request(_decide_about_body)
+
     @app.after_request
     def complete(response: Response) -> Response:
         # Read the rest of the body of a refused request, since unread bytes break the connection. The app cannot close
@@ -70,3 +74,12 @@ def check_requests(app: Flask, logins: Logins) -> None:
         if g.request_identity:
             response.headers[REQUEST_IDENTITY] = g.request_identity
         return response
+
+
+def _decide_about_body() -> Response | None:
+    """Answer the server's question whether it has to read the body; a wrong path or method is refused without it."""
+    if BODY_AWAITED not in request.environ or request.routing_exception:
+        return None
+    if (request.content_length or 0) >= current_app.config["MAX_CONTENT_LENGTH"]:
+        raise RequestEntityTooLarge
+    return Response(status=HTTPStatus.CONTINUE)

@@ -11,7 +11,7 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
-from broker_api.server import READ_SECONDS
+from broker_api.server_connection import HEAD_SECONDS
 from tests.certificates import Authority
 from tests.dev.broker import Api
 from tests.dev.processes import HOST, run_to_end, script
@@ -97,7 +97,7 @@ def test_clients_that_stop_in_the_handshake_or_in_a_request_are_let_go(api: TlsA
     trusted = ssl.create_default_context(cafile=str(api.authority.file))
     with ExitStack() as held:
         in_handshake, in_request = (
-            held.enter_context(socket.create_connection((api.host, api.port), timeout=READ_SECONDS + 5)) for _ in "ab"
+            held.enter_context(socket.create_connection((api.host, api.port), timeout=HEAD_SECONDS + 5)) for _ in "ab"
         )
         in_handshake.sendall(b"\x16")
         in_request = held.enter_context(trusted.wrap_socket(in_request, server_hostname=api.host))

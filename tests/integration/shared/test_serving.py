@@ -15,7 +15,8 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker_api.server import READ_SECONDS, THREADS
+from broker_api.server import THREADS
+from broker_api.server_connection import HEAD_SECONDS
 from tests.dev.broker import Api
 from tests.dev.processes import HOST, run_to_end, script
 from tests.dev.stack import Stack
@@ -94,7 +95,7 @@ def test_clients_that_stop_in_the_middle_of_a_request_hold_up_nobody_for_long(ap
             half = held.enter_context(socket.create_connection((HOST, api.port)))
             half.sendall(HALF_A_REQUEST)
         time.sleep(0.5)
-        assert requests.get(f"{api.uri}/live", timeout=2 * READ_SECONDS).status_code == 200
+        assert requests.get(f"{api.uri}/live", timeout=2 * HEAD_SECONDS).status_code == 200
     assert "Traceback" not in api.log_text()
 
 
