@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -31,13 +32,14 @@ class StubIndex:
         self.requirements = folder / "requirements"
         self.wheels.mkdir(parents=True)
         self.requirements.mkdir()
-        by_name = {pin.name: pin for lock in LOCKS for pin in pins(lock)}
-        hashes = {pin: self._publish(pin.name, pin.version) for pin in by_name.values()}
-        for name in sorted(_asked_for_with_an_extra() & by_name.keys()):
-            release = ".".join(map(str, Version(by_name[name].version).release))
-            self._publish(name, f"{release}.999")
+        pinned = dict.fromkeys((pin.name, pin.version) for lock in LOCKS for pin in pins(lock))
+        hashes = {each: self._publish(*each) for each in pinned}
+        for name, version in pinned:
+            if name in _asked_for_with_an_extra():
+                release = ".".join(map(str, Version(version).release))
+                self._publish(name, f"{release}.999")
         for lock in LOCKS:
-            lines = [f"{pin.line} --hash=sha256:{hashes[pin]}\n" for pin in pins(lock)]
+            lines = [f"{pin.line} --hash=sha256:{hashes[pin.name, pin.version]}\n" for pin in pins(lock)]
             (self.requirements / f"{lock}.txt").write_text("".join(lines))
         for path in REQUIREMENTS.glob("*.in"):
             shutil.copy(path, self.requirements)
@@ -68,6 +70,7 @@ class StubIndex:
                 listing.write(f'<a href="{path.as_uri()}">{path.name}</a>\n')
 
 
+@cache
 def _asked_for_with_an_extra() -> set[str]:
     asked = [Requirement(text) for lock in LOCKS for pin in pins(lock) for text in requirements_of(pin)]
     return {"celery", "pymongo"} | {normalized(requirement.name) for requirement in asked if requirement.extras}
