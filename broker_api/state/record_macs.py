@@ -119,14 +119,14 @@ class RecordMacs:
             stored: The record as it was read from MongoDB.
 
         Returns:
-            The record with what is encrypted in MongoDB (see ``private_values``).
+            The record with what is encrypted in MongoDB (see ``private_values``), if there are keys.
 
         Raises:
             TamperedError: A MAC does not fit, or is missing although it is required.
             MissingKeyError: The key of a MAC, or of what is encrypted, is not known.
             UndecryptableError: Something else has changed what is encrypted.
         """
-        if not stored.readable or is_gone(stored):
+        if not self.vault.has_keys or not stored.readable or is_gone(stored):
             return stored
         record = opened(self.vault, stored)
         for group in GROUPS[type(record)]:

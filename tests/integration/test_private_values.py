@@ -12,6 +12,7 @@ from broker_api.config import BindingView, Config, Permissions
 from broker_api.state.encryption import Vault
 from broker_api.state.private_values import KNOWN_PARAMETERS, opened
 from broker_api.state.records import binding_key, canonical, instance_key, record
+from broker_api.state.store import Store
 from tests.books import document, held
 from tests.console import Console
 from tests.dev.emulated import AtlasEmulator
@@ -101,6 +102,11 @@ def test_secrets_of_platforms_are_nowhere_in_clear_and_requests_see_them_as_befo
     tenant.succeed(client.rotate(instance_id, f"{name}-2", name), f"{name}-2")
     assert client.binding(instance_id, f"{name}-2").json["parameters"] == OF_BINDING
 
+    collection = broker.context.store.collection
+    without_keys = Store(collection.database.client, stack.database, collection.name)  # as commands may be
+    found = without_keys.instance(instance_id)
+    assert found
+    assert (found.parameters, found.context) == ({"cluster": CLUSTER}, {})
     show = Console.of(stack).run("instances", "show", instance_id).stdout
     show += Console.of(stack).run("bindings", "show", name, "--json").stdout
     assert (CLUSTER in show, show.count("not shown")) == (True, 2)
