@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from broker_api.state.housekeeping import RECONCILED
 from broker_api.state.records import binding_key
-from tests.books import held, make_user
+from tests.books import call_users, held, make_user
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, clean_environment
 from tests.dev.services import Mongod, Redis
@@ -22,6 +23,7 @@ from tests.osb_client import OsbClient
 from tests.tenant import CLUSTER, Json, Tenant, eventually, works
 from workers.maintenance.migrate import migrate
 from workers.maintenance.migration import Migration
+from workers.maintenance.reconcile import reconcile
 
 COMMAND = "from workers.maintenance.migrate import migrate; migrate()"
 
@@ -169,6 +171,22 @@ def test_documents_are_completed_and_users_labelled_once_and_a_dry_run_writes_no
     assert labels(atlas).keys() == {"of-another-broker"}
 
 
+def test_a_user_that_is_lost_afterwards_is_reported_and_cannot_be_made_again(
+    stack: Stack, broker: InThisProcess, atlas: Emulator, old: OldBroker
+) -> None:
+    old.provision("i")
+    old.bind("i", "lost")
+    old.bind("i", "there")
+    told(stack)
+    call_users(atlas, "DELETE", "/admin/lost")
+    broker.lines.clear()
+    reconcile(broker.context, repair=True)
+    left = json.loads(broker.context.housekeeping.read(RECONCILED)["left"])
+    assert (left["orphans"], left["missing"]) == (0, 1)
+    assert "did not keep its password" in broker.log_text()
+    assert labels(atlas).keys() == {"there"}
+
+
 def test_what_cannot_be_read_is_named_and_stops_nothing_else(
     stack: Stack, broker: InThisProcess, old: OldBroker
 ) -> None:
@@ -196,7 +214,7 @@ def test_it_goes_on_where_it_was_killed(stack: Stack, broker: InThisProcess, atl
         command, cwd=CHECKOUT, env=clean_environment(stack.worker_settings), stderr=subprocess.DEVNULL
     ) as process:
         try:
-            eventually(lambda: [call for call in atlas.calls() if call["fault"] == rule], "it labels b-2")
+            eventually(lambda: [call for call in atlas.calls() if call["fault"] == rule], "it labels b-2", 100)
         finally:
             process.send_signal(signal.SIGKILL)
     atlas.heal()

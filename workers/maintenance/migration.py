@@ -176,7 +176,7 @@ class Migration:
         bindings = [each for each in completed if isinstance(each, Binding)]
         users = self._users(bindings)
         for binding in bindings:
-            user = users.get(binding.username or "")
+            user = users.get((binding.project or "", binding.username or ""))
             if user is None:
                 self.progress.note("without_user", binding)
             elif binding.instance_id in instances and self._is_to_label(binding, user):
@@ -264,19 +264,22 @@ class Migration:
         (found,) = (each for each in self._context.settings.projects if each.project_id == project)
         return AtlasClient(self._context.settings.base_url, project, credentials(found, MemoryTokens()))
 
-    def _users(self, bindings: list[Binding]) -> dict[str, DatabaseUser]:
-        """Return the users of bindings by name.
+    def _users(self, bindings: list[Binding]) -> dict[tuple[str, str], DatabaseUser]:
+        """Return the users of bindings by project and name.
 
         Raises:
             AtlasUnusableError: Atlas cannot be asked.
         """
-        names = {each.username for each in bindings}
+        names = {(each.user_database, each.username) for each in bindings}
+
+        def listed(client: AtlasClient) -> list[DatabaseUser]:
+            return [each for each in client.users() if (each.database, each.username) in names]
+
+        projects = {each.project or "" for each in bindings}
         return {
-            user.username: user
-            for project in {each.project or "" for each in bindings}
-            for user in _patiently(
-                lambda client: [each for each in client.users() if each.username in names], self._clients[project]
-            )
+            (project, user.username): user
+            for project in projects
+            for user in _patiently(listed, self._clients[project])
         }
 
     def _is_to_label(self, binding: Binding, user: DatabaseUser) -> bool:

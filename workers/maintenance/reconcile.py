@@ -209,6 +209,11 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
                 client.delete_user(user.username, user.database)
             log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
+        if binding.sealed_credentials is None:
+            reason = "atlasbroker 2.0.0 made this binding and did not keep its password. Bind anew."
+            log.warning("repair_failed", username=binding.username, reason=reason)
+            left.missing.append(binding)
+            continue
         with _failed_into(left.missing, binding, binding.username or ""):
             context.store.macs.checked(binding)
             try:
