@@ -383,8 +383,8 @@ def test_the_demo_has_one_worker_beside_its_emulated_atlas() -> None:
 @scenarios
 def test_the_notes_lead_to_what_was_made(name: str) -> None:
     notes = texts(MATRIX[name])["NOTES.txt"]
-    assert f"helm -n {NAMESPACE} test {RELEASE} --logs" in notes
-    for kind in ("service", "secret"):
-        for found in re.findall(rf"(?:get |port-forward ){kind}[ /]([a-z-]+)", notes):
+    assert f"helm -n {NAMESPACE} test {RELEASE}" in notes
+    for kind in ("service", "secret", "job"):
+        for found in re.findall(rf"(?:get |port-forward |logs ){kind}[ /]([a-z-]+)", notes):
             assert found in scenario(name).of_kind(kind.capitalize())
     assert ("This is a demo" in notes) == (name == "demo")

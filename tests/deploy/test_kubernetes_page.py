@@ -41,7 +41,9 @@ def test_values_of_the_page_can_be_installed(values: Object) -> None:
 
 def test_the_secrets_that_the_page_makes_have_the_keys_that_the_pods_read() -> None:
     made: dict[str, set[str]] = {}
-    for name, folder in re.findall(r"create secret generic (\S+) --from-file=(\S+)", "\n".join(COMMANDS)):
+    for name, folder in re.findall(
+        r"create secret generic (\S+) --from-file=(\S+)$", "\n".join(COMMANDS), re.MULTILINE
+    ):
         made[name] = {path.removeprefix(f"{folder}/") for path in re.findall(rf"> ({folder}/\w+)", PAGE)}
     read: dict[str, set[str]] = {}
     for pod in deployed().pods().values():
@@ -58,8 +60,8 @@ def test_the_commands_name_what_is_there() -> None:
         if command.startswith(("kubectl", "helm")):
             assert re.search(r"namespace (atlas-broker|demo)\b|-n (atlas-broker|demo)\b|show values", command), command
         objects = demo if "demo" in command else made
-        for kind, name in re.findall(r"\b(deploy|service)/([\w-]+)", command):
-            assert name in objects.of_kind({"deploy": "Deployment", "service": "Service"}[kind]), command
+        for kind, name in re.findall(r"\b(deploy|service|job)/([\w-]+)", command):
+            assert name in objects.of_kind({"deploy": "Deployment"}.get(kind, kind.capitalize())), command
         for name in re.findall(r"get secret ([\w-]+)", command):
             assert name in objects.of_kind("Secret"), command
         for name, port in re.findall(r"port-forward service/([\w-]+) (?:\d+:)?(\d+)", command):
@@ -74,7 +76,7 @@ def test_the_commands_name_what_is_there() -> None:
 def test_commands_of_other_pages_name_what_is_there_too() -> None:
     for page in (CHECKOUT / "docs").rglob("*.md"):
         for kind, name in re.findall(r"kubectl -n atlas-broker .*\b(deploy|service)/([\w-]+)", page.read_text()):
-            assert name in deployed().of_kind({"deploy": "Deployment", "service": "Service"}[kind]), page
+            assert name in deployed().of_kind({"deploy": "Deployment"}.get(kind, kind.capitalize())), page
 
 
 def test_the_secrets_of_further_values_are_made_by_commands_of_the_page() -> None:
