@@ -279,7 +279,7 @@ def test_a_request_that_waits_for_its_job_outlives_the_order_to_stop() -> None:
         (api,) = (
             pod for own, pod in Rendered(render(EXISTING | {"settings": settings})).pods().items() if "-api" in own
         )
-        before = int(api["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+        before = int(api["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
         assert before > 0
         assert api["spec"]["terminationGracePeriodSeconds"] >= before + wait + GRACE_SECONDS
 

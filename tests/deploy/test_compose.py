@@ -59,9 +59,10 @@ def test_what_is_built_here_is_a_target_of_the_dockerfile() -> None:
             assert (COMPOSE.parent / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_what_is_not_built_here_has_an_exact_version() -> None:
+def test_what_is_not_built_here_has_an_exact_version_and_digest() -> None:
     for service in services().values():
-        assert re.fullmatch(r"[a-z-]+:\d+\.\d+\.\d+(-[a-z]+)?", service["image"])
+        digest = "" if "build" in service else "@sha256:[0-9a-f]{64}"
+        assert re.fullmatch(r"[a-z-]+:\d+\.\d+\.\d+(-[a-z]+)?" + digest, service["image"])
 
 
 @pytest.mark.parametrize("name", services())
