@@ -52,6 +52,31 @@ def pictures(session: nox.Session) -> None:
 
 
 @nox.session
+def sbom(session: nox.Session) -> None:
+    """Write what is in the images as CycloneDX to dist/sbom/; arguments after ``--`` go to cyclonedx-py."""
+    Path("dist/sbom").mkdir(parents=True, exist_ok=True)
+    for image in ("api", "worker"):
+        command = (BIN / "cyclonedx-py", "requirements", "--output-reproducible", "--pyproject", "pyproject.toml")
+        locked, written = f"docker/requirements/{image}.txt", f"dist/sbom/{image}.cdx.json"
+        session.run(*command, *session.posargs, "-o", written, locked)
+
+
+@nox.session
+def licences(session: nox.Session) -> None:
+    """Print the licences of what is in the images, and fail at one that may not be there."""
+    session.run(sys.executable, "-m", "tests.deploy.licences")
+
+
+@nox.session(venv_backend="venv")
+def audit(session: nox.Session) -> None:
+    """Ask for known vulnerabilities of what the locks name; this needs the network."""
+    locked = ("--no-deps", "--require-hashes", "--only-binary=:all:")
+    session.install(*locked, "-r", "docker/requirements/audit.txt")
+    for lock in ("api", "worker", "dev", "build", "uv", "audit"):
+        session.run("pip-audit", "--disable-pip", "--require-hashes", "-r", f"docker/requirements/{lock}.txt")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests, measure what they cover of the product, and fail below 90 %; costs half as much CPU again."""
     session.run(*PYTEST, "--cov", *session.posargs, env=KEEP_BYTECODE)

@@ -20,3 +20,4 @@ lock dev.txt "$@" --extra dev --extra tracing --constraint docker/requirements/w
 python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
     lock build.txt "$@" -
 echo uv | lock uv.txt "$@" -
+echo pip-audit | lock audit.txt "$@" --constraint docker/requirements/dev.txt -

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.deploy.files import REQUIREMENTS
 
-LOCKS = ["api", "worker", "dev", "build", "uv"]
+LOCKS = ["api", "worker", "dev", "build", "uv", "audit"]
 LINE = re.compile(r"(?P<name>[a-z0-9._-]+)==(?P<version>[^ ;\\]+)( ; (?P<marker>[^\\]+))? \\")
 
 

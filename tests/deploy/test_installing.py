@@ -161,7 +161,7 @@ def test_the_images_install_what_is_pinned_whatever_is_published_later(
     place = made.place
     environment = tmp_path / "venv"
     subprocess.run([place.python, "-m", "venv", "--without-pip", environment], check=True)
-    (command,) = re.findall(rf"install (.* -r {lock}\.txt)$", DOCKERFILE.read_text(), re.MULTILINE)
+    (command,) = re.findall(rf"install (.* -r {lock}\.txt)(?: \\)?$", DOCKERFILE.read_text(), re.MULTILINE)
     pip: list[str | Path] = [place.python, "-m", "pip", "--isolated", "--python", environment / "bin" / "python"]
     offline: list[str | Path] = ["--no-index", "--find-links", index.wheels]
     install = [*pip, "install", *offline, *shlex.split(command)]

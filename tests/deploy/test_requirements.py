@@ -40,7 +40,9 @@ def asked_by_api() -> list[Requirement]:
 
 def roots(lock: str) -> list[Requirement]:
     """What the lock file was made from."""
-    return {"api": asked_by_api(), "uv": [Requirement("uv")]}.get(lock) or declared()[lock]
+    return {"api": asked_by_api(), "uv": [Requirement("uv")], "audit": [Requirement("pip-audit")]}.get(
+        lock
+    ) or declared()[lock]
 
 
 def unmet(lock: str, environment: dict[str, str]) -> list[str]:

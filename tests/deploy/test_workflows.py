@@ -44,8 +44,8 @@ def test_a_fresh_machine_runs_the_first_command_of_the_readme() -> None:
     assert f"```sh\n{command}\n```" in (CHECKOUT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("session", ["long", "coverage"])
-def test_the_long_forms_and_the_coverage_run_when_scheduled_only(session: str) -> None:
+@pytest.mark.parametrize("session", ["long", "coverage", "audit"])
+def test_what_takes_long_or_asks_others_runs_when_scheduled_only(session: str) -> None:
     assert jobs()[session]["if"] == "github.event_name == 'schedule'"
     assert commands(session)[-1].endswith(f".venv/bin/nox -s {session}")
 
