@@ -17,11 +17,12 @@ import yaml
 from cryptography.fernet import Fernet
 
 from broker_api.cli import cli
+from broker_api.errors import SettingError
 from broker_api.log_events import EVENTS
-from broker_api.settings.settings import load
+from broker_api.settings.settings import Part, load
 from broker_api.state.broker_state import BrokerState
 from broker_api.state.records import EPOCH
-from tests.deploy.files import COMPOSE, DOCKERFILE, KUBERNETES, objects
+from tests.deploy.files import COMPOSE, DOCKERFILE, KUBERNETES, WORKING, objects
 from tests.dev.processes import CHECKOUT, script
 from tests.docs.blocks import ELSEWHERE, WITH_A_TEST_OF_ITS_OWN, blocks, inline_commands
 from tests.docs.html_links import problems
@@ -223,6 +224,27 @@ def test_the_secret_json_of_the_documentation_is_accepted(tmp_path: Path) -> Non
     assert settings.projects[0].project_id == "PROJECT_ID"
     assert settings.users.keys() == {"catalog/platform", "ops/operator"}
     assert len(settings.worker_keys) == len(settings.encryption_keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "part"), [("API", "api"), ("worker", "worker"), ("Flower", "flower"), ("operators' commands", "operator")]
+)
+def test_the_page_of_the_settings_says_what_each_process_needs(row: str, part: Part) -> None:
+    text = (CHECKOUT / "docs" / "settings.md").read_text()
+    (needs,) = re.findall(rf"^\| {row} \| (.*) \|$", text, re.MULTILINE)
+    variables = set(re.findall(r"`(\w+)`", needs))
+    key = {"MONGODB_ATLAS_PUBLIC_API_KEY", "MONGODB_ATLAS_PRIVATE_API_KEY"} if "API key" in needs else set()
+    enough = {name: WORKING[name] for name in variables | key}
+    assert load(enough, part)
+    for name in enough:
+        with pytest.raises(SettingError, match=name):
+            load({**enough, name: ""}, part)
+
+
+def test_the_readme_leads_to_each_page() -> None:
+    linked = set(re.findall(r"\]\(docs/(.*?\.md)\)", (CHECKOUT / "README.md").read_text()))
+    pages = {path.name for path in (CHECKOUT / "docs").glob("*.md")}
+    assert pages - linked == {"index.md", "changelog.md"}
 
 
 def test_troubleshooting_names_only_events_that_exist_and_all_that_are_problems() -> None:
