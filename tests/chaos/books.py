@@ -47,6 +47,15 @@ class Books:
             return list(self.accepted.items())
 
 
+def delete_everything(chaos: Chaos, books: Books) -> None:
+    """Deprovision each instance that is there."""
+    with chaos.platform() as client:
+        for found in list(chaos.records.find({"binding_id": {"$exists": False}, "phase": {"$ne": "gone"}})):
+            answer = client.deprovision(found["instance_id"])
+            assert answer.status == 202, answer.text
+            books.accept(answer.operation, Accepted("deprovision", found["instance_id"]))
+
+
 class Audit:
     """Counts at rest: ``numbers``. Each look raises AssertionError with all differences when the books do not balance.
 

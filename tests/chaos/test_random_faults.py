@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.chaos.books import Accepted, Audit, Books
+from tests.chaos.books import Audit, Books, delete_everything
 from tests.chaos.chaos import Chaos
 from tests.chaos.faults import Faults
 from tests.chaos.platforms import Platform
@@ -65,20 +65,12 @@ class Run:
         alive = Audit(self.chaos, self.books)
         self.audits.append(alive)
         alive.of_life()
-        self.delete_everything()
+        delete_everything(self.chaos, self.books)
         self.settle()
         self._note("everything has been deleted")
         dead = Audit(self.chaos, self.books)
         self.audits.append(dead)
         dead.of_death()
-
-    def delete_everything(self) -> None:
-        with self.chaos.platform() as client:
-            for found in list(self.chaos.records.find({"binding_id": {"$exists": False}, "phase": {"$ne": "gone"}})):
-                answer = client.deprovision(found["instance_id"])
-                assert answer.status == 202, answer.text
-                entry = Accepted("deprovision", found["instance_id"])
-                self.books.accept(answer.operation, entry)
 
     def report(self) -> str:
         """The seed, the faults and the numbers."""

@@ -124,12 +124,17 @@ class Redis(Server):
 
 
 class Sentinel(Server):
-    """Watches the master ``m`` for the clients that ask; one alone is enough to fail over."""
+    """Watches the master ``m`` for the clients that ask; by default one alone is enough to fail over."""
 
     stop_signal = signal.SIGKILL
 
     def __init__(
-        self, master: Redis, name: str = "sentinel", options: Sequence[str] = (), password: str | None = None
+        self,
+        master: Redis,
+        name: str = "sentinel",
+        options: Sequence[str] = (),
+        password: str | None = None,
+        quorum: int = 1,
     ) -> None:
         super().__init__(name)
         self._password = password
@@ -137,7 +142,7 @@ class Sentinel(Server):
             f"port {self.port}",
             f"bind {HOST}",
             f"dir {self.home}",
-            f"sentinel monitor m {HOST} {master.port} 1",
+            f"sentinel monitor m {HOST} {master.port} {quorum}",
             "sentinel down-after-milliseconds m 1000",
             "sentinel failover-timeout m 3000",
             *options,
@@ -157,9 +162,17 @@ class Sentinel(Server):
         with socket.create_connection((HOST, self.port), timeout=1):
             return True
 
+    def master_port(self) -> int:
+        """The port of the server that it names as the master."""
+        with self._client() as client:
+            return int(client.sentinel_get_master_addr_by_name("m")[1])
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis(host=HOST, port=self.port, password=self._password, socket_timeout=1)
+
     def knows(self, *, replicas: int, sentinels: int) -> bool:
         """Whether it has found that many replicas that answer it, and that many other sentinels."""
-        with redis.Redis(host=HOST, port=self.port, password=self._password, socket_timeout=1) as client:
+        with self._client() as client:
             master = client.sentinel_master("m")
             found = client.sentinel_slaves("m")
         ready = [each for each in found if each["master-link-status"] == "ok"]
