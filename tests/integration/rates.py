@@ -14,7 +14,8 @@ class ClosableLimiter(RateLimiter):
     """A worker's limiter lives as long as its process; one of a test must close its connections."""
 
     def close(self) -> None:
-        assert isinstance(shared := self._shared.storage, RedisStorage)
+        shared = self._shared.storage
+        assert isinstance(shared, RedisStorage)
         shared.storage.connection_pool.disconnect()
 
 
