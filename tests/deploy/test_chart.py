@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_the_linter_has_nothing_to_say(name: str) -> None:
     report = helm_python.lint(CHART, MATRIX[name], strict=True, namespace=NAMESPACE)
     hints = [message for message in report["messages"] if message["severity"] > 1]
     assert (hints, report["errors"]) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["everything", "demo"])
+def test_helm_would_install_everything_but_its_test(name: str) -> None:
+    """A client's dry run also compares the version of Kubernetes, and takes the hooks out of the manifest."""
+    with helm_python.Config(namespace=NAMESPACE, storage_driver="memory") as helm:
+        release = helm.install(chart(), RELEASE, MATRIX[name], dry_run="client")
+    kinds = Counter(each["kind"] for each in yaml.safe_load_all(release["manifest"]) if each)
+    assert kinds + Counter(["Job"]) == Counter(each["kind"] for each in scenario(name).objects)
 
 
 @scenarios
