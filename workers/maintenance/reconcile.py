@@ -215,9 +215,9 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
             left.missing.append(binding)
             continue
         with _failed_into(left.missing, binding, binding.username or ""):
-            context.store.macs.checked(binding)
+            checked = context.store.macs.checked(binding)
             try:
-                client.create_user(binding_user(context, binding))
+                client.create_user(binding_user(context, checked))
             except UserAlreadyExists:
                 if not is_ours(binding, client.user(binding.username or "", binding.user_database)):
                     raise

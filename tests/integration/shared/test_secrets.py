@@ -88,7 +88,7 @@ def pages(platform: OsbClient, tenant: Tenant) -> str:
 
 def commands(stack: Stack, tenant: Tenant) -> str:
     """What the commands print that show something stored, with all settings of the broker."""
-    console = Console(stack.api_settings)
+    console = Console(stack.worker_settings)
     wanted = (
         ("operations", "list", "--instance", tenant.instance_id, "--json"),
         ("instances", "list", "--gone", "--json"),
@@ -96,6 +96,7 @@ def commands(stack: Stack, tenant: Tenant) -> str:
         ("bindings", "list", "--gone", "--json"),
         ("keys", "status", "--json"),
         ("keys", "rotate"),
+        ("migrate", "--dry-run"),
     )
     return "".join(console.run(*words).output for words in wanted)
 
