@@ -35,7 +35,7 @@ NO_WORKERS = "sys.modules['workers'] = None"
 def silent(stack: Stack) -> Iterator[dict[str, str]]:
     """Settings of an API beside the shared stack, in a database of its own; nothing of Atlas is among them."""
     settings = {name: value for name, value in stack.api_settings.items() if not name.startswith("MONGODB_ATLAS")}
-    settings["BROKER_MONGO_DB"] = f"{stack.database}-alone"
+    settings |= {"BROKER_MONGO_DB": f"{stack.database}-alone", "BROKER_CONFIG": ""}
     yield settings
     with stack.state.client() as client:
         client.drop_database(settings["BROKER_MONGO_DB"])
