@@ -5,6 +5,9 @@ from typing import Any
 
 import yaml
 
+from broker_api.settings.settings import SECRETS, Project, Settings
+from broker_api.settings.sources import variable_of
+
 CHECKOUT = Path(__file__).parents[2]
 DOCKER = CHECKOUT / "docker"
 DOCKERFILE = DOCKER / "Dockerfile"
@@ -14,39 +17,16 @@ KUBERNETES = DOCKER / "kubernetes"
 
 Object = dict[str, Any]
 
-ATLAS_SETTINGS = {
-    "MONGODB_ATLAS_PUBLIC_API_KEY",
-    "MONGODB_ATLAS_PRIVATE_API_KEY",
-    "MONGODB_ATLAS_CLIENT_ID",
-    "MONGODB_ATLAS_CLIENT_SECRET",
-    "MONGODB_ATLAS_PROJECT_ID",
-    "MONGODB_ATLAS_BASE_URL",
+SETTINGS = {
+    *(
+        name
+        for field in (*Project.model_fields.values(), *Settings.model_fields.values())
+        if (name := variable_of(field))
+    ),
+    *("BROKER_CONFIG", "BROKER_SECRETS", "BROKER_LOG_LEVEL"),
 }
-SECRET_SETTINGS = (ATLAS_SETTINGS - {"MONGODB_ATLAS_BASE_URL"}) | {
-    "BROKER_MONGO_URI",
-    "BROKER_REDIS_URL",
-    "BROKER_USERS",
-    "BROKER_ENCRYPTION_KEYS",
-}
-SETTINGS = (
-    ATLAS_SETTINGS
-    | SECRET_SETTINGS
-    | {
-        "BROKER_SECRETS",
-        "BROKER_WORKER_KEYS",
-        "BROKER_MONGO_DB",
-        "BROKER_MONGO_COLLECTION",
-        "BROKER_MONGO_TIMEOUT_MS",
-        "BROKER_CONFIG",
-        "BROKER_API_PROCESSES",
-        "BROKER_SYNC_WAIT_SECONDS",
-        "BROKER_SETTLE_SECONDS",
-        "BROKER_VERIFY_LOGIN",
-        "BROKER_LOG_LEVEL",
-        "BROKER_METRICS_PORT",
-        "BROKER_FLOWER_URL",
-    }
-)
+ATLAS_SETTINGS = {name for name in SETTINGS if name.startswith("MONGODB_ATLAS_")}
+SECRET_SETTINGS = {*SECRETS, "MONGODB_ATLAS_PROJECT_ID"}
 WORKING = {
     "BROKER_MONGO_URI": "mongodb://mongo.example/?replicaSet=rs0",
     "BROKER_REDIS_URL": "redis://redis.example/0",
@@ -56,7 +36,7 @@ WORKING = {
     "MONGODB_ATLAS_PUBLIC_API_KEY": "public",
     "MONGODB_ATLAS_PRIVATE_API_KEY": "private",
 }
-"""Values that the broker takes for what somebody has to fill in; the service account's two are left empty."""
+"""Values for what an operator fills in; the service account's two are left empty."""
 
 QUEUES = {"instances", "bindings", "maintenance"}
 

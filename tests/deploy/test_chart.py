@@ -29,7 +29,7 @@ from tests.deploy.chart import (
     texts,
     walk,
 )
-from tests.deploy.files import CHECKOUT, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object
+from tests.deploy.files import CHECKOUT, COMPOSE, QUEUES, SECRET_SETTINGS, SETTINGS, WORKING, Object, objects
 from tests.deploy.kubernetes_schemas import NEWEST, errors
 
 OLDEST = "1.27"
@@ -367,6 +367,13 @@ def test_helm_test_runs_the_check_as_a_worker() -> None:
     worker = scenario("everything").ours()[f"{RELEASE}-workers-bindings"]
     assert container["command"] == ["atlas-broker", "check"]
     assert (container["image"], container["env"]) == (worker["image"], worker["env"])
+
+
+def test_the_demo_has_the_servers_of_the_compose_file() -> None:
+    (compose,) = objects(COMPOSE)
+    demo = chart().values["demo"]
+    assert demo["mongodb"]["image"] == compose["services"]["mongo"]["image"] == compose["services"]["cluster"]["image"]
+    assert demo["redis"]["image"] == compose["services"]["redis"]["image"]
 
 
 def test_the_demo_has_one_worker_beside_its_emulated_atlas() -> None:

@@ -13,8 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from broker_api.settings.settings import SECRETS, Project, Settings
-from broker_api.settings.sources import variable_of
+from broker_api.settings.settings import SECRETS
 from tests.deploy.chart import (
     CHART,
     CREATED,
@@ -28,7 +27,7 @@ from tests.deploy.chart import (
     render,
     texts,
 )
-from tests.deploy.files import CHECKOUT, Object
+from tests.deploy.files import CHECKOUT, SETTINGS, Object
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 OF_THE_CHART = {"BROKER_CONFIG", "BROKER_SECRETS", "BROKER_METRICS_PORT", "MONGODB_ATLAS_PROJECT_ID"}
@@ -119,9 +118,7 @@ def test_each_value_is_described_and_no_other_is_allowed() -> None:
 
 
 def test_the_settings_and_secrets_are_those_of_the_broker() -> None:
-    fields = (*Project.model_fields.values(), *Settings.model_fields.values())
-    known = {name for field in fields if (name := variable_of(field))} | {"BROKER_LOG_LEVEL"}
-    assert schema_of(("settings",))["properties"].keys() == known - {*SECRETS} - OF_THE_CHART
+    assert schema_of(("settings",))["properties"].keys() == SETTINGS - {*SECRETS} - OF_THE_CHART
     kept = {*schema_of(("secrets", "broker", "data"))["properties"], *schema_of(("atlas", "data"))["properties"]}
     assert kept == {*SECRETS, "secret.json"}
 
