@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,14 @@ def test_the_commands_of_a_page_work(page: str, environment: dict[str, str], ord
             eventually(partial(ended, text, environment), "the operation has ended")
         else:
             run(re.sub(r"\bID$", orders.operation, text, flags=re.MULTILINE), environment)
+
+
+def test_the_emulator_starts_from_python_as_its_page_says() -> None:
+    (example,) = [block.text for block in blocks("python") if block.page == "docs/emulator.md"]
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+ \w+ emulator \S+\n", done.stdout), done.stderr
 
 
 def printed(*words: str, environment: dict[str, str]) -> str:
