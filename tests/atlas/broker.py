@@ -22,6 +22,7 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess
 from tests.osb_client import IN_PROGRESS, Answer, Json, OsbClient
+from workers.context import Context
 
 MAIN = Emulator.project_id
 OTHER = OTHER_PROJECT
@@ -96,11 +97,16 @@ class Broker:
         assert accepted.status == 202, accepted.text
         return instance_id, self.client.wait(instance_id, operation=accepted.operation)
 
-    def access_list(self, project: str) -> dict[str, str]:
-        """The comments of the entries by CIDR."""
+    @property
+    def context(self) -> Context:
+        """The parts of the worker, which is in this process."""
         (worker,) = self._workers
         assert isinstance(worker, InThisProcess)
-        entries = worker.context.projects[project].guarded().access_list()
+        return worker.context
+
+    def access_list(self, project: str) -> dict[str, str]:
+        """The comments of the entries by CIDR."""
+        entries = self.context.projects[project].guarded().access_list()
         return {str(entry.cidr): entry.comment for entry in entries}
 
     def start_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:

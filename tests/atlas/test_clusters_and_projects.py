@@ -1,15 +1,17 @@
 """Section 6: clusters of every kind and state, their connection strings, and several projects with their keys."""
 
+import json
 import time
 
 import pytest
 
-from broker_api.state.housekeeping import RECENT_SECONDS
+from broker_api.state.housekeeping import RECENT_SECONDS, RECONCILED
 from tests.atlas.broker import MAIN, OTHER, Broker, log_in, new_id, strings_of
 from tests.atlas.operator_config import ENDPOINT_PLAN, PINNED_CLUSTER, PINNED_PLAN, PRIVATE_PLAN
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 from tests.tenant import eventually, works
+from workers.maintenance.reconcile import ReconcileError, reconcile
 
 THREE_HOSTS = "mongodb://h1:27017,h2:27018,h3:27019/?ssl=true&authSource=admin&replicaSet=atlas-abcdef-shard-0"
 PRIVATE = {
@@ -314,6 +316,19 @@ def test_a_cluster_name_that_two_projects_have_must_come_with_its_project(broker
 def test_a_project_without_credentials_is_refused(broker: Broker) -> None:
     _, ended = broker.provision({"cluster": "c", "project": "f" * 24})
     assert ended.description == f"The broker has no credentials for the Atlas project {'f' * 24}."
+
+
+def test_a_project_that_the_key_may_not_read_keeps_no_other_from_being_compared(broker: Broker) -> None:
+    instance = broker.instance(broker.cluster(project=OTHER), project=OTHER)
+    binding = broker.start_bind(instance)
+    broker.credentials(instance, binding)
+    broker.context.projects[OTHER].guarded().delete_user(binding)
+    broker.atlas.fail("GET", f"/groups/{MAIN}/databaseUsers", times=None, status=403, error_code="USER_UNAUTHORIZED")
+    with pytest.raises(ReconcileError, match=rf"1 of \d projects not compared\. Project {MAIN}: "):
+        reconcile(broker.context, repair=False)
+    found = broker.context.housekeeping.read(RECONCILED)
+    assert json.loads(found["not_compared"]).keys() == {MAIN}
+    assert {"binding_without_user": binding, "project": OTHER} in json.loads(found["differences"])
 
 
 def test_a_plan_that_pins_project_and_cluster_needs_no_parameter(broker: Broker) -> None:

@@ -176,7 +176,7 @@ def test_each_user_is_compared_and_repaired_whatever_the_others_are_like(
     eventually(lambda: works(users["lost"]), "the password that was handed out works again")
 
 
-def test_a_project_that_the_key_may_not_read_does_not_stop_the_others(
+def test_a_project_that_the_key_may_not_read_is_told_and_its_limit_need_not_be_known(
     broker: InThisProcess, client: OsbClient, atlas: Emulator
 ) -> None:
     Tenant(client).provision().bind("kept")
