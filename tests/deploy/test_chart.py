@@ -176,6 +176,9 @@ def test_ports_agree(name: str) -> None:
             spec = monitor["spec"]
             scraped = [own for own in made.selected_by(spec["selector"]["matchLabels"]) if expressed(made, spec, own)]
             assert scraped
+            if kind == "ServiceMonitor":
+                labels = [service["metadata"]["labels"] for service in made.of_kind("Service").values()]
+                assert sum(spec["selector"]["matchLabels"].items() <= worn.items() for worn in labels) == 1
             for own in scraped:
                 assert spec[endpoints][0]["port"] in ports[own]
 
