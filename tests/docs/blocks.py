@@ -59,6 +59,12 @@ def blocks(language: str | None = None) -> Iterator[Block]:
                 yield Block(page, found, textwrap.dedent(text))
 
 
+def commands(*programs: str, page: str = "") -> list[list[str]]:
+    """Return the words of each command of these programs; pages with a test of their own are left out."""
+    here = [block for block in blocks("sh") if block.page not in WITH_A_TEST_OF_ITS_OWN and block.page.startswith(page)]
+    return [words for block in here for words in block.lines if words[0] in programs]
+
+
 def inline_commands(*programs: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the page and the words of each command that stands within a sentence or a table."""
     for path in PAGES:
