@@ -83,6 +83,12 @@ def test_objects_have_names_of_their_own_with_the_prefix_and_are_in_the_namespac
     assert len(seen) == len(scenario(name).objects)
 
 
+def test_the_longest_name_of_a_release_makes_no_name_or_label_too_long() -> None:
+    for each in render(EVERYTHING, "r" * 53):
+        labels = each["metadata"]["labels"].values()
+        assert max(map(len, [each["metadata"]["name"], *labels])) <= 63
+
+
 def test_two_releases_in_a_namespace_do_not_touch_each_other() -> None:
     first, second = (Rendered(render(EVERYTHING, release)) for release in ("one", "two"))
     names = [{(each["kind"], each["metadata"]["name"]) for each in made.objects} for made in (first, second)]

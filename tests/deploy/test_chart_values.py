@@ -182,6 +182,7 @@ def test_the_settings_and_secrets_are_those_of_the_broker() -> None:
         ),
         ({"settings": {"BROKER_SYNC_WAIT": 5}}, "at '/settings': additional properties 'BROKER_SYNC_WAIT' not allowed"),
         ({"settings": {"BROKER_USERS": "a:b"}}, "at '/settings': additional properties 'BROKER_USERS' not allowed"),
+        ({"commonLabels": {"app.kubernetes.io/name": "a"}}, "at '/commonLabels'"),
         ({"api": {"replica": 2}}, "at '/api': additional properties 'replica' not allowed"),
         ({"workers": {"layout": "one"}}, "at '/workers/layout': value must be one of 'perQueue', 'all'"),
         ({"workers": {"bindings": {"replicas": 0}}}, "at '/workers/bindings/replicas': minimum: got 0, want 1"),
