@@ -3,8 +3,8 @@
     python minimal_root.py TARGET VENV
 
 TARGET gets the interpreter that runs this, its standard library, the shared libraries that these and VENV link to,
-certificates, an empty /tmp, and the user of the images. For scanners of vulnerabilities and for the licences it also
-gets the entries and the copyright files of Debian's packages that own the libraries.
+certificates, time zones, an empty /tmp, and the user of the images. For scanners of vulnerabilities and for the
+licences it also gets the entries and the copyright files of Debian's packages that own these files.
 """
 
 import compileall
@@ -25,7 +25,8 @@ UNUSED_MODULES = shutil.ignore_patterns(
     *("tkinter", "turtle*", "_tkinter*", "readline*", "_curses*", "_dbm*", "_gdbm*", "nis.*"),
 )
 FILES_OF_DEBIAN = ("etc/ld.so.cache", "etc/nsswitch.conf", "etc/os-release", "usr/lib/os-release")
-FOLDERS_OF_DEBIAN = ("etc/ssl/certs", "usr/lib/ssl")
+FOLDERS_OF_DEBIAN = ("etc/ssl/certs", "usr/lib/ssl", "usr/share/zoneinfo")
+PACKAGES_OF_FOLDERS = ("ca-certificates", "tzdata")
 DPKG = Path("/var/lib/dpkg")
 
 
@@ -86,13 +87,14 @@ def record_packages(files: set[Path], target: Path) -> None:
     folder = target / "var" / "lib" / "dpkg" / "status.d"
     folder.mkdir(parents=True)
     for listing in (DPKG / "info").glob("*.list"):
-        if files.isdisjoint(owned(listing)):
-            continue
         name = listing.stem.partition(":")[0]
+        if name not in PACKAGES_OF_FOLDERS and files.isdisjoint(owned(listing)):
+            continue
         (folder / name).write_text(stanzas[name] + "\n")
-        copyright_file = Path("usr/share/doc", name, "copyright")
-        if Path("/", copyright_file).exists():
-            copy(Path("/", copyright_file), target)
+        documents = Path("usr/share/doc", name)
+        if Path("/", documents, "copyright").exists():
+            (target / documents).mkdir(parents=True)
+            shutil.copy(Path("/", documents, "copyright"), target / documents)
 
 
 def owned(listing: Path) -> Iterator[Path]:
