@@ -20,6 +20,7 @@ from tests.emulator.client import Emulator
 from tests.osb_client import OsbClient
 from tests.tenant import Tenant, eventually, works
 
+pytestmark = pytest.mark.timeout(3600)
 SIZES = {"api": 160, "worker": 180, "emulator": 180}
 """The most megabytes that an image may have."""
 
