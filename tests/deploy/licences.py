@@ -37,7 +37,8 @@ def licences(name: str) -> set[str]:
     except metadata.PackageNotFoundError:
         return {NOT_INSTALLED[name]} if name in NOT_INSTALLED else set()
     classifiers = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line[:7] == "License"]
-    told = about.get("License-Expression") or " AND ".join(classifiers) or about.get("License") or ""
+    fields = {name: about[name] for name in ("License-Expression", "License") if name in about}
+    told = fields.get("License-Expression") or " AND ".join(classifiers) or fields.get("License") or ""
     return {SPDX.get(part, part) for part in re.split(r" (?:AND|OR) ", told) if part}
 
 
