@@ -127,8 +127,8 @@ class Migration:
             return None
         binding_id = made.binding_id if isinstance(made, Binding) else None
         query = written_before(made.instance_id, binding_id)
-        same = [each["_id"] for each in self._store.collection.find(query, {"_id": 1}).sort("_id", 1)]
-        if not same or same[0] != found["_id"]:  # a request was faster, or it is done with the first one
+        same = list(self._store.collection.find(query).sort("_id", 1))
+        if not same or same[0]["_id"] != found["_id"]:  # a request was faster, or it is done with the first one
             return None
         before = self._store.get(made.key)
         if before and before.phase in HOLDS_NOTHING and not before.operation.open:
@@ -141,7 +141,8 @@ class Migration:
         self.progress.converted += before is None
         if doubles := len(same) - (before is None):
             self.progress.duplicates += doubles
-            self.progress.note("duplicates", made, f"{doubles} more")
+            different = sum(each | {"_id": 0} != found | {"_id": 0} for each in same)
+            self.progress.note("duplicates", made, f"{doubles} more, {different} with other contents")
         if not self._dry_run and (before or not self._store.legacy.convert(found)):
             self._store.legacy.remove(found)
         return None if before else made
