@@ -61,6 +61,7 @@ EVENTS: dict[str, str] = {
     "repair_failed": "The reconciliation could not repair a difference.",
     "request_answered": "The API has answered a request.",
     "request_failed": "The API answered with a 5xx, for the reason given.",
+    "request_malformed": "A request was no valid HTTP, or had too long a head; the reason is the kind of the error.",
     "request_met_unexpected_error": "A defect: the API met an exception that it does not know.",
     "restart_needed": "A file of a secret has changed that the process uses only when it starts.",
     "secrets_not_replaced": "A file of a secret has changed, and its new content cannot be used; the old one is kept.",

@@ -203,6 +203,7 @@ class Connection:
     Attributes:
         address: what counts as one client; of IPv6 the network, since a client has all addresses in it.
         received: what has arrived and belongs to no request yet.
+        body: what has arrived of the body of a request.
         out: what is to be sent.
         talk: the generator.
 
@@ -222,7 +223,7 @@ class Connection:
         if tls:
             client = tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         self.socket, self.peer, self.server, self.address = client, peer, server, _group(peer[0])
-        self.received, self.out = bytearray(), bytearray()
+        self.received, self.body, self.out = bytearray(), bytearray(), bytearray()
         self.talk = self._talk()
         self.wait: Wait | None = None
         self.events = 0
@@ -310,6 +311,7 @@ class Connection:
         reader, deadline = request.body.reader, time.monotonic() + BODY_SECONDS
         has_length = isinstance(reader, LengthReader)
         body = _Body(reader.length if has_length else 0, chunked=not has_length)
+        self.body = body.data
         expected, request._expected_100_continue = request._expected_100_continue, False  # noqa: SLF001
         patience = 0 if expected else PATIENCE_SECONDS
         if not (yield from self._body_arrives(body, time.monotonic() + patience, READ_BYTES)) and not self._ended:
@@ -340,6 +342,7 @@ class Connection:
 
     def _discard(self, body: _Body, deadline: float) -> Talk:
         """Read the rest of a body that has been answered; return whether it had an end within the limit."""
+        body.data.clear()
         body.kept, most = False, body.size + DISCARDED_BYTES
         while not body.take(self.received):
             if body.broken or body.size > most or len(self.received) > HEAD_BYTES:

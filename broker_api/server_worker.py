@@ -16,24 +16,43 @@ import select
 import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http import HTTPStatus
 from typing import BinaryIO
 
 import structlog
 from gunicorn.http import wsgi
+from gunicorn.http.errors import (
+    ConfigurationProblem,
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.http.message import Request
 from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import ThreadWorker
+from structlog.contextvars import clear_contextvars
 
 from broker_api import child_processes
 from broker_api.body_awaited import BODY_AWAITED
-from broker_api.server_connection import LINGER_SECONDS, Connection, Wait, Work
+from broker_api.server_connection import (
+    HEADER_BYTES,
+    HEADERS_BYTES,
+    LINE_BYTES,
+    LINGER_SECONDS,
+    Connection,
+    Wait,
+    Work,
+)
 
 CONNECTIONS = 4096
 """How many connections a process has at most; when there are more, the one that has waited longest is closed.
@@ -50,8 +69,27 @@ REPORT_SECONDS = 10
 """How often closed connections are logged at most."""
 SHORT_SECONDS = 0.02
 """How often those are that are close."""
-LIVE_PATHS = frozenset({"/live", "/health"})
-"""What a thread of its own answers, so that it is answered although all other threads wait for MongoDB."""
+READY_THREADS = 2
+
+_DEFECT = HTTPStatus.INTERNAL_SERVER_ERROR
+_STATUSES = {
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    InvalidResponseHeader: _DEFECT,
+    InvalidResponseHeaderName: _DEFECT,
+    ConfigurationProblem: _DEFECT,
+}
+"""The statuses of gunicorn's exceptions; of others of its parser it is 400."""
+_DESCRIPTIONS = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: f"The request line must have at most {LINE_BYTES} bytes.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"A header must have at most {HEADER_BYTES} bytes, all together "
+    f"{HEADERS_BYTES}, and their number must be at most 100.",
+    HTTPStatus.EXPECTATION_FAILED: "The only expectation that is understood is 100-continue.",
+    HTTPStatus.NOT_IMPLEMENTED: "The only transfer encoding that is understood is chunked.",
+    _DEFECT: "Internal error of the broker; its log has the reason.",
+}
 
 stopping = threading.Event()
 """Set when this process stops: it accepts no new connection, and finishes the requests that it has begun."""
@@ -66,38 +104,24 @@ class _Answer(bytearray):
         """Append to the answer."""
         self += data
 
-    def send(self, _: bytes) -> None:
-        """Drop gunicorn's ``100 Continue``: the connection has sent its own where the body was awaited."""
-
-
-class _JsonAnswer(_Answer):
-    """An answer that replaces gunicorn's HTML errors by JSON; for requests that never reach the app."""
-
-    def sendall(self, data: bytes) -> None:
-        """Append the status line of gunicorn's answer, with a JSON body instead of its HTML."""
-        status = data.partition(b"\r\n")[0]
-        body = json.dumps({"description": "The request is not valid HTTP, or too long; see the status."}).encode()
-        head = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
-        super().sendall(b"\r\n".join([status, head, b"", body]))
-
-    def gettimeout(self) -> float:
-        """Return 0: it never blocks."""
-        return 0.0
-
 
 class Worker(ThreadWorker):
-    """gunicorn's worker with threads, whose threads get whole requests only; its errors are JSON."""
+    """gunicorn's worker with threads, whose threads get whole requests only."""
 
     def init_process(self) -> None:
         """Start to serve. The process ends with its parent: an orphan would keep the port and answer no new request."""
         child_processes.end_with_parent(self.ppid, signal.SIGKILL)
-        self.worker_connections = sys.maxsize  # gunicorn would stop accepting, instead of closing the oldest
+        # Above it, gunicorn accepts no more: that is only so if none waits for its client, and none can be closed.
+        self.worker_connections = self.cfg.worker_connections + ACCEPTED_AT_ONCE
         self._clients: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the one that has waited longest comes first
         self._of_address: dict[str, dict[Connection, None]] = defaultdict(dict)
         self._soon: set[Connection] = set()
         self._held, self._shed, self._next_look, self._next_report = 0, 0, 0.0, 0.0
-        self._live = ThreadPoolExecutor(1, "live")
+        # Probes have their own threads: they are answered although all others wait for MongoDB, and a flood of /ready,
+        # which needs no credentials, does not occupy the threads of platforms.
+        live, ready = ThreadPoolExecutor(1, "live"), ThreadPoolExecutor(READY_THREADS, "ready")
+        self._probes = {"/live": live, "/health": live, "/ready": ready}
         super().init_process()
 
     # --- connections ---------------------------------------------------------------------------------------------
@@ -118,17 +142,11 @@ class Worker(ThreadWorker):
                 continue
             self._clients.add(client)
             self._go_on(client, partial(next, client.talk))
-            self._make_room(client)
+            if len(self._clients) > self.cfg.worker_connections:
+                self._close_oldest(self._waiting)
 
     def _tls(self) -> ssl.SSLContext | None:
         return ssl_context(self.cfg) if self.cfg.is_ssl else None
-
-    def _make_room(self, newest: Connection) -> None:
-        most, of_address = self.cfg.worker_connections, self._of_address.get(newest.address, {})
-        if len(of_address) > most // 2:
-            self._close_oldest(of_address)
-        elif len(self._clients) > most:
-            self._close_oldest(self._waiting or [newest])
 
     def _close_oldest(self, clients: Iterable[Connection]) -> None:
         if client := next(iter(clients), None):
@@ -153,7 +171,7 @@ class Worker(ThreadWorker):
                 self._wait(client, wanted)
             else:
                 self._forget(client)
-                pool = self._live if wanted.path in LIVE_PATHS else self.tpool
+                pool: ThreadPoolExecutor = self._probes.get(wanted.path) or self.tpool
                 pool.submit(self._work, client, wanted)
 
     def _work(self, client: Connection, work: Work) -> None:
@@ -174,14 +192,17 @@ class Worker(ThreadWorker):
         if wait.deadline < now + LOOK_SECONDS:
             self._soon.add(client)
         self._waiting.setdefault(client)
-        self._of_address[client.address].setdefault(client)
-        held = len(client.received) + len(client.out)
+        of_address = self._of_address[client.address]
+        of_address.setdefault(client)
+        held = len(client.received) + len(client.body) + len(client.out)
         self._held += held - client.held
         client.held = held
         if client.events != wait.events:
             change = self.poller.modify if client.events else self.poller.register
             change(client.socket, wait.events, partial(self._client_ready, client))
             client.events = wait.events
+        if len(of_address) > self.cfg.worker_connections // 2:
+            self._close_oldest(of_address)
         if self._held > HELD_BYTES:
             self._close_oldest(client for client in self._waiting if client.held)
 
@@ -283,7 +304,13 @@ class Worker(ThreadWorker):
 
     def refuse(self, client: Connection, error: Exception) -> bool:
         """Answer a request that cannot be understood, or whose answer cannot be made."""
-        answer = _JsonAnswer()
-        self.handle_error(None, answer, client.peer, error)
-        client.out += answer
+        status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST if isinstance(error, ParseException) else _DEFECT)
+        clear_contextvars()  # those of the thread's request before
+        if status == _DEFECT:
+            log.error("request_met_unexpected_error", exc_info=error)
+        else:
+            log.warning("request_malformed", address=client.peer[0], reason=type(error).__name__)
+        body = json.dumps({"description": _DESCRIPTIONS.get(status, "The request is not valid HTTP.")}).encode()
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        client.out += f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         return False

@@ -1,7 +1,9 @@
 """The health of the broker, for the readiness probe and the metrics."""
 
+import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import Queue
@@ -12,6 +14,9 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import Counts, OperationCounts
 from broker_api.state.store import Store
+
+SHARED_SECONDS = 0.2
+"""For how long a look at the broker's readiness is used."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,22 @@ class Health:
     queue: Queue
     keys: KeyCheck
     counts: OperationCounts
+    _looking: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _seen: tuple[bool, JsonObject] = field(default=(False, {}), init=False)
+    _seen_until: float = field(default=0.0, init=False)
 
     def readiness(self) -> tuple[bool, JsonObject]:
-        """Return whether MongoDB answers, and the body of ``/ready``, which names all other trouble."""
+        """Return whether MongoDB answers, and the body of ``/ready``, which names all other trouble.
+
+        Calls at about the same time share one look, since outsiders may ask as often as they like.
+        """
+        with self._looking:
+            if time.monotonic() > self._seen_until:
+                self._seen = self._look()
+                self._seen_until = time.monotonic() + SHARED_SECONDS
+            return self._seen
+
+    def _look(self) -> tuple[bool, JsonObject]:
         try:
             report = BrokerState.read(self.housekeeping).report()
             report["encryption_keys"] = self.keys.report()

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_silent_clients_delay_no_other(api: TlsApi) -> None:
 
 
 @pytest.mark.parametrize("api", [HOST], indirect=True)
-def test_clients_that_stop_in_the_handshake_or_in_a_request_are_let_go(api: TlsApi) -> None:
+def test_clients_that_stop_in_the_handshake_or_drip_a_request_are_let_go(api: TlsApi) -> None:
     trusted = ssl.create_default_context(cafile=str(api.authority.file))
     with ExitStack() as held:
         in_handshake, in_request = (
@@ -102,6 +103,9 @@ def test_clients_that_stop_in_the_handshake_or_in_a_request_are_let_go(api: TlsA
         in_handshake.sendall(b"\x16")
         in_request = held.enter_context(trusted.wrap_socket(in_request, server_hostname=api.host))
         in_request.sendall(b"GET /live HTTP/1.1\r\nHost: broker")
+        for _ in range(HEAD_SECONDS - 2):
+            time.sleep(1)
+            in_request.sendall(b"x")
         assert in_handshake.recv(1) == b""
         assert in_request.recv(1) == b""
     assert "Traceback" not in api.log_text()

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import random
 import resource
 import select
 import socket
+import struct
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -264,6 +266,48 @@ def test_a_request_cut_off_in_its_body_is_400(stack: Stack, client: Client) -> N
 def test_headers_of_clients_change_no_path(stack: Stack, client: Client, name: str) -> None:
     client.send(_head(stack, "GET", "/v2/nothing", f"{name}: /v2"))
     assert client.status() == 404
+
+
+PIECES = [
+    *(b"GET /live HTTP/1.1\r\nHost: b\r\n", b"PUT /v2/service_instances/a HTTP/1.1\r\nX-Broker-API-Version: 2.17\r\n"),
+    *(
+        b"HEAD / HTTP/1.0\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+    ),
+    *(b"Content-Length: %d\r\n" % length for length in (-1, 0, 2, 100, 300_000, 10**12)),
+    *(b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Upgrade: h2c\r\n"),
+    *(
+        b"\r\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n\n",
+        b"{}",
+        b"0\r\n\r\n",
+        b"5\r\nhello\r\n",
+        b"f" * 16 + b"\r\n",
+        b"1;a=b\r\nx\r\n",
+    ),
+    *(b"X: " + b"x" * 70_000 + b"\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", bytes(range(256))),
+]
+
+
+def test_no_sequence_of_pieces_of_requests_is_a_defect(stack: Stack, *, long_form: bool) -> None:
+    chosen = random.Random(20261128)
+    pieces = [*PIECES, _head(stack, "PUT", PATH)[:-2]]
+    before = stack.api.log_text().count("\n")
+    for number in range(2000 if long_form else 200):
+        with Client(stack.api.port) as client, contextlib.suppress(OSError):
+            client.send(b"".join(chosen.choices(pieces, k=chosen.randint(1, 10))))
+            if number % 3 == 0:
+                client.socket.shutdown(socket.SHUT_WR)
+            elif number % 3 == 1:
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert requests.get(f"{stack.api.uri}/live", timeout=5).ok
+    new = stack.api.log_text().splitlines()[before:]
+    assert not [line for line in new if '"level": "error"' in line or "Traceback" in line]
+    assert any("request_malformed" in line for line in new)
 
 
 # --- few open files -----------------------------------------------------------------------------------------------
