@@ -57,7 +57,7 @@ class Broker:
         self._config = config
         self.settings = settings.load(self._environ, "api", config)
         try:
-            Catalog(self.settings.config)
+            Catalog(self.settings.config, self.settings.plans)
         except RecursionError:
             raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
 

@@ -5,7 +5,7 @@ each operation. Their results are stored, so the broker finds existing users als
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -15,11 +15,15 @@ from urllib.parse import quote
 
 from broker_api.authentication import Authentication
 from broker_api.errors import BadRequest, ErrClusterConfig
-from broker_api.naming import MAX_COMMON_NAME, MAX_DATABASE_BYTES, database_name, username
+from broker_api.naming import MAX_COMMON_NAME, MAX_DATABASE_BYTES, cluster_name, database_name, username
 from broker_api.user_passwords import new_password
 
 _escaped = partial(quote, safe="")
 """Percent-encode a part of a connection string; a space becomes ``%20``, since many drivers read ``+`` as a plus."""
+
+
+EXISTING, DEDICATED, FLEX = "existing", "dedicated", "flex"
+"""The names of the built-in plans, for BROKER_PLANS."""
 
 
 class RoleSpecs(StrEnum):
@@ -132,6 +136,8 @@ class Config:
     PARAMETER_CLUSTER = "cluster"
     UUID_SERVICES_CLUSTER = "2a04f349-4aab-4fcb-af6d-8e1749a77c13"
     UUID_PLANS_EXISTING_CLUSTER = "8db474d1-3cc0-4f4d-b864-24e3bd49b874"
+    UUID_PLANS_DEDICATED_CLUSTER = "3f0cdb1c-6f0e-4c58-8d54-0f7f1f5f2a11"
+    UUID_PLANS_FLEX_CLUSTER = "b9f0a1d4-5d6f-4b0e-9a43-27d1a5b1c0de"
 
     DATABASES = "own"
     """Which databases instances may have: ``own``; or ``any``, as in atlasbroker 2.0.0, also those of others."""
@@ -145,6 +151,8 @@ class Config:
     AUTHENTICATION: ClassVar[tuple[str, ...]] = ("password",)
     """How users of bindings may log in: ``password``, ``aws-iam``, ``x509``; the first one is the default. A plan may
     have an ``authentication`` of its own."""
+    CLUSTER_TIERS: ClassVar[tuple[str, ...]] = ("M10", "M20", "M30")
+    """The tiers that instances with a dedicated cluster of their own may have; the first one is the default."""
     SERVICE_BINDING_KEYS = False
     """Whether credentials also have ``type`` and ``provider``, the well-known keys of the Service Binding specification
     for Kubernetes, by which application frameworks configure themselves."""
@@ -159,24 +167,46 @@ class Config:
         self.mongo = mongo_credentials or {}
         self.secrets: Mapping[str, Any] = getattr(self.mongo, "whole", getattr(self.atlas, "whole", {}))
         self.clusters = dict(clusters or {})
-        self.broker: dict[str, Any] = {
+        self.broker: dict[str, Any] = self._built_in((EXISTING,))
+
+    def _built_in(self, plans: Sequence[str]) -> dict[str, Any]:
+        described: dict[str, dict[str, Any]] = {
+            EXISTING: {
+                "id": self.UUID_PLANS_EXISTING_CLUSTER,
+                "name": "atlas-mongodb-existing-cluster",
+                "description": "Atlas/MongoDB: Configure an existing cluster",
+            },
+            DEDICATED: {
+                "id": self.UUID_PLANS_DEDICATED_CLUSTER,
+                "name": "atlas-mongodb-dedicated-cluster",
+                "description": "Atlas/MongoDB: A dedicated cluster for each instance",
+                "new_cluster": {"kind": "dedicated"},
+            },
+            FLEX: {
+                "id": self.UUID_PLANS_FLEX_CLUSTER,
+                "name": "atlas-mongodb-flex-cluster",
+                "description": "Atlas/MongoDB: A Flex cluster for each instance",
+                "new_cluster": {"kind": "flex"},
+            },
+        }
+        return {
             "id": self.UUID_SERVICES_CLUSTER,
             "name": "atlas-mongodb-cluster",
             "description": "Atlas/MongoDB for applications",
             "bindable": True,
-            "plans": [
-                {
-                    "id": self.UUID_PLANS_EXISTING_CLUSTER,
-                    "name": "atlas-mongodb-existing-cluster",
-                    "description": "Atlas/MongoDB: Configure an existing cluster",
-                    "free": False,
-                    "bindable": True,
-                }
-            ],
+            "plans": [described[name] | {"free": False, "bindable": True} for name in described if name in plans],
             "tags": ["atlas", "mongodb"],
             "metadata": {"displayName": "Atlas - MongoDB Cloud Provider"},
             "plan_updateable": False,
         }
+
+    def offered(self, plans: Sequence[str]) -> object:
+        """Return the services: those of ``broker`` if it was changed, else the built-in one with these plans.
+
+        Args:
+            plans: the names of built-in plans, from BROKER_PLANS.
+        """
+        return self._built_in(plans) if self.broker == self._built_in((EXISTING,)) else self.broker
 
     @staticmethod
     def load_json(json_file: str) -> dict[str, Any] | None:
@@ -212,6 +242,16 @@ class Config:
         """
         given: str | None = instance.parameters.get(self.PARAMETER_DATABASE)
         return given or database_name(instance.instance_id, instance.database_limit)
+
+    def generate_instance_clustername(self, instance: InstanceView) -> str:
+        """Return the name of the cluster that is created for an instance.
+
+        Atlas allows letters, digits and hyphens. The first 23 characters must be unique in the Atlas project.
+
+        Args:
+            instance: the instance; its ``cluster`` is still empty.
+        """
+        return cluster_name(instance.instance_id)
 
     def generate_binding_username(self, binding: BindingView) -> str:
         """Return the name of a binding's database user, which with X.509 is the common name of its certificate.

@@ -9,6 +9,9 @@ MAX_SHARED_TIER_DATABASE_BYTES = 38
 """Atlas's limit on free and Flex clusters (its limitations pages, "Namespaces and Database Names")."""
 MAX_COMMON_NAME = 64
 """The limit of X.509 for the common name of a certificate."""
+MAX_CLUSTER_NAME = 64
+CLUSTER_PREFIX = 23
+"""So many characters of the names of two clusters of a project must differ."""
 RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 DATABASE_PREFIX = "instance-"
 
@@ -18,6 +21,8 @@ _PLAIN_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # Other characters have a meaning in the subject of a certificate, or cannot be in it.
 _COMMON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._@ -]*")
 _PLAIN_TAG = re.compile(r"[A-Za-z0-9 ;@_.+-]{1,255}")
+_CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+_RESERVED_CLUSTER = re.compile(r"atlas-[a-z0-9]{6}")
 _FORBIDDEN_IN_DATABASE = re.compile(r"[/\\. \"$*<>:|?\x00]")
 
 
@@ -37,6 +42,24 @@ def database_name(instance_id: str, limit: int = MAX_DATABASE_BYTES) -> str:
     if _PLAIN_DATABASE.fullmatch(plain) and len(plain) <= limit:
         return plain
     return f"{DATABASE_PREFIX}{_with_digest(instance_id, 36 if limit == MAX_DATABASE_BYTES else 12)}"
+
+
+def cluster_name(instance_id: str) -> str:
+    """Return the name of an instance's own cluster: the beginning of the id and a digest of it, 23 characters."""
+    beginning = re.sub(r"[^A-Za-z0-9]", "", instance_id)[:4] or "x"
+    return f"i-{beginning}-{hashlib.sha256(instance_id.encode()).hexdigest()}"[:CLUSTER_PREFIX]
+
+
+def cluster_problem(name: object) -> str | None:
+    """Return why Atlas would not take ``name`` for a cluster, as a sentence for users; None if it would."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_CLUSTER_NAME:
+        return f"The name of a cluster must have 1 to {MAX_CLUSTER_NAME} characters."
+    if not _CLUSTER.fullmatch(name) or name[:CLUSTER_PREFIX].endswith("-"):
+        return (
+            f"The name {name!r} cannot be that of a cluster: it may have letters, digits and hyphens, must begin with "
+            f"a letter or digit, and its first {CLUSTER_PREFIX} characters must not end with a hyphen."
+        )
+    return f"The cluster name {name} is reserved by Atlas." if _RESERVED_CLUSTER.fullmatch(name) else None
 
 
 def is_default_database(name: str, instance_id: str) -> bool:

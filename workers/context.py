@@ -16,6 +16,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
 from workers.clusters.access_list import AccessNeeds
+from workers.clusters.cluster_looks import ClusterLooks
 from workers.clusters.connection_strings import ConnectionStringCache
 from workers.clusters.status import ClusterStatus
 from workers.clusters.watcher import ClusterWatcher
@@ -62,6 +63,7 @@ class Context:
     watcher: ClusterWatcher
     connection_strings: ConnectionStringCache
     access: AccessNeeds
+    looks: ClusterLooks
     projects: dict[str, AtlasProject]
     """By project id, in the order of the settings."""
     stopping: threading.Event
@@ -119,7 +121,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
     status = ClusterStatus(housekeeping, settings.settle, lambda project: projects[project].limiter.may_poll())
     return Context(
         settings=settings,
-        catalog=Catalog(settings.config),
+        catalog=Catalog(settings.config, settings.plans),
         store=store,
         claims=claims,
         housekeeping=housekeeping,
@@ -132,6 +134,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         watcher=ClusterWatcher(status, claims, queue, lambda project: projects[project].guarded(), stopping),
         connection_strings=ConnectionStringCache(housekeeping),
         access=AccessNeeds(housekeeping),
+        looks=ClusterLooks(housekeeping),
         projects=projects,
         stopping=stopping,
         own_vault=own_vault,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from broker_api.authentication import Authentication
+from broker_api.catalog.new_clusters import check_names, cluster_properties, place
 from broker_api.catalog.parameter_checks import check_authentication, check_schema
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, schema_problem
 from broker_api.catalog.service_definitions import (
@@ -20,7 +21,7 @@ from broker_api.catalog.service_definitions import (
     known_authentication,
     read_services,
 )
-from broker_api.config import Config
+from broker_api.config import EXISTING, Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
 from broker_api.json_types import JsonObject
 from broker_api.naming import database_problem
@@ -42,6 +43,8 @@ class Plan:
     endpoint: str | None
     authentication: Sequence[str]
     """The ways to log in that bindings may have; the first one is the default."""
+    new_cluster: Mapping[str, Any] | None
+    """The kind of cluster that each instance gets, and the fixed values of its parameters."""
     access_list: Sequence[str]
     """Blocks of addresses that the project of each instance lets in."""
     max_bindings: int | str
@@ -61,6 +64,10 @@ def _pins(plan: PlanDefinition | Plan) -> dict[str, str | None]:
 class Catalog:
     """The services and plans of a ``Config``.
 
+    Args:
+        config: the ``Config``.
+        plans: the names of the built-in plans that are offered, if the ``Config`` has no services of its own.
+
     Attributes:
         plans: the plans by id.
         kept: the description of each plan that its instances store, by the plan's id; for ``plan_of``. It holds the
@@ -72,18 +79,18 @@ class Catalog:
         SettingError: a service or plan is wrong; the message names it.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, plans: Sequence[str] = (EXISTING,)) -> None:
         self._config = config
         try:
             known_authentication(config.AUTHENTICATION)
         except ValueError as error:
             raise SettingError(f"Config.AUTHENTICATION: {error}") from None
-        services = read_services(config.broker)
+        services = read_services(config.offered(plans))
         self.plans = {plan.id: self._plan(service, plan) for service in services for plan in service.plans}
         self._service_ids = {service.id for service in services}
         self.kept: dict[str, JsonObject] = {}
         for plan in self.plans.values():
-            is_default = plan.schemas == self._schemas(plan.name, _pins(plan), plan.authentication, OwnSchemas())
+            is_default = plan.schemas == self._schemas(plan, plan.authentication, OwnSchemas())
             self.kept[plan.id] = asdict(plan) | ({"schemas": None} if is_default else {})
         self.document: JsonObject = {"services": [service.model_dump(exclude_none=True) for service in services]}
         for document in self.document["services"]:
@@ -93,6 +100,13 @@ class Catalog:
 
     def _plan(self, service: ServiceDefinition, plan: PlanDefinition) -> Plan:
         authentication = plan.authentication or list(self._config.AUTHENTICATION)
+        new_cluster: dict[str, Any] | None = None
+        if plan.new_cluster:
+            new_cluster = plan.new_cluster.model_dump(by_alias=True, exclude_none=True)
+        if new_cluster and (project := new_cluster.pop("project", None)):
+            plan = plan.model_copy(update={"project": project})
+        if new_cluster and len(set(self._config.CLUSTER_TIERS)) < max(1, len(self._config.CLUSTER_TIERS)):
+            raise SettingError("Config.CLUSTER_TIERS: must be one or more tiers of Atlas, each once")
         return Plan(
             id=plan.id,
             name=plan.name,
@@ -101,25 +115,32 @@ class Catalog:
             maintenance_version=plan.maintenance_info.version if plan.maintenance_info else None,
             updateable=service.plan_updateable if plan.plan_updateable is None else plan.plan_updateable,
             authentication=authentication,
+            new_cluster=new_cluster,
             access_list=plan.access_list,
             max_bindings=plan.max_bindings,
-            schemas=self._schemas(plan.name, _pins(plan), authentication, plan.schemas),
+            schemas=self._schemas(plan, authentication, plan.schemas, new_cluster),
             **_pins(plan),
         )
 
     def _schemas(
-        self, name: str, pins: Mapping[str, str | None], authentication: Sequence[str], own: OwnSchemas
+        self,
+        plan: PlanDefinition | Plan,
+        authentication: Sequence[str],
+        own: OwnSchemas,
+        new_cluster: Mapping[str, Any] | None = None,
     ) -> JsonObject:
         """Return a plan's schemas: the operator's own if there are any, else those of the plan's parameters."""
 
         def chosen(where: str, own: OwnSchema, default: JsonObject) -> JsonObject:
             schema = default if own.parameters is None else own.parameters
             if problem := schema_problem(schema):
-                raise SettingError(f"Plan {name}: schemas.{where}.parameters: {problem}")
+                raise SettingError(f"Plan {plan.name}: schemas.{where}.parameters: {problem}")
             return {"parameters": schema}
 
-        create = instance_schema(self._config, pins, creating=True)
-        update = instance_schema(self._config, pins, creating=False)
+        pins = _pins(plan)
+        new_cluster = plan.new_cluster if isinstance(plan, Plan) else new_cluster
+        create = instance_schema(self._config, pins, new_cluster, creating=True)
+        update = instance_schema(self._config, pins, new_cluster, creating=False)
         bind = binding_schema(self._config, authentication)
         return {
             "service_instance": {
@@ -169,9 +190,7 @@ class Catalog:
         retired = Plan(**values | {"id": plan_id, "service_id": service_id})
         if retired.schemas:
             return retired
-        return replace(
-            retired, schemas=self._schemas(retired.name, _pins(retired), retired.authentication, OwnSchemas())
-        )
+        return replace(retired, schemas=self._schemas(retired, retired.authentication, OwnSchemas()))
 
     def check_instance(self, plan: Plan, parameters: JsonObject, *, creating: bool) -> None:
         """Check the parameters of a provision or an update.
@@ -184,7 +203,13 @@ class Catalog:
         Raises:
             BadRequest: the plan does not allow a parameter; the message names it.
         """
+        check_names(plan.new_cluster, parameters, self._config.PARAMETER_CLUSTER)
         check_schema(plan.schemas["service_instance"]["create" if creating else "update"]["parameters"], parameters)
+        if plan.new_cluster:  # also where the operator's own schema does not have them
+            properties = cluster_properties(plan.new_cluster, self._config.CLUSTER_TIERS, creating=creating)
+            check_schema({"properties": properties}, parameters)
+            if creating and place(plan.new_cluster, parameters)[1] is None:
+                raise BadRequest("parameters.region is required elsewhere than on AWS.")
         for pin, value in _pins(plan).items():
             name = self._config.PARAMETER_CLUSTER if pin == "cluster" else pin
             if value is not None and parameters.get(name, value) != value:

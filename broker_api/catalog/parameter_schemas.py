@@ -11,6 +11,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT4
 
 from broker_api.authentication import DEFAULT_MONTHS, MAX_MONTHS, Authentication
+from broker_api.catalog.new_clusters import cluster_properties, place
 from broker_api.config import Config
 from broker_api.json_types import JsonObject
 
@@ -31,13 +32,20 @@ _FORBIDDEN_NAMES: JsonObject = {
 }
 
 
-def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating: bool) -> JsonObject:
+def instance_schema(
+    config: Config,
+    pins: Mapping[str, str | None],
+    new_cluster: Mapping[str, Any] | None = None,
+    *,
+    creating: bool,
+) -> JsonObject:
     """Return the schema of an instance's parameters.
 
     Args:
         config: has the names of the parameters.
         pins: the plan's values of ``project``, ``cluster``, ``connection`` and ``endpoint``, or None. A pinned
             parameter is not in the schema.
+        new_cluster: the plan's field, if it makes clusters; what it fixes is not in the schema.
         creating: whether the schema is for a provision. In an update no parameter is required, and an absent one
             stays as it is.
     """
@@ -62,9 +70,9 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
         },
         "policy-on-delete": {
             "type": "string",
-            "description": "What becomes of the database when the instance is deleted.",
+            "description": f"What becomes of the {'cluster' if new_cluster else 'database'} of a deleted instance.",
             "enum": list(DELETE_POLICIES),
-            **({"default": "retain"} if creating else {}),
+            **({"default": "drop" if new_cluster else "retain"} if creating else {}),
         },
         "connection": {
             "type": "string",
@@ -93,12 +101,18 @@ def instance_schema(config: Config, pins: Mapping[str, str | None], *, creating:
     left_out = {names.get(pin, pin) for pin, value in pins.items() if value is not None}
     if pins["connection"] not in (None, PRIVATE_ENDPOINT):
         left_out.add("endpoint")
+    if new_cluster:
+        properties |= cluster_properties(new_cluster, config.CLUSTER_TIERS, creating=creating)
+        left_out |= {config.PARAMETER_CLUSTER, *new_cluster}
+        left_out |= {config.PARAMETER_DATABASE} if "database" in new_cluster else set()
     schema: JsonObject = {
         "$schema": DRAFT_04,
         "type": "object",
         "properties": {name: properties[name] for name in properties if name not in left_out},
     }
-    if creating and pins["cluster"] is None:
+    if creating and new_cluster and place(new_cluster, {})[1] is None:
+        schema["required"] = ["region"]
+    elif creating and not new_cluster and pins["cluster"] is None:
         schema["required"] = [config.PARAMETER_CLUSTER]
     return schema
 

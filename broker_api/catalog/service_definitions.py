@@ -12,11 +12,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from broker_api.authentication import Authentication
+from broker_api.catalog.new_clusters import SECONDS as NEW_CLUSTER_SECONDS
+from broker_api.catalog.new_clusters import NewClusterDefinition
 from broker_api.catalog.parameter_schemas import CONNECTIONS
 from broker_api.errors import SettingError
 from broker_api.json_types import JsonObject
 
 POLLING_SECONDS = 1800
+
+
+def _polling_seconds(fields: Mapping[str, object]) -> int:
+    return NEW_CLUSTER_SECONDS if fields.get("new_cluster") else POLLING_SECONDS
+
 
 # The expression of semver.org, without its named groups.
 _NUMBER = r"(0|[1-9]\d*)"
@@ -111,7 +118,8 @@ class PlanDefinition(_Setting):
     bindable: bool | None = None
     binding_rotatable: bool = True
     plan_updateable: bool | None = None
-    maximum_polling_duration: Annotated[int, Field(gt=0)] = POLLING_SECONDS
+    new_cluster: NewClusterDefinition | None = Field(default=None, exclude=True)
+    maximum_polling_duration: Annotated[int, Field(gt=0, default_factory=_polling_seconds)]
     maintenance_info: MaintenanceDefinition | None = None
     schemas: OwnSchemas = OwnSchemas()
     project: Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")] | None = Field(default=None, exclude=True)
@@ -121,6 +129,12 @@ class PlanDefinition(_Setting):
     authentication: Annotated[list[str], AfterValidator(known_authentication)] | None = Field(None, exclude=True)
     access_list: list[Annotated[str, AfterValidator(_block)]] = Field(default=[], max_length=200, exclude=True)
     max_bindings: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["half", "none"] = Field("half", exclude=True)
+
+    @model_validator(mode="after")
+    def _one_kind_of_cluster(self) -> "PlanDefinition":
+        if self.new_cluster and self.cluster:
+            raise ValueError("cluster and new_cluster exclude each other")
+        return self
 
 
 class ServiceDefinition(_Setting):

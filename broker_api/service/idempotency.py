@@ -27,12 +27,14 @@ def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> A
 
     Raises:
         Conflict: it exists with other attributes, or its create failed with other attributes, or its delete failed.
-        ConcurrencyError: it is being deleted.
+        ConcurrencyError: it is being deleted, or what its failed create has made is being removed.
     """
     if found.phase is Phase.GONE:
         return None
     if found.phase is Phase.DELETING and found.operation.open:
         raise ConcurrencyError
+    if isinstance(found, Instance) and found.cluster_operation and found.phase is Phase.FAILED and found.operation.open:
+        raise ConcurrencyError  # the cluster of the failed attempt is still being removed
     if found.phase is Phase.DELETING:
         raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
     names = SAME_LEGACY if found.legacy else SAME_PROVISION if isinstance(found, Instance) else SAME_BIND

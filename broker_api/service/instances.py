@@ -15,7 +15,7 @@ from broker_api.service import serializers
 from broker_api.service.existence_checks import poll_of_nothing, read_anew, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update
 from broker_api.service.operation_start import OperationStarter
-from broker_api.service.plan_checks import check_ids, check_maintenance, check_move
+from broker_api.service.plan_checks import check_cluster_changes, check_ids, check_maintenance, check_move
 from broker_api.service.schemas import Accepted, Caller, Complete, LastOperation, ProvisionRequest, UpdateRequest
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings
@@ -93,7 +93,13 @@ class Instances:
         plan = self._catalog.plans.get(request.plan_id or "") if moves else current
         if plan is None:
             raise ErrPlanUnsupported(request.plan_id or "")
-        parameters = self._merged_parameters(found, request.parameters or {})
+        asked_for = request.parameters or {}
+        parameters = self._merged_parameters(found, asked_for)
+        if moves:  # what the new plan fixes is not chosen any more
+            fixed = (plan.new_cluster or {}).keys() - {"kind"}
+            parameters = {name: value for name, value in parameters.items() if name in asked_for or name not in fixed}
+        else:
+            check_cluster_changes(current, found, parameters)
         version = (request.maintenance_info and request.maintenance_info.version) or None
         if not moves:
             version = version or found.maintenance_version

@@ -3,15 +3,17 @@
 A lost message delays the operation by seconds: the sweeper sends the jobs of operations that were written but not sent.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker_api import tracing
+from broker_api.catalog.new_clusters import SECONDS as NEW_CLUSTER_SECONDS
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import Accepted, Caller
 from broker_api.state.fields import BindingFields, InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase
-from broker_api.state.store import Start, Store
+from broker_api.state.store import OPERATION_SECONDS, Start, Store
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class OperationStarter:
             replaced: a gone or failed instance or binding of the same id, if there is one.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller)
+        start = _start(kind, caller, seconds=_seconds(fields.get("plan")))
         operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
         if operation_id is None:
             return None
@@ -66,7 +68,7 @@ class OperationStarter:
             request: the wanted state after an update, as canonical JSON.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, request)
+        start = _start(kind, caller, request, _seconds(getattr(found, "plan", None)))
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
         operation_id = self.store.start(found.key, found.operation, start, phase)
         if operation_id is None:
@@ -76,5 +78,10 @@ class OperationStarter:
         return Accepted(operation_id, body or {})
 
 
-def _start(kind: Kind, caller: Caller, request: str = "{}") -> Start:
-    return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent())
+def _start(kind: Kind, caller: Caller, request: str = "{}", seconds: float = OPERATION_SECONDS) -> Start:
+    return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent(), seconds)
+
+
+def _seconds(plan: object) -> float:
+    """Return the time for an operation on an instance: more if its plan makes clusters."""
+    return NEW_CLUSTER_SECONDS if isinstance(plan, Mapping) and plan.get("new_cluster") else OPERATION_SECONDS

@@ -1,8 +1,10 @@
 """Checks of the services and plans in requests, against the catalog and the stored instances and bindings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.catalog.new_clusters import check_changes, chosen, place
 from broker_api.errors import BadRequest, ErrPlanUnsupported, MaintenanceInfoConflict, UpdateNotSupported
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import BindRequest, MaintenanceInfo, ProvisionRequest, RotateRequest, UpdateRequest
@@ -77,10 +79,39 @@ def check_move(settings: Settings, catalog: Catalog, found: Instance, wanted: Pl
                 f"The plan {wanted.name} is for another {name}, and the data of an instance does not move with its "
                 "plan. Make a new instance of that plan, and copy the data."
             )
+    own, new = current.new_cluster or {}, wanted.new_cluster or {}
+    if own.get("kind") != new.get("kind"):
+        raise UpdateNotSupported(
+            f"The plan {wanted.name} is for another kind of cluster, and the data of an instance does not move with "
+            "its plan. Make a new instance of that plan, and copy the data."
+        )
     try:
+        if own:
+            check_changes(_settings_of(own, found.parameters), _settings_of(new, parameters))
         catalog.check_instance(wanted, parameters, creating=False)
     except BadRequest as error:
         raise UpdateNotSupported(f"The plan {wanted.name} does not take the instance as it is: {error}") from None
+
+
+def _settings_of(new_cluster: Mapping[str, Any], parameters: JsonObject) -> JsonObject:
+    provider, region = place(new_cluster, parameters)
+    return {**chosen(new_cluster, parameters), "provider": provider, "region": region}
+
+
+def check_cluster_changes(plan: Plan, found: Instance, parameters: JsonObject) -> None:
+    """Check that an update can change the instance's own cluster as it asks.
+
+    Args:
+        plan: the plan of the instance.
+        found: the instance.
+        parameters: the parameters that the instance would have.
+
+    Raises:
+        BadRequest: it changes what cannot be changed.
+    """
+    if plan.new_cluster:
+        before, after = (_settings_of(plan.new_cluster, values) for values in (found.parameters, parameters))
+        check_changes(before, after)
 
 
 def plan_of_bind(catalog: Catalog, instance: Instance, request: BindRequest | RotateRequest) -> Plan:

@@ -127,7 +127,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class LastOperation:
-    """The answer to a poll. ``retry_after`` is set only when nothing can change for 60 seconds or more."""
+    """The answer to a poll. ``retry_after`` is set only while a dedicated cluster is made or changed."""
 
     state: str
     description: str | None = None

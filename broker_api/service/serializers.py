@@ -7,6 +7,7 @@ from broker_api.json_types import JsonObject
 from broker_api.service.schemas import LastOperation
 from broker_api.state.records import Binding, Instance, Kind, Phase, Resource, State
 
+CLUSTER_POLL_SECONDS = 30
 _RUNNING: dict[str, str] = {
     Kind.PROVISION: "Provisioning the instance.",
     Kind.UPDATE: "Updating the instance.",
@@ -56,6 +57,13 @@ def _moment(when: datetime) -> str:
     return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 100000}Z"
 
 
+def _retry_after(found: Resource, state: str, kind: str) -> int | None:
+    """Return after how many seconds to poll again: while a dedicated cluster is being made or changed."""
+    if state != State.IN_PROGRESS or kind not in (Kind.PROVISION, Kind.UPDATE) or not isinstance(found, Instance):
+        return None
+    return CLUSTER_POLL_SECONDS if (found.new_cluster or {}).get("kind") == "dedicated" else None
+
+
 def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     """Return the state of an operation, or of the latest operation if this id is not known.
 
@@ -69,4 +77,4 @@ def last_operation(found: Resource, operation_id: str | None) -> LastOperation:
     usable = None
     if state == State.FAILED and operation.kind in (Kind.UPDATE, Kind.DEPROVISION):
         usable = found.phase is Phase.READY
-    return LastOperation(state=str(state), description=description, instance_usable=usable)
+    return LastOperation(str(state), description, _retry_after(found, state, operation.kind), usable)

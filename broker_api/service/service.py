@@ -37,7 +37,7 @@ class Service:
         Raises:
             SettingError: the catalog in the ``Config`` is wrong.
         """
-        catalog = Catalog(settings.config)
+        catalog = Catalog(settings.config, settings.plans)
         housekeeping = Housekeeping(store)
         vault = store.macs.vault if store.macs.vault.has_keys else Vault(settings.encryption_keys)
         operations = OperationStarter(store, queue)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import model_validator as validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from broker_api.config import Config
+from broker_api.config import DEDICATED, EXISTING, FLEX, Config
 from broker_api.errors import SettingError
 from broker_api.settings import url_checks
 from broker_api.settings.config_loader import load_config
@@ -81,6 +81,16 @@ def _keys(variable: str, given: object) -> tuple[str, ...]:
             f"{variable}: must be Fernet keys (32 bytes, URL-safe base64), several separated by commas"
         ) from None
     return keys
+
+
+PLANS = (EXISTING, DEDICATED, FLEX)
+
+
+def _plans(given: object) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in str(given).split(",") if name.strip())
+    if not names or not {*names} <= {*PLANS}:
+        raise ValueError("unknown plan")
+    return names
 
 
 def _keys_of(variable: str) -> BeforeValidator:
@@ -168,6 +178,11 @@ class Settings(BaseSettings):
     counts only this many seconds after it."""
     verify_login: Annotated[bool, AsText] = setting("BROKER_VERIFY_LOGIN", default=False, must_be="true or false")
     """Whether a worker logs in with new credentials before the bind becomes ``succeeded``."""
+    plans: Annotated[tuple[str, ...], BeforeValidator(_plans)] = setting(
+        "BROKER_PLANS", default=(EXISTING,), must_be=f"one or more of {', '.join(PLANS)}, separated by commas"
+    )
+    """Which built-in plans are offered. ``dedicated`` and ``flex`` create a cluster for each instance, which costs
+    money. A ``Config`` with services of its own replaces them."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535), AsText] = setting(
         "BROKER_METRICS_PORT", default=0, must_be="a port from 1 to 65535, or 0 for none"
     )

@@ -86,6 +86,7 @@ class InstanceFields(ResourceFields, total=False):
     connection: dict[str, str]
     plan: JsonObject
     owned: bool
+    cluster_operation: str | None
     sealed_dropper: str | None
 
 

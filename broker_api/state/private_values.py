@@ -18,16 +18,23 @@ KNOWN_PARAMETERS = frozenset(
     {
         "arn",
         "auth",
+        "backup",
         "cluster",
         "connection",
         "database",
+        "disk_size_gb",
         "endpoint",
         "expires_in",
         "expires_in_months",
+        "mongodb_version",
         "policy-on-delete",
         "project",
+        "provider",
+        "region",
         "role",
         "roles",
+        "termination_protection",
+        "tier",
     }
 )
 """The parameters that stay in clear: the broker's own by which operators tell instances and bindings apart."""

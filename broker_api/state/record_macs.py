@@ -52,7 +52,10 @@ GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of each MAC of a record."""
-LATER_FIELDS: dict[type[Resource], dict[str, tuple[str, ...]]] = {Binding: {SETTLED: ("auth",)}}
+LATER_FIELDS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
+    Instance: {SETTLED: ("cluster_operation",)},
+    Binding: {SETTLED: ("auth",)},
+}
 """Fields that the MACs of earlier releases lack. With their default they are left out, so that those MACs fit."""
 
 log = structlog.get_logger(__name__)

@@ -320,6 +320,8 @@ class Instance(Resource):
         sealed_dropper: The encrypted credentials of the temporary user that drops the database.
         owned: Whether only instances of the same owner have written to the database; None in documents of earlier
             releases.
+        cluster_operation: The operation that the instance's own cluster is tagged with; None before its name is
+            settled, and for instances on clusters that exist.
     """
 
     organization_guid: str = ""
@@ -329,6 +331,12 @@ class Instance(Resource):
     plan: Json[JsonObject] = Field(default_factory=dict)
     sealed_dropper: str | None = None
     owned: bool | None = None
+    cluster_operation: str | None = None
+
+    @property
+    def new_cluster(self) -> JsonObject | None:
+        """What the plan says of the instance's own cluster; None when the instance is on a cluster that exists."""
+        return self.plan.get("new_cluster")
 
     @property
     def dropper_place(self) -> Place:

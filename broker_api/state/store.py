@@ -28,7 +28,9 @@ from broker_api.state.private_values import sealed, sealed_request
 from broker_api.state.process_report import ProcessReport
 from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import (
+    DELETES,
     EPOCH,
+    HOLDS_NOTHING,
     AnyResource,
     Binding,
     Instance,
@@ -76,6 +78,7 @@ class Start:
         identity: The originating identity (spec: Originating Identity), if the platform sent one.
         request_id: The id of the request in the log: X-Broker-API-Request-Identity, or one that the API has made.
         traceparent: The span of the request, if it is traced.
+        seconds: The time until its deadline.
     """
 
     kind: Kind
@@ -83,6 +86,7 @@ class Start:
     identity: Mapping[str, Any] | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    seconds: float = OPERATION_SECONDS
 
     @cached_property
     def fresh(self) -> Operation:
@@ -108,7 +112,7 @@ class Start:
             "identity": identity,
             "request_id": self.request_id,
         }
-        values |= {"due": In(0), "accepted": In(0), "deadline": In(OPERATION_SECONDS), "dispatched": In(0)}
+        values |= {"due": In(0), "accepted": In(0), "deadline": In(self.seconds), "dispatched": In(0)}
         return assignments(values) | {
             # The lease is kept: a worker that still holds the previous operation ends its step first.
             "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
@@ -307,6 +311,18 @@ class Store:
         """Return the other instances that have the same database on the same cluster now."""
         return [other for other in self.of_same_database(instance) if other.phase is not Phase.GONE]
 
+    @storage_errors("find instances")
+    def instance_of_cluster(self, project: str, cluster: str) -> str | None:
+        """Return the id of the instance for which the broker has created a cluster; None if it manages it no more."""
+        query = {
+            "project": project,
+            "cluster": cluster,
+            "cluster_operation": {"$type": "string"},
+            "$or": [{"phase": {"$nin": [*HOLDS_NOTHING]}}, {"operation.open": True}],
+        }
+        found = self.collection.find_one(query, {"instance_id": 1})
+        return str(found["instance_id"]) if found else None
+
     @storage_errors("find")
     def get(self, key: str) -> Instance | Binding | None:
         """Return an instance or binding, as it is stored, by the ``_id`` of its document; None when there is none."""
@@ -361,7 +377,7 @@ class Store:
             The id of the new operation; None when ``current`` is not the latest one any more.
         """
         values = assignments(ResourceFields(phase=phase, expire_at=None))
-        if start.kind is Kind.UNBIND:
+        if start.kind in DELETES:
             values["unsure_until"] = UNSURE_UNTIL
         return self._begin(key, current, start, "$set", values)
 

@@ -22,6 +22,7 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess
 from tests.osb_client import IN_PROGRESS, Answer, Json, OsbClient
+from workers.atlas.client import AtlasClient
 from workers.context import Context
 
 MAIN = Emulator.project_id
@@ -99,15 +100,17 @@ class Broker:
 
     @property
     def context(self) -> Context:
-        """The parts of the worker, which is in this process."""
+        """The parts of the worker, for a broker in this process."""
         (worker,) = self._workers
         assert isinstance(worker, InThisProcess)
         return worker.context
 
+    def atlas_client(self, project: str) -> AtlasClient:
+        return self.context.projects[project].guarded()
+
     def access_list(self, project: str) -> dict[str, str]:
         """The comments of the entries by CIDR."""
-        entries = self.context.projects[project].guarded().access_list()
-        return {str(entry.cidr): entry.comment for entry in entries}
+        return {str(entry.cidr): entry.comment for entry in self.atlas_client(project).access_list()}
 
     def start_bind(self, instance_id: str, parameters: Json | None = None, binding_id: str | None = None) -> str:
         binding_id = binding_id or new_id()

@@ -8,6 +8,9 @@ from broker_api.config import BindingView, Config, InstanceView, Permissions
 PRIVATE_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a001"
 PINNED_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a002"
 ENDPOINT_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a003"
+DEDICATED_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a005"
+FLEX_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a006"
+FIXED_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a007"
 ACCESS_PLAN = "9f3c5a52-54a7-4c1e-9d2e-0d7c3bb0a004"
 OFFICE, SITE, ALL = "198.51.100.0/24", "203.0.113.7/32", "0.0.0.0/0"
 """The addresses of ``ACCESS_PLAN``; the emulated projects have let in ``ALL`` from the start."""
@@ -45,6 +48,25 @@ class OperatorConfig(Config):
                 "access_list": [OFFICE, SITE.removesuffix("/32"), ALL],
             },
             {
+                "id": DEDICATED_PLAN,
+                "name": "dedicated",
+                "description": "A cluster of its own",
+                "new_cluster": {"kind": "dedicated"},
+                "access_list": [OFFICE],
+            },
+            {
+                "id": FLEX_PLAN,
+                "name": "flex",
+                "description": "A Flex cluster of its own",
+                "new_cluster": {"kind": "flex"},
+            },
+            {
+                "id": FIXED_PLAN,
+                "name": "fixed",
+                "description": "A cluster in Frankfurt with larger nodes",
+                "new_cluster": {"kind": "dedicated", "provider": "AWS", "region": "EU_CENTRAL_1", "tier": "M50"},
+            },
+            {
                 "id": PINNED_PLAN,
                 "name": "pinned",
                 "description": "No parameter is needed",
@@ -52,6 +74,9 @@ class OperatorConfig(Config):
                 "cluster": PINNED_CLUSTER,
             },
         ]
+
+    def generate_instance_clustername(self, instance: InstanceView) -> str:
+        return str(instance.parameters.get("cluster_name") or super().generate_instance_clustername(instance))
 
     def generate_instance_dbname(self, instance: InstanceView) -> str:
         team: str | None = instance.parameters.get("team")

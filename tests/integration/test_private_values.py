@@ -23,7 +23,7 @@ from tests.in_process import InThisProcess, in_this_process
 from tests.tenant import CLUSTER, Json, Tenant, works
 
 PLANTED = "pl4nted-in-"
-PARAMETERS: Json = {"cluster": CLUSTER, "tier": {"key": f"{PLANTED}instance", "$n": [1, 1.5, None, True]}}
+PARAMETERS: Json = {"cluster": CLUSTER, "grade": {"key": f"{PLANTED}instance", "$n": [1, 1.5, None, True]}}
 CONTEXT = {"platform": "cloudfoundry", "note": f"{PLANTED}context"}
 OF_BINDING: Json = {"token": f"{PLANTED}binding", "role": "readWrite"}
 NEW_KEY = "bmV3LWtleS1uZXcta2V5LW5ldy1rZXktbmV3LWtleSE="
@@ -33,7 +33,7 @@ class SecretReader(Config):
     """Gives ``read`` only if it sees the secrets of the instance and of the binding."""
 
     def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
-        seen = binding.instance.parameters["tier"], binding.parameters["token"]
+        seen = binding.instance.parameters["grade"], binding.parameters["token"]
         database = binding.instance.get_dbname() or ""
         return permissions.add_role(database, "read" if all(PLANTED in str(each) for each in seen) else "dbAdmin")
 
@@ -89,10 +89,10 @@ def test_secrets_of_platforms_are_nowhere_in_clear_and_requests_see_them_as_befo
     assert client.instance(instance_id).json["parameters"] == PARAMETERS
     assert client.binding(instance_id, name).json["parameters"] == OF_BINDING
     assert client.provision(instance_id, PARAMETERS).status == 200
-    assert client.provision(instance_id, PARAMETERS | {"tier": "other"}).status == 409
+    assert client.provision(instance_id, PARAMETERS | {"grade": "other"}).status == 409
     assert client.bind(instance_id, name, OF_BINDING).status == 200
     assert client.bind(instance_id, name, OF_BINDING | {"token": "other"}).status == 409
-    changed = {"tier": f"{PLANTED}update", "more": f"{PLANTED}more"}
+    changed = {"grade": f"{PLANTED}update", "more": f"{PLANTED}more"}
     context = {**CONTEXT, "note": f"{PLANTED}new context"}
     tenant.succeed(client.update(instance_id, changed, fields={"context": context}))
     assert client.update(instance_id, changed, fields={"context": context}).status == 200
@@ -203,21 +203,22 @@ def test_forged_secrets_of_platforms_are_an_error_with_a_sentence(
 
 def test_a_forged_request_of_an_update_changes_nothing(tenant: Tenant, broker: InThisProcess, stack: Stack) -> None:
     instance_id = tenant.instance_id
-    tenant.update(tier=f"{PLANTED}first")
+    tenant.update(grade=f"{PLANTED}first")
     earlier = document(stack, instance_id)["operation"]["sealed_request"]
-    tenant.update(tier=f"{PLANTED}second")
+    tenant.update(grade=f"{PLANTED}second")
     with held(stack) as documents:
         again = {"operation.sealed_request": earlier, "operation.open": True, "operation.step": ""}
         again |= {"operation.state": "in progress"}
         documents.update_one({"_id": instance_key(instance_id)}, {"$set": again})
     said = tenant.client.wait(instance_id)
     assert (said.state, "is not as the broker wrote it" in said.description) == ("failed", True)
-    assert tenant.client.instance(instance_id).json["parameters"]["tier"] == f"{PLANTED}second"
+    assert tenant.client.instance(instance_id).json["parameters"]["grade"] == f"{PLANTED}second"
     assert broker.context.keys.passes()
 
 
 def test_only_parameters_of_the_catalog_stay_in_clear() -> None:
     config = Config(None, None)
     pins = dict.fromkeys(["project", "cluster", "connection", "endpoint"])
-    schemas = instance_schema(config, pins, creating=True), binding_schema(config, [*Authentication])
+    own_cluster = instance_schema(config, pins, {"kind": "dedicated"}, creating=True)
+    schemas = own_cluster, instance_schema(config, pins, creating=True), binding_schema(config, [*Authentication])
     assert {name for schema in schemas for name in schema["properties"]} >= KNOWN_PARAMETERS

@@ -53,6 +53,7 @@ DESIGN = [
     "BROKER_SYNC_WAIT_SECONDS",
     "BROKER_SETTLE_SECONDS",
     "BROKER_VERIFY_LOGIN",
+    "BROKER_PLANS",
     "BROKER_LOG_LEVEL",
     "BROKER_METRICS_PORT",
     "BROKER_FLOWER_URL",
@@ -102,6 +103,7 @@ def test_what_is_not_set_has_the_defaults_of_the_design() -> None:
         ("BROKER_SETTLE_SECONDS", "0.5", "settle", 0.5),
         ("BROKER_VERIFY_LOGIN", "True", "verify_login", True),
         ("BROKER_VERIFY_LOGIN", "0", "verify_login", False),
+        ("BROKER_PLANS", "flex, existing", "plans", ("flex", "existing")),
         ("BROKER_METRICS_PORT", "9464", "metrics_port", 9464),
     ],
 )
@@ -163,6 +165,7 @@ WRONG: list[tuple[str, str | None]] = [
     ("BROKER_SETTLE_SECONDS", "-0.1"),
     ("BROKER_SETTLE_SECONDS", "inf"),
     ("BROKER_VERIFY_LOGIN", "wr0ng"),
+    ("BROKER_PLANS", "existing,wr0ng"),
     ("BROKER_METRICS_PORT", "65536"),
     ("BROKER_METRICS_PORT", "http"),
     ("BROKER_CONFIG", "wr0ng"),

@@ -45,6 +45,11 @@ class Job(Generic[AnyResource]):
         self._runs: list[StepRun] = []
         self.update(claim)
 
+    @property
+    def definition(self) -> str:
+        """The name of the definition that has the steps: the kind, or more exactly what the operation is about."""
+        return str(self.operation.kind)
+
     def update(self, claim: Claim[AnyResource]) -> None:
         """Replace the record by its latest version.
 

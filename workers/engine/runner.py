@@ -107,7 +107,7 @@ class Runner:
         claims: Claims operations and writes their results.
         leases: Renews the lease of each claim while its steps run.
         keys: Checks the encryption keys before each operation.
-        definitions: The definition of each kind of operation.
+        definitions: The definitions by their names (``Job.definition``).
         new_job: Creates the job that the steps of an operation receive.
         stopping: Set when the process stops; operations are then released after their current step.
     """
@@ -177,7 +177,7 @@ class Runner:
         except LeaseLostError:
             log.warning("lease_lost", step=job.operation.step)
             self._claims.release(job.claim, sure=not job.late_effect)
-            definition = self._definitions.get(job.operation.kind)
+            definition = self._definitions.get(job.definition)
             if definition and definition.on_lease_lost:
                 definition.on_lease_lost(job)
             return None
@@ -190,7 +190,7 @@ class Runner:
             The end, or the wait for the key of a MAC; None when the record is as the broker wrote it.
         """
         record, operation = job.record, job.operation
-        if operation.kind not in self._definitions:  # another release runs it
+        if job.definition not in self._definitions:  # another release runs it
             return None
         try:
             job.update(replace(job.claim, record=self._claims.store.macs.all_checked(record)))
@@ -246,7 +246,7 @@ class Runner:
         operation = job.operation
         if self._stopping.is_set():
             return operation.step, _hand_over
-        if definition := self._definitions.get(operation.kind):
+        if definition := self._definitions.get(job.definition):
             for name, step in (definition.undo if operation.undo else definition.steps).items():
                 if operation.step in ("", name.value):
                     return name.value, step
@@ -263,7 +263,7 @@ class Runner:
         if trouble is None:
             log.error("step_raised", step=name, exc_info=error)
             trouble = StepTrouble(INTERNAL_ERROR)
-        definition, attempts = self._definitions[job.operation.kind], job.operation.attempts
+        definition, attempts = self._definitions[job.definition], job.operation.attempts
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
             with metrics.COUNTING:
@@ -294,7 +294,7 @@ class Runner:
         changes, fields = job.take_unwritten(result.changes)
         match result:
             case Next():
-                in_flight = result.step in self._definitions[operation.kind].late_effects
+                in_flight = result.step in self._definitions[job.definition].late_effects
                 fields |= {"step": result.step.value, "in_flight": in_flight, **NEW_STEP, **(result.operation or {})}
                 if result.repeatable:
                     job.postpone_write(changes, fields)

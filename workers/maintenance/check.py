@@ -101,7 +101,7 @@ def _settings(environ: Mapping[str, str], settings: Settings) -> Iterator[Findin
 
 def _catalog(settings: Settings) -> Iterator[Finding]:
     known = {project.project_id for project in settings.projects}
-    for plan in Catalog(settings.config).plans.values():
+    for plan in Catalog(settings.config, settings.plans).plans.values():
         if plan.project and plan.project not in known:
             yield BAD, f"plan {plan.name}: no credentials for its project {plan.project}; add them to BROKER_SECRETS"
 

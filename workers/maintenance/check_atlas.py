@@ -143,7 +143,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
         yield BAD, f"{where}: no cluster can be used; create or resume one"
     names = {cluster.name for cluster in clusters}
     only = len(settings.projects) == 1
-    for plan in Catalog(settings.config).plans.values():
+    for plan in Catalog(settings.config, settings.plans).plans.values():
         mine = plan.project == client.project_id or (only and plan.project is None)
         if mine and plan.cluster and plan.cluster not in names:
             yield BAD, f"{where}: there is no cluster {plan.cluster}, which the plan {plan.name} pins"

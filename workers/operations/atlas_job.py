@@ -13,7 +13,7 @@ from broker_api.errors import ErrStorageUnreadable, MissingKeyError, TamperedErr
 from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
 from broker_api.state.records import AnyResource, Binding, Instance, Kind, State
-from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused
+from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
 from workers.clusters.status import Change, Status, cluster_key
 from workers.clusters.watcher import UNWATCHED_SECONDS, WAITING, Waiting
@@ -28,6 +28,10 @@ SERVER_ERRORS = 12
 OTHERS_SUCCEED = timedelta(minutes=1)
 OPERATOR_SECONDS = 5.0
 """Pause before a retry that can only succeed after an operator or another release has changed something."""
+
+
+OF_OWN_CLUSTER = "{} of an own cluster"
+"""The name of the definition of an operation on an instance with a cluster of its own."""
 
 
 class AtlasJob(Job[AnyResource]):
@@ -51,6 +55,13 @@ class AtlasJob(Job[AnyResource]):
         super().update(claim)
         self.project = self.record.project or next(iter(self.context.projects))
         self.cluster = self.record.cluster or ""
+
+    @property
+    def definition(self) -> str:
+        """The name of the definition, which for instances with a cluster of their own may be another one."""
+        kind, record = self.operation.kind, self.record
+        of_own = isinstance(record, Instance) and record.new_cluster and kind in (Kind.PROVISION, Kind.DEPROVISION)
+        return OF_OWN_CLUSTER.format(kind) if of_own else str(kind)
 
     @property
     def atlas(self) -> AtlasClient:
@@ -86,10 +97,14 @@ class AtlasJob(Job[AnyResource]):
         if not isinstance(error, AtlasError):
             return None
         where = f"the cluster {self.cluster}" if self.cluster else "the Atlas project"
-        refused = isinstance(error, Refused)
+        # Atlas was seen to answer 500 to a creation of a cluster that it carried out.
+        definite = isinstance(error, Refused) and (
+            error.status < HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(self.record, Binding)
+        )
+        # A key that lacks a role for this call, while other calls succeed, is not going to get it soon.
         disguised_refusal = (
             isinstance(error, Refused)
-            and error.status == HTTPStatus.INTERNAL_SERVER_ERROR
+            and (error.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, Unauthorized))
             and self.operation.attempts >= SERVER_ERRORS
             and self.context.projects[self.project].breaker.succeeded_within(OTHERS_SUCCEED)
         )
@@ -97,7 +112,7 @@ class AtlasJob(Job[AnyResource]):
             error.sentence(where),
             retry=error.retryable and not disguised_refusal,
             retry_after=error.retry_after or 0.0,
-            late_effect=error.sent and not refused,
+            late_effect=error.sent and not definite,
         )
 
     def plan_of(self, instance: Instance) -> Plan:
@@ -190,9 +205,9 @@ class AtlasJob(Job[AnyResource]):
             self.context.watcher.watch(self.project, self.cluster, self._waiting)
 
     def wait_for_late_effect(self) -> Later[Any] | None:
-        """Return a delay while a request that creates a user may still take effect, else None."""
+        """Return a delay while a request that creates a user or cluster may still take effect, else None."""
         until = self.record.unsure_until
         if until is None or until <= self.context.store.now():
             return None
-        sentence = "Waiting in case a request that Atlas has not answered still makes the user."
+        sentence = "Waiting in case a request that Atlas has not answered still has an effect."
         return Later(LATE_EFFECT_LOOK_SECONDS, sentence)

@@ -4,15 +4,23 @@ The broker's own records decide first: the reservations of databases, and the in
 reservations. Atlas is asked only about names that the records do not contain.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
-from broker_api.naming import DATABASE_PREFIX, is_default_database
+from broker_api.naming import (
+    DATABASE_PREFIX,
+    MAX_DATABASE_BYTES,
+    MAX_SHARED_TIER_DATABASE_BYTES,
+    database_problem,
+    is_default_database,
+)
 from broker_api.state.database_reservations import Reservation
 from broker_api.state.records import Instance, Owner, Phase
 from workers.atlas.client import AtlasClient, Cluster
 from workers.clusters.database_listing import list_databases
 from workers.engine.results import FailedError
 from workers.operations.atlas_job import AtlasJob
+from workers.operations.config_hooks import call_hook, instance_view
 
 
 class _Record(NamedTuple):
@@ -101,6 +109,35 @@ def _is_new(client: AtlasClient, cluster: Cluster, name: str, *, just_dropped: b
     if in_any_case:
         raise _other_spelling(name, cluster)
     return True
+
+
+def chosen_database(job: AtlasJob[Instance], cluster: str, kind: str) -> str:
+    """Return the name of the database from the hook, which gets the parameters and the longest possible name.
+
+    Args:
+        job: The operation.
+        cluster: The name of the cluster.
+        kind: Its kind.
+
+    Raises:
+        FailedError: The hook failed, or its name cannot be used on this cluster.
+    """
+    limit = MAX_DATABASE_BYTES if kind == "dedicated" else MAX_SHARED_TIER_DATABASE_BYTES
+    fixed = (job.record.new_cluster or {}).get("database")
+    parameters = job.record.parameters | ({job.config.PARAMETER_DATABASE: fixed} if fixed else {})
+    changed = {"cluster": cluster, "database": None, "parameters": parameters}
+    instance = job.record.model_copy(update=changed)
+    view = replace(instance_view(job.config, instance), database_limit=limit)
+    name = call_hook("generate_instance_dbname", job.config.generate_instance_dbname, view)
+    if problem := database_problem(name):
+        raise FailedError(problem, refused=True)
+    if len(name.encode()) > limit:
+        raise FailedError(
+            f"The database name {name} is too long for the {kind} cluster {cluster}: Atlas allows {limit} "
+            "bytes there. Choose a shorter name.",
+            refused=True,
+        )
+    return name
 
 
 def wanted_reservation(job: AtlasJob[Instance]) -> Reservation:

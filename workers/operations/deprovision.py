@@ -51,7 +51,23 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    """Begin an unbind for each binding of the instance, also instead of a running bind; wait until all are gone."""
+    """Remove the bindings of the instance first."""
+    if wait := remove_bindings(job):
+        return wait
+    if _drops(job):
+        return Next(Step.CREATE_TEMPORARY_USER)
+    return Next(Step.FINISH)  # an earlier attempt, which had to drop the database, may have left a temporary user
+
+
+def remove_bindings(job: AtlasJob[Instance]) -> Later[InstanceFields] | None:
+    """Begin an unbind for each binding of the instance, also instead of a running bind.
+
+    Returns:
+        A delay while there are any; None when all are gone.
+
+    Raises:
+        FailedError: One cannot be removed.
+    """
     left = job.context.store.bindings(job.record.instance_id)
     for binding in left:
         if not binding.readable:
@@ -61,9 +77,7 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
             _begin_unbind(job, binding)
     if left:
         return Later(UNBIND_LOOK_SECONDS, f"Removing the users of {len(left)} bindings that are left.")
-    if _drops(job):
-        return Next(Step.CREATE_TEMPORARY_USER)
-    return Next(Step.FINISH)  # an earlier attempt, which had to drop the database, may have left a temporary user
+    return None
 
 
 def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:

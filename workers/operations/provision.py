@@ -3,11 +3,9 @@
 The plan's ``access_list`` is added to the project.
 """
 
-from dataclasses import replace
 from enum import StrEnum
 
 from broker_api.errors import ErrClusterNotFound
-from broker_api.naming import MAX_DATABASE_BYTES, MAX_SHARED_TIER_DATABASE_BYTES, database_problem
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
@@ -17,9 +15,8 @@ from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
-from workers.operations.config_hooks import call_hook, instance_view
 from workers.operations.database_drop import another_drops, another_will_drop
-from workers.operations.database_ownership import check_database, wanted_reservation
+from workers.operations.database_ownership import check_database, chosen_database, wanted_reservation
 
 CREATING_SECONDS = 15.0
 DROP_LOOK_SECONDS = 2.0
@@ -44,12 +41,16 @@ def find_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     client, cluster = _cluster(job)
     if problem := why_unusable(cluster):
         raise FailedError(problem, refused=True)
+    if job.context.store.instance_of_cluster(client.project_id, cluster.name):
+        raise FailedError(
+            f"The cluster {cluster.name} was made for another instance alone. Choose another one.", refused=True
+        )
     if cluster.state == "CREATING":
         return Later(CREATING_SECONDS, f"Waiting until the cluster {cluster.name} has been created.")
     strings_of(cluster, job.connection_choice(job.record))
     job.context.connection_strings.store(client.project_id, cluster)
     learn_limit(job.context.housekeeping, client)
-    database = _database(job, cluster)
+    database = chosen_database(job, cluster.name, cluster.kind)
     settled = InstanceFields(project=client.project_id, cluster=cluster.name, database=database)
     instance = job.record.model_copy(update=settled)
     settled["owned"] = check_database(job, client, cluster, instance)
@@ -123,27 +124,6 @@ def _cluster(job: AtlasJob[Instance]) -> tuple[AtlasClient, Cluster]:
         sentence = f"Several Atlas projects have a cluster {name}: {several}. Name one as project."
         raise FailedError(sentence, refused=True)
     return found[0]
-
-
-def _database(job: AtlasJob[Instance], cluster: Cluster) -> str:
-    """Return the name of the database from the hook, which gets the parameters and the longest possible name.
-
-    Raises:
-        FailedError: The hook failed, or its name cannot be used on this cluster.
-    """
-    limit = MAX_DATABASE_BYTES if cluster.kind == "dedicated" else MAX_SHARED_TIER_DATABASE_BYTES
-    instance = job.record.model_copy(update={"cluster": cluster.name, "database": None})
-    view = replace(instance_view(job.config, instance), database_limit=limit)
-    name = call_hook("generate_instance_dbname", job.config.generate_instance_dbname, view)
-    if problem := database_problem(name):
-        raise FailedError(problem, refused=True)
-    if len(name.encode()) > limit:
-        raise FailedError(
-            f"The database name {name} is too long for the {cluster.kind} cluster {cluster.name}: Atlas allows {limit} "
-            "bytes there. Choose a shorter name.",
-            refused=True,
-        )
-    return name
 
 
 def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:

@@ -1,8 +1,12 @@
-"""``atlas.update``: changes the parameters and, if the roles of bindings depend on them, the users of the bindings."""
+"""``atlas.update``: changes the parameters, and what depends on them.
+
+That is the project's access list, the roles of the bindings' users, and the instance's own cluster.
+"""
 
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from typing import TypedDict
 
@@ -15,21 +19,26 @@ from workers.engine.results import Done, FailedError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import Step as BindStep
+from workers.operations.cluster_changes import own_cluster, request, requested_changes, take_back
 from workers.operations.config_hooks import binding_roles, binding_view
 from workers.operations.database_users import atlas_roles, is_ours
+from workers.operations.own_cluster import look_again, wait_for_turn
 
 BIND_LOOK_SECONDS = 1.0
 
 
 class Step(StrEnum):
-    """check → (allow access → wait for access →) (change roles → wait applied →) finish; undo: restore roles."""
+    """check → (access) → (roles → wait applied →) (cluster → wait →) finish; undo: restore cluster → restore roles."""
 
     CHECK = "check"
     ALLOW_ACCESS = "allow access"
     WAIT_FOR_ACCESS = "wait for access"
     CHANGE_ROLES = "roles"
     WAIT_APPLIED = "apply"
+    CHANGE_CLUSTER = "change cluster"
+    WAIT_FOR_CLUSTER = "wait for cluster"
     FINISH = "finish"
+    RESTORE_CLUSTER = "restore cluster"
     RESTORE_ROLES = "restore"
 
 
@@ -77,7 +86,11 @@ def _access_list(job: AtlasJob[Instance]) -> Sequence[str]:
 
 
 def _roles_or_end(job: AtlasJob[Instance]) -> Result[InstanceFields]:
-    return Next(Step.CHANGE_ROLES) if _role_changes(job, _updated(job)) else finish(job)
+    return Next(Step.CHANGE_ROLES) if _role_changes(job, _updated(job)) else _cluster_or_end(job)
+
+
+def _cluster_or_end(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    return Next(Step.CHANGE_CLUSTER) if requested_changes(job.record, _updated(job)) else finish(job)
 
 
 def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -91,13 +104,44 @@ def change_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Wait until Atlas has applied the new roles on the cluster."""
-    return job.wait_until_applied() or Next(Step.FINISH)
+    return job.wait_until_applied() or _cluster_or_end(job)
+
+
+def change_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Request the change of the instance's own cluster; wait while Atlas still works on an earlier one."""
+    if wait := wait_for_turn(job):
+        return wait
+    cluster = own_cluster(job)
+    if cluster.state != "IDLE":
+        return look_again(job, cluster.state)
+    if not request(job, cluster, requested_changes(job.record, _updated(job))):
+        return Next(Step.FINISH)
+    return replace(look_again(job, "UPDATING"), step=Step.WAIT_FOR_CLUSTER, operation={"attempts": 0, "error": None})
+
+
+def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Wait until Atlas has changed the cluster."""
+    if wait := wait_for_turn(job):
+        return wait
+    cluster = own_cluster(job)
+    if cluster.state != "IDLE":
+        return look_again(job, cluster.state)
+    job.context.connection_strings.store(job.project, cluster)
+    job.context.looks.forget(job.project, job.cluster)
+    return Next(Step.FINISH)
 
 
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the entries of the access list that the instance does not need any more, and end the operation."""
     withdraw_access(job, keep=_access_list(job))
     return _done(job)
+
+
+def restore_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Set the values of the cluster from before the update, if they were changed."""
+    if Step.CHANGE_CLUSTER in job.operation.steps:
+        take_back(job, requested_changes(job.record, _updated(job)))
+    return Next(Step.RESTORE_ROLES, repeatable=True)
 
 
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -178,7 +222,9 @@ UPDATE = Definition[Instance](
         Step.WAIT_FOR_ACCESS: await_access,
         Step.CHANGE_ROLES: change_roles,
         Step.WAIT_APPLIED: wait_applied,
+        Step.CHANGE_CLUSTER: change_cluster,
+        Step.WAIT_FOR_CLUSTER: wait_for_cluster,
         Step.FINISH: finish,
     },
-    undo={Step.RESTORE_ROLES: restore_roles},
+    undo={Step.RESTORE_CLUSTER: restore_cluster, Step.RESTORE_ROLES: restore_roles},
 )

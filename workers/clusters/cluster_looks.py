@@ -1,0 +1,42 @@
+"""The looks at clusters that Atlas creates, changes or deletes: one in an interval, for all workers together."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+from uuid import uuid4
+
+from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.mongo_errors import storage_errors
+
+
+@dataclass
+class ClusterLooks:
+    """The documents ``look/<project>/<cluster>`` beside the instances, one for each cluster under way.
+
+    Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
+
+    Attributes:
+        housekeeping: Holds the documents.
+        seconds: The interval by the kind of the cluster.
+    """
+
+    SECONDS: ClassVar = {"dedicated": 15.0, "flex": 2.0}
+
+    housekeeping: Housekeeping
+    seconds: dict[str, float] = field(default_factory=lambda: dict(ClusterLooks.SECONDS))
+
+    def take(self, project: str, cluster: str, kind: str) -> float:
+        """Take the turn to look at a cluster.
+
+        Returns:
+            0 when it is taken; else the seconds until the next turn.
+        """
+        name = f"look/{project}/{cluster}"
+        if self.housekeeping.acquire(name, uuid4().hex, self.seconds[kind]):
+            return 0.0
+        left = self.housekeeping.read(name)["until"] - self.housekeeping.store.now()
+        return max(0.1, float(left.total_seconds()))
+
+    @storage_errors("forget a cluster")
+    def forget(self, project: str, cluster: str) -> None:
+        """Forget a cluster that is not under way any more."""
+        self.housekeeping.collection.delete_one({"_id": f"look/{project}/{cluster}"})

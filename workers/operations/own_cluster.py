@@ -1,0 +1,166 @@
+"""The cluster that an operation creates, changes or terminates for its instance: looks at it, requests, sentences."""
+
+from datetime import timedelta
+from typing import Any, Literal
+
+import structlog
+
+from broker_api.catalog.new_clusters import chosen, place
+from broker_api.state.records import Instance
+from workers.atlas.client import (
+    Cluster,
+    ClusterLimitReached,
+    ClusterNotFound,
+    ClusterProtected,
+    NewCluster,
+    OutOfCapacity,
+    PaymentRequired,
+    Refused,
+)
+from workers.engine.results import FailedError, Later
+from workers.operations.atlas_job import AtlasJob
+from workers.operations.cluster_tags import cluster_tags, is_own
+
+NO_ROOM = (ClusterLimitReached, PaymentRequired, OutOfCapacity)
+"""The errors of Atlas that another tier, region or an administrator can help against."""
+_DOING = {"CREATING": "creating", "UPDATING": "changing", "DELETING": "deleting", "REPAIRING": "repairing"}
+
+log = structlog.get_logger(__name__)
+
+
+def kind_of(instance: Instance) -> Literal["dedicated", "flex"]:
+    """Return the kind of an instance's own cluster."""
+    return "flex" if (instance.new_cluster or {}).get("kind") == "flex" else "dedicated"
+
+
+def look(job: AtlasJob[Instance]) -> Cluster | None:
+    """Return the cluster of that name as Atlas has it now, also one of others; None when there is none."""
+    try:
+        return job.atlas.cluster(job.cluster, kind_of(job.record))
+    except ClusterNotFound:
+        return None
+
+
+def is_own_cluster(job: AtlasJob[Instance], cluster: Cluster) -> bool:
+    """Return whether the broker has created a cluster for this instance."""
+    return is_own(job.context, cluster, job.record)
+
+
+def wait_for_turn(job: AtlasJob[Instance]) -> Later[Any] | None:
+    """Take the turn to look at the cluster; return a delay when it has been looked at within the interval."""
+    seconds = job.context.looks.take(job.project, job.cluster, kind_of(job.record))
+    return Later(seconds, job.operation.description or f"Waiting for the cluster {job.cluster}.") if seconds else None
+
+
+def look_again(job: AtlasJob[Instance], state: str, doing: str = "preparing") -> Later[Any]:
+    """Return the delay until the next look, with a sentence that says what Atlas does and since when.
+
+    Args:
+        job: The operation.
+        state: Atlas's name of the cluster's state.
+        doing: The word for a state that has none.
+    """
+    kind, (provider, region) = kind_of(job.record), place(job.record.new_cluster or {}, job.record.parameters)
+    tier = _values(job).get("tier") or job.config.CLUSTER_TIERS[0]
+    size = "Flex" if kind == "flex" else f"tier {tier}"
+    doing = _DOING.get(state, doing)
+    since = _duration(job.context.store.now() - job.operation.accepted)
+    sentence = f"Atlas is {doing} the cluster {job.cluster} ({size}, {provider} {region}), for {since}."
+    return Later(job.context.looks.seconds[kind], sentence)
+
+
+def new_cluster(job: AtlasJob[Instance]) -> NewCluster:
+    """Return the cluster to create, with its name and operation as they are stored."""
+    values, kind = _values(job), kind_of(job.record)
+    provider, region = place(job.record.new_cluster or {}, job.record.parameters)
+    dedicated = kind == "dedicated"
+    return NewCluster(
+        name=job.cluster,
+        kind=kind,
+        provider=provider,
+        region=region or "",
+        tags=cluster_tags(job.context, job.record),
+        termination_protection=values.get("termination_protection", False),
+        tier=values.get("tier", job.config.CLUSTER_TIERS[0]) if dedicated else None,
+        disk_size_gb=values.get("disk_size_gb"),
+        major_version=values.get("mongodb_version"),
+        backup=values.get("backup", True) if dedicated else None,
+    )
+
+
+def no_room(job: AtlasJob[Instance], error: Refused) -> FailedError:
+    """Return the error for a cluster that Atlas does not allow now, as a sentence for users."""
+    where = f"the cluster {job.cluster} in the Atlas project {job.project}"
+    if isinstance(error, OutOfCapacity):
+        advice = "Atlas has no capacity for it there now: choose another region or tier, or try again later"
+    elif isinstance(error, PaymentRequired):
+        advice = "the Atlas organization has no valid means of payment: its owner must add one"
+    else:
+        advice = "Atlas allows no more clusters: remove one that is not needed, or ask MongoDB's support for more"
+    return FailedError(f"Atlas refuses {where} ({error.code}): {advice}.")
+
+
+def terminate(job: AtlasJob[Instance], *, was_ready: bool) -> Later[Any] | None:
+    """Terminate the instance's cluster and wait until Atlas does not have it any more.
+
+    Atlas may lose an accepted deletion of a Flex cluster, so it is requested until the cluster is gone. A cluster that
+    the broker has not created for this instance is left as it is.
+
+    Returns:
+        A delay; None when there is no such cluster.
+
+    Raises:
+        FailedError: It has been ready, and it is not tagged as this instance's any more, or it is protected.
+        AtlasError: Atlas cannot be asked, or refuses.
+    """
+    if job.record.cluster_operation is None:  # no creation has been requested
+        return None
+    if wait := wait_for_turn(job):
+        return wait
+    cluster = look(job)
+    if cluster is None:
+        return job.wait_for_late_effect()
+    if not is_own_cluster(job, cluster):
+        if was_ready:
+            raise not_own(job)
+        log.warning("cluster_not_terminated", cluster=job.cluster, reason="it was not created for this instance")
+        return job.wait_for_late_effect()
+    if cluster.state != "DELETING":
+        try:
+            job.atlas.delete_cluster(job.cluster, kind_of(job.record))
+            log.info("cluster_terminated", cluster=job.cluster, project=job.project)
+        except ClusterNotFound:
+            return job.wait_for_late_effect()
+        except ClusterProtected:
+            if was_ready:
+                raise protected(job) from None
+            job.atlas.update_cluster(cluster, termination_protection=False)
+    return look_again(job, "DELETING")
+
+
+def protected(job: AtlasJob[Instance]) -> FailedError:
+    """Return the error for a cluster with termination protection."""
+    return FailedError(
+        f"The termination protection of the cluster {job.cluster} is on. Turn it off first: update the instance with "
+        "termination_protection false, or turn it off in Atlas. Then delete the instance again."
+    )
+
+
+def not_own(job: AtlasJob[Instance]) -> FailedError:
+    """Return the error for a cluster of this name that the broker has not created for this instance."""
+    return FailedError(
+        f"The Atlas project {job.project} has a cluster {job.cluster} that is not tagged as this instance's, so it was "
+        "left as it is. Look at it in Atlas."
+    )
+
+
+def _values(job: AtlasJob[Instance]) -> dict[str, Any]:
+    return chosen(job.record.new_cluster or {"kind": "dedicated"}, job.record.parameters)
+
+
+def _duration(time: timedelta) -> str:
+    seconds = round(time.total_seconds())
+    hours, minutes = divmod(seconds // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"
