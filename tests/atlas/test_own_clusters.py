@@ -10,11 +10,13 @@ from itertools import pairwise
 import pytest
 
 from broker_api.naming import cluster_name
+from broker_api.state.records import EPOCH, instance_key
 from tests.atlas.broker import MAIN, Broker, new_id
 from tests.atlas.operator_config import ALL, DEDICATED_PLAN, FIXED_PLAN, FLEX_PLAN, OFFICE
 from tests.in_process import LOOK_SECONDS
 from tests.osb_client import Json
 from tests.tenant import ends, eventually, succeeds, works
+from workers.operations import compose_runner
 
 PLANS = {"dedicated": DEDICATED_PLAN, "flex": FLEX_PLAN}
 PATHS = {"dedicated": "/clusters", "flex": "/flexClusters"}
@@ -288,6 +290,43 @@ def test_a_cluster_that_is_removed_while_it_is_made_fails_the_provision(broker: 
     in_state(broker, name, "CREATING")
     broker.atlas.delete_cluster(name)
     assert "was removed while it was created" in broker.failure(instance_id)
+
+
+def test_a_creation_goes_on_with_another_worker_and_makes_no_second_cluster(broker: Broker) -> None:
+    """The first worker still waits for Atlas's answer when its lease is over, as after kill -9 or a long pause."""
+    rule = broker.atlas.hang("POST", "/flexClusters$", seconds=3, when="after")
+    instance_id, name = begin(broker, "flex")
+    in_state(broker, name, "CREATING")
+    over = {"operation.lease_until": EPOCH, "operation.due": EPOCH}
+    key = instance_key(instance_id)
+    found = broker.context.store.get(key)
+    assert found
+    broker.context.store.collection.update_one({"_id": key}, {"$set": over})
+    compose_runner(broker.context).work(key, found.operation.id)
+    assert broker.client.wait(instance_id).state == "succeeded"
+    broker.atlas.heal(rule)
+
+    def lost() -> bool:
+        return any("lease_lost" in line and instance_id in line for line in broker.logs().splitlines())
+
+    eventually(lost, "the first worker has its answer, and has lost its lease")
+    assert clusters(broker)[name]["state"] == "IDLE"
+    deprovision(broker, instance_id)
+
+
+def test_a_failed_creation_whose_cluster_is_still_being_removed_is_not_begun_again(broker: Broker) -> None:
+    times(broker, creating={"never": True}, deleting={"never": True})
+    instance_id, name = begin(broker, "flex")
+    in_state(broker, name, "CREATING")
+    past = {"operation.deadline": EPOCH}
+    broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, {"$set": past})
+    sentence = broker.failure(instance_id)
+    assert sentence.startswith("The operation was not done before its deadline. Atlas is creating the cluster")
+    in_state(broker, name, "DELETING")
+    again = broker.client.provision(instance_id, {}, fields={"plan_id": FLEX_PLAN})
+    assert (again.status, again.json["error"]) == (422, "ConcurrencyError")
+    broker.atlas.delete_cluster(name)
+    deprovision(broker, instance_id)
 
 
 # --- updates and deletes that do not go well ----------------------------------------------------------------------
