@@ -64,7 +64,7 @@ class Wait(NamedTuple):
     Attributes:
         events: those of ``selectors``.
         deadline: when ``TimeoutError`` is raised, on the monotonic clock.
-        idle: whether no whole request has arrived yet; a server that stops does not wait for it.
+        idle: whether there is no request to answer; a server that stops does not wait for the client then.
     """
 
     events: int
@@ -347,8 +347,8 @@ class Connection:
         while not body.take(self.received):
             if body.broken or body.size > most or len(self.received) > HEAD_BYTES:
                 return False
-            yield Wait(EVENT_READ, deadline)  # others come first
-            if not (yield from self._receive(deadline)):
+            yield Wait(EVENT_READ, deadline, idle=True)  # others come first
+            if not (yield from self._receive(deadline, idle=True)):
                 return False
         return True
 
@@ -366,10 +366,10 @@ class Connection:
                 self.socket.unwrap()
         self.socket.shutdown(socket.SHUT_WR)  # of TLS, what comes now is discarded without decryption
         deadline, left = time.monotonic() + LINGER_SECONDS, DISCARDED_BYTES
-        while left > 0 and (yield from self._receive(deadline)):
+        while left > 0 and (yield from self._receive(deadline, idle=True)):
             left -= len(self.received)
             self.received.clear()
-            yield Wait(EVENT_READ, deadline)
+            yield Wait(EVENT_READ, deadline, idle=True)
 
 
 def _group(host: str) -> str:
