@@ -19,13 +19,14 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import Store
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, HOST
+from tests.dev.processes import CHECKOUT, HOST, start_all
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, log_events, works
 
 PAGE = (CHECKOUT / "docs" / "least-rights.md").read_text()
+OF_PASSWORDS = (CHECKOUT / "docs" / "security.md").read_text().partition("## Change a password of MongoDB or Redis")[2]
 ACL = re.findall(r"^ACL SETUSER .*$", PAGE, re.MULTILINE)
 MONGO = re.findall(r"^db\.(createRole|createUser)\((\{.*?\})\)$", PAGE, re.MULTILINE | re.DOTALL)
 
@@ -52,6 +53,11 @@ class Confined(Stack):
     @property
     def worker_settings(self) -> dict[str, str]:
         return {**super().worker_settings, **self._as("worker")}
+
+    def start(self) -> None:
+        """Start a worker first, as that page says: it writes the check value of the encryption keys."""
+        start_all(self.workers)
+        start_all([server for server in self._broker if server not in self.workers])
 
     def log_in(self, part: str) -> MongoClient[Json]:
         return MongoClient(self._as(part)["BROKER_MONGO_URI"], serverSelectionTimeoutMS=5000)
@@ -154,3 +160,35 @@ def test_the_broker_works_with_these_rights_and_no_process_can_do_what_only_othe
         for write in (database.instances_housekeeping.insert_one, database.other.insert_one):
             with pytest.raises(OperationFailure, match="not authorized"):
                 write({"_id": "sweep"})
+    _change_passwords_of_the_api(confined, client)
+
+
+def _change_passwords_of_the_api(confined: Confined, client: redis.Redis) -> None:
+    """Follow the page: both passwords log in for a while, then only the new one."""
+    add, remove = re.findall(r"^ACL SETUSER .*$", OF_PASSWORDS, re.MULTILINE)
+    (created,) = re.findall(r"^db\.createUser\((\{.*\})\)$", OF_PASSWORDS, re.MULTILINE)
+    (dropped,) = re.findall(r'^db\.dropUser\("(.*)"\)$', OF_PASSWORDS, re.MULTILINE)
+    given = json.loads(created)
+    settings = confined.api_settings
+    old = settings["BROKER_REDIS_URL"], settings["BROKER_MONGO_URI"]
+    new = old[0].replace(":PASSWORD", ":NEW_PASSWORD"), old[1].replace("broker-api:", f"{given['user']}:NEW_")
+    with confined.cluster.client() as root:
+        client.execute_command(*add.split())
+        root[confined.database].command("createUser", given.pop("user"), **given)
+        assert (_log_in(*old), _log_in(*new)) == (True, True)
+        client.execute_command(*remove.split())
+        root[confined.database].command("dropUser", dropped)
+        assert (_log_in(*old), _log_in(*new)) == (False, True)
+
+
+def _log_in(redis_url: str, mongo_uri: str) -> bool:
+    """Return whether both let in; False when both do not."""
+    with redis.Redis.from_url(redis_url) as queue, MongoClient[Json](mongo_uri, serverSelectionTimeoutMS=5000) as state:
+        try:
+            queue.ping()
+        except redis.AuthenticationError:
+            with pytest.raises(OperationFailure):
+                state.admin.command("connectionStatus")
+            return False
+        state.get_database("admin").command("connectionStatus")
+        return True
