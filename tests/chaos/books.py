@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.chaos.chaos import Chaos
-from tests.osb_client import IN_PROGRESS, Json
+from tests.osb_client import DEDICATED_PLAN_ID, FLEX_PLAN_ID, IN_PROGRESS, PLAN_ID, Json
 from tests.tenant import eventually, works
 
 APPLIED_SECONDS = 20
@@ -20,6 +20,7 @@ class Accepted:
     instance_id: str
     binding_id: str | None = None
     may_fail: bool = False
+    plan_id: str = PLAN_ID
 
 
 @dataclass
@@ -51,9 +52,10 @@ def delete_everything(chaos: Chaos, books: Books) -> None:
     """Deprovision each instance that is there."""
     with chaos.platform() as client:
         for found in list(chaos.records.find({"binding_id": {"$exists": False}, "phase": {"$ne": "gone"}})):
-            answer = client.deprovision(found["instance_id"])
+            plan_id = found["plan_id"]
+            answer = client.of_plan(plan_id).deprovision(found["instance_id"])
             assert answer.status == 202, answer.text
-            books.accept(answer.operation, Accepted("deprovision", found["instance_id"]))
+            books.accept(answer.operation, Accepted("deprovision", found["instance_id"], plan_id=plan_id))
 
 
 class Audit:
@@ -68,7 +70,7 @@ class Audit:
         self._differences: dict[str, object] = {"complaints": books.complaints}
 
     def of_life(self) -> None:
-        """While bindings live: operations, users, passwords."""
+        """While bindings live: operations, users, clusters, passwords."""
         self._operations()
         ready = list(self._chaos.records.find({"binding_id": {"$exists": True}, "phase": "ready"}))
         users, expected = self._chaos.users(), {found["username"] for found in ready}
@@ -80,6 +82,7 @@ class Audit:
             "users in Atlas of no live binding": users - expected,
             "live bindings without a user in Atlas": expected - users,
         }
+        self._clusters()
         self._none("passwords that are refused", [each for each in live & set(given) if not works(given[each])])
         self._none(
             "bindings with two passwords", [each for each, all_ in self._books.passwords.items() if len(all_) > 1]
@@ -93,17 +96,31 @@ class Audit:
         # Atlas may yet apply what it was told last; a failed bind's user is removed without waiting for that.
         with suppress(AssertionError):
             eventually(lambda: not self._on_the_cluster(), seconds=APPLIED_SECONDS)
+        self._none("left: clusters in Atlas", [cluster["name"] for cluster in self._chaos.clusters()])
         self._none("left: users in Atlas", self._chaos.users())
         self._none("left: users on the cluster", self._on_the_cluster())
         not_gone = self._chaos.records.find({"phase": {"$ne": "gone"}}, {"_id": 1})
         self._none("left: records that are not gone", [found["_id"] for found in not_gone])
         self._balance()
 
+    def _clusters(self) -> None:
+        """Each live instance of a plan that makes clusters has one cluster, and Atlas has no other of the broker."""
+        plans = {"$in": [DEDICATED_PLAN_ID, FLEX_PLAN_ID]}
+        ready = {"binding_id": {"$exists": False}, "plan_id": plans, "phase": "ready"}
+        live = Counter(found["instance_id"] for found in self._chaos.records.find(ready))
+        made = Counter(cluster["tags"]["instance_id"] for cluster in self._chaos.clusters())
+        self.numbers |= {"clusters in Atlas": made.total(), "live instances with a cluster": live.total()}
+        self._differences |= {
+            "clusters in Atlas of no live instance": made - live,
+            "live instances without a cluster in Atlas": live - made,
+        }
+
     def _operations(self) -> None:
         states = Counter[str]()
         with self._chaos.platform() as platform:
             for operation_id, entry in self._books.recent():
-                answer = platform.last_operation(entry.instance_id, entry.binding_id, operation_id)
+                client = platform.of_plan(entry.plan_id)
+                answer = client.last_operation(entry.instance_id, entry.binding_id, operation_id)
                 state = "succeeded" if answer.state == "gone" else answer.state
                 states[state] += 1
                 if state == IN_PROGRESS or (state == "failed" and not entry.may_fail):

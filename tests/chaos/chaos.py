@@ -19,6 +19,7 @@ Document = dict[str, Any]
 LEASE_SECONDS = 20.0
 """The longest that anything waits for a worker which was killed."""
 USERS = "/databaseUsers"
+CLUSTERS = "/(flexC|c)lusters"
 
 
 class Chaos:
@@ -74,6 +75,9 @@ class Chaos:
         self.atlas.apply_now()
         self.atlas.put_key(self.atlas.public_key, self.atlas.private_key, [self.atlas.project_id])
         self.atlas.user_limit(10_000)
+        self.atlas.put_project(self.atlas.project_id, cluster_limit=10_000)
+        self.cluster_times(0)
+        self.atlas.lose_flex_deletions(0)
         self.atlas.forget_calls()
 
     # --- a platform's view ----------------------------------------------------------------------------------------
@@ -100,6 +104,16 @@ class Chaos:
         alive = (user for user in self.atlas.users() if not user["deleted"])  # one being deleted has no labels, either
         return {user["username"] for user in alive if "atlas-broker" in {label["key"] for label in user["labels"]}}
 
+    def clusters(self, instance_id: str = "") -> list[Document]:
+        """Clusters in Atlas that carry a broker's tags, of one instance or of all."""
+        tagged = [cluster for cluster in self.atlas.clusters() if "atlas-broker" in cluster["tags"]]
+        return [each for each in tagged if not instance_id or each["tags"]["instance_id"] == instance_id]
+
+    def cluster_times(self, seconds: float) -> None:
+        """How long clusters that the broker asks for are created, changed and deleted."""
+        for kind in ("dedicated", "flex"):
+            self.atlas.cluster_times(kind, creating=seconds, updating=seconds, deleting=seconds)
+
     def reached(self, rule: int, times: int = 1) -> bool:
         """Whether so many calls have come to a rule of the emulator."""
         return [call["fault"] for call in self.atlas.calls()].count(rule) >= times
@@ -124,7 +138,8 @@ class Chaos:
 
 @contextmanager
 def breakable_broker(**options: Any) -> Iterator[Chaos]:  # noqa: ANN401 - those of Stack
-    with Stack(flower=False, **options) as stack:
+    settings = {"BROKER_PLANS": "existing,dedicated,flex"} | options.pop("settings", {})
+    with Stack(flower=False, settings=settings, **options) as stack:
         chaos = Chaos(stack)
         with chaos.celery, chaos.state:
             yield chaos

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from pymongo.errors import PyMongoError
 
 from tests.chaos.books import Accepted, Books
-from tests.chaos.chaos import USERS, Chaos, paused
+from tests.chaos.chaos import CLUSTERS, USERS, Chaos, paused
 from tests.dev.processes import Server
 
 Fault = Callable[[], None]
@@ -27,6 +27,8 @@ ATLAS_RULES: dict[str, dict[str, object]] = {
     "atlas hangs after": {"path": USERS, "hang_after": 9, "times": 3},
     "closed before": {"path": ATLAS, "drop": "before", "times": 4},
     "closed after": {"path": USERS, "drop": "after", "times": 4},
+    "clusters hang after": {"path": CLUSTERS, "hang_after": 9, "times": 3},
+    "clusters closed after": {"path": CLUSTERS, "drop": "after", "times": 4},
 }
 PAUSES = {
     "workers": (3.0, 5.0),

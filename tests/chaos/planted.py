@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from broker_api.jobs.queue import JOBS
 from broker_api.state.mongo import NOW
 from broker_api.state.records import Kind, Phase
-from tests.chaos import scenarios, slow
+from tests.chaos import cluster_scenarios, scenarios, slow
 from workers.atlas.client import AtlasError, UserNotFound
 from workers.engine.results import Done
 
@@ -158,6 +158,17 @@ def forgives(delete_user: Callable[..., None]) -> Callable[..., None]:
     return broken
 
 
+def deletes_once(delete_cluster: Callable[..., None]) -> Callable[..., None]:
+    deleted: set[str] = set()
+
+    def broken(client: AtlasClient, name: str, *kind: str) -> None:
+        if name not in deleted:
+            deleted.add(name)
+            delete_cluster(client, name, *kind)
+
+    return broken
+
+
 def unauthorized_is_not_found(refusal: Callable[[int, str], type[Refused]]) -> Callable[[int, str], type[Refused]]:
     return lambda status, code: UserNotFound if status == 401 else refusal(status, code)
 
@@ -185,10 +196,11 @@ def loses_no_connection(init: Callable[..., None]) -> Callable[..., None]:
     return broken
 
 
-JOB, CLAIMS, USERS = (
+JOB, CLAIMS, USERS, OWN_CLUSTER = (
     "workers.operations.atlas_job:AtlasJob",
     "broker_api.state.operation_claims",
     "workers.operations.database_users",
+    "workers.operations.own_cluster",
 )
 
 CAUGHT: dict[Scenario, list[Planted]] = {
@@ -246,6 +258,21 @@ CAUGHT: dict[Scenario, list[Planted]] = {
     ],
     scenarios.a_waiting_operation_holds_no_worker: [
         Planted("everybody polls", "workers.clusters.status:ClusterStatus._update", always_takes_the_turn)
+    ],
+    cluster_scenarios.a_cluster_made_without_an_answer_is_found_again: [
+        Planted("no look before a cluster is made", f"{OWN_CLUSTER}:look", returns(None))
+    ],
+    cluster_scenarios.a_cluster_of_another_with_the_name_is_not_touched: [
+        Planted("a cluster of that name is always ours", f"{OWN_CLUSTER}:is_own_cluster", returns(value=True))
+    ],
+    cluster_scenarios.a_failed_provision_leaves_no_cluster: [
+        Planted("a failed provision keeps its cluster", f"{OWN_CLUSTER}:terminate", returns(None))
+    ],
+    cluster_scenarios.a_lost_deletion_is_repeated: [
+        Planted("a deletion is requested once", "workers.atlas.client:AtlasClient.delete_cluster", deletes_once)
+    ],
+    cluster_scenarios.a_creation_that_arrives_late_leaves_no_cluster: [
+        Planted("clusters do not wait for requests under way", f"{JOB}.wait_for_late_effect", returns(None))
     ],
     slow.atlas_down_is_left_alone_and_all_goes_on_afterwards: [
         Planted("no circuit", "workers.guard.circuit_breaker:CircuitBreaker.take_probe", returns(value=True))

@@ -4,13 +4,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
 import requests
 
 from tests.chaos.books import Accepted, Books
-from tests.osb_client import IN_PROGRESS, Answer, OsbClient
+from tests.osb_client import DEDICATED_PLAN_ID, FLEX_PLAN_ID, IN_PROGRESS, PLAN_ID, Answer, OsbClient
 
 FINAL = frozenset({200, 201, 202, 400, 404, 409, 410})
 """Statuses that end a request; others (422 of a concurrent operation, 5xx) and broken connections are asked again."""
@@ -19,11 +20,17 @@ TRANSPORT = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chu
 
 
 class Platform:
-    """One platform that has one instance at a time. All its choices come from its seed."""
+    """One platform that has one instance at a time. All its choices come from its seed.
 
-    def __init__(self, client: OsbClient, books: Books, clusters: list[str], seed: str) -> None:
+    With ``new_clusters``, some of its instances have a cluster of their own.
+    """
+
+    def __init__(
+        self, client: OsbClient, books: Books, clusters: list[str], seed: str, *, new_clusters: bool = False
+    ) -> None:
         self._client, self._books, self._clusters = client, books, clusters
         self._random = random.Random(seed)
+        self._plans = [*[PLAN_ID] * 4, FLEX_PLAN_ID, FLEX_PLAN_ID, DEDICATED_PLAN_ID] if new_clusters else []
 
     def live(self, over: threading.Event) -> None:
         """Instances one after the other, until it is over; the last one may be left with its bindings."""
@@ -34,6 +41,7 @@ class Platform:
             self._books.complaints.append(str(error))
 
     def _one_life(self, over: threading.Event) -> None:
+        self._client = self._client.of_plan(self._random.choice(self._plans) if self._plans else PLAN_ID)
         made = self._make(instance_id := self._id())
         for binding_id in (bindings := [self._bind(instance_id) for _ in range(made and self._random.randint(1, 4))]):
             self._fetch(instance_id, binding_id)
@@ -48,6 +56,9 @@ class Platform:
     # --- what it asks for -----------------------------------------------------------------------------------------
 
     def _make(self, instance_id: str) -> bool:
+        if self._client.plan_id != PLAN_ID:
+            self._carry_out(Accepted("provision", instance_id), self._client.provision, {"region": "EU_WEST_1"})
+            return True
         nonsense = self._random.random() < 0.06
         cluster = "there-is-no-such-cluster" if nonsense else self._random.choice(self._clusters)
         parameters = {"cluster": cluster, "policy-on-delete": self._random.choice(["drop", "retain", "retain"])}
@@ -69,10 +80,13 @@ class Platform:
         if answer.status in (200, 201):
             self._books.hand_out(instance_id, binding_id, answer.json["credentials"])
         elif answer.status == 202:
-            self._books.accept(answer.operation, Accepted("bind", instance_id, binding_id, may_fail=True))
+            again = Accepted("bind", instance_id, binding_id, may_fail=True, plan_id=self._client.plan_id)
+            self._books.accept(answer.operation, again)
 
     def _update(self, instance_id: str) -> None:
-        parameters = {"policy-on-delete": self._random.choice(["drop", "retain"])}
+        choices = {PLAN_ID: ("policy-on-delete", ["drop", "retain"]), DEDICATED_PLAN_ID: ("tier", ["M20", "M30"])}
+        name, values = choices.get(self._client.plan_id, ("policy-on-delete", ["drop"]))
+        parameters = {name: self._random.choice(values)}
         self._carry_out(Accepted("update", instance_id), self._client.update, parameters)
 
     # --- how it asks ----------------------------------------------------------------------------------------------
@@ -81,6 +95,7 @@ class Platform:
         self, entry: Accepted, verb: Callable[..., Answer], *parameters: dict[str, str], wait: bool = True
     ) -> None:
         """Ask until it is answered, sometimes once more, and poll like a platform."""
+        entry = replace(entry, plan_id=self._client.plan_id)
         ask = partial(verb, *filter(None, (entry.instance_id, entry.binding_id)), *parameters)
         answer = self._ask(ask)
         if answer.status == 202:

@@ -17,6 +17,7 @@ SHORT_SECONDS = 20.0
 LONG_MINUTES = 30
 PLATFORMS = 30
 DRAIN_SECONDS = 120.0
+CLUSTER_SECONDS = 4.0
 
 
 class Run:
@@ -33,6 +34,7 @@ class Run:
     def play(self) -> None:
         """The load goes on until the faults are over."""
         over, quiet = threading.Event(), threading.Event()
+        self.chaos.cluster_times(CLUSTER_SECONDS)
         lanes = list(self.faults.lanes)
         with ThreadPoolExecutor(PLATFORMS + len(lanes)) as pool, self.chaos.platform() as client:
             load = [pool.submit(self._platform(client, number).live, quiet) for number in range(PLATFORMS)]
@@ -53,7 +55,8 @@ class Run:
         self.times[event] = time.monotonic() - self._began
 
     def _platform(self, client: OsbClient, number: int) -> Platform:
-        return Platform(client, self.books, list(self.chaos.stack.emulator.clusters), f"{self.seed}/{number}")
+        clusters, seed = list(self.chaos.stack.emulator.clusters), f"{self.seed}/{number}"
+        return Platform(client, self.books, clusters, seed, new_clusters=self.seconds > SHORT_SECONDS)
 
     def settle(self) -> None:
         """Wait until no operation is open."""

@@ -35,9 +35,12 @@ from workers.context import compose
 from workers.operations import compose_runner
 
 PRODUCT = ("broker_api", "workers")
-COMMANDS = ("tests/dev/code_metrics.py", "tests/dev/command.py", "tests/dev/demo.py")
+COMMANDS = (
+    *("tests/dev/code_metrics.py", "tests/dev/command.py"),
+    *("tests/dev/demo.py", "tests/dev/demo_tour.py", "tests/dev/new_cluster_demo.py"),
+)
 """Commands of their own; with the benchmark they are neither tests nor what tests need."""
-STORIES = ("scenarios.py", "slow.py")
+STORIES = ("scenarios.py", "cluster_scenarios.py", "slow.py")
 """Tests that run one by one, side by side, and with planted faults."""
 RIDDLES = re.compile(r"\b(who|whom|nobody|somebody)\b", re.IGNORECASE)
 DIALECT = re.compile(r"^(Give|Say|Tell)\b")

@@ -21,7 +21,8 @@ class Stack(Running):
 
     Servers that are given (a test run's) are used as they run and left running. ``settings`` go over the environment
     variables of the broker's processes. Each stack has a database of its own in the state's MongoDB, and is the only
-    one on its Redis. ``apply_seconds`` is how long the emulated Atlas takes to apply a change.
+    one on its Redis. ``apply_seconds`` is how long the emulated Atlas takes to apply a change,
+    ``cluster_seconds`` how long to create, change or delete a cluster.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Stack(Running):
         flower: bool = True,
         oauth: bool = False,
         apply_seconds: float = 0,
+        cluster_seconds: float = 0,
         settings: Mapping[str, str] | None = None,
         state: Mongod | None = None,
         cluster: Mongod | None = None,
@@ -48,7 +50,9 @@ class Stack(Running):
         self.state = state or Mongod("mongod-state")
         self.cluster = cluster or Mongod("mongod-cluster", auth=True)
         self.redis = redis or Redis()
-        self.emulator = emulator or AtlasEmulator(self.cluster, apply_seconds=apply_seconds)
+        self.emulator = emulator or AtlasEmulator(
+            self.cluster, apply_seconds=apply_seconds, cluster_seconds=cluster_seconds
+        )
         self.api = Api(self.api_settings)
         self.workers = [Worker(self.worker_settings, f"worker-{n}") for n in range(1, workers + 1)]
         self.flower = Flower(self.shared_settings) if flower else None

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.dev.demo import Screen, Tour, play
+from tests.dev.demo_tour import Screen, Tour, play
+from tests.dev.emulated import AtlasEmulator
+from tests.dev.new_cluster_demo import PLANS, SETTINGS, NewClusterTour
 from tests.dev.processes import CHECKOUT, descendants, script
+from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
+from tests.in_process import in_this_process
 from tests.osb_client import OsbClient
 
 STORY = [
@@ -43,6 +47,60 @@ def test_the_demo_tells_the_whole_story_in_plain_lines_and_ends_with_0() -> None
     assert re.search(r"[\s\S]*\n".join(STORY), run.stdout), run.stdout
     assert "\r" not in run.stdout
     assert "\x1b" not in run.stdout
+
+
+NEW_CLUSTER_STORY = [
+    r"provision .*Atlas is creating the cluster .*\(Flex, AWS EU_WEST_1\), for",
+    "provision .*succeeded: instance .* with a flex cluster",
+    "cluster .*is IDLE in Atlas, tagged atlas-broker .*, instance_id .*, operation",
+    "log in .*write",
+    "refused .*log in",
+    "deprovision .*Atlas is deleting the cluster",
+    "cluster .*is gone",
+    r"provision .*Atlas is creating the cluster .*\(tier M10, AWS EU_WEST_1\), for",
+    "provision .*succeeded: instance .* with a dedicated cluster",
+    "log in .*write",
+    "update .*Atlas is changing the cluster",
+    "update .*succeeded: tier M20",
+    "deprovision .*succeeded",
+    "cluster .*is gone",
+    "all of it happened",
+]
+
+
+def test_the_demo_of_new_clusters_tells_what_atlas_is_doing(*, long_form: bool) -> None:
+    if not long_form:
+        pytest.skip("with --long: dedicated clusters are looked at every 15 s only")
+    run = subprocess.run(
+        [script("atlas-broker"), "demo", "--new-cluster"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"[\s\S]*\n".join(NEW_CLUSTER_STORY), run.stdout), run.stdout
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_the_story_of_a_new_cluster_happens(
+    kind: str, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, atlas: Emulator
+) -> None:
+    """In this process, where clusters under way are looked at more often."""
+    atlas.cluster_times(kind, creating={"reads": 1}, updating={"reads": 1}, deleting={"reads": 1})
+    own_redis = redis_server.uri.removesuffix("/0") + "/6"
+    stack = Stack(
+        flower=False,
+        settings={**SETTINGS, "BROKER_SETTLE_SECONDS": "0", "BROKER_REDIS_URL": own_redis},
+        state=state_mongod,
+        cluster=emulator.cluster,
+        redis=redis_server,
+        emulator=emulator,
+    )
+    with in_this_process(stack), stack.client() as client:
+        assert play(NewClusterTour(stack, client, Screen(), kind))
+    assert not atlas.users()
 
 
 def test_a_step_that_does_not_happen_ends_the_demo_with_a_clear_line(
