@@ -3,25 +3,30 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from broker_api.naming import cluster_name
 from tests.chaos.chaos import Chaos
+from tests.chaos.points import HANGS_SECONDS
 from tests.chaos.scenarios import Scenario
-from tests.osb_client import FLEX_PLAN_ID, Answer, Json, OsbClient
-from tests.tenant import Tenant, ends, eventually, succeeds, works
+from tests.emulator.faults import When
+from tests.osb_client import DEDICATED_PLAN_ID, FLEX_PLAN_ID, Answer, Json, OsbClient
+from tests.tenant import Tenant, ends, eventually, succeeds, together, works
 
 FLEX = "/flexClusters$"
 
 
 class Owner(Tenant):
-    """An instance with a Flex cluster of its own."""
+    """An instance with a cluster of its own, by default a Flex one."""
 
-    def __init__(self, chaos: Chaos, platform: OsbClient) -> None:
-        super().__init__(platform.of_plan(FLEX_PLAN_ID))
+    def __init__(self, chaos: Chaos, platform: OsbClient, plan_id: str = FLEX_PLAN_ID) -> None:
+        super().__init__(platform.of_plan(plan_id))
         self.chaos = chaos
         self.cluster = cluster_name(self.instance_id)
-        self.path = f"/flexClusters/{self.cluster}$"
+        self.all_path = FLEX if plan_id == FLEX_PLAN_ID else "/clusters$"
+        self.path = f"{self.all_path[:-1]}/{self.cluster}$"
 
     def ask(self) -> Answer:
         """Request the instance, and do not wait."""
@@ -39,7 +44,7 @@ class Owner(Tenant):
 
     def later_posts(self) -> int:
         """Return a rule of the emulator that meets each POST for this instance that no rule before it has met."""
-        return self.chaos.atlas.rule(method="POST", path=FLEX, body=self.instance_id, times=None)
+        return self.chaos.atlas.rule(method="POST", path=self.all_path, body=self.instance_id, times=None)
 
 
 @contextmanager
@@ -108,20 +113,66 @@ def a_lost_deletion_is_repeated(chaos: Chaos) -> None:
         assert not mine.made(), "the cluster outlives its instance"
 
 
-def a_cluster_is_made_once_although_the_workers_die(chaos: Chaos) -> None:
-    """All workers are killed after Atlas has made the cluster, before they know and can write it down."""
-    with owner(chaos) as mine:
-        rule = chaos.atlas.hang("POST", FLEX, seconds=3, when="after", body=mine.instance_id)
-        second = mine.later_posts()
-        answer = mine.ask()
-        chaos.arrives(rule)
-        eventually(mine.made, "the cluster is there")
+@dataclass
+class Interrupted:
+    """An operation on a cluster whose workers are killed before or after Atlas has acted on its call."""
+
+    owner: Owner
+    verb: Literal["provision", "update", "deprovision"]
+    when: When
+
+    def prepare(self) -> None:
+        if self.verb != "provision":
+            self.owner.succeed(self.owner.ask())
+
+    def begin(self) -> None:
+        """Request the operation; its call to Atlas will hang, and act, whatever becomes of the worker."""
+        mine = self.owner
+        method, path = {
+            "provision": ("POST", mine.all_path),
+            "update": ("PATCH", mine.path),
+            "deprovision": ("DELETE", mine.path),
+        }[self.verb]
+        body = mine.instance_id if self.verb == "provision" else ""
+        self.rule = mine.chaos.atlas.hang(method, path, seconds=HANGS_SECONDS, when=self.when, body=body)
+        self.second = mine.later_posts()
+        match self.verb:
+            case "provision":
+                self.answer = mine.ask()
+            case "update":
+                self.answer = mine.client.update(mine.instance_id, {"tier": "M30"})
+            case "deprovision":
+                self.answer = mine.client.deprovision(mine.instance_id)
+
+    def check(self) -> None:
+        """The operation has succeeded, with the one effect that it should have."""
+        mine = self.owner
+        mine.succeed(self.answer)
+        made = mine.made()
+        assert len(made) == (self.verb != "deprovision"), f"{self.verb} {self.when}: {made}"
+        if self.verb == "update":
+            assert made[0]["tier"] == "M30"
+        assert not mine.chaos.reached(self.second), "the cluster was asked for twice"
+
+
+def operations_on_clusters_go_on_when_all_workers_die(chaos: Chaos) -> None:
+    """All workers are killed before, or after, Atlas acts on the call that creates, changes or deletes a cluster."""
+    whens: tuple[When, ...] = ("before", "after")
+    with chaos.platform() as platform:
+        flex: list[Literal["provision", "deprovision"]] = ["provision", "deprovision"]
+        stories = [Interrupted(Owner(chaos, platform), verb, when) for verb in flex for when in whens]
+        dedicated = [Interrupted(Owner(chaos, platform, DEDICATED_PLAN_ID), "update", when) for when in whens]
+        stories += dedicated
+        together(*(story.prepare for story in stories))
+        for story in stories:
+            story.begin()
+        chaos.arrives(*(story.rule for story in stories))
         chaos.kill(*chaos.stack.workers)
         chaos.start(*chaos.stack.workers)
-        mine.succeed(answer)
-        assert (len(mine.made()), chaos.reached(second)) == (1, False)
-        mine.deprovision()
-        assert not mine.made()
+        together(*(story.check for story in stories))
+        left = [story.owner for story in stories if story.verb != "deprovision"]
+        together(*(each.deprovision for each in left))
+        assert not any(each.made() for each in left)
 
 
 def a_creation_that_arrives_late_leaves_no_cluster(chaos: Chaos) -> None:
@@ -178,7 +229,7 @@ CLUSTER_STORIES: list[Scenario] = [
     a_failed_provision_leaves_no_cluster,
     a_delete_stops_the_creation,
     a_lost_deletion_is_repeated,
-    a_cluster_is_made_once_although_the_workers_die,
+    operations_on_clusters_go_on_when_all_workers_die,
     a_creation_that_arrives_late_leaves_no_cluster,
     waiting_provisions_hold_no_worker,
 ]

@@ -301,6 +301,22 @@ def test_the_roles_that_plans_need_are_missing_or_there(
         assert f"the {kind} may {does}" in good
 
 
+def test_the_roles_that_new_clusters_need(settings: Settings, atlas: Emulator) -> None:
+    settings |= {"BROKER_PLANS": "dedicated,flex", "MONGODB_ATLAS_PUBLIC_API_KEY": "creator"}
+    names = ["GROUP_CLUSTER_CREATOR", "GROUP_DATABASE_ACCESS_ADMIN"]
+    atlas.put_key("creator", settings["MONGODB_ATLAS_PRIVATE_API_KEY"], [PROJECT], roles=names)
+    has = f"(it has {', '.join(names)})"
+    assert of("bad", settings) == [
+        f"project {PROJECT}: the API key may not change clusters {has}; give it Project Cluster Manager",
+        f"project {PROJECT}: the API key may not terminate clusters {has}; give it Project Owner",
+    ]
+    for cluster in ("cluster-dev", "cluster-test"):  # plans that make clusters need none
+        atlas.delete_cluster(cluster)
+    account = {"MONGODB_ATLAS_CLIENT_ID": atlas.client_id, "MONGODB_ATLAS_CLIENT_SECRET": atlas.client_secret}
+    assert not of("bad", settings | account)
+    assert any(each.endswith("may terminate clusters") for each in of("good", settings | account))
+
+
 def test_a_check_uses_the_workers_token_and_mints_none_of_its_own(settings: Settings, atlas: Emulator) -> None:
     atlas.put_account("mdb_sa_id_d", "mdb_sa_sk_d", [PROJECT])
     account = {"MONGODB_ATLAS_CLIENT_ID": "mdb_sa_id_d", "MONGODB_ATLAS_CLIENT_SECRET": "mdb_sa_sk_d"}

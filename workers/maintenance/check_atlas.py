@@ -61,13 +61,14 @@ class _Task:
         does: The task, for the findings.
         roles: The roles that allow it, beside that of an owner.
         advice: The name of the least role that allows it.
-        attempt: Deletes what does not exist: the answer shows whether it is allowed, and nothing is changed.
+        attempt: Deletes what does not exist: the answer shows whether it is allowed, and nothing is changed. None for
+            what only an attempt with an effect would show; owners may do it.
     """
 
     does: str
     roles: frozenset[str]
     advice: str
-    attempt: Callable[[AtlasClient, str], None]
+    attempt: Callable[[AtlasClient, str], None] | None
 
 
 _USERS = _Task(
@@ -81,6 +82,14 @@ _ACCESS = _Task(
     frozenset({"GROUP_NETWORK_ACCESS_MANAGER"}),
     "Project Network Access Manager",
     lambda client, _: client.delete_access_entry(f"192.0.2.{1 + secrets.randbelow(254)}/32"),  # a block for examples
+)
+_CREATE_CLUSTERS = _Task("create clusters", frozenset({"GROUP_CLUSTER_CREATOR"}), "Project Cluster Creator", None)
+_CHANGE_CLUSTERS = _Task("change clusters", frozenset({"GROUP_CLUSTER_MANAGER"}), "Project Cluster Manager", None)
+_TERMINATE_CLUSTERS = _Task(
+    "terminate clusters",
+    frozenset(),
+    "Project Owner",
+    lambda client, name: client.delete_cluster(name, "dedicated"),
 )
 _CERTIFICATES = _Task(
     "create certificates of database users",
@@ -96,29 +105,37 @@ def _tasks(settings: Settings, project: str) -> Iterator[_Task]:
     yield _USERS
     if any(plan.access_list for plan in plans):
         yield _ACCESS
+    if any(plan.new_cluster for plan in plans):
+        yield from (_CREATE_CLUSTERS, _CHANGE_CLUSTERS, _TERMINATE_CLUSTERS)
     if any(Authentication.X509 in plan.authentication for plan in plans):
         yield _CERTIFICATES
 
 
 def _plans(settings: Settings, project: str) -> list[Plan]:
     """Return the plans whose instances may be in a project."""
-    return [plan for plan in Catalog(settings.config).plans.values() if plan.project in (None, project)]
+    return [plan for plan in Catalog(settings.config, settings.plans).plans.values() if plan.project in (None, project)]
 
 
 def _roles(settings: Settings, client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
     roles = client.key_roles()
     has = f" (it has {', '.join(sorted(roles)) or 'none'})" if roles is not None else ""
     for task in _tasks(settings, client.project_id):
-        if _is_allowed(client, task) if roles is None else roles & (task.roles | _OWNERS):
+        if roles is not None:
+            may = bool(roles & (task.roles | _OWNERS))
+        elif task.attempt:
+            may = _is_allowed(partial(task.attempt, client))
+        else:
+            continue
+        if may:
             yield GOOD, f"{where}: the {kind} may {task.does}"
         else:
             yield BAD, f"{where}: the {kind} may not {task.does}{has}; give it {task.advice}"
 
 
-def _is_allowed(client: AtlasClient, task: _Task) -> bool:
-    """Return whether the credentials, whose roles Atlas does not tell, may do a task."""
+def _is_allowed(attempt: Callable[[str], None]) -> bool:
+    """Return whether credentials whose roles Atlas does not tell may do what they are made to attempt."""
     try:
-        task.attempt(client, f"atlas-broker-check-{secrets.token_hex(8)}")
+        attempt(f"atlas-broker-check-{secrets.token_hex(8)}")
     except Unauthorized:
         return False
     except Refused as error:
@@ -139,7 +156,7 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
         else:
             usable = True
             yield GOOD, f"{about} can be used"
-    if not usable:
+    if not usable and not all(plan.new_cluster for plan in _plans(settings, client.project_id)):
         yield BAD, f"{where}: no cluster can be used; create or resume one"
     names = {cluster.name for cluster in clusters}
     only = len(settings.projects) == 1
