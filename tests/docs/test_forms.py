@@ -16,7 +16,9 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
+from broker_api.catalog.catalog import Catalog
 from broker_api.cli import cli
+from broker_api.config import Config
 from broker_api.errors import SettingError
 from broker_api.log_events import EVENTS
 from broker_api.settings.settings import Part, load
@@ -32,6 +34,9 @@ from tests.unit.osb_requests import a_client, send
 
 LANGUAGES = {"sh", "python", "json", "yaml", "{toctree}", "{eval-rst}"}
 """`sh` is run or checked here; `python` is run by tests/integration/test_legacy_interface.py, or with `sh`."""
+OF_LEAST_RIGHTS = {"docs/least-rights.md", "docs/security.md"}
+"""Pages with blocks for Redis and MongoDB, which tests/e2e/test_least_rights.py runs."""
+WITH_PYTHON = {"docs/config-api.md", "docs/emulator.md", "docs/clusters.md"}
 CF = {
     "create-service-broker": 4,
     "enable-service-access": 1,
@@ -85,8 +90,8 @@ def names_of(kind: str) -> set[str]:
 def test_each_block_is_of_a_language_that_a_test_knows() -> None:
     for block in blocks():
         known = block.language in LANGUAGES or block.language.startswith("{include}")
-        assert known or block.page == "docs/least-rights.md", block
-        assert block.language != "python" or block.page in ("docs/config-api.md", "docs/emulator.md"), block
+        assert known or block.page in OF_LEAST_RIGHTS, block
+        assert block.language != "python" or block.page in WITH_PYTHON, block
 
 
 def test_what_is_run_elsewhere_is_still_in_the_documentation() -> None:
@@ -240,6 +245,13 @@ def test_the_readme_leads_to_each_page() -> None:
     linked = set(re.findall(r"\]\(docs/(.*?\.md)\)", (CHECKOUT / "README.md").read_text()))
     pages = {path.name for path in (CHECKOUT / "docs").glob("*.md")}
     assert pages - linked == {"index.md", "changelog.md"}
+
+
+def test_the_plan_of_the_page_about_clusters_can_be_offered() -> None:
+    (block,) = [each for each in blocks("python") if each.page == "docs/clusters.md"]
+    config = Config(None, None)
+    config.broker["plans"] = [ast.literal_eval(block.text)]
+    assert Catalog(config)
 
 
 def test_troubleshooting_names_only_events_that_exist_and_all_that_are_problems() -> None:
