@@ -322,7 +322,7 @@ class Connection:
             if expected:
                 self.out += b"HTTP/1.1 100 Continue\r\n\r\n"
                 yield from self._send(keep=True)
-            yield from self._body_arrives(body, deadline, CHUNKED_BYTES if body.chunked else body.left)
+            yield from self._body_arrives(body, deadline, CHUNKED_BYTES if body.chunked else body.size + body.left)
         last = not body.whole and (body.broken or self._ended or time.monotonic() >= deadline)
         keep = yield self._work(request, io.BytesIO(body.data) if body.whole else _CutOff(body.data), last=last)
         return (yield from self._send(keep=keep)) and (yield from self._discard(body, deadline))

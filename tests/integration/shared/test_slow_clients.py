@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from broker_api.server import OTHER_FILES
-from broker_api.server_connection import BODY_SECONDS, DISCARDED_BYTES, HEAD_SECONDS
+from broker_api.server_connection import BODY_SECONDS, DISCARDED_BYTES, HEAD_SECONDS, PATIENCE_SECONDS
 from tests.dev.broker import Api
 from tests.dev.processes import HOST
 from tests.dev.stack import Stack
@@ -55,7 +55,7 @@ class Client:
         self.socket = socket.create_connection((HOST, port), timeout=HEAD_SECONDS + 5, source_address=(source, 0))
         self.sent = sent
         self.send(sent)
-        self._received = b""
+        self._received = self.body = b""
         self._arrived = select.poll()
         self._arrived.register(self.socket, select.POLLIN)
 
@@ -78,8 +78,8 @@ class Client:
         length = int(fields.get("content-length", 0))
         while len(self._received) < length:
             assert self._receive(), "the answer is cut off"
-        body, self._received = self._received[:length], self._received[length:]
-        assert not body or json.loads(body)
+        self.body, self._received = self._received[:length], self._received[length:]
+        assert not self.body or json.loads(self.body)
         return head.decode()
 
     def status(self) -> int:
@@ -206,6 +206,17 @@ def test_the_body_is_asked_for_only_after_the_credentials_were_checked(stack: St
         assert welcome.status() == 400
     with Client(stack.api.port, _head(stack, "PUT", PATH, "Content-Length: 999999999", expecting[1])) as long:
         assert long.status() == 413
+
+
+@pytest.mark.parametrize("shares", [(40, 40, 20), (1, 98, 1), (0, 60, 40)])
+def test_a_body_that_comes_in_pieces_is_read_whole(stack: Stack, client: Client, shares: Sequence[int]) -> None:
+    pieces = [b" " * (1000 * share) for share in shares]
+    client.send(_head(stack, "PUT", PATH, f"Content-Length: {sum(map(len, pieces)) + 2}"))
+    for piece in (*pieces, b"{}"):
+        client.send(piece)
+        time.sleep(2 * PATIENCE_SECONDS)
+    assert client.status() == 400
+    assert b"service_id" in client.body
 
 
 def test_a_client_that_sends_a_long_body_before_it_reads_gets_its_refusal(stack: Stack) -> None:
