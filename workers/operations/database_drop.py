@@ -30,9 +30,11 @@ def begin_drop(job: AtlasJob[Instance]) -> bool:
     instance = with_project(job)
     others = _others_with_database(job, instance)
     if user := next((other for other in others if other.phase is not Phase.DELETING), None):
+        # A tenant reads nothing about another one, also where Config.DATABASES lets both use a database.
+        name = f"the instance {user.instance_id}" if user.owner == instance.owner else "an instance of another owner"
         raise FailedError(
-            f"The database {instance.database} on {job.cluster} is not dropped: the instance "
-            f"{user.instance_id} uses it too. Delete that first, or set policy-on-delete to retain.",
+            f"The database {instance.database} on {job.cluster} is not dropped: {name} uses it too. "
+            "Delete that first, or set policy-on-delete to retain.",
             refused=True,
         )
     if job.context.databases.begin_drop(instance, [other.instance_id for other in others]):
