@@ -4,7 +4,6 @@ It prints one line for each finding: ``good``, ``warn`` or ``bad``, and what to 
 prints no secret.
 """
 
-import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ from functools import partial
 import click
 from pymongo.errors import PyMongoError
 
-from broker_api import logs
 from broker_api.catalog.catalog import Catalog
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
@@ -43,7 +41,6 @@ MANY_MESSAGES = 1000
 @click.command()
 def check() -> None:
     """Check settings, MongoDB, Redis, keys and Atlas; exit status 0 when nothing is bad."""
-    logs.configure(logging.CRITICAL)  # errors become findings
     marks = set()
     for mark, finding in findings(os.environ):
         click.echo(f"{mark:<4}  {' '.join(finding.split())}")
