@@ -57,6 +57,7 @@ def test_an_earlier_operation_is_told_as_it_ended(client: OsbClient, atlas: Emul
     binding_id, bind = held_bind(client, atlas, instance)
     release(atlas)
     client.wait(instance, binding_id)
+    atlas.apply_by_hand()
     unbind = client.unbind(instance, binding_id)
     assert client.last_operation(instance, binding_id, bind.operation).state == "succeeded"
     assert client.last_operation(instance, binding_id, unbind.operation).state == "in progress"
