@@ -7,6 +7,8 @@ from uuid import uuid4
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo_errors import storage_errors
 
+SHORTEST_SECONDS = 0.1
+
 
 @dataclass
 class ClusterLooks:
@@ -33,8 +35,9 @@ class ClusterLooks:
         name = f"look/{project}/{cluster}"
         if self.housekeeping.acquire(name, uuid4().hex, self.seconds[kind]):
             return 0.0
-        left = self.housekeeping.read(name)["until"] - self.housekeeping.store.now()
-        return max(0.1, float(left.total_seconds()))
+        until = self.housekeeping.read(name).get("until")
+        left = (until - self.housekeeping.store.now()).total_seconds() if until else 0.0
+        return max(SHORTEST_SECONDS, left)
 
     @storage_errors("forget a cluster")
     def forget(self, project: str, cluster: str) -> None:
