@@ -15,8 +15,8 @@ from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import Counts, OperationCounts
 from broker_api.state.store import Store
 
-SHARED_SECONDS = 0.2
-"""For how long a look at the broker's readiness is used."""
+SHARED_SECONDS, LONGEST_SHARED_SECONDS = 0.2, 1.0
+"""For how long a look at the broker's readiness is used: as long as it took, within these limits."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,11 @@ class Health:
         Calls at about the same time share one look, since outsiders may ask as often as they like.
         """
         with self._looking:
-            if time.monotonic() > self._seen_until:
+            began = time.monotonic()
+            if began > self._seen_until:
                 self._seen = self._look()
-                self._seen_until = time.monotonic() + SHARED_SECONDS
+                now = time.monotonic()
+                self._seen_until = now + min(max(now - began, SHARED_SECONDS), LONGEST_SHARED_SECONDS)
             return self._seen
 
     def _look(self) -> tuple[bool, JsonObject]:

@@ -1,11 +1,14 @@
 """Redis flushed, stopped or hanging while operations are in flight: nobody but the sweep notices."""
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
+from tests.dev.processes import HOST
 from tests.dev.services import Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -87,6 +90,19 @@ def test_requests_are_accepted_within_2_seconds_without_redis_and_all_end_when_i
     assert all(works(tenant.credentials(name)) for name in names)
     assert atlas.counts()["POST /groups/{groupId}/databaseUsers"] == BINDINGS
     assert not fragile.ended()
+
+
+def test_questions_for_readiness_hold_up_no_platform_while_redis_hangs(fragile: Stack, platform: OsbClient) -> None:
+    """They need no credentials, and each of them waits for Redis."""
+    with hanging(fragile.redis), ExitStack() as asking:
+        began = time.monotonic()
+        clients = [asking.enter_context(socket.create_connection((HOST, fragile.api.port), 20)) for _ in range(400)]
+        for client in clients:
+            client.sendall(b"GET /ready HTTP/1.1\r\nHost: broker\r\n\r\n")
+        assert platform.catalog().seconds < 1
+        assert platform.request("GET", "/live").seconds < 1
+        assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+        assert time.monotonic() - began < 10
 
 
 def test_readiness_stays_and_says_that_redis_is_lost(fragile: Stack, platform: OsbClient) -> None:
