@@ -461,6 +461,18 @@ def test_a_change_of_a_cluster_sends_only_what_changes_and_regions_as_a_whole() 
     assert sent(disk_size_gb=40) == {"replicationSpecs": [spec]}
 
 
+def test_a_tag_without_a_value_is_no_reason_not_to_read_a_cluster() -> None:
+    body = cluster_body(tags=[{"key": "team", "value": ""}, {"key": "cost", "value": None}])
+    assert told(body, lambda c: c.cluster("c1")).tags == {"team": "", "cost": ""}
+
+
+def test_a_deletion_is_accepted_with_and_without_a_body() -> None:
+    for reply in (say(202, {}), say(202)):
+        heard(reply, lambda c: c.delete_cluster("c1", "dedicated"))
+    with pytest.raises(UnreadableAnswer):
+        heard(say(200), lambda c: c.delete_cluster("c1", "dedicated"))
+
+
 def test_a_deletion_that_is_under_way_already_is_no_error() -> None:
     refused = refuse(400, "CLUSTER_ALREADY_REQUESTED_DELETION", "The cluster c1 has already been requested.", ["c1"])
     heard(refused, lambda c: c.delete_cluster("c1", "dedicated"))
@@ -516,8 +528,14 @@ def test_a_certificate_and_its_key_are_told_apart(body: str, encode: Callable[[s
     assert "MIIJ" not in repr(Certificate(CERTIFICATE, PRIVATE_KEY))
 
 
+def test_certificates_of_issuers_stay_behind_the_users_own() -> None:
+    issuer = CERTIFICATE.replace("MIIF", "MIIC")
+    with StandIn(lambda _: say(201, (CERTIFICATE + issuer + PRIVATE_KEY).encode())) as atlas:
+        assert atlas.client().create_certificate("b-1", 6) == Certificate(CERTIFICATE + issuer, PRIVATE_KEY)
+
+
 @pytest.mark.parametrize(
-    "body", [CERTIFICATE, PRIVATE_KEY, f"{PRIVATE_KEY}{CERTIFICATE}{CERTIFICATE}", "<html/>", "{}"]
+    "body", [CERTIFICATE, PRIVATE_KEY, f"{PRIVATE_KEY}{PRIVATE_KEY}{CERTIFICATE}", "<html/>", "{}"]
 )
 def test_an_answer_without_one_certificate_and_one_key_makes_no_sense(body: str) -> None:
     with StandIn(lambda _: say(201, body.encode())) as atlas, pytest.raises(UnreadableAnswer) as caught:

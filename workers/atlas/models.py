@@ -284,19 +284,19 @@ def parse_user(body: Json) -> DatabaseUser:
 
 
 def parse_certificate(body: Json) -> Certificate:
-    """Parse the PEM text with a certificate and its private key.
+    """Parse the PEM text with a certificate, perhaps those of its issuers behind it, and the private key.
 
     Raises:
-        Malformed: It has not exactly one of each.
+        Malformed: There is no certificate, or not exactly one private key.
     """
     blocks = [
         found[0] for found in re.finditer(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\n?", body["text"], re.DOTALL)
     ]
     keys = [block for block in blocks if "PRIVATE KEY-----" in block]
     certificates = [block for block in blocks if block.startswith("-----BEGIN CERTIFICATE-----")]
-    if len(keys) != 1 or len(certificates) != 1:
-        raise Malformed("it is not one certificate with its private key")
-    return Certificate(certificates[0], keys[0])
+    if len(keys) != 1 or not certificates:
+        raise Malformed("it is not a certificate with its private key")
+    return Certificate("".join(certificates), keys[0])
 
 
 def parse_access_entry(body: Json) -> AccessEntry:
@@ -362,7 +362,7 @@ def _cluster(body: Json, kind: Literal["dedicated", "flex", "free"]) -> Cluster:
         ),
         version=optional_text(body, "mongoDBVersion") or optional_text(body, "mongoDBMajorVersion"),
         sharded=optional_text(body, "clusterType") in ("SHARDED", "GEOSHARDED"),
-        tags={text(tag, "key"): text(tag, "value") for tag in objects(body, "tags")},
+        tags={optional_text(tag, "key") or "": optional_text(tag, "value") or "" for tag in objects(body, "tags")},
         termination_protection=body.get("terminationProtectionEnabled") is True,
     )
 

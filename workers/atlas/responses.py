@@ -89,7 +89,7 @@ def interpret(
     """
     status = response.status_code
     body: object = {}
-    if status != HTTPStatus.NO_CONTENT:
+    if status != HTTPStatus.NO_CONTENT and (response.content or status != HTTPStatus.ACCEPTED):
         try:
             body = json.loads(response.content)
         except (ValueError, RecursionError):
