@@ -76,7 +76,9 @@ def test_an_image_is_small_and_has_no_shell_no_package_manager_and_a_user_with_a
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_packages_of_debian_are_listed_with_their_versions_and_copyrights(images: dict[str, Image], name: str) -> None:
+def test_the_packages_of_debian_are_listed_with_their_versions_and_copyrights(
+    images: dict[str, Image], name: str
+) -> None:
     root = images[name].root
     listed = {path.name for path in (root / "var/lib/dpkg/status.d").iterdir()}
     assert listed >= {"ca-certificates", "libc6", "libssl3", "tzdata"}
