@@ -173,10 +173,10 @@ def _change_passwords_of_the_api(confined: Confined, client: redis.Redis) -> Non
     old = settings["BROKER_REDIS_URL"], settings["BROKER_MONGO_URI"]
     new = old[0].replace(":PASSWORD", ":NEW_PASSWORD"), old[1].replace("broker-api:", f"{given['user']}:NEW_")
     with confined.cluster.client() as root:
-        client.execute_command(*add.split())
+        client.execute_command(*add.split())  # type: ignore[no-untyped-call]  # redis has no type for it
         root[confined.database].command("createUser", given.pop("user"), **given)
         assert (_log_in(*old), _log_in(*new)) == (True, True)
-        client.execute_command(*remove.split())
+        client.execute_command(*remove.split())  # type: ignore[no-untyped-call]
         root[confined.database].command("dropUser", dropped)
         assert (_log_in(*old), _log_in(*new)) == (False, True)
 
