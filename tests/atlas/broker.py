@@ -64,9 +64,9 @@ def project_secrets() -> list[Json]:
 
 
 def furnish(atlas: Emulator) -> None:
-    """Make the projects; users of tests may pile up where no test is about their number."""
+    """Make the projects; users and clusters of tests may pile up."""
     for project in (MAIN, OTHER, TIGHT):
-        atlas.put_project(project, user_limit=10_000)
+        atlas.put_project(project, user_limit=10_000, cluster_limit=1000)
     for project, key in _KEYS.items():
         atlas.put_project(project, key=key)
     atlas.put_account(Emulator.client_id, Emulator.client_secret, [OTHER])
