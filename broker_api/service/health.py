@@ -15,6 +15,8 @@ from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import Counts, OperationCounts
 from broker_api.state.store import Store
 
+MOST_USERS = 2_000
+"""How many users of a project the metrics count at most; Atlas allows 100, or what its support has raised this to."""
 SHARED_SECONDS, LONGEST_SHARED_SECONDS = 0.2, 1.0
 """For how long a look at the broker's readiness is used: as long as it took, within these limits."""
 
@@ -80,5 +82,5 @@ class Health:
         """
         state = BrokerState.read(self.housekeeping)
         others = {project: int(room.get("others") or 0) for project, room in state.rooms.items()}
-        users = {project: number + self.store.count_users(project) for project, number in others.items()}
+        users = {project: number + self.store.count_users(project, MOST_USERS) for project, number in others.items()}
         return Figures(state, OpenOperations.read(self.store), self.counts.read(), users, self.queue.depths())

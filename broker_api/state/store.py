@@ -285,9 +285,14 @@ class Store:
         return [Instance.read(document) for document in self.collection.find(query)]
 
     @storage_errors("count users")
-    def count_users(self, project: str) -> int:
-        """Return the number of bindings that have a user in an Atlas project, which are in an index of their own."""
-        return self.collection.count_documents({"project": project, "made": True})
+    def count_users(self, project: str, most: int = 2**31 - 1) -> int:
+        """Return the number of bindings that have a user in an Atlas project, which are in an index of their own.
+
+        Args:
+            project: The id of the project.
+            most: Count no further than to this number.
+        """
+        return self.collection.count_documents({"project": project, "made": True}, limit=most)
 
     @storage_errors("find instances")
     def of_same_database(self, instance: Instance) -> list[Instance]:
