@@ -1,6 +1,6 @@
 """Documents that something else has changed: they lead to an error with a sentence, never to an action in Atlas."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -14,11 +14,9 @@ from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import binding_key, canonical, instance_key
 from broker_api.state.store import Store
 from tests.books import call_users, document, held, make_user, sign
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.tenant import CLUSTER, Json, Tenant, eventually, works
 from workers.maintenance.reconcile import ReconcileError, reconcile
 from workers.operations.database_users import labels
@@ -30,22 +28,8 @@ NOT_AS_WRITTEN = "is not as the broker wrote it"
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
-
-
-@pytest.fixture(scope="module")
-def broker(stack: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(stack) as running:
-        yield running
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
@@ -17,8 +17,6 @@ from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import Place, binding_key
 from tests.books import held, make_user
 from tests.console import Console
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
@@ -31,20 +29,10 @@ SECRETS = 4
 
 
 @pytest.fixture
-def stack(
-    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, atlas: Emulator
-) -> Stack:
-    """Not started; its documents are in a database of this test's own."""
+def stack(new_stack: Callable[[], Stack], atlas: Emulator) -> Stack:
+    """One for each test."""
     del atlas
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/3", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
+    return new_stack()
 
 
 @contextmanager

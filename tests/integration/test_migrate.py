@@ -4,21 +4,20 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from broker_api.state.housekeeping import RECONCILED
+from broker_api.state.database_reservations import RESERVATIONS
+from broker_api.state.housekeeping import BROKER, RECONCILED
 from broker_api.state.records import binding_key
 from tests.books import call_users, held, make_user
-from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import CHECKOUT, clean_environment
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.osb_client import OsbClient
 from tests.tenant import CLUSTER, Json, Tenant, eventually, works
 from workers.maintenance.migrate import migrate
@@ -29,30 +28,16 @@ COMMAND = "from workers.maintenance.migrate import migrate; migrate()"
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    """Not started; its documents are those of one test."""
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/6", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
-
-
-@pytest.fixture(scope="module")
-def running(stack: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(stack) as running:
-        yield running
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture
-def broker(running: InThisProcess, atlas: Emulator) -> InThisProcess:
+def broker(broker: InThisProcess, atlas: Emulator) -> InThisProcess:
+    """Without a document of the tests before."""
     assert atlas.users() == []
-    running.context.store.collection.delete_many({})
-    return running
+    broker.context.store.collection.delete_many({})
+    return broker
 
 
 class OldBroker:
@@ -98,12 +83,12 @@ def labels(atlas: Emulator) -> dict[str, Json]:
 
 
 def everything(stack: Stack) -> Json:
-    """All documents of the broker's database; of those that a running broker writes by itself, the names."""
+    """All documents of the broker's database, but for leases, turns and reports that a running broker writes by itself."""
     with stack.state.client() as client:
         database = client[stack.database]
         names = {name for name in database.list_collection_names() if name != "instances_reports"}
-        fields = {"instances_housekeeping": {"_id": 1}}
-        return {name: sorted(map(repr, database[name].find({}, fields.get(name)))) for name in sorted(names)}
+        lasting = {"instances_housekeeping": {"_id": {"$regex": f"^({BROKER}$|{RESERVATIONS})"}}}
+        return {name: sorted(map(repr, database[name].find(lasting.get(name)))) for name in sorted(names)}
 
 
 THEIRS: dict[str, Any] = {"labels": [{"key": "atlas-broker", "value": "another"}]}

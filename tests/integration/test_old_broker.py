@@ -1,15 +1,13 @@
 """atlasbroker 2.0.0 itself, from PyPI, beside this broker on the same collection: the way here, and the way back."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from click.testing import CliRunner
 
 from tests.bench.servers import OldBroker, install_old_broker, is_old_broker_installed
 from tests.books import held
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
@@ -22,16 +20,8 @@ ON_CLUSTER = {"cluster": CLUSTER}
 
 
 @pytest.fixture
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/7", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture

@@ -17,11 +17,9 @@ import requests
 from broker_api.logins import make_hash
 from broker_api.state.records import Place
 from tests.books import make_user
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.integration import test_forged_documents as forged
 from tests.integration import test_private_values as private
 from tests.integration import test_tenant_isolation as isolation
@@ -179,22 +177,8 @@ def planted(fault: Fault) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/8", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
-
-
-@pytest.fixture(scope="module")
-def broker(stack: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(stack) as running:
-        yield running
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture

@@ -1,22 +1,24 @@
 """Unknown parameters and contexts may hold secrets: MongoDB has them only encrypted, and all works with them."""
 
-from collections.abc import Iterator
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 from broker_api.authentication import Authentication
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema
 from broker_api.config import BindingView, Config, Permissions
+from broker_api.jobs.queue import QUEUES
 from broker_api.state.encryption import Vault
 from broker_api.state.private_values import KNOWN_PARAMETERS, opened
 from broker_api.state.records import binding_key, canonical, instance_key, record
 from broker_api.state.store import Store
 from tests.books import document, held
 from tests.console import Console
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess, in_this_process
@@ -39,16 +41,8 @@ class SecretReader(Config):
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/5", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +109,11 @@ def test_secrets_of_platforms_are_nowhere_in_clear_and_requests_see_them_as_befo
         client.request("GET", "/operations").text,
         client.request("GET", f"/operations?instance={name}").text,
     ]
-    with stack.redis.client() as redis:
-        shown.append(str([redis.dump(key) for key in redis.scan_iter()]))
+    with Redis.from_url(stack.settings["BROKER_REDIS_URL"]) as redis:
+        messages = [json.loads(each) for queue in set(QUEUES.values()) for each in redis.lrange(queue, 0, -1)]
+    bodies = [b64decode(message["body"]).decode() for message in messages]
+    assert any(instance_id in body for body in bodies)
+    shown += [str(messages), str(bodies)]
     for text in (stored(stack), broker.log_text(), *shown):
         assert text
         assert PLANTED not in text
@@ -162,7 +159,8 @@ def test_what_an_earlier_release_has_stored_in_clear_is_read_and_encrypted_by_a_
 def test_what_atlasbroker_2_has_left_is_encrypted_when_it_is_converted(
     tenant: Tenant, broker: InThisProcess, stack: Stack
 ) -> None:
-    left = {"instance_id": str(uuid4()), "database": f"left-{uuid4()}", "cluster": CLUSTER, "parameters": PARAMETERS}
+    given = PARAMETERS | {"$first": f"{PLANTED}operator"}
+    left = {"instance_id": str(uuid4()), "database": f"left-{uuid4()}", "cluster": CLUSTER, "parameters": given}
     key, console = instance_key(str(left["instance_id"])), Console.of(stack)
     keys = Console({**console.settings, "BROKER_ENCRYPTION_KEYS": stack.encryption_key})
     with held(stack) as documents:
@@ -170,14 +168,14 @@ def test_what_atlasbroker_2_has_left_is_encrypted_when_it_is_converted(
         converted = Tenant(tenant.client, str(left["instance_id"]))
         assert works(converted.bind(**OF_BINDING))  # the hooks have seen the secrets
         assert PLANTED not in stored(stack)
-        clear = {"parameters": PARAMETERS, "sealed_parameters": None}  # as a build without encryption converted it
-        documents.update_one({"_id": key}, {"$set": clear})
+        clear = {"parameters": {"$literal": given}, "sealed_parameters": None}
+        documents.update_one({"_id": key}, [{"$set": clear}])  # as a build without encryption converted it
         assert keys.json("keys", "status")["in_clear"] == 1
         assert keys.json("keys", "rotate")["left"] == 0
         assert (documents.find_one({"_id": key}) or {})["parameters"] == {"cluster": CLUSTER}  # still an object
     assert PLANTED not in stored(stack)
     assert broker.context.store.instance(converted.instance_id)
-    assert tenant.client.instance(converted.instance_id).json["parameters"] == PARAMETERS
+    assert tenant.client.instance(converted.instance_id).json["parameters"] == given
 
 
 FORGERIES = ("removed", "of another", "changed")

@@ -1,7 +1,7 @@
 """Drift between Atlas and MongoDB: it is reported, and repaired only when told to."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,9 @@ from broker_api.state.mongo import In
 from broker_api.state.records import Place, binding_key, instance_key
 from tests.books import call_users
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, works
 from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser, NewCluster
@@ -28,30 +27,17 @@ STRANGER = DatabaseUser("stranger", (AtlasRole("read", "things"),), password="so
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator, redis_server: Redis) -> Stack:
-    """A stack whose processes are not started, and whose bindings are those of one test."""
-    return Stack(
-        flower=False,
-        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/5"},
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
-
-
-@pytest.fixture(scope="module")
-def running(stack: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(stack) as running:
-        yield running
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture
-def broker(running: InThisProcess, atlas: Emulator) -> InThisProcess:
+def broker(broker: InThisProcess, atlas: Emulator) -> InThisProcess:
+    """Without a document of the tests before."""
     assert atlas.users() == []
-    running.lines.clear()
-    running.context.store.collection.delete_many({})
-    return running
+    broker.lines.clear()
+    broker.context.store.collection.delete_many({})
+    return broker
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from broker_api.state.records import binding_key, instance_key
 from tests.books import held, make_user
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
+from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
@@ -165,16 +165,8 @@ HARMLESS: dict[str, tuple[Callable[[Attack], Answer], set[int]]] = {
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/7", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture(scope="module")

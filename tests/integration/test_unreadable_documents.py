@@ -1,6 +1,6 @@
 """Documents that only a newer release knows, or that cannot be read at all: they stop nothing but themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -12,11 +12,10 @@ from broker_api.state.records import Instance, binding_key, instance_key
 from broker_api.state.store import Store
 from tests.books import document, held
 from tests.conftest import new_store
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
+from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.osb_client import OsbClient
 from tests.tenant import Json, Tenant, eventually, works
 from workers.maintenance.reconcile import reconcile
@@ -71,32 +70,16 @@ BROKEN: dict[str, Json] = {
 
 
 @pytest.fixture(scope="module")
-def own(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator, redis_server: Redis) -> Stack:
-    """A stack whose processes are not started."""
-    redis = redis_server.uri.removesuffix("/0") + "/4"
-    return Stack(
-        flower=False,
-        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_REDIS_URL": redis},
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
-@pytest.fixture(scope="module")
-def broker(own: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(own) as running:
-        yield running
-
-
-@pytest.fixture
-def stack(own: Stack, broker: InThisProcess, atlas: Emulator) -> Stack:
+@pytest.fixture(autouse=True)
+def no_documents(broker: InThisProcess, atlas: Emulator) -> None:
+    """Forget those of the tests before."""
     assert atlas.users() == []
     broker.lines.clear()
-    with held(own) as documents:
-        documents.delete_many({})
-    return own
+    broker.context.store.collection.delete_many({})
 
 
 def damage(stack: Stack, key: str, change: Json) -> None:

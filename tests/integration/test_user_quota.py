@@ -1,45 +1,29 @@
 """By default an instance may use half of the database users of its Atlas project, as Atlas tells their number."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from broker_api.state.mongo import In
 from broker_api.state.store import ROOM
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.in_process import InThisProcess, in_this_process
+from tests.in_process import InThisProcess
 from tests.tenant import Tenant, works
 from workers.clusters.user_quota import LEARN_SECONDS
 
 
 @pytest.fixture(scope="module")
-def stack(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Stack:
-    settings = {"BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/6", "BROKER_SETTLE_SECONDS": "0"}
-    return Stack(
-        flower=False,
-        settings=settings,
-        state=state_mongod,
-        cluster=cluster_mongod,
-        redis=redis_server,
-        emulator=emulator,
-    )
-
-
-@pytest.fixture(scope="module")
-def running(stack: Stack) -> Iterator[InThisProcess]:
-    with in_this_process(stack) as running:
-        yield running
+def stack(new_stack: Callable[[], Stack]) -> Stack:
+    return new_stack()
 
 
 @pytest.fixture
-def tenant(running: InThisProcess, stack: Stack, atlas: Emulator) -> Iterator[Tenant]:
+def tenant(broker: InThisProcess, stack: Stack, atlas: Emulator) -> Iterator[Tenant]:
     """Before the first instance in a project; its limit was not asked for."""
     name = f"{ROOM}{atlas.project_id}"
-    running.context.housekeeping.write(name, {"limit": None, "learn_again": In(-1)})
+    broker.context.housekeeping.write(name, {"limit": None, "learn_again": In(-1)})
     with stack.client() as client:
         yield Tenant(client)
 
@@ -63,7 +47,7 @@ def test_one_instance_cannot_use_up_the_users_of_a_project(tenant: Tenant, atlas
 
 @pytest.mark.parametrize("status", [404, 501, 500, 403])
 def test_where_atlas_does_not_tell_the_limit_nothing_is_refused(
-    tenant: Tenant, running: InThisProcess, atlas: Emulator, status: int
+    tenant: Tenant, broker: InThisProcess, atlas: Emulator, status: int
 ) -> None:
     atlas.user_limit(2)
     atlas.fail("GET", "/limits/", times=None, status=status, error_code="RESOURCE_NOT_FOUND")
@@ -71,8 +55,8 @@ def test_where_atlas_does_not_tell_the_limit_nothing_is_refused(
     for name in ("1", "2"):
         assert works(tenant.bind(f"{name}-{status}"))
     name = f"{ROOM}{atlas.project_id}"
-    assert not running.context.housekeeping.read(name).get("limit")
-    assert "user_limit_unknown" in running.log_text()
+    assert not broker.context.housekeeping.read(name).get("limit")
+    assert "user_limit_unknown" in broker.log_text()
 
 
 def test_the_limit_is_asked_for_once_in_a_while_for_many_instances(tenant: Tenant, atlas: Emulator) -> None:
