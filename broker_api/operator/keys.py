@@ -79,7 +79,7 @@ def rotate(*, batch: int, as_json: bool) -> None:
     told["why"] = dict(list(left.items())[:SHOWN_LEFT])
     told |= {"not_needed": _not_needed(use, vault), "macs_required": use.macs_required, "advice": _advice(use, vault)}
     output.show_record(told, as_json=as_json)
-    if left or _missing(use, vault) or not use.macs_required:
+    if left or not use.is_all_under(vault.ids[0]) or not use.macs_required:
         raise SystemExit(1)
 
 
@@ -119,7 +119,7 @@ def _advice(use: KeyUse, vault: Vault) -> str:
     first, *others = vault.ids
     if missing := _missing(use, vault):
         return f"Put back into BROKER_ENCRYPTION_KEYS: {', '.join(missing)}. What is under them cannot be used."
-    if use.needed() - {first} or use.without_macs or use.in_clear:
+    if not use.is_all_under(first):
         return f"Run atlas-broker keys rotate: not everything is under the first key {first} or has MACs."
     if not use.macs_required:
         return "Run atlas-broker keys rotate: everything has MACs, but documents without MACs are still accepted."

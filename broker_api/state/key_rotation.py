@@ -82,6 +82,10 @@ class KeyUse:
         """Return the ids of all keys that something is under, but for those of workers."""
         return {*self.secrets, *self.macs, self.canary}
 
+    def is_all_under(self, key_id: str) -> bool:
+        """Return whether everything is encrypted and has MACs, and needs no other key than this one."""
+        return self.needed() <= {key_id} and not self.without_macs and not self.in_clear
+
 
 class KeyRotation:
     """Rotates the keys of a store, and counts what is under which.
@@ -177,9 +181,9 @@ class KeyRotation:
         changed = {name: value for name, value in renewed.items() if value != before.get(name)}
         if not changed:
             return None
-        unchanged = {"_id": key, **{name: before.get(name) for name in changed}}
-        if any(name.startswith("operation.") for name in changed):
-            unchanged["operation.id"] = before["operation.id"]
+        names = [*changed, *(["operation.id"] if any(name.startswith("operation.") for name in changed) else [])]
+        # $eq, since the parameters of a converted document are an object, whose keys may be operators.
+        unchanged = {"_id": key, **{name: {"$eq": before.get(name)} for name in names}}
         return UpdateOne(unchanged, {"$set": changed})
 
     def _macs_of(self, document: Document) -> dict[str, str]:

@@ -12,6 +12,7 @@ from broker_api.state.fields import BindingFields, InstanceFields, OperationFiel
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.operation_claims import ENDED, phase_fields
+from broker_api.state.private_values import CONTEXT, PARAMETERS
 from broker_api.state.records import CREATES, DELETES, HOLDS_NOTHING, Binding, Instance, Kind, Phase, State
 from broker_api.state.store import OPERATION_SECONDS, PAST, UNLIMITED, UNSURE_UNTIL, Start, Store
 
@@ -170,7 +171,8 @@ class OperatorActions:
             "description": "The operator of the broker has removed the record; Atlas was not asked.",
             "finished": In(0),
         }
-        values = assignments({**fields, "unsure_until": None, **phase_fields(Phase.GONE)})
+        unread = dict.fromkeys((PARAMETERS, CONTEXT))  # the key that wrote them may be lost
+        values = assignments({**fields, **unread, "unsure_until": None, **phase_fields(Phase.GONE)})
         in_progress = found.operation.state is State.IN_PROGRESS
         if in_progress and found.operation.kind in DELETES:
             values |= assignments(ended, "operation.")
