@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from pymongo import ReturnDocument
 
-from broker_api.state.fields import Fields, OperationFields, ResourceFields, StepFields, StepsFields
+from broker_api.state.fields import Fields, Moment, OperationFields, ResourceFields, StepFields, StepsFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import sealed
@@ -31,7 +31,7 @@ from broker_api.state.records import (
     StepResult,
     record,
 )
-from broker_api.state.store import Store
+from broker_api.state.store import UNSURE_UNTIL, Store
 
 Fences = Mapping[str, int]
 """Operations by the ``_id`` of their document, with the number of the last claim, which another claim changes."""
@@ -290,7 +290,7 @@ class Claims:
         return replace(claim, record=type(claim.record).read(document))
 
     @storage_errors("release")
-    def release(self, claim: Claim[Any], *, sure: bool) -> None:
+    def release(self, claim: Claim[Any], unsure_until: Moment | None) -> None:
         """Release a lease after ``LeaseLostError``, when the running step has ended.
 
         The operation that has replaced this one waits for the lease, so the filter contains the token of the lease and
@@ -298,11 +298,9 @@ class Claims:
 
         Args:
             claim: The claim.
-            sure: No request of this worker can still take effect in Atlas.
+            unsure_until: Until when a request of this operation may still take effect in Atlas.
         """
-        values = assignments({**_RELEASED, "due": In(0)}, "operation.") | assignments(
-            {"unsure_until": None} if sure else {}
-        )
+        values = assignments({**_RELEASED, "due": In(0)}, "operation.") | assignments({"unsure_until": unsure_until})
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
         self.store.collection.update_one(mine, [{"$set": values}])
 
@@ -348,6 +346,7 @@ class Claims:
         failed: Document = {
             "phase": {"$cond": [creates, Phase.FAILED, "$phase"]},
             "slot": {"$cond": [creates, None, "$slot"]},
+            "unsure_until": UNSURE_UNTIL,
             "operation.state": State.FAILED,
             "operation.finished": NOW,
             "operation.description": {"$concat": ["The operation was not done before its deadline. ", reason]},

@@ -445,10 +445,11 @@ def _exists(field: str) -> Document:
     return {field: {"$exists": True}}
 
 
+_IS_LEASE: Document = {"$eq": [{"$type": "$operation.lease_until"}, "date"]}  # a broken document must not stop others
 UNSURE_UNTIL: Document = {
     "$cond": [
         # The worker that holds the lease may be sending the request that creates the user.
-        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}]},
+        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}, _IS_LEASE]},
         {"$add": ["$operation.lease_until", 15_000]},
         {"$ifNull": ["$unsure_until", None]},
     ]

@@ -176,7 +176,8 @@ class Runner:
                 outcome = self._run_next_step(job)
         except LeaseLostError:
             log.warning("lease_lost", step=job.operation.step)
-            self._claims.release(job.claim, sure=not job.late_effect)
+            # A request of an earlier attempt stays in doubt, also when this one had its answer.
+            self._claims.release(job.claim, In(LATE_EFFECT_SECONDS) if job.late_effect else job.record.unsure_until)
             definition = self._definitions.get(job.definition)
             if definition and definition.on_lease_lost:
                 definition.on_lease_lost(job)
