@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         "BROKER_API_PROCESSES", default=default_processes, must_be="a whole number from 1 to 64"
     )
     """How many processes ``atlas-broker api`` serves with. By default one for each core, at most 4. Each needs about
-    45 MB of memory of its own."""
+    50 MB of memory of its own."""
     flower_url: Annotated[Text, AfterValidator(url_checks.check_flower_url)] = setting("BROKER_FLOWER_URL", default="")
     """The address of Flower, as operators' browsers reach it. The page of an operation then has a link to its job."""
     sync_wait: _Seconds = setting("BROKER_SYNC_WAIT_SECONDS", default=50, must_be=_SECONDS)

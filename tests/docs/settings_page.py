@@ -26,7 +26,7 @@ What each kind of process cannot do without:
 | API | `BROKER_MONGO_URI`, `BROKER_USERS`, `BROKER_ENCRYPTION_KEYS` |
 | worker | `BROKER_MONGO_URI`, `BROKER_ENCRYPTION_KEYS`, `MONGODB_ATLAS_PROJECT_ID`, an API key or a service account |
 | Flower | `BROKER_USERS` |
-| operators' commands | `BROKER_MONGO_URI` |
+| operators' commands | `BROKER_MONGO_URI`; check and migrate need the same as a worker |
 
 This page is made by `python -m tests.docs.settings_page > docs/settings.md`.
 """
@@ -113,12 +113,19 @@ def _facts(field: FieldInfo) -> dict[str, str]:
     if field.description:
         facts["must be"] = field.description
     if field.default not in ("", None, ()) and not field.default_factory:
-        facts["default"] = f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+        facts["default"] = f"`{_as_written(field.default)}`"
     elif variable == "BROKER_REDIS_URL":
         facts["default"] = f"`{Settings.model_fields['redis'].get_default(call_default_factory=True).celery_url}`"
     if not field.repr:
         facts["may be in a file"] = f"its path is in `{variable}_FILE`"
     return facts
+
+
+def _as_written(value: object) -> str:
+    """Return a value as a variable has it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":
