@@ -353,7 +353,7 @@ def test_a_cancelled_operation_has_failed_at_once_and_is_undone(kind: Kind, stor
     with pytest.raises(LeaseLostError):
         Claims(store).finish(claim, State.SUCCEEDED, Phase.READY, None, "")
     assert Claims(store).claim(key, operation_id) is None  # until the worker has ended its step
-    Claims(store).release(claim, sure=True)
+    Claims(store).release(claim, unsure_until=None)
     undoing = Claims(store).claim(key, operation_id)
     assert undoing
     assert undoing.record.unsure_until is None
