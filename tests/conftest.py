@@ -11,6 +11,7 @@ from uuid import uuid4
 import coverage
 import pytest
 import requests
+import structlog
 from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
@@ -166,6 +167,23 @@ def atlas(emulator: AtlasEmulator) -> Iterator[Emulator]:
     """Steers the emulated Atlas; what a test changes in it is undone, its users too."""
     yield emulator.control
     emulator.control.clear()
+
+
+@pytest.fixture(autouse=True)
+def empty_atlas(request: pytest.FixtureRequest) -> None:
+    """A test that looks at the emulated Atlas begins with an empty one, whatever tests without ``atlas`` have left."""
+    if {"atlas", "emulator"} <= set(request.fixturenames):
+        emulator = request.getfixturevalue("emulator")
+        if isinstance(emulator, AtlasEmulator):  # one file has an emulator of its own
+            emulator.control.clear()
+
+
+@pytest.fixture(autouse=True)
+def log_configuration_stays() -> Iterator[None]:
+    """Fails a test that configures the logs of this process: tests after it would capture no lines."""
+    before = structlog.get_config()
+    yield
+    assert structlog.get_config() == before, "run what configures logs in a process of its own"
 
 
 def measured() -> dict[str, str]:

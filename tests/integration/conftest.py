@@ -1,4 +1,4 @@
-"""Tests of this folder share one emulated Atlas. Files may have a broker of their own in the process of the tests."""
+"""Files may have a broker of their own in the process of the tests."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,15 +8,6 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.in_process import InThisProcess, in_this_process
-
-
-@pytest.fixture(autouse=True)
-def empty_atlas(request: pytest.FixtureRequest) -> None:
-    """A test that looks at the emulated Atlas begins with an empty one, whatever tests before it have left there."""
-    if "atlas" in request.fixturenames:
-        emulator = request.getfixturevalue("emulator")
-        if isinstance(emulator, AtlasEmulator):  # one file has an emulator of its own
-            emulator.control.clear()
 
 
 @pytest.fixture(scope="session")
