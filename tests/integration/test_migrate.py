@@ -83,7 +83,7 @@ def labels(atlas: Emulator) -> dict[str, Json]:
 
 
 def everything(stack: Stack) -> Json:
-    """All documents of the broker's database, without leases, turns and reports: a running broker writes them by itself."""
+    """All documents of the broker's database, without the leases, turns and reports that a running broker writes."""
     with stack.state.client() as client:
         database = client[stack.database]
         names = {name for name in database.list_collection_names() if name != "instances_reports"}
