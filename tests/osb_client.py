@@ -175,12 +175,13 @@ class OsbClient:
         deadline = time.monotonic() + seconds
         pauses = growing_pauses() if every is None else repeat(every)
         while True:
+            is_last = time.monotonic() > deadline
             answer = self.last_operation(instance_id, binding_id, operation)
             if on_poll:
                 on_poll(answer)
             if answer.status not in (requests.codes.ok, requests.codes.gone) or answer.state != IN_PROGRESS:
                 return answer
-            if time.monotonic() > deadline:
+            if is_last:
                 raise TimeoutError(f"Still in progress after {seconds:g} s: {answer.description}")
             time.sleep(next(pauses))
 

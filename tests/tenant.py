@@ -121,13 +121,18 @@ def together(*acts: Callable[[], T]) -> list[T]:
 
 
 def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 30.0) -> T:
-    """Return what ``look`` returns once that is true; fail with ``what`` after ``seconds``."""
+    """Return what ``look`` returns once that is true; fail with ``what`` after ``seconds``.
+
+    The last look begins after that time: a busy machine may stop this process for long between a look and the clock.
+    """
     deadline = time.monotonic() + seconds
     pauses = growing_pauses()
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or 'it'} (still {seen!r})"
+    while True:
+        is_last = time.monotonic() > deadline
+        if seen := look():
+            return seen
+        assert not is_last, f"not within {seconds:g} s: {what or 'it'} (still {seen!r})"
         time.sleep(next(pauses))
-    return seen
 
 
 def log_events(text: str) -> list[Json]:
