@@ -71,7 +71,7 @@ def run_to_end(
         env=clean_environment(settings or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -146,7 +146,7 @@ class Running(ABC):
 class Server(Running):
     """A child process with a port and a directory of its own; the same port and data after ``restart()``."""
 
-    ready_seconds = 60.0
+    ready_seconds = 180.0
     stop_signal = signal.SIGTERM
     """What ends the process for good; SIGKILL where a clean stop would only save its data."""
 
