@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,7 +40,7 @@ class TlsApi(Api):
     def trusts(self, authority: Authority) -> bool:
         """Whether a client that trusts this authority gets an answer."""
         try:
-            return requests.get(f"{self.uri}/health", timeout=2, verify=str(authority.file)).ok
+            return requests.get(f"{self.uri}/health", timeout=10, verify=str(authority.file)).ok
         except requests.exceptions.SSLError:
             return False
 
@@ -68,7 +68,7 @@ def test_it_serves_https_and_takes_new_files_for_new_connections(api: TlsApi, tm
     other = Authority(second)
     assert not api.trusts(other)
     with pytest.raises(requests.ConnectionError):
-        requests.get(api.uri.replace("https", "http"), timeout=2)
+        requests.get(api.uri.replace("https", "http"), timeout=10)
     with requests.Session() as session:
         session.auth = ("name", "password")
         for _ in range(3):  # on one connection
@@ -93,6 +93,13 @@ def test_silent_clients_delay_no_other(api: TlsApi) -> None:
         assert api.trusts(api.authority)
 
 
+def _is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
 @pytest.mark.parametrize("api", [HOST], indirect=True)
 def test_clients_that_stop_in_the_handshake_or_drip_a_request_are_let_go(api: TlsApi) -> None:
     trusted = ssl.create_default_context(cafile=str(api.authority.file))
@@ -103,11 +110,12 @@ def test_clients_that_stop_in_the_handshake_or_drip_a_request_are_let_go(api: Tl
         in_handshake.sendall(b"\x16")
         in_request = held.enter_context(trusted.wrap_socket(in_request, server_hostname=api.host))
         in_request.sendall(b"GET /live HTTP/1.1\r\nHost: broker")
-        for _ in range(HEAD_SECONDS - 2):
-            time.sleep(1)
-            in_request.sendall(b"x")
-        assert in_handshake.recv(1) == b""
-        assert in_request.recv(1) == b""
+        with suppress(ConnectionError):  # on a busy machine these seconds are longer
+            for _ in range(HEAD_SECONDS - 2):
+                time.sleep(1)
+                in_request.sendall(b"x")
+        assert _is_closed(in_handshake)
+        assert _is_closed(in_request)
     assert "Traceback" not in api.log_text()
 
 
