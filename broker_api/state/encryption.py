@@ -11,7 +11,7 @@ import json
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.fernet import Fernet, InvalidToken
@@ -78,6 +78,13 @@ class _Key:
         return Fernet(self.text)
 
 
+class _Keys(dict[str, _Key]):
+    """Keys by their ids."""
+
+    def __missing__(self, key_id: str) -> NoReturn:
+        raise MissingKeyError(key_id[: 2 * KEY_ID_BYTES])
+
+
 class Vault:
     """Encrypts, decrypts and authenticates JSON values. The first key writes; all keys read.
 
@@ -93,7 +100,7 @@ class Vault:
     def replace(self, keys: tuple[str, ...]) -> None:
         """Use other keys from now on; ``KeyCheck`` should have tried them."""
         made = [_Key(each) for each in keys]
-        self._by_id = {key.id: key for key in made}
+        self._by_id = _Keys((key.id, key) for key in made)
         self._keys = made
         self.has_keys = bool(made)
 
@@ -122,7 +129,7 @@ class Vault:
         try:
             _, key_id, text = sealed.split(".")
             data = _decoded(text)
-            key = self._key(key_id)
+            key = self._by_id[key_id]
             return json.loads(key.cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], canonical(place).encode()))
         except (InvalidTag, ValueError) as error:
             raise UndecryptableError(place.document, place.field) from error
@@ -169,13 +176,8 @@ class Vault:
         Raises:
             MissingKeyError: The key of ``like`` is not known.
         """
-        key = self._key(like.partition(".")[0]) if like else self._keys[0]
+        key = self._by_id[like.partition(".")[0]] if like else self._keys[0]
         return f"{key.id}.{hmac.digest(key.mac, canonical([place, value]).encode(), 'sha256').hex()}"
-
-    def _key(self, key_id: str) -> _Key:
-        if key_id not in self._by_id:
-            raise MissingKeyError(key_id[: 2 * KEY_ID_BYTES])
-        return self._by_id[key_id]
 
 
 def key_id_of(written: str) -> str:

@@ -77,7 +77,7 @@ class LegacyDocuments:
         made = record(converted)
         stored = sealed(self._macs.vault, made.key, {"parameters": made.parameters})
         try:
-            self._collection.insert_one(converted | stored | self._macs.of_record(made))
+            self._collection.insert_one(converted | stored | self._macs.of_new(made.key, vars(made)))
         except DuplicateKeyError:
             return False
         self.remove(found)

@@ -11,7 +11,7 @@ they are converted.
 """
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -57,6 +57,10 @@ LATER_FIELDS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
     Binding: {SETTLED: ("auth",)},
 }
 """Fields that the MACs of earlier releases lack. With their default they are left out, so that those MACs fit."""
+DEFAULTS: dict[type[Resource], dict[str, Any]] = {
+    kind: {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
+    for kind in GROUPS
+}
 
 log = structlog.get_logger(__name__)
 
@@ -74,24 +78,17 @@ class RecordMacs:
         """Whether documents without MACs are refused."""
 
     def of_new(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
-        """Return the MACs of a new instance or binding.
+        """Return the MACs of an instance or binding.
 
         Args:
             key: The ``_id`` of its document.
             fields: Its fields; the others have their defaults.
         """
+        if not self.vault.has_keys:
+            return {}
         kind = Binding if "binding_id" in fields else Instance
-        return {
-            group: self.vault.mac(_values(kind, group, {**_defaults(kind), **fields}.__getitem__), Place(key, group))
-            for group in GROUPS[kind]
-            if self.vault.has_keys
-        }
-
-    def of_record(self, record: Resource) -> dict[str, str]:
-        """Return the MACs of an instance or binding as it is."""
-        return {
-            group: self.vault.mac(_stored(record, group), Place(record.key, group)) for group in GROUPS[type(record)]
-        }
+        covered = _covered(kind, {**DEFAULTS[kind], **fields})
+        return {group: self.vault.mac(values, Place(key, group)) for group, values in covered.items()}
 
     def of_changed(self, before: Resource, changes: Mapping[str, Any]) -> dict[str, str]:
         """Return the new MACs of the groups of which a write changes a field.
@@ -100,26 +97,27 @@ class RecordMacs:
             before: The record before the write, which has been checked.
             changes: The changes.
         """
+        if not changes or not self.vault.has_keys:
+            return {}
         kind = type(before)
         return {
-            group: self.vault.mac(
-                _values(kind, group, lambda name: changes.get(name, getattr(before, name))), Place(before.key, group)
-            )
-            for group, names in GROUPS[kind].items()
-            if self.vault.has_keys and not changes.keys().isdisjoint([*names, *_later(kind, group)])
+            group: self.vault.mac(values, Place(before.key, group))
+            for group, values in _covered(kind, {**vars(before), **changes}).items()
+            if not changes.keys().isdisjoint([*GROUPS[kind][group], *LATER_FIELDS[kind].get(group, ())])
         }
 
     def of_operation(self, key: str, operation: Operation) -> str | None:
         """Return the MAC of an operation."""
         return self.of_value(_operation_values(operation), Place(key, OPERATION))
 
-    def checked(self, stored: AnyResource) -> AnyResource:
-        """Check the MACs of an instance or binding, but not that of its operation.
+    def checked(self, stored: AnyResource, *, runs: bool = False) -> AnyResource:
+        """Check the MACs of an instance or binding.
 
         One that is gone is not checked: only its operation could use its fields, and that has ended.
 
         Args:
             stored: The record as it was read from MongoDB.
+            runs: A worker is about to run its operation, so the MAC of that is checked too.
 
         Returns:
             The record with what is encrypted in MongoDB (see ``private_values``), if there are keys.
@@ -129,27 +127,24 @@ class RecordMacs:
             MissingKeyError: The key of a MAC, or of what is encrypted, is not known.
             UndecryptableError: Something else has changed what is encrypted.
         """
-        if not self.vault.has_keys or not stored.readable or is_gone(stored):
+        if not self.vault.has_keys or not (runs or (stored.readable and not is_gone(stored))):
             return stored
         record = opened(self.vault, stored)
-        for group in GROUPS[type(record)]:
-            mac = getattr(record, group)
-            if not self.fits(_stored(record, group), mac, Place(record.key, group)):
-                raise _tampered(record, group, mac)
-        return record
-
-    def all_checked(self, stored: AnyResource) -> AnyResource:
-        """Check the MACs of an instance or binding and of its operation, before a worker runs it.
-
-        Returns:
-            The record, as ``checked`` returns it.
-
-        Raises:
-            TamperedError, UndecryptableError: As in ``checked``.
-        """
-        record = self.checked(stored)
-        self._check_operation(record)
-        return record
+        macs = {REQUEST: record.request_mac, SETTLED: record.settled_mac, OPERATION: record.operation.mac}
+        covered = _covered(type(record), vars(record))
+        if runs:
+            covered[OPERATION] = _operation_values(record.operation)
+        for group, values in covered.items():
+            if not self.fits(values, macs[group], Place(record.key, group)):
+                break
+        else:
+            return record
+        why = "its MAC does not fit" if macs[group] else "it has no MAC"
+        log.error("record_tampered", document=record.key, mac=group, reason=why)
+        what = (
+            f"the binding {record.binding_id}" if isinstance(record, Binding) else f"the instance {record.instance_id}"
+        )
+        raise TamperedError(what, why)
 
     def renewed(self, stored: Resource) -> dict[str, str]:
         """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
@@ -159,15 +154,11 @@ class RecordMacs:
         """
         if is_gone(stored):
             return {}
-        record = self.checked(stored)
-        key, operation = record.key, record.operation
-        begun_by_older = operation.mac is None and not self.required
-        if operation.open or operation.mac:
-            self._check_operation(record)
-        own = self.of_record(record)
-        if operation.mac or begun_by_older:
-            own[OPERATION] = self.vault.mac(_operation_values(operation), Place(key, OPERATION))
-        return own
+        record = self.checked(stored, runs=stored.operation.open or bool(stored.operation.mac))
+        macs = self.of_new(record.key, vars(record))
+        if record.operation.mac or not self.required:
+            macs[OPERATION] = self.vault.mac(_operation_values(record.operation), Place(record.key, OPERATION))
+        return macs
 
     def of_value(self, value: object, place: Place) -> str | None:
         """Return the MAC of values of another document; None without keys."""
@@ -183,34 +174,14 @@ class RecordMacs:
             return True
         return mac is not None and hmac.compare_digest(mac.encode(), self.vault.mac(value, place, mac).encode())
 
-    def _check_operation(self, record: Resource) -> None:
-        mac = record.operation.mac
-        if not self.fits(_operation_values(record.operation), mac, Place(record.key, OPERATION)):
-            raise _tampered(record, OPERATION, mac)
 
-
-def _defaults(kind: type[Resource]) -> dict[str, Any]:
-    return {name: info.get_default(call_default_factory=True) for name, info in kind.model_fields.items()}
-
-
-def _later(kind: type[Resource], group: str) -> tuple[str, ...]:
-    return LATER_FIELDS.get(kind, {}).get(group, ())
-
-
-def _values(kind: type[Resource], group: str, value_of: Callable[[str], Any]) -> list[Any]:
-    """Return the values that a MAC is of."""
-    later = {name: value_of(name) for name in _later(kind, group) if value_of(name) != kind.model_fields[name].default}
-    return [*map(value_of, GROUPS[kind][group]), *([later] if later else [])]
-
-
-def _stored(record: Resource, group: str) -> list[Any]:
-    return _values(type(record), group, lambda name: getattr(record, name))
-
-
-def _tampered(record: Resource, group: str, mac: str | None) -> TamperedError:
-    why = "its MAC does not fit" if mac else "it has no MAC"
-    log.error("record_tampered", document=record.key, mac=group, reason=why)
-    return TamperedError(_name(record), why)
+def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values that each MAC of an instance or binding with these fields is of."""
+    covered = {group: [fields[name] for name in names] for group, names in GROUPS[kind].items()}
+    for group, names in LATER_FIELDS[kind].items():
+        if later := {name: fields[name] for name in names if fields[name] != DEFAULTS[kind][name]}:
+            covered[group].append(later)
+    return covered
 
 
 def is_gone(record: Resource) -> bool:
@@ -220,9 +191,3 @@ def is_gone(record: Resource) -> bool:
 
 def _operation_values(operation: Operation) -> list[Any]:
     return [operation.id, str(operation.kind), operation.request]
-
-
-def _name(record: Resource) -> str:
-    if isinstance(record, Binding):
-        return f"the binding {record.binding_id}"
-    return f"the instance {record.instance_id}"

@@ -194,7 +194,7 @@ class Runner:
         if job.definition not in self._definitions:  # another release runs it
             return None
         try:
-            job.update(replace(job.claim, record=self._claims.store.macs.all_checked(record)))
+            job.update(replace(job.claim, record=self._claims.store.macs.checked(record, runs=True)))
         except MissingKeyError as error:
             sentence = str(error)
             fields = OperationFields(error=sentence, description=operation.description or sentence)
