@@ -47,6 +47,8 @@ worker_consumer = "workers.transport:Consumer"
 broker_transport_options = {
     # Messages that a worker has taken are not kept in Redis: the sweeper sends the jobs of a lost worker again.
     "ack_emulation": False,
+    # Jobs of other queues leave a quarter of the threads to binds and unbinds.
+    "queue_order_strategy": "workers.queue_order:QueueOrder",
     # These detect a Redis that accepts connections and never answers.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,

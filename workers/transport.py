@@ -39,6 +39,7 @@ from redis.exceptions import RedisError
 from broker_api.jobs import redis_transport
 from broker_api.jobs.redis_errors import OutageLog, is_answer
 from workers.messages import MalformedError, rebuild
+from workers.queue_order import QueueOrder
 
 CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """Exceptions of Redis and the network; any other exception comes from the message."""
@@ -47,6 +48,8 @@ ANSWER_SECONDS = 2.0
 """How long to wait for the answer to a BRPOP, which comes within a second."""
 ACTIVE_SECONDS = 10.0
 """After so many seconds without an answer to a BRPOP the consumer counts as stuck."""
+AGAIN_SECONDS = 0.1
+"""How long to wait for a job of some queues, before it is asked again whether there is a thread for the others."""
 MOST_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
@@ -115,11 +118,17 @@ class Channel(redis_transport.Channel):
 
     do_restore = False
     _in_poll: Any
+    _queue_cycle: QueueOrder
 
     def _create_client(self, asynchronous: bool = False) -> Redis:  # noqa: FBT001, FBT002 - kombu's own
         client = super()._create_client(asynchronous)
         client.set_response_callback("BRPOP", _received)
         return client
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask Redis for a job; only for a moment while queues are left out, since a thread may become free for them."""
+        left_out = len(self._queue_cycle.consume(len(self.active_queues))) < len(self.active_queues)
+        super()._brpop_start(AGAIN_SECONDS if left_out else timeout)
 
     def close(self) -> None:
         """Close the connections; when Redis is lost, send nothing and wait for nothing."""
@@ -215,8 +224,11 @@ class Consumer(consumer.Consumer):
         return [queue.name for queue in consumer.queues]
 
     def register_with_event_loop(self, hub: Hub) -> None:
-        """Let each turn of the loop be recorded, for the liveness probe."""
+        """Let each turn of the loop be recorded, for the liveness probe, and tell how many threads there are."""
         super().register_with_event_loop(hub)
+        # The option --autoscale has set max_concurrency; the stub has no controller.
+        most: int | None = getattr(self.controller, "max_concurrency", None)  # type: ignore[attr-defined]
+        QueueOrder.threads = most or self.pool.num_processes
         hub.on_tick.add(Activity.turn)  # type: ignore[attr-defined]  # a set, in the stub a list
 
     def ensure_connected(self, conn: Connection) -> Connection:

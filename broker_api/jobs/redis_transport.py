@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         def _connparams(self, asynchronous: bool = False) -> JsonObject: ...  # noqa: FBT001, FBT002 - kombu's own
         def _create_client(self, asynchronous: bool = False) -> Redis: ...  # noqa: FBT001, FBT002 - kombu's own
         def _receive_one(self, c: object) -> object: ...
+        def _brpop_start(self, timeout: float | None = None) -> None: ...
 
 else:
     KombuChannel = redis.Channel

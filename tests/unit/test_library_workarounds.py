@@ -104,7 +104,7 @@ def test_celery_retries_to_send_a_heartbeat() -> None:
 @pytest.mark.parametrize(
     ("owner", "names"),
     [
-        (KombuChannel, ["_get_pool", "_connparams", "_create_client", "_receive_one", "_in_poll"]),
+        (KombuChannel, ["_get_pool", "_connparams", "_create_client", "_receive_one", "_in_poll", "_brpop_start"]),
         (CeleryDispatcher, ["_publish"]),
         (CeleryConsumer, ["ensure_connected", "on_connection_error_before_connected"]),
         (virtual.Channel, ["do_restore"]),

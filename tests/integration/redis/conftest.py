@@ -15,7 +15,7 @@ def fragile(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulato
     with Stack(
         flower=False,
         workers=1,
-        settings={"BROKER_SETTLE_SECONDS": "0"},
+        settings={"BROKER_SETTLE_SECONDS": "0", "BROKER_CONFIG": "tests.integration.redis.gated_config:config"},
         state=state_mongod,
         cluster=cluster_mongod,
         emulator=emulator,

@@ -1,0 +1,17 @@
+"""An operator's ``Config``, for ``BROKER_CONFIG``: provisions wait at a gate, if they name one."""
+
+from pathlib import Path
+
+from broker_api.config import Config, InstanceView
+
+
+class GatedConfig(Config):
+    def generate_instance_dbname(self, instance: InstanceView) -> str:
+        """Wait until the pipe, which is the parameter ``gate``, is opened for writing."""
+        if gate := instance.parameters.get("gate"):
+            Path(gate).open().close()
+        return super().generate_instance_dbname(instance)
+
+
+def config() -> Config:
+    return GatedConfig(None, None)
