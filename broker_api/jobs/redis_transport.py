@@ -36,6 +36,15 @@ class Channel(KombuChannel):
 
     from_transport_options = (*redis.Channel.from_transport_options, "redis_settings")
     redis_settings: RedisSettings
+    _sender: Redis | None = None
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:  # noqa: FBT001, FBT002 - kombu's own
+        if asynchronous:
+            return super()._create_client(asynchronous)
+        # kombu makes a client for each message, a third of what sending costs; one serves all of a pool.
+        if self._sender is None or self._sender.connection_pool is not self.pool:
+            self._sender = super()._create_client()
+        return self._sender
 
     def _get_pool(self, asynchronous: bool = False) -> ConnectionPool:  # noqa: FBT001, FBT002 - kombu's own
         settings = self.redis_settings
