@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
 from broker_api.jobs.queue import QUEUES
@@ -19,7 +20,7 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import free_port, run_to_end, script
 from tests.dev.services import Mongod, Redis
 from tests.emulator.client import Emulator
-from workers.maintenance.check import findings
+from workers.maintenance.check import check, findings
 
 PROJECT = Emulator.project_id
 Settings = dict[str, str]
@@ -111,6 +112,13 @@ def test_everything_broken_is_exit_status_1_without_a_traceback(settings: Settin
     assert "hidden-secret" not in done.stdout + done.stderr
     marks = [line[:4] for line in done.stdout.splitlines()]
     assert marks == ["good", "bad ", "warn", "bad ", "bad "], done.stdout
+
+
+def test_json_has_the_same_findings_and_the_same_exit_status(settings: Settings) -> None:
+    wrong = settings | {"MONGODB_ATLAS_PRIVATE_API_KEY": "wrong"}
+    ended = CliRunner().invoke(check, ["--json"], env=wrong)
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout) == [{"result": mark, "finding": sentence} for mark, sentence in findings(wrong)]
 
 
 @pytest.mark.parametrize("variable", ["BROKER_MONGO_URI", "BROKER_ENCRYPTION_KEYS", "MONGODB_ATLAS_PRIVATE_API_KEY"])

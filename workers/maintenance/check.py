@@ -1,9 +1,10 @@
 """``atlas-broker check``: checks everything that the broker needs.
 
-It prints one line for each finding: ``good``, ``warn`` or ``bad``, and what to do. It leaves no change behind, and
-prints no secret.
+It prints one line for each finding: ``good``, ``warn`` or ``bad``, and what to do; or JSON. It leaves no
+change behind, and prints no secret.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -39,13 +40,20 @@ MANY_MESSAGES = 1000
 
 
 @click.command()
-def check() -> None:
-    """Check settings, MongoDB, Redis, keys and Atlas; exit status 0 when nothing is bad."""
-    marks = set()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(*, as_json: bool) -> None:
+    """Check settings, MongoDB, Redis, keys and Atlas. The exit status is 1 when something is bad.
+
+    It needs the settings of a worker. It leaves no change behind, and prints no secret.
+    """
+    found = []
     for mark, finding in findings(os.environ):
-        click.echo(f"{mark:<4}  {' '.join(finding.split())}")
-        marks.add(mark)
-    raise SystemExit(1 if BAD in marks else 0)
+        found.append({"result": mark, "finding": " ".join(finding.split())})
+        if not as_json:
+            click.echo("{result:<4}  {finding}".format(**found[-1]))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    raise SystemExit(1 if any(each["result"] == BAD for each in found) else 0)
 
 
 def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
