@@ -22,16 +22,15 @@ def authenticate(request: Request, logins: Logins) -> None:
     name = password = ""
     if given is not None and given.type == "basic":
         name, password = given.username or "", given.password or ""
-    refused = Unauthorized("A user name and password are required (basic authentication).", None, _CHALLENGE)
     if not (name or password):  # no attempt, so it does not count as one
-        raise refused
+        raise Unauthorized("A user name and password are required (basic authentication).", None, _CHALLENGE)
     try:
         roles = logins.check(name, password, request.remote_addr or "")
     except TooManyFailuresError as error:
         sentence = "Too many wrong passwords for this user name from this address; try again later."
         raise TooManyRequests(sentence, retry_after=error.retry_after) from None
     except WrongCredentialsError:
-        raise refused from None
+        raise Unauthorized("The user name or the password is wrong.", None, _CHALLENGE) from None
     needed = Role.PLATFORM if request.path.startswith("/v2/") else Role.OPERATOR
     if needed not in roles and (needed is Role.PLATFORM or request.endpoint):
         raise Forbidden(f"This user does not have the role {needed}, which this path needs.")

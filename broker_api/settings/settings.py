@@ -78,7 +78,8 @@ def _keys(variable: str, given: object) -> tuple[str, ...]:
             Fernet(key)
     except ValueError:
         raise SettingError(
-            f"{variable}: must be Fernet keys (32 bytes, URL-safe base64), several separated by commas"
+            f"{variable}: must be keys as atlas-broker keys generate makes them (32 bytes, URL-safe base64), several "
+            "separated by commas"
         ) from None
     return keys
 
@@ -199,18 +200,27 @@ class Settings(BaseSettings):
         Raises:
             SettingError: a setting is missing.
         """
-        if part in ("api", "worker", "operator"):
-            url_checks.check_mongo_uri(self.mongo_uri)
+        if part in ("api", "worker", "operator") and not self.mongo_uri:
+            raise SettingError(
+                "BROKER_MONGO_URI: must be set, to mongodb://… or mongodb+srv://…, the MongoDB for the broker's state"
+            )
         if part in ("api", "flower") and not self.users:
-            raise SettingError("BROKER_USERS: must be name:password for HTTP basic authentication, several with commas")
+            raise SettingError(
+                "BROKER_USERS: must be set, to name:password for HTTP basic authentication, several separated by commas"
+            )
         if part == "flower" and not any(Role.OPERATOR in user.roles for user in read_users(self.users)):
             raise SettingError("BROKER_USERS: must have a user with the role operator, which Flower is for")
         if part in ("api", "worker") and not self.encryption_keys:
-            raise SettingError("BROKER_ENCRYPTION_KEYS: must be one or more Fernet keys, separated by commas")
+            raise SettingError(
+                "BROKER_ENCRYPTION_KEYS: must be set, to a key that atlas-broker keys generate has made, the same for "
+                "all processes"
+            )
         if part != "worker":
             return
         if not self.projects:
-            raise SettingError("MONGODB_ATLAS_PROJECT_ID: must be the id of the Atlas project that holds the clusters")
+            raise SettingError(
+                "MONGODB_ATLAS_PROJECT_ID: must be set, to the id of the Atlas project that holds the clusters"
+            )
         for project in self.projects:
             if not project.has_credentials:
                 raise SettingError(

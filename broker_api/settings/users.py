@@ -65,7 +65,7 @@ def parse_users(given: object) -> dict[str, str]:
         )
     users = read_users(dict(pairs))
     if len({user.name for user in users}) < len(pairs):
-        raise SettingError("BROKER_USERS: must be pairs with another name each")
+        raise SettingError("BROKER_USERS: must be users with another name each; a name is there twice")
     if any(_OTHER_HASH.match(user.secret) and not _can_be_verified(user.secret) for user in users):
         raise SettingError(
             "BROKER_USERS: must have hashes of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash, as atlas-broker users "
