@@ -72,7 +72,7 @@ def cli() -> None:
 @click.option("--tls-cert", help="Serve HTTPS with this certificate (PEM), read again when the file changes.")
 @click.option("--tls-key", help="The private key of the certificate (PEM, without a password).")
 def api(host: str, port: int, tls_cert: str | None, tls_key: str | None) -> None:
-    """Serve the API; workers run elsewhere: celery -A workers worker."""
+    """Serve the API. Workers are other processes: celery -A workers worker."""
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key belong together.")
     logs.configure()

@@ -26,7 +26,10 @@ def keys() -> None:
 @keys.command()
 @options.as_json
 def generate(*, as_json: bool) -> None:
-    """Make a key for BROKER_ENCRYPTION_KEYS or BROKER_WORKER_KEYS; only this prints a secret."""
+    """Make a key for BROKER_ENCRYPTION_KEYS or BROKER_WORKER_KEYS.
+
+    No other command prints a secret.
+    """
     made = Fernet.generate_key().decode()
     (key_id,) = Vault((made,)).ids
     click.echo(json.dumps({"key": made, "id": key_id}, indent=2) if as_json else made)
@@ -37,7 +40,10 @@ def generate(*, as_json: bool) -> None:
 @keys.command()
 @options.as_json
 def status(*, as_json: bool) -> None:
-    """Count what is under which key; exit status 1 if a key is missing that something is under."""
+    """Count what each key has encrypted or signed.
+
+    The exit status is 1 when the settings lack a key that is needed to read what is stored.
+    """
     with _rotation() as (rotation, vault):
         use = rotation.use()
     rows = _rows(use, vault)
@@ -62,9 +68,10 @@ def status(*, as_json: bool) -> None:
 )
 @options.as_json
 def rotate(*, batch: int, as_json: bool) -> None:
-    """Bring everything under the first key, while the broker runs; exit status 1 if something cannot be.
+    """Encrypt and sign everything anew with the first key.
 
-    It can be interrupted and repeated at any time.
+    The broker may run meanwhile. It can be interrupted and repeated at any time. The exit status is 1 when something is
+    left.
     """
     looked_at = rewritten = 0
     left: dict[str, str] = {}

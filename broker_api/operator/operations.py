@@ -36,7 +36,7 @@ def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List the latest operation of each instance and binding, those accepted last first."""
+    """List the latest operation of each instance and binding. Those accepted last come first."""
     wanted = OperationFilter(views.STATES[state] if state else None, kind, older_than, instance_id, waiting_on)
     with opened() as session:
         found, now = session.queries.operations(wanted, limit).records, session.store.now()
@@ -47,7 +47,10 @@ def list_(
 @options.identifier
 @options.as_json
 def show(start: str, *, as_json: bool) -> None:
-    """Show the life of an operation: its steps, on what it waits, its last error, and what operators have changed."""
+    """Show an operation: its steps, on what it waits, its last error.
+
+    It also shows which worker runs it, and what operators have changed.
+    """
     with opened() as session:
         found, operation_id = views.find_operation(session.queries, start)
         shown = views.life(found, operation_id, session.store.now())
@@ -69,7 +72,7 @@ def retry(start: str, *, as_json: bool) -> None:
 @options.identifier
 @options.as_json
 def cancel(start: str, *, as_json: bool) -> None:
-    """Fail an operation that is in progress; workers then remove what it has made."""
+    """Fail an operation in progress. Workers then remove what it has made."""
     with opened() as session:
         found = _find_latest(session, start)
         session.actions.cancel(found)

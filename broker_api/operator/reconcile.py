@@ -26,9 +26,9 @@ LOOK_SECONDS = 0.2
 )
 @options.as_json
 def reconcile(*, repair: bool, wait: int, as_json: bool) -> None:
-    """Compare the broker's database users and clusters in Atlas with its bindings and instances.
+    """Compare the broker's users and clusters in Atlas with MongoDB.
 
-    A worker does this; its result is printed.
+    A worker does this, and the command prints its result. The exit status is 1 when something could not be compared.
     """
     run = uuid4().hex
     with opened() as session:

@@ -23,7 +23,7 @@ def instances() -> None:
 @options.limit
 @options.as_json
 def list_instances(*, project: str | None, gone: bool, limit: int, as_json: bool) -> None:
-    """List instances, with the project and cluster of each and its latest operation."""
+    """List instances with their project, cluster and latest operation."""
     with opened() as session:
         found = session.queries.instances(project, limit, gone=gone)
     output.show_list(map(output.instance, found), INSTANCE_COLUMNS, limit, as_json=as_json)
@@ -52,7 +52,7 @@ def bindings() -> None:
 @options.limit
 @options.as_json
 def list_bindings(*, project: str | None, instance_id: str | None, gone: bool, limit: int, as_json: bool) -> None:
-    """List bindings, with the database user of each and its latest operation."""
+    """List bindings with their database user and latest operation."""
     with opened() as session:
         found = session.queries.bindings(project, instance_id, limit, gone=gone)
     output.show_list(map(output.binding, found), BINDING_COLUMNS, limit, as_json=as_json)
@@ -72,7 +72,10 @@ def show_binding(start: str, *, instance_id: str | None, as_json: bool) -> None:
 
 @click.group()
 def purge() -> None:
-    """Forget an instance or binding whose Atlas project or cluster is gone for ever. Nothing is asked of Atlas."""
+    """Forget an instance or binding that Atlas can never remove.
+
+    Its project or cluster is gone for ever. Nothing is asked of Atlas.
+    """
 
 
 @purge.command("instance")

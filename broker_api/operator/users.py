@@ -18,9 +18,9 @@ def users() -> None:
 @users.command("hash")
 @options.as_json
 def hash_password(*, as_json: bool) -> None:
-    """Print the hash of a password, which BROKER_USERS takes instead of it.
+    """Print the hash of a password, for BROKER_USERS.
 
-    The password is asked for on a terminal, or read from standard input: its first line.
+    On a terminal it asks for the password; otherwise it reads the first line of standard input.
     """
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

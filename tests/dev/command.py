@@ -20,7 +20,10 @@ _END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--flower/--no-flower", default=True, show_default=True, help="With Flower, Celery's dashboard.")
 @click.option("--oauth", is_flag=True, help="Workers use a service account instead of an API key.")
 def dev(*, workers: int, flower: bool, oauth: bool) -> None:
-    """Start the broker with all it needs (an emulated Atlas too), say where everything is, stop it on Ctrl-C."""
+    """Start the broker with everything that it needs.
+
+    That includes an emulated Atlas. It prints the address of each part, and runs until Ctrl-C.
+    """
     with running(Stack(workers=workers, flower=flower, oauth=oauth, apply_seconds=APPLY_SECONDS)) as stack:
         click.echo("\n".join(where(stack)))
         try:

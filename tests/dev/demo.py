@@ -11,9 +11,12 @@ from tests.dev.stack import Stack
 
 
 @click.command()
-@click.option("--new-cluster", is_flag=True, help="With a Flex and a dedicated cluster of their own; takes a minute.")
+@click.option("--new-cluster", is_flag=True, help="Show the plans that make clusters; takes a minute and a half.")
 def demo(*, new_cluster: bool) -> None:
-    """Play a platform's whole story on real parts: provision, bind, log in, unbind, deprovision."""
+    """Start a broker and show all requests of a platform.
+
+    It provisions, binds, logs in with the credentials, unbinds and deprovisions, on real parts and an emulated Atlas.
+    """
     began = time.monotonic()
     stack = Stack(
         apply_seconds=APPLY_SECONDS, cluster_seconds=CLUSTER_SECONDS, settings=SETTINGS if new_cluster else None

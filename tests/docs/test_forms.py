@@ -14,6 +14,7 @@ import click
 import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
 from broker_api.catalog.catalog import Catalog
@@ -181,6 +182,15 @@ def test_commands_within_sentences_exist_with_their_options() -> None:
     assert len(found) > 20
     for words in found:
         resolve(words)
+
+
+def test_each_list_of_commands_shows_a_whole_sentence_for_each() -> None:
+    listed = [cli.get_command(click.Context(cli), name) for name in cli.list_commands(click.Context(cli))]
+    groups = [cli, *(each for each in listed if isinstance(each, click.Group))]
+    assert len(groups) > 5
+    for group in groups:
+        ended = CliRunner().invoke(group, ["--help"])
+        assert "..." not in ended.stdout.partition("Commands:")[2], ended.stdout
 
 
 def test_sessions_of_nox_within_sentences_exist() -> None:

@@ -25,9 +25,10 @@ from workers.maintenance.migration import AtlasUnusableError, Migration, Progres
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def migrate(*, dry_run: bool, batch: int, as_json: bool) -> None:
-    """Complete what atlasbroker 2.0.0 has left, while both brokers run; exit status 1 if something cannot be.
+    """Complete what atlasbroker 2.0.0 has left in MongoDB and Atlas.
 
-    It needs the settings of a worker. It can be interrupted and repeated at any time.
+    Both brokers may run meanwhile. It needs the settings of a worker. It can be interrupted and repeated at any time.
+    The exit status is 1 when something is left.
     """
     settings = load(os.environ, "worker")
     try:
