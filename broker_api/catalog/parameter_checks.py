@@ -72,6 +72,8 @@ def check_authentication(offered: Sequence[str], parameters: JsonObject) -> None
         raise BadRequest(f"parameters.auth must be one of {', '.join(offered)}.")
     if auth == Authentication.AWS_IAM and "arn" not in parameters:
         raise BadRequest(f"parameters.arn is required with auth {Authentication.AWS_IAM}.")
+    if auth == Authentication.X509 and "expires_in" in parameters:  # Atlas has no temporary users with certificates
+        raise BadRequest("parameters.expires_in is not allowed with auth x509; it has expires_in_months.")
     for name, only in (("arn", Authentication.AWS_IAM), ("expires_in_months", Authentication.X509)):
         if name in parameters and only in offered and auth != only:
             raise BadRequest(f"parameters.{name} is allowed with auth {only} only.")

@@ -34,6 +34,7 @@ def bound(broker: Broker, instance: str, **parameters: object) -> tuple[str, Jso
         ({"auth": "aws-iam", "arn": ROLE + "\n"}, "parameters.arn is not allowed."),
         ({"arn": ROLE.format(1)}, "parameters.arn is allowed with auth aws-iam only."),
         ({"expires_in_months": 1}, "parameters.expires_in_months is allowed with auth x509 only."),
+        ({"auth": "x509", "expires_in": 600}, "parameters.expires_in is not allowed with auth x509;"),
         ({"auth": "x509", "expires_in_months": 25}, "parameters.expires_in_months must be at most 24."),
         ({"auth": "x509", "expires_in_months": True}, "parameters.expires_in_months must be of the type integer."),
     ],
