@@ -330,7 +330,7 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (NoAnswer("Atlas does not answer."), "Atlas does not answer. (for the cluster cluster) It is tried again."),
+        (NoAnswer("Atlas does not answer."), "Atlas does not answer (for the cluster cluster). It is tried again."),
         (HeldBackError(9, "The circuit is open."), "The circuit is open. It is tried again."),
     ],
     ids=["no answer", "held back"],

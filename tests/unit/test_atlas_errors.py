@@ -65,6 +65,7 @@ PERMANENT = {
 TRANSIENT = {
     "a full token bucket": (429, "RATE_LIMITED_TOKEN_BUCKET"),
     "the older rate limit": (429, "RATE_LIMITED"),
+    "a limit that could not be checked": (400, "DEFAULT_CONFIG_LIMIT_EXCEPTION"),
     "a concurrent change": (409, "AUTOMATION_CONFIG_CONCURRENT_MODIFICATION"),
     "Atlas being upgraded": (405, "WRITES_NOT_ALLOWED_DURING_APP_UPGRADES"),
     "server trouble": (500, "UNEXPECTED_ERROR"),
@@ -156,6 +157,19 @@ def test_the_sentence_names_the_user_the_project_and_atlass_own_words() -> None:
         "No user with username b-1 exists (404 USERNAME_NOT_FOUND)."
     )
     assert caught.value.parameters == ("b-1",)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("Atlas does not answer.", "Atlas does not answer (for the cluster shop)."),
+        ("Atlas refused to read user 'shops': No.", "Atlas refused to read user 'shops': No (for the cluster shop)."),
+        ("Atlas refused to read cluster 'shop': No.", "Atlas refused to read cluster 'shop': No."),
+        ("Atlas's answer makes no sense: no name", "Atlas's answer makes no sense: no name (for the cluster shop)."),
+    ],
+)
+def test_a_sentence_for_users_names_the_cluster_once(message: str, sentence: str) -> None:
+    assert Refused(message).sentence("the cluster shop") == sentence
 
 
 @pytest.mark.parametrize("parameters", [None, [], "x", {"a": 1}, [1, None, {"b": 2}]])

@@ -29,6 +29,7 @@ from http import HTTPStatus
 _TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
 _TRANSIENT_CODE = frozenset(
     {
+        (400, "DEFAULT_CONFIG_LIMIT_EXCEPTION"),
         (405, "WRITES_NOT_ALLOWED_DURING_APP_UPGRADES"),
         (409, "AUTOMATION_CONFIG_CONCURRENT_MODIFICATION"),
     }
@@ -59,7 +60,9 @@ class AtlasError(Exception):
         Args:
             where: What the call was about, such as "the cluster x".
         """
-        return f"{self} (for {where})"
+        text = str(self).rstrip(".")
+        named = f"'{where.rpartition(' ')[2]}'" in text
+        return f"{text}." if named else f"{text} (for {where})."
 
     def in_general(self) -> str:
         """Return the error as a sentence for users of other operations: it names no user, and quotes no answer."""
