@@ -41,12 +41,6 @@ def example(word: str) -> str:
 
 @pytest.fixture
 def secrets(tmp_path: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator) -> Path:
-    return secret_file(tmp_path, state_mongod, redis_server, emulator)
-
-
-def secret_file(
-    folder: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, redis_database: int = 9
-) -> Path:
     """A secret.json of the legacy form, with the further sections that this broker has. It needs no environment."""
     content = {
         "mongo": {"uri": state_mongod.uri, "db": f"legacy-{uuid4().hex}", "timeoutms": 5000, "collection": "instances"},
@@ -54,9 +48,9 @@ def secret_file(
         "users": {USER: PASSWORD},
         "encryption_keys": [Fernet.generate_key().decode()],
         # A database of its own in the Redis that others use, too.
-        "redis": {"url": redis_server.uri.removesuffix("/0") + f"/{redis_database}"},
+        "redis": {"url": redis_server.uri.removesuffix("/0") + "/9"},
     }
-    file = folder / "secret.json"
+    file = tmp_path / "secret.json"
     file.write_text(json.dumps(content))
     return file
 
@@ -105,12 +99,9 @@ def test_run_without_arguments_listens_where_atlasbroker_did() -> None:
     assert (parameters["host"].default, parameters["port"].default) == ("0.0.0.0", LEGACY_PORT)
 
 
-@pytest.fixture(scope="module")
-def custom(
-    tmp_path_factory: pytest.TempPathFactory, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
-) -> Iterator[Script]:
+@pytest.fixture
+def custom(secrets: Path, emulator: AtlasEmulator) -> Iterator[Script]:
     """The script of docs/config-api.md, word for word, on port 5000, or another one where that is taken."""
-    secrets = secret_file(tmp_path_factory.mktemp("custom"), state_mongod, redis_server, emulator, redis_database=7)
     text, port = example("class CustomConfig"), LEGACY_PORT
     if _taken(LEGACY_PORT):
         port = free_port()
@@ -124,7 +115,9 @@ def _taken(port: int) -> bool:
     return any(line.split()[1].endswith(f":{port:04X}") for line in lines[1:] if line.split()[3:4] == ["0A"])
 
 
-def test_the_custom_config_of_the_readme_is_a_complete_broker(custom: Script, atlas: Emulator) -> None:
+def test_the_custom_config_of_the_readme_is_a_complete_broker_until_it_is_told_to_end(
+    custom: Script, atlas: Emulator
+) -> None:
     atlas.apply_after(polls=1)
     with custom.client() as client:
         tenant = Tenant(client).provision(ns="team-a")
@@ -138,24 +131,29 @@ def test_the_custom_config_of_the_readme_is_a_complete_broker(custom: Script, at
         ended = without.end(client.provision(without.instance_id, {"cluster": CLUSTER}))
         assert ended.json["state"] == "failed"
         assert "'ns' is missing" in ended.description
-    assert atlas.users() == []
-
-
-def test_a_worker_that_dies_under_run_is_started_again(custom: Script, atlas: Emulator) -> None:
-    eventually(lambda: worker_of(custom), "its worker is ready")
-    os.kill(worker_of(custom), signal.SIGKILL)
-    with custom.client() as client:
-        Tenant(client).provision(ns="team-b")
-    assert atlas.users() == []
+        assert atlas.users() == []
+        os.kill(worker_of(custom), signal.SIGKILL)
+        Tenant(client).provision(ns="team-b")  # by the worker that takes its place
+    ends_and_leaves_no_process_behind(custom, signal.SIGTERM)
 
 
 def worker_of(running: Script) -> int:
-    """The process that says that it is ready to work, which is the first that the script makes; 0 before."""
-    ready = re.search(r"celery@\S+ ready", running.log_text())
-    return min(descendants(leader(running))) if ready else 0
+    """The process that says that it is ready to work, which is the first that the script makes."""
+    eventually(lambda: " ready." in running.log_text(), "its worker is ready")
+    return min(descendants(leader(running)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def ends_and_leaves_no_process_behind(running: Script, number: signal.Signals) -> None:
+    eventually(lambda: " ready." in running.log_text(), "its worker is ready")
+    processes = [leader(running), *descendants(leader(running))]
+    assert len(processes) >= 3  # the script, the server, the worker
+    os.kill(leader(running), number)
+    eventually(lambda: running.returncode is not None, "it ends")
+    eventually(lambda: not [pid for pid in processes if alive(pid)], "nothing is left")
+    assert "Traceback" not in running.log_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_run_ends_with_the_signal_and_leaves_no_process_behind(
     secrets: Path, emulator: AtlasEmulator, number: signal.Signals, *, long_form: bool
 ) -> None:
@@ -169,13 +167,7 @@ def test_run_ends_with_the_signal_and_leaves_no_process_behind(
         Broker(Config(secrets["atlas"], secrets["mongo"])).run("{HOST}", {port})
     """
     with python(secrets, textwrap.dedent(text), port, emulator) as running:
-        eventually(lambda: " ready." in running.log_text(), "its worker is ready")
-        processes = [leader(running), *descendants(leader(running))]
-        assert len(processes) >= 3  # the script, the server, the worker
-        os.kill(leader(running), number)
-        eventually(lambda: running.returncode is not None, "it ends")
-        eventually(lambda: not [pid for pid in processes if alive(pid)], "nothing is left")
-        assert "Traceback" not in running.log_text()
+        ends_and_leaves_no_process_behind(running, number)
 
 
 def alive(pid: int) -> bool:
