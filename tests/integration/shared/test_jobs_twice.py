@@ -1,7 +1,7 @@
 """Every job delivered more than once, every step run more than once: the effect in Atlas is one."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import uuid4
@@ -10,8 +10,6 @@ import pytest
 
 from broker_api.jobs.queue import JOBS
 from tests.books import document
-from tests.dev.emulated import AtlasEmulator
-from tests.dev.services import Mongod
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.messages import Messages
@@ -106,32 +104,12 @@ def test_a_message_with_more_arguments_than_this_release_knows_is_worked_on(
 
 # --- workers killed while Atlas holds a call --------------------------------------------------------------------
 
-LEVEL_CONFIG = "tests.integration.level_config:config"
-
 HELD: dict[str, dict[str, object]] = {
     "never reaches Atlas": {"hang_before": 12, "drop": "before"},
     "reaches Atlas when the worker is dead": {"hang_before": 9},
     "has reached Atlas, and its answer is lost": {"hang_after": 12},
 }
 """What becomes of the call that a worker waits for when it is killed; the client would wait 8 s."""
-
-
-@pytest.fixture(scope="module")
-def mortal(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    """A stack whose workers may be killed. The roles of users follow from a parameter of the instance."""
-    settings = {"BROKER_CONFIG": LEVEL_CONFIG}
-    with Stack(
-        flower=False, settings=settings, state=state_mongod, cluster=cluster_mongod, emulator=emulator
-    ) as running:
-        yield running
-
-
-def test_broker_config_gives_api_and_workers_the_same_config(mortal: Stack, atlas: Emulator) -> None:
-    with mortal.client() as client:
-        assert client.catalog().json["services"][0]["name"] == "databases-by-level"
-        Tenant(client).provision(level="read").bind("b")
-    (user,) = atlas.users()
-    assert [role["roleName"] for role in user["roles"]] == ["read"]
 
 
 @dataclass
@@ -265,24 +243,30 @@ class Interruptions:
         together(*[worker.restart for worker in self.stack.workers])
 
 
+def test_broker_config_is_that_of_the_workers_too(client: OsbClient, atlas: Emulator) -> None:
+    """That it is the API's is shown by the catalogs of tests/osb/test_plans.py."""
+    Tenant(client).provision(level="read").bind("b")
+    (user,) = atlas.users()
+    assert [role["roleName"] for role in user["roles"]] == ["read"]
+
+
 def test_a_worker_killed_while_atlas_holds_its_call_leaves_one_user_and_the_right_password(
-    mortal: Stack, atlas: Emulator
+    stack: Stack, client: OsbClient, atlas: Emulator
 ) -> None:
-    with mortal.client() as client:
-        interrupted = Interruptions(mortal, client, atlas)
-        ways = [interrupted.post_user, interrupted.status, interrupted.get_cluster, interrupted.list_databases]
-        ways += [interrupted.patch_user, interrupted.delete_user]
-        together(
-            *[
-                lambda way=way, name=f"{name}-{number}", how=how: way(name, how)
-                for way in ways
-                for name in [way.__name__.replace("_", "-")]
-                for number, how in enumerate(HELD.values())
-            ],
-            lambda: interrupted.drop("dropper-1", HELD["has reached Atlas, and its answer is lost"], "POST"),
-            lambda: interrupted.drop("dropper-2", HELD["never reaches Atlas"], "DELETE"),
-        )
-        interrupted.run()
+    interrupted = Interruptions(stack, client, atlas)
+    ways = [interrupted.post_user, interrupted.status, interrupted.get_cluster, interrupted.list_databases]
+    ways += [interrupted.patch_user, interrupted.delete_user]
+    together(
+        *[
+            lambda way=way, name=f"{name}-{number}", how=how: way(name, how)
+            for way in ways
+            for name in [way.__name__.replace("_", "-")]
+            for number, how in enumerate(HELD.values())
+        ],
+        lambda: interrupted.drop("dropper-1", HELD["has reached Atlas, and its answer is lost"], "POST"),
+        lambda: interrupted.drop("dropper-2", HELD["never reaches Atlas"], "DELETE"),
+    )
+    interrupted.run()
     eventually(lambda: all(call["end"] for call in atlas.calls()), "the calls that were held are over")
     names = [user["username"] for user in atlas.users()]
     assert len(names) == len(set(names)) == 9
@@ -293,20 +277,19 @@ def test_a_worker_killed_while_atlas_holds_its_call_leaves_one_user_and_the_righ
 
 
 def test_a_worker_killed_while_it_takes_over_the_user_of_a_killed_worker_leaves_the_right_password(
-    mortal: Stack, atlas: Emulator, *, long_form: bool
+    stack: Stack, client: OsbClient, atlas: Emulator, *, long_form: bool
 ) -> None:
     if not long_form:
         pytest.skip("with --long: two leases of 20 s have to end")
-    with mortal.client() as client:
-        interrupted = Interruptions(mortal, client, atlas)
-        interrupted.post_user("twice", HELD["has reached Atlas, and its answer is lost"])
-        (bind,) = interrupted.operations
-        accepted = bind.begin()
-        eventually(lambda: interrupted.held() == 1, "the POST is held")
-        interrupted.hold("PATCH", "/b-twice$", HELD["never reaches Atlas"])
-        interrupted.kill_workers()
-        eventually(lambda: interrupted.held() == interrupted.rules, "the PATCH is held", 60)
-        interrupted.kill_workers()
-        bind.tenant.succeed(accepted, "b-twice")
-        bind.check()
+    interrupted = Interruptions(stack, client, atlas)
+    interrupted.post_user("twice", HELD["has reached Atlas, and its answer is lost"])
+    (bind,) = interrupted.operations
+    accepted = bind.begin()
+    eventually(lambda: interrupted.held() == 1, "the POST is held")
+    interrupted.hold("PATCH", "/b-twice$", HELD["never reaches Atlas"])
+    interrupted.kill_workers()
+    eventually(lambda: interrupted.held() == interrupted.rules, "the PATCH is held", 60)
+    interrupted.kill_workers()
+    bind.tenant.succeed(accepted, "b-twice")
+    bind.check()
     assert effects(atlas)["POST 201"] == 1
