@@ -45,7 +45,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 APART = ("deploy", "integration", "unit")
 """Folders whose files share few servers or none."""
-LONGEST = ("osb/", "integration/shared/", "chaos/", "integration/redis/", "atlas/test_", "e2e/", "properties/")
+LONGEST = (
+    "osb/",
+    "integration/shared/",
+    "chaos/",
+    "integration/redis/",
+    "integration/unusual_settings/",
+    "atlas/test_",
+    "e2e/",
+    "properties/",
+)
 """How the paths of the tests begin that take longest, the longest first."""
 
 
@@ -198,7 +207,7 @@ def measured() -> dict[str, str]:
 def stack(
     state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator
 ) -> Iterator[Stack]:
-    """API and two workers that all tests share. A test that kills or pauses a process starts a ``Stack()`` of its own.
+    """API and two workers that all tests share; a test that kills a worker starts it again.
 
     The first ``APPLIED`` confirms a change there; tests of an old ``APPLIED`` use ``oauth_stack`` or their own stack.
     """

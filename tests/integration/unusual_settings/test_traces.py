@@ -1,0 +1,42 @@
+"""Traces over OTLP: real processes send to a collector in this process what a platform's request has caused."""
+
+import subprocess
+import sys
+
+from tests.dev.processes import CHECKOUT
+from tests.dev.stack import Stack
+from tests.integration.unusual_settings.collector import Collector
+from tests.tenant import Tenant, eventually
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_one_trace_leads_from_the_platforms_request_to_each_call_of_atlas(collector: Collector, unusual: Stack) -> None:
+    with unusual.client() as client:
+        tenant = Tenant(client).provision()
+        accepted = client.bind(tenant.instance_id, "b", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        tenant.succeed(accepted, "b")
+        password = client.binding(tenant.instance_id, "b").json["credentials"]["password"]
+        polled = "GET /api/atlas/v2/groups/{project}/clusters/{cluster}/status"
+        eventually(lambda: {"atlas.bind", polled} <= collector.of_trace(TRACE).keys(), "all spans have arrived")
+        secrets = [password, unusual.password, unusual.encryption_key, unusual.emulator.private_key, unusual.database]
+
+    found = collector.of_trace(TRACE)
+    request = found["PUT /v2/service_instances/<id:instance_id>/service_bindings/<id:binding_id>"]
+    create = found["POST /api/atlas/v2/groups/{project}/databaseUsers"]
+    assert request.parent_span_id.hex() == PARENT
+    assert found["atlas.bind"].parent_span_id == request.span_id
+    assert found["bind: create"].parent_span_id == found["atlas.bind"].span_id
+    assert create.parent_span_id == found["bind: create"].span_id
+    told = {each.key: each.value.string_value or each.value.int_value for each in create.attributes}
+    assert told == {"http.response.status_code": 201}
+    ids = {each.key: each.value.string_value for each in found["atlas.bind"].attributes}
+    assert ids == {"instance_id": tenant.instance_id, "binding_id": "b", "operation": accepted.operation}
+    sent = b"".join(collector.raw)
+    assert [secret for secret in secrets if secret.encode() in sent] == []
+
+
+def test_nothing_of_it_is_loaded_unless_traces_are_asked_for() -> None:
+    loaded = "{'broker_api.opentelemetry_tracer', 'opentelemetry.exporter'} & sys.modules.keys()"  # redis loads its API
+    program = f"import sys, broker_api.broker, workers.tasks; sys.exit(bool({loaded}))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=False).returncode == 0
