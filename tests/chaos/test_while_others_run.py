@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from tests.chaos.chaos import Chaos
 from tests.chaos.scenarios import Scenario
 from tests.chaos.slow import SLOW, SLOWEST
 
@@ -14,3 +15,11 @@ def test_slow(elsewhere: Mapping[Scenario, Future[None]], slow: Scenario, *, lon
     if slow in SLOWEST and not long_form:
         pytest.skip("with --long: leases and requests of up to 30 s have to end")
     elsewhere[slow].result()
+
+
+def test_a_broker_told_to_stop_ends_well(breakable: Chaos) -> None:
+    """API and workers, idle, all end with status 0 in their grace period; the last test, after which none starts."""
+    breakable.mend()
+    servers = breakable.broker
+    statuses = dict(zip([server.name for server in servers], breakable.stop(*servers, seconds=15.0), strict=True))
+    assert statuses == dict.fromkeys(statuses, 0)
