@@ -15,7 +15,7 @@ from tests.tenant import eventually
 
 SHORT_SECONDS = 20.0
 LONG_MINUTES = 30
-PLATFORMS = 30
+PLATFORMS, SHORT_PLATFORMS = 30, 12
 DRAIN_SECONDS = 120.0
 CLUSTER_SECONDS = 4.0
 
@@ -36,8 +36,9 @@ class Run:
         over, quiet = threading.Event(), threading.Event()
         self.chaos.cluster_times(CLUSTER_SECONDS)
         lanes = list(self.faults.lanes)
-        with ThreadPoolExecutor(PLATFORMS + len(lanes)) as pool, self.chaos.platform() as client:
-            load = [pool.submit(self._platform(client, number).live, quiet) for number in range(PLATFORMS)]
+        platforms = PLATFORMS if self.seconds > SHORT_SECONDS else SHORT_PLATFORMS
+        with ThreadPoolExecutor(platforms + len(lanes)) as pool, self.chaos.platform() as client:
+            load = [pool.submit(self._platform(client, number).live, quiet) for number in range(platforms)]
             troubles = [pool.submit(self.faults.run_lane, lane, over) for lane in lanes]
             with client.expecting(503):
                 time.sleep(self.seconds)

@@ -21,13 +21,15 @@ STOP_SECONDS = 40.0
 
 
 @pytest.fixture
-def apis_and_workers(chaos: Chaos) -> Iterator[tuple[list[Api], list[Worker]]]:
-    """Two APIs and three workers."""
+def apis_and_workers(chaos: Chaos, *, long_form: bool) -> Iterator[tuple[list[Api], list[Worker]]]:
+    """Two APIs and two workers, in the long form three."""
     stack = chaos.stack
-    more = Api(stack.api_settings, "api-2"), Worker(stack.worker_settings, "worker-3")
+    apis = [Api(stack.api_settings, "api-2")]
+    workers = [Worker(stack.worker_settings, "worker-3")] if long_form else []
+    more = [*apis, *workers]
     try:
         start_all(more)
-        yield [stack.api, more[0]], [*stack.workers, more[1]]
+        yield [stack.api, *apis], [*stack.workers, *workers]
     finally:
         close_all(more)
 
