@@ -45,8 +45,10 @@ class TlsApi(Api):
             return False
 
 
-@pytest.fixture(params=[HOST, "::1"])
-def api(request: pytest.FixtureRequest, state_mongod: Mongod, tmp_path: Path) -> Iterator[TlsApi]:
+@pytest.fixture(scope="module", params=[HOST, "::1"])
+def serving(
+    request: pytest.FixtureRequest, state_mongod: Mongod, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TlsApi]:
     if ":" in request.param and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     settings = {
@@ -56,16 +58,22 @@ def api(request: pytest.FixtureRequest, state_mongod: Mongod, tmp_path: Path) ->
         "BROKER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
         "BROKER_API_PROCESSES": "1",
     }
-    first = tmp_path / "first"
-    first.mkdir()
-    with TlsApi(settings, Authority(first), request.param) as running:
+    with TlsApi(settings, Authority(tmp_path_factory.mktemp("first")), request.param) as running:
         yield running
 
 
+@pytest.fixture
+def api(serving: TlsApi) -> Iterator[TlsApi]:
+    """An API whose test may replace its certificate."""
+    files = {file: file.read_bytes() for file in (serving.certificate, serving.key)}
+    yield serving
+    for file, content in files.items():
+        file.write_bytes(content)
+    eventually(lambda: serving.trusts(serving.authority), "the first certificate is used again")
+
+
 def test_it_serves_https_and_takes_new_files_for_new_connections(api: TlsApi, tmp_path: Path) -> None:
-    second = tmp_path / "second"
-    second.mkdir()
-    other = Authority(second)
+    other = Authority(tmp_path)
     assert not api.trusts(other)
     with pytest.raises(requests.ConnectionError):
         requests.get(api.uri.replace("https", "http"), timeout=10)
@@ -100,7 +108,7 @@ def _is_closed(client: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("api", [HOST], indirect=True)
+@pytest.mark.parametrize("serving", [HOST], indirect=True)
 def test_clients_that_stop_in_the_handshake_or_drip_a_request_are_let_go(api: TlsApi) -> None:
     trusted = ssl.create_default_context(cafile=str(api.authority.file))
     with ExitStack() as held:
