@@ -19,7 +19,7 @@ from tornado.options import add_parse_callback
 from broker_api import logs, tracing
 from broker_api.config import Config
 from broker_api.errors import SettingError
-from broker_api.jobs.queue import JOBS
+from broker_api.jobs.queue import JOBS, QUEUES
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.logins import Logins
 from broker_api.metrics_directory import check_directory
@@ -130,6 +130,9 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
     with _one_line_errors():
         settings = _settings()
         settings.check_complete("worker")
+        queues = dict.fromkeys(QUEUES.values())
+        if not {*(options.get("queues") or ())} <= {*queues}:  # Celery would end with a traceback
+            raise SettingError(f"worker -Q: must be one or more of {', '.join(queues)}, separated by commas")
         check_directory(os.environ)
         tracing.set_up("atlas-broker-worker")
         if not _Process.keys_checked:

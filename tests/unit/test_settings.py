@@ -372,6 +372,12 @@ def test_a_process_with_a_wrong_setting_ends_with_one_line_and_no_traceback(
     assert "wr0ng" not in told
 
 
+def test_a_worker_for_a_queue_that_does_not_exist_ends_with_one_line() -> None:
+    ended = run_to_end([*COMMANDS["worker"], "-Q", "instances,bindngs"], WORKS)
+    told = "atlas-broker: worker -Q: must be one or more of instances, bindings, maintenance, separated by commas"
+    assert (ended.returncode, (ended.stdout + ended.stderr).strip()) == (1, told)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
