@@ -12,7 +12,7 @@ from broker_api.json_types import JsonObject
 from broker_api.operator import options, output
 from broker_api.operator.session import opened
 from broker_api.state.encryption import FERNET, Vault
-from broker_api.state.key_rotation import KeyRotation, KeyUse
+from broker_api.state.key_rotation import NOT_HERE, KeyRotation, KeyUse
 
 COLUMNS = ("key", "in_settings", "secrets", "macs", "canary")
 SHOWN_LEFT = 20
@@ -119,7 +119,8 @@ def _not_needed(use: KeyUse, vault: Vault) -> list[str]:
 
 
 def _missing(use: KeyUse, vault: Vault) -> list[str]:
-    return sorted(use.needed() - {*vault.ids, FERNET})
+    missing = use.needed() - {*vault.ids, FERNET}
+    return sorted(missing - {NOT_HERE} or missing)
 
 
 def _advice(use: KeyUse, vault: Vault) -> str:

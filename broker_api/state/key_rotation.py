@@ -31,6 +31,8 @@ from broker_api.state.store import Store
 MACS = (REQUEST, SETTLED, OPERATION)
 ALL_SEALED = (*SEALED_FIELDS, REQUESTED)
 CLEAR = ("parameters", "context", "operation.request")
+NOT_HERE = "the key of the other processes"
+"""Stands for the id of a key that has made the canary and that the settings lack: a canary does not tell the id."""
 PASSES = 5
 PAUSE_SECONDS = 0.02
 """The pause after each batch, which leaves MongoDB to the broker."""
@@ -67,7 +69,7 @@ class KeyUse:
         without_macs: The number of documents that lack MACs.
         in_clear: The number of documents in which unknown parameters or contexts are not encrypted.
         macs_required: Whether such documents are refused.
-        canary: The id of the key of the canary.
+        canary: The id of the key of the canary, or ``NOT_HERE``.
     """
 
     secrets: Counter[str]
@@ -128,7 +130,8 @@ class KeyRotation:
         of_workers = Counter(key_id_of(str(token["sealed"])) for token in tokens if token.get("sealed"))
         sealed = self._check.canary() or ""
         required = self._vault.opens(sealed, CANARY_PLACE) and self._vault.open(sealed, CANARY_PLACE) == MACS_REQUIRED
-        return KeyUse(secrets, macs, of_workers, without, clear, required, self._vault.fernet_id(sealed) or FERNET)
+        canary = self._vault.fernet_id(sealed) or (NOT_HERE if sealed else FERNET)
+        return KeyUse(secrets, macs, of_workers, without, clear, required, canary)
 
     def rotate(self, batch: int) -> Iterator[Progress]:
         """Rotate, and yield the progress after each batch.

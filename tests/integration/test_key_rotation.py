@@ -185,6 +185,11 @@ def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_k
     assert told["left"] == 2
     assert all("is not as the broker wrote it" in told["why"][name] for name in (key, broken))
     assert "none of these does" in console(stack, OTHER).refusal("keys", "rotate")
+    with held(stack) as documents, held(stack, "instances_housekeeping") as housekeeping:
+        documents.delete_many({})
+        housekeeping.delete_many({"_id": {"$ne": CANARY}})
+    status = console(stack, OTHER).run("keys", "status")
+    assert (status.exit_code, "Put back" in status.stdout) == (1, True)
 
 
 def test_a_rotation_after_which_documents_without_macs_are_still_accepted_says_so(stack: Stack) -> None:
