@@ -53,7 +53,9 @@ HEAD_BYTES = LINE_BYTES + HEADERS_BYTES
 READ_BYTES = 65_536
 
 _HEAD_END = re.compile(rb"\r\n\r\n|\n\n")  # the latter is an error, which is told at once
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;" + _TEXT + rb")?")
+_TRAILERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _TEXT + rb"\r\n)*")
 _WITH_BODY = frozenset({"PUT", "PATCH"})
 _WANTS = {BlockingIOError: None, ssl.SSLWantReadError: EVENT_READ, ssl.SSLWantWriteError: EVENT_WRITE}
 
@@ -140,13 +142,14 @@ class _Body:
     gunicorn's own reader copies all that has arrived for each chunk, so a megabyte of small ones would take minutes.
 
     Attributes:
-        left: how many bytes of the body, or of its chunk and the line's end after it, are still to come.
+        left: how many bytes of the body, or of its chunk, are still to come.
         chunked: whether the body has chunks.
         whole: whether all has arrived.
         broken: whether a chunk is malformed.
         kept: whether ``data`` is of use.
         data: what has arrived.
         size: how many bytes have arrived, with the frames.
+        line_end: what must come before the next chunk's line.
     """
 
     left: int
@@ -156,38 +159,49 @@ class _Body:
     kept: bool = True
     data: bytearray = field(default_factory=bytearray)
     size: int = 0
+    line_end: bytes = b""
 
     def take(self, received: bytearray) -> bool:
         """Move what belongs to the body out of ``received``; return whether that is all."""
-        at, self.whole = 0, self.whole or not (self.left or self.chunked)
-        while not (self.whole or self.broken):
-            if self.left:
-                part = received[at : at + self.left]
-                at, self.left = at + len(part), self.left - len(part)
-                if self.kept:
-                    self.data += part
-                if self.left:
-                    break
-                self.whole = not self.chunked
-                if self.chunked and self.kept:
-                    self.broken = not self.data.endswith(b"\r\n")
-                    del self.data[-2:]
-            else:
-                line = received.find(b"\r\n", at)
-                if line < 0:
-                    break
-                read = _CHUNK_LINE.fullmatch(received, at, line)
-                self.broken = not read
-                if read and (size := int(read[1], 16)):
-                    at, self.left = line + 2, size + 2
-                elif read:  # the last chunk, then trailers and an empty line
-                    end = received.find(b"\r\n\r\n", line)
-                    if end < 0:
-                        break
-                    at, self.whole = end + 4, True
+        at, before, self.whole = 0, -1, self.whole or not (self.left or self.chunked)
+        while not (self.whole or self.broken) and at > before:
+            before = at
+            at = self._take_data(received, at) if self.left else self._take_line(received, at)
         self.size += at
         del received[:at]
         return self.whole
+
+    def _take_data(self, received: bytearray, at: int) -> int:
+        """Return where what follows begins."""
+        part = received[at : at + self.left]
+        self.left -= len(part)
+        if self.kept:
+            self.data += part
+        self.whole, self.line_end = not (self.left or self.chunked), b"\r\n"
+        return at + len(part)
+
+    def _take_line(self, received: bytearray, at: int) -> int:
+        """Take the line before a chunk, or all after the last one; return as ``_take_data``.
+
+        A proxy before the broker may forgive what is malformed, and find other requests behind it: nothing is forgiven.
+        """
+        start = at + len(self.line_end)
+        end = received.find(b"\r\n", start)
+        if end < 0:
+            return at
+        line = _CHUNK_LINE.fullmatch(received, start, end)
+        self.broken = not (line and received.startswith(self.line_end, at))
+        if not line or self.broken:
+            return at
+        self.left = int(line[1], 16)
+        if self.left:
+            return end + 2
+        trailers, end = end + 2, received.find(b"\r\n\r\n", end)
+        if end < 0:
+            return at
+        self.whole = bool(_TRAILERS.fullmatch(received, trailers, end + 2))
+        self.broken = not self.whole
+        return end + 4
 
 
 class Connection:
