@@ -44,8 +44,15 @@ OTHER_FILES = 512
 """How many open files a process needs beside its clients' connections: those to MongoDB and Redis, logs and metrics."""
 MIN_CONNECTIONS = 64
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+HTTP_OPTIONS: dict[str, Any] = {
+    "http_parser": "python",  # a faster one would be used where it is installed, with rules of its own
+    "limit_request_line": LINE_BYTES,
+    "limit_request_field_size": HEADER_BYTES + len("X-Broker-API-Originating-Identity: \r\n"),
+    "forwarder_headers": "",  # a header of a client is never a part of the path
+    "forwarded_allow_ips": "",
+}
+"""gunicorn's options of how heads of requests are read."""
 _METRICS = "atlas-broker-metrics-"
-_LONGEST_NAME = len("X-Broker-API-Originating-Identity: \r\n")
 
 log = structlog.get_logger(__name__)
 
@@ -208,13 +215,10 @@ def serve(
         "threads": THREADS,
         "worker_connections": _allowed_connections(),
         "graceful_timeout": math.ceil(longest_wait + GRACE_SECONDS),
-        "limit_request_line": LINE_BYTES,
-        "limit_request_field_size": HEADER_BYTES + _LONGEST_NAME,
-        "forwarder_headers": "",  # a header of a client is never a part of the path
-        "forwarded_allow_ips": "",
         "control_socket_disable": True,
         "logger_class": _Logger,
         "worker_tmp_dir": _memory_directory(),  # gunicorn's heartbeat
+        **HTTP_OPTIONS,
     }
     if certificate:
         files = dict(zip(("certfile", "keyfile"), certificate.files, strict=True))
