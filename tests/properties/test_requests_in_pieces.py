@@ -118,7 +118,7 @@ VERSION = "X-Broker-API-Version: 2.17"
 PROBE = Sent(b"GET /live HTTP/1.1\r\nHost: b\r\n\r\n", 200)
 SMUGGLED = b"0\r\n\r\nGET /live HTTP/1.1\r\nHost: b\r\n\r\n"
 PROVISIONS = "PUT /v2/service_instances/"
-"""The beginning of the request that the service gets; a number follows, since each makes another instance."""
+"""The beginning of the request that the service gets. A number of fixed length follows: each makes another instance."""
 numbers = count()
 KINDS = {
     "GET /live": (200, VERSION),
@@ -144,7 +144,8 @@ def requests(draw: st.DrawFn) -> Sent:
     framing = draw(st.sampled_from(["none", "length", "chunks"]))
     body = SMUGGLED * (draw(SIZES) // len(SMUGGLED))
     if kind == PROVISIONS:
-        target, given, framing = f"{kind}{next(numbers)}", "x" * draw(SIZES), "length" if framing == "none" else framing
+        target, given = f"{kind}{next(numbers):09}", "x" * draw(SIZES)
+        framing = "length" if framing == "none" else framing
         body = json.dumps({**PROVISION, "parameters": {"cluster": "c", "more": given}}).encode()
     if len(body) > MOST_BYTES and given is not None:
         status, given = 413, None
