@@ -14,7 +14,6 @@ from redis import RedisError
 from redis.exceptions import NoPermissionError
 
 from broker_api.jobs.redis_errors import OutageLog, sentence
-from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.process_report import ProcessReport
@@ -38,6 +37,25 @@ SOCKET_SECONDS = 0.5
 """The timeout of each connection attempt, read and write."""
 CONNECTIONS = 10
 """How many jobs can be sent at the same time."""
+_TRANSPORT: JsonObject = {
+    "socket_timeout": SOCKET_SECONDS,
+    "socket_connect_timeout": SOCKET_SECONDS,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    # No retry at any level: the sweeper sends again.
+    "max_retries": 0,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+}
+_SENDING: JsonObject = {
+    "broker_connection_timeout": 1,
+    "broker_pool_limit": CONNECTIONS,
+    "task_publish_retry": False,
+    "task_serializer": "json",
+    "task_ignore_result": True,
+    "result_backend": None,
+}
 
 
 class Queue:
@@ -50,9 +68,13 @@ class Queue:
             redis: The Redis.
             report: Counts the sends and remembers a failed one for all processes.
         """
+        # Celery, which takes long to import, is not needed by commands that send nothing.
+        from broker_api.jobs.redis_transport import RedisCelery, celery_settings  # noqa: PLC0415
+
         self._report = report
         self._app = RedisCelery("broker_api", set_as_current=False)
-        self._app.config_from_object(_bounded(redis))
+        options = celery_settings(redis, "broker_api.jobs.redis_transport:Transport", _TRANSPORT)
+        self._app.config_from_object({**options, **_SENDING})
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._silent_until = 0.0
         self._outage = OutageLog("sending jobs")
@@ -149,27 +171,3 @@ class Queue:
                     self._answer = f"{sentence(error)}; accepted operations wait, and are sent later"
                 self._probed_at = time.monotonic()
             return self._answer
-
-
-def _bounded(redis: RedisSettings) -> JsonObject:
-    """Return Celery's settings for sending, with timeouts of ``SOCKET_SECONDS`` and without retries."""
-    options = {
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": SOCKET_SECONDS,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        # No retry at any level: the sweeper sends again.
-        "max_retries": 0,
-        "interval_start": 0,
-        "interval_step": 0,
-        "interval_max": 0,
-    }
-    return {
-        **celery_settings(redis, "broker_api.jobs.redis_transport:Transport", options),
-        "broker_connection_timeout": 1,
-        "broker_pool_limit": CONNECTIONS,
-        "task_publish_retry": False,
-        "task_serializer": "json",
-        "task_ignore_result": True,
-        "result_backend": None,
-    }

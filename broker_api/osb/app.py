@@ -75,8 +75,7 @@ def create_app(
     pages = OperationPages(service.operations)
     app.add_url_rule(PATH, "operations", pages.show_list)
     app.add_url_rule(f"{PATH}/<id:operation_id>", "operation", pages.show_one)
-    description = openapi.document()
-    app.add_url_rule("/openapi.json", "openapi", lambda: Response(description, content_type="application/json"))
+    app.add_url_rule("/openapi.json", "openapi", _description)
 
     trace_requests(app)
     app.wsgi_app = EncodedPath(app.wsgi_app)  # type: ignore[method-assign]  # how Flask documents middleware
@@ -97,6 +96,11 @@ def _catalog(service: Service) -> Callable[[], Response]:
         return response
 
     return catalog
+
+
+def _description() -> Response:
+    """Answer with the description of the API. The first request makes it, since that takes a twentieth of the start."""
+    return Response(openapi.document(), content_type="application/json")
 
 
 def _add_probes(app: Flask, health: Health, is_stopping: Callable[[], bool]) -> None:
