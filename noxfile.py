@@ -97,7 +97,7 @@ def chaos(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the broker beside atlasbroker 2.0.0; ``-- --short`` is shorter, ``-- --help`` lists options."""
-    session.run(sys.executable, "-m", "tests.bench", *session.posargs)
+    session.run(sys.executable, "-m", "tests.bench", *session.posargs, env=KEEP_BYTECODE)
 
 
 @nox.session
