@@ -22,7 +22,7 @@ EVENTS: dict[str, str] = {
     "connection_strings_read_again": "Something else has changed the stored connection strings; Atlas is asked again.",
     "connections_closed": "The API has closed connections that waited longest, since there were too many.",
     "consumer_failed": "The consumer of messages met an unknown error, and connects to Redis again.",
-    "credentials_refused": "Atlas refuses the credentials of this worker for a project, so it does not become ready.",
+    "credentials_refused": "Atlas refuses this worker's credentials, or has no such project; it does not get ready.",
     "databases_not_listed": "Atlas did not list the databases of a cluster, so an existing one counts as foreign.",
     "document_unreadable": "A document in MongoDB cannot be read; it is left as it is.",
     "encryption_keys_right": "The encryption keys of this process open the stored data again.",

@@ -15,7 +15,7 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.json_types import JsonObject
-from workers.atlas.client import AtlasError, Unauthorized
+from workers.atlas.client import AtlasError, ProjectNotFound, Unauthorized
 from workers.context import AtlasProject, Context
 from workers.engine.results import HeldBackError
 from workers.engine.sweeper import Sweeper
@@ -119,14 +119,14 @@ def try_credentials(context: Context) -> None:
 
 
 def _refusal(project: AtlasProject) -> str | None:
-    """Try the credentials of a project; return the reason when Atlas refuses them, None after any other answer.
+    """Try the credentials of a project; return the reason when Atlas refuses them or does not have the project.
 
     This call passes an open circuit breaker, which wrong credentials of other workers may have opened.
     """
     guard = Guard(project.breaker, project.limiter, probes={project.breaker.project})
     try:
         project.client.guarded(guard).project()
-    except Unauthorized as error:
+    except (Unauthorized, ProjectNotFound) as error:
         return str(error)
     except (AtlasError, HeldBackError, ErrStorageMongoConnection):
         pass

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from cryptography.fernet import Fernet
+from structlog.testing import capture_logs
 
 from broker_api.jobs.queue import QUEUES
+from broker_api.settings.settings import load
 from broker_api.state.announcements import Announcements
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
@@ -20,7 +22,10 @@ from tests.dev.emulated import AtlasEmulator
 from tests.dev.processes import free_port, run_to_end, script
 from tests.dev.services import Mongod, Redis
 from tests.emulator.client import Emulator
+from tests.tenant import eventually
+from workers.context import compose
 from workers.maintenance.check import check, findings
+from workers.probes import trouble_with_credentials, try_credentials
 
 PROJECT = Emulator.project_id
 Settings = dict[str, str]
@@ -238,6 +243,19 @@ def test_a_wrong_key(settings: Settings) -> None:
     sentence = only(of("bad", settings | {"MONGODB_ATLAS_PRIVATE_API_KEY": "wrong"}))
     assert sentence.startswith(f"project {PROJECT}: Atlas refused")
     assert "Check the API key" in sentence
+
+
+def test_a_project_that_does_not_exist(settings: Settings) -> None:
+    wrong = settings | {"MONGODB_ATLAS_PROJECT_ID": "0" * 24}
+    sentence = only(of("bad", wrong))
+    assert "GROUP_NOT_FOUND). Check the id of the project" in sentence
+    context = compose(load(wrong, "worker"))
+    with context.store.collection.database.client, capture_logs() as logged:
+        try_credentials(context)
+        eventually(lambda: any(each["event"] == "credentials_refused" for each in logged), "the worker logs it")
+        told = trouble_with_credentials(context.projects.values())
+        context.stopping.set()
+    assert told == "Atlas has not yet accepted the credentials of 1 of 1 projects"
 
 
 def test_an_address_that_the_api_access_list_does_not_have(settings: Settings, atlas: Emulator) -> None:

@@ -163,6 +163,10 @@ class EntryNotFound(Refused):
     """404 ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND."""
 
 
+class ProjectNotFound(Refused):
+    """404 GROUP_NOT_FOUND or INVALID_GROUP_ID."""
+
+
 class WrongClusterApi(Refused):
     """400 CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API or CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API."""
 
@@ -197,6 +201,8 @@ _TYPES: dict[tuple[int, str], type[Refused]] = {
     (409, "OUT_OF_CAPACITY"): OutOfCapacity,
     (409, "NO_CAPACITY"): OutOfCapacity,
     (404, "ATLAS_NETWORK_PERMISSION_ENTRY_NOT_FOUND"): EntryNotFound,
+    (404, "GROUP_NOT_FOUND"): ProjectNotFound,
+    (404, "INVALID_GROUP_ID"): ProjectNotFound,
     (400, "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API"): WrongClusterApi,
     (400, "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API"): WrongClusterApi,
 }

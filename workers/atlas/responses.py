@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import requests
 from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
-from workers.atlas.errors import AtlasError, NoAnswer, Refused, Unauthorized, UnreadableAnswer, refusal
+from workers.atlas.errors import AtlasError, NoAnswer, ProjectNotFound, Refused, Unauthorized, UnreadableAnswer, refusal
 from workers.atlas.models import Json, Malformed
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ T = TypeVar("T")
 _MOST_RETRY_AFTER = 3600.0  # seconds; a larger value is a mistake, or comes from a proxy
 _MOST_DETAIL = 500  # characters of Atlas's message that ours repeats
 _PLAIN_REFUSALS = frozenset({401, 429})  # the status is enough, whatever the body is
-_KEY_ADVICE = " Check the API key or service account, its roles in the project, and its API access list."
+_ADVICE: dict[type[Refused], str] = {
+    Unauthorized: " Check the API key or service account, its roles in the project, and its API access list.",
+    ProjectNotFound: " Check the id of the project in the settings.",
+}
 
 
 class AnswerTooLong(HTTPError):
@@ -129,7 +132,7 @@ def _refused(call: Call, response: requests.Response, body: Json, code: str, aut
     listed = body.get("parameters")
     status, code = response.status_code, masked(code)
     kind = refusal(status, code)
-    advice = _KEY_ADVICE if kind is Unauthorized else ""
+    advice = _ADVICE.get(kind, "")
     return kind(
         f"Atlas refused to {call.does}: {detail.rstrip('.')} ({f'{status} {code}'.rstrip()}).{advice}",
         status=status,

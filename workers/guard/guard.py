@@ -8,7 +8,7 @@ import structlog
 
 from broker_api import tracing
 from workers import metrics
-from workers.atlas.client import Answer, Refused, Unauthorized
+from workers.atlas.client import Answer, ProjectNotFound, Refused, Unauthorized
 from workers.engine.leases import Lease
 from workers.engine.results import HeldBackError
 from workers.guard.circuit_breaker import PROBE_EVERY_SECONDS, CircuitBreaker, waits_on_project
@@ -76,9 +76,9 @@ class Guard:
             self.limiter.observe(answer)
         elif answer.status in range(400, HTTPStatus.INTERNAL_SERVER_ERROR):
             return
-        if lacks_role:
-            return
         error = answer.error
+        if lacks_role or isinstance(error, ProjectNotFound):  # the key is accepted, but for another project
+            return
         unauthorized = isinstance(error, Unauthorized)
         if error is None or (
             isinstance(error, Refused) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR and not unauthorized
