@@ -43,7 +43,7 @@ class OperationStarter:
             replaced: a gone or failed instance or binding of the same id, if there is one.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, seconds=_seconds(fields.get("plan")))
+        start = _start(kind, caller, fields.get("plan"))
         operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
         if operation_id is None:
             return None
@@ -68,7 +68,7 @@ class OperationStarter:
             request: the wanted state after an update, as canonical JSON.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, request, _seconds(getattr(found, "plan", None)))
+        start = _start(kind, caller, getattr(found, "plan", None), request)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
         operation_id = self.store.start(found.key, found.operation, start, phase)
         if operation_id is None:
@@ -78,10 +78,8 @@ class OperationStarter:
         return Accepted(operation_id, body or {})
 
 
-def _start(kind: Kind, caller: Caller, request: str = "{}", seconds: float = OPERATION_SECONDS) -> Start:
+def _start(kind: Kind, caller: Caller, plan: object, request: str = "{}") -> Start:
+    """Return an operation, which has more time on an instance whose plan makes clusters."""
+    makes_cluster = isinstance(plan, Mapping) and plan.get("new_cluster")
+    seconds = NEW_CLUSTER_SECONDS if makes_cluster else OPERATION_SECONDS
     return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent(), seconds)
-
-
-def _seconds(plan: object) -> float:
-    """Return the time for an operation on an instance: more if its plan makes clusters."""
-    return NEW_CLUSTER_SECONDS if isinstance(plan, Mapping) and plan.get("new_cluster") else OPERATION_SECONDS

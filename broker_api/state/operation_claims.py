@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Generic
 from uuid import uuid4
 
@@ -79,7 +80,7 @@ class Claim(Generic[AnyResource]):
         """The id of the claimed operation."""
         return self.record.operation.id
 
-    @property
+    @cached_property
     def at(self) -> datetime:
         """When it was taken or last written, by MongoDB's clock."""
         return self.record.operation.lease_until - timedelta(seconds=LEASE_SECONDS)
@@ -157,7 +158,7 @@ class Claims:
             "$expr": _DUE_AND_UNHELD,
         }
         lease: OperationFields = {"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}
-        taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
+        taken = assignments(_paths({**lease, "worker": self.worker, "claimed": In(0)}))
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
         taken["operation.first_claimed"] = {"$ifNull": ["$operation.first_claimed", NOW]}
         # Each release of a lease removes the token.
@@ -281,7 +282,7 @@ class Claims:
             written |= fields
         macs = self.store.macs
         stored = sealed(macs.vault, claim.record.key, written) | macs.of_changed(claim.record, written)
-        values = assignments(operation, "operation.") | _step_assignments(steps) | assignments(stored)
+        values = assignments(_paths(operation, steps) | stored)
         document = self.store.collection.find_one_and_update(
             held, [{"$set": values}], return_document=ReturnDocument.AFTER
         )
@@ -300,7 +301,7 @@ class Claims:
             claim: The claim.
             unsure_until: Until when a request of this operation may still take effect in Atlas.
         """
-        values = assignments({**_RELEASED, "due": In(0)}, "operation.") | assignments({"unsure_until": unsure_until})
+        values = assignments({**_paths({**_RELEASED, "due": In(0)}), "unsure_until": unsure_until})
         mine = {"_id": claim.record.key, "operation.lease_token": claim.token}
         self.store.collection.update_one(mine, [{"$set": values}])
 
@@ -412,8 +413,7 @@ class Claims:
         """
         ended: OperationFields = {**ENDED, "state": State.SUCCEEDED, "description": description, "finished": In(0)}
         done: StepFields = {"last": In(0), "result": StepResult.DONE}
-        values = assignments(ended, "operation.") | _step_assignments({step: done}) | assignments(changes or {})
-        values |= assignments(phase_fields(phase))
+        values = assignments({**_paths(ended, {step: done}), **(changes or {}), **phase_fields(phase)})
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         number = self.store.collection.update_many(query, [{"$set": values}]).modified_count
         self.store.report.ended(kind, State.SUCCEEDED, number)
@@ -422,7 +422,7 @@ class Claims:
     @storage_errors("wake")
     def make_due(self, waiting: Fences, name: str) -> None:
         """Make those of the operations due that still wait on ``name``; the caller sends them."""
-        woken = assignments({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}, "operation.")
+        woken = assignments(_paths({"due": In(0), "waits_on": None, "dispatched": In(0), "sends": 0}))
         self.store.collection.update_many(_unchanged(waiting, name), [{"$set": woken}])
 
     @storage_errors("wait")
@@ -444,7 +444,7 @@ class Claims:
             operation: Fields of the operations to write.
             steps: Fields of the step that they all have left.
         """
-        values = assignments({"due": In(seconds), **operation}, "operation.") | _step_assignments(steps)
+        values = assignments(_paths({"due": In(seconds), **operation}, steps))
         query = {**_unchanged(waiting, name), "operation.state": State.IN_PROGRESS}
         self.store.collection.update_many(query, [{"$set": values}])
 
@@ -459,19 +459,17 @@ class Claims:
         query: Document = {"operation.open": True, "operation.waits_on": name}
         if unwatched:
             query["$expr"] = {"$lte": ["$operation.due", NOW]}
-        self.store.collection.update_many(
-            query, [{"$set": assignments({"due": In(0), "waits_on": None}, "operation.")}]
-        )
+        woken = assignments(_paths({"due": In(0), "waits_on": None}))
+        self.store.collection.update_many(query, [{"$set": woken}])
 
 
-def _step_assignments(steps: StepsFields | None) -> Document:
-    """Return the ``$set`` of the fields of steps, whose names no user has chosen."""
-    return {
-        field: value
-        for name, fields in (steps or {}).items()
-        if name  # a waiting operation of before may name no step
-        for field, value in assignments(fields, f"operation.steps.{name}.").items()
-    }
+def _paths(operation: OperationFields, steps: StepsFields | None = None) -> dict[str, Any]:
+    """Return fields of an operation, and of its steps, whose names no user has chosen, by their paths."""
+    paths = {f"operation.{name}": value for name, value in operation.items()}
+    for step, fields in (steps or {}).items():
+        if step:  # a waiting operation of before may name no step
+            paths |= {f"operation.steps.{step}.{name}": value for name, value in fields.items()}
+    return paths
 
 
 def _unchanged(waiting: Fences, name: str) -> Document:

@@ -55,14 +55,15 @@ def sealed(vault: Vault, key: str, fields: Mapping[str, Any]) -> JsonObject:
         key: The ``_id`` of the document.
         fields: The fields, with whole parameters and contexts.
     """
-    stored = dict(fields)
-    if vault.has_keys and "parameters" in fields:
-        stored["parameters"] = known(fields["parameters"])
-        unknown = {name: value for name, value in fields["parameters"].items() if name not in KNOWN_PARAMETERS}
-        stored[PARAMETERS] = _seal(vault, unknown, Place(key, PARAMETERS))
-    if vault.has_keys and "context" in fields:
-        stored |= {"context": {}, CONTEXT: _seal(vault, fields["context"], Place(key, CONTEXT))}
-    return stored
+    if not vault.has_keys:
+        return dict(fields)
+    clear, private = dict(fields), JsonObject()
+    if "parameters" in fields:
+        clear["parameters"] = known(fields["parameters"])
+        private[PARAMETERS] = {n: value for n, value in fields["parameters"].items() if n not in KNOWN_PARAMETERS}
+    if "context" in fields:
+        clear["context"], private[CONTEXT] = {}, fields["context"]
+    return clear | {name: vault.seal(value, Place(key, name)) if value else None for name, value in private.items()}
 
 
 def sealed_request(vault: Vault, key: str, operation: Operation) -> JsonObject:
@@ -102,7 +103,3 @@ def in_clear(document: Mapping[str, Any]) -> bool:
     except (TypeError, ValueError):  # such a document cannot be read
         return False
     return isinstance(given, dict) and known(given) != given
-
-
-def _seal(vault: Vault, value: JsonObject, place: Place) -> str | None:
-    return vault.seal(value, place) if value else None

@@ -97,18 +97,17 @@ class RecordMacs:
             before: The record before the write, which has been checked.
             changes: The changes.
         """
-        if not changes or not self.vault.has_keys:
+        kind, names = type(before), changes.keys()
+        later = LATER_FIELDS[kind]
+        changed = [group for group, own in GROUPS[kind].items() if names & {*own, *later.get(group, ())}]
+        if not changed or not self.vault.has_keys:
             return {}
-        kind = type(before)
-        return {
-            group: self.vault.mac(values, Place(before.key, group))
-            for group, values in _covered(kind, {**vars(before), **changes}).items()
-            if not changes.keys().isdisjoint([*GROUPS[kind][group], *LATER_FIELDS[kind].get(group, ())])
-        }
+        covered = _covered(kind, {**vars(before), **changes})
+        return {group: self.vault.mac(covered[group], Place(before.key, group)) for group in changed}
 
     def of_operation(self, key: str, operation: Operation) -> str | None:
         """Return the MAC of an operation."""
-        return self.of_value(_operation_values(operation), Place(key, OPERATION))
+        return self.vault.mac(_operation_values(operation), Place(key, OPERATION)) if self.vault.has_keys else None
 
     def checked(self, stored: AnyResource, *, runs: bool = False) -> AnyResource:
         """Check the MACs of an instance or binding.
@@ -134,17 +133,13 @@ class RecordMacs:
         covered = _covered(type(record), vars(record))
         if runs:
             covered[OPERATION] = _operation_values(record.operation)
-        for group, values in covered.items():
-            if not self.fits(values, macs[group], Place(record.key, group)):
-                break
-        else:
+        group = self.misfit(record.key, covered, macs)
+        if group is None:
             return record
         why = "its MAC does not fit" if macs[group] else "it has no MAC"
         log.error("record_tampered", document=record.key, mac=group, reason=why)
-        what = (
-            f"the binding {record.binding_id}" if isinstance(record, Binding) else f"the instance {record.instance_id}"
-        )
-        raise TamperedError(what, why)
+        binding_id = getattr(record, "binding_id", None)
+        raise TamperedError(f"the binding {binding_id}" if binding_id else f"the instance {record.instance_id}", why)
 
     def renewed(self, stored: Resource) -> dict[str, str]:
         """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
@@ -165,14 +160,32 @@ class RecordMacs:
         return self.vault.mac(value, place) if self.vault.has_keys else None
 
     def fits(self, value: object, mac: str | None, place: Place) -> bool:
-        """Return whether a MAC fits; also if there is none and none is required.
+        """Return whether the MAC of a value fits; also if there is none and none is required.
 
         Raises:
             MissingKeyError: Its key is not known.
         """
-        if not self.vault.has_keys or (mac is None and not self.required):
-            return True
-        return mac is not None and hmac.compare_digest(mac.encode(), self.vault.mac(value, place, mac).encode())
+        return self.misfit(place.document, {place.field: value}, {place.field: mac}) is None
+
+    def misfit(self, document: str, values: Mapping[str, object], macs: Mapping[str, str | None]) -> str | None:
+        """Return the first field of a document with a MAC that does not fit, or is missing although it is required.
+
+        Args:
+            document: The ``_id`` of the document.
+            values: What each MAC is of, by the field of the MAC.
+            macs: The MACs by their fields.
+
+        Raises:
+            MissingKeyError: The key of a MAC is not known.
+        """
+        for field, value in values.items() if self.vault.has_keys else ():
+            mac = macs[field]
+            if mac is None:
+                if self.required:
+                    return field
+            elif not hmac.compare_digest(mac.encode(), self.vault.mac(value, Place(document, field), mac).encode()):
+                return field
+        return None
 
 
 def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[Any]]:

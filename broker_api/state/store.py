@@ -21,7 +21,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.legacy import LegacyDocuments, in_any_case, is_old, written_before
+from broker_api.state.legacy import LegacyDocuments, in_any_case, written_before
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import sealed, sealed_request
@@ -90,13 +90,12 @@ class Start:
 
     @cached_property
     def fresh(self) -> Operation:
-        """The operation before any worker has seen it."""
-        return Operation(id=self.operation_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
+        """The operation before any worker has seen it.
 
-    @cached_property
-    def operation_id(self) -> str:
-        """The id of the operation, which names its kind: a poll after the document is gone tells a delete by it."""
-        return f"{self.kind}-{uuid4().hex}"
+        Its id names its kind: a poll after the document is gone tells a delete by it.
+        """
+        new_id = f"{self.kind}-{uuid4().hex}"
+        return Operation(id=new_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
 
     def fields(self, private: Mapping[str, Any] | None = None, mac: str | None = None) -> Document:
         """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out.
@@ -223,6 +222,8 @@ class Store:
         document = next((each for each in found if each["_id"] == own["_id"]), None)
         if document is None and (found or not creating):
             document = self.legacy.adopt(instance_id)
+        if document is None:
+            return None
         return self._understood(Instance, document, f"instance {instance_id}", any_release=any_release)
 
     @storage_errors("find binding")
@@ -234,6 +235,8 @@ class Store:
         """
         document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
         document = document or self.legacy.adopt(instance_id, binding_id)
+        if document is None:
+            return None
         return self._understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @storage_errors("find instance and binding")
@@ -257,11 +260,11 @@ class Store:
         documents: dict[Any, Document] = {found["_id"]: found for found in self.collection.aggregate(read)}
         instance, binding = map(documents.get, keys)
         instance = instance or self.legacy.adopt(instance_id)
-        if binding is None and any(map(is_old, documents.values())):
+        if binding is None and any("instance_id" in found for key, found in documents.items() if key not in keys):
             binding = self.legacy.adopt(instance_id, binding_id)
         return (
-            self._understood(Instance, instance, f"instance {instance_id}", any_release=False),
-            self._understood(Binding, binding, f"binding {binding_id}", any_release=False),
+            self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
+            self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
             _room(documents),
         )
 
@@ -335,12 +338,12 @@ class Store:
         return record(document) if document else None
 
     def _understood(
-        self, kind: type[AnyResource], document: Document | None, what: str, *, any_release: bool
-    ) -> AnyResource | None:
-        found = kind.read(document) if document else None
-        if found and not (found.understood or (any_release and found.readable)):
+        self, kind: type[AnyResource], document: Document, what: str, *, any_release: bool = False
+    ) -> AnyResource:
+        found = kind.read(document)
+        if not (found.understood or (any_release and found.readable)):
             raise ErrStorageUnreadable(what, readable=found.readable)
-        return self.macs.checked(found) if found and not any_release else found
+        return found if any_release else self.macs.checked(found)
 
     # --- beginning operations ---------------------------------------------------------------------------------
 
@@ -390,7 +393,8 @@ class Store:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
-        private, mac = sealed_request(self.macs.vault, key, start.fresh), self.macs.of_operation(key, start.fresh)
+        fresh = start.fresh
+        private, mac = sealed_request(self.macs.vault, key, fresh), self.macs.of_operation(key, fresh)
         begun = [{stage: values | {"operation": start.fields(private, mac), "past": PAST}}]
         try:
             written = self.collection.update_one(unchanged, begun, upsert=current is None)
@@ -398,7 +402,7 @@ class Store:
             return None
         if current and current.state is State.IN_PROGRESS:  # a delete stops it (see PAST)
             self.report.ended(current.kind, State.FAILED, written.matched_count)
-        return start.operation_id if written.matched_count or written.did_upsert else None
+        return fresh.id if written.matched_count or written.did_upsert else None
 
     @storage_errors("store")
     def change(

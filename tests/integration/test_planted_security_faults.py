@@ -91,8 +91,8 @@ FAULTS = {
         lambda p: forged.test_a_copied_ciphertext_gives_no_other_binding_its_credentials(p.tenant, p.broker),
     ),
     "MACs that always fit": Fault(
-        "broker_api.state.record_macs:RecordMacs.fits",
-        always(value=True),
+        "broker_api.state.record_macs:RecordMacs.misfit",
+        always(None),
         lambda p: forged.test_a_forged_bind_makes_no_administrator(
             p.tenant, p.broker, p.atlas, "as-it-was", strip=False
         ),

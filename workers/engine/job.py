@@ -10,7 +10,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
-from workers.engine.results import StepTrouble
+from workers.engine.results import Later, Next, Result, StepTrouble
 from workers.metrics import Progress
 
 LONGEST_REASON = 500
@@ -58,34 +58,44 @@ class Job(Generic[AnyResource]):
         """
         self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
 
-    def postpone_write(self, changes: Mapping[str, Any], operation: OperationFields) -> None:
+    def postpone_write(self, changes: Mapping[str, Any] | None, operation: OperationFields) -> None:
         """Change the record in this process only; the next write contains the changes.
 
         Args:
             changes: Fields of the instance or binding.
             operation: Fields of its operation.
         """
-        self._unwritten = (changes, operation)
-        changed = {**changes, "operation": self.operation.model_copy(update={**operation})}
+        before, fields = self._unwritten
+        self._unwritten = ({**before, **(changes or {})}, {**fields, **operation})
+        changed = {**(changes or {}), "operation": self.operation.model_copy(update={**operation})}
         self.update(replace(self.claim, record=self.record.model_copy(update=changed)))
 
-    def take_unwritten(self, changes: Mapping[str, Any] | None) -> tuple[Any, OperationFields]:
-        """Return what ``postpone_write`` has left to the next write.
+    def take_unwritten(
+        self, changes: Mapping[str, Any] | None, operation: OperationFields, following: str | None = None
+    ) -> tuple[Any, OperationFields, dict[str, StepFields]]:
+        """Return what the next write contains: also what ``postpone_write`` and ``note_run`` have left to it.
 
         Args:
             changes: Fields of the instance or binding that are written too.
+            operation: Fields of the operation that are written too.
+            following: The step that begins now, if one follows at once.
 
         Returns:
-            All fields of the instance or binding to write, and those of its operation.
+            All fields to write: of the instance or binding, of its operation, and of the steps that have run.
         """
-        (postponed, operation), self._unwritten = self._unwritten, ({}, {})
-        return {**postponed, **(changes or {})}, {**operation}
+        (postponed, fields), self._unwritten = self._unwritten, ({}, {})
+        return {**postponed, **(changes or {})}, {**fields, **operation}, self._take_life(following)
 
-    def note_run(self, run: StepRun) -> None:
-        """Note a run of a step, whose life the next write contains."""
-        self._runs.append(run)
+    def note_run(self, step: str, began: float, result: Result[Any]) -> None:
+        """Note a run of a step that began at ``began`` (monotonic seconds) and ends now, for the next write."""
+        how, reason = StepResult.DONE, None
+        if isinstance(result, Later):
+            how, reason = StepResult.PUT_OFF, (result.operation or {}).get("error") or result.description
+        elif isinstance(result, Next) and (result.operation or {}).get("undo") and not self.operation.undo:
+            how, reason = StepResult.FAILED, (result.operation or {}).get("failure")
+        self._runs.append(StepRun(step, began, time.monotonic(), how, reason))
 
-    def take_life(self, following: str | None = None) -> dict[str, StepFields]:
+    def _take_life(self, following: str | None) -> dict[str, StepFields]:
         """Return the fields of the steps that have run since the last write.
 
         Args:

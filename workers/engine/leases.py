@@ -27,22 +27,18 @@ class Lease:
 
     Attributes:
         claim: The claim.
+        claimed_at: The moment before the claim was requested, in monotonic seconds.
         until: The end of the lease in monotonic seconds. That clock also runs while the process is stopped. The time
             counts from the moment before the request to MongoDB, so the lease never ends later here than in MongoDB.
         lost: Another worker has taken over the operation.
         probes: The projects whose open circuit breaker the running step may pass; empty at the start of each step.
-        claimed_at: The moment before the claim was requested, in monotonic seconds.
     """
 
     claim: Claim[Any]
+    claimed_at: float
     until: float
     lost: bool = False
     probes: set[str] = field(default_factory=set)
-    claimed_at: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Remember the moment of the claim by this process's clock."""
-        self.claimed_at = self.until - LEASE_SECONDS
 
     def since(self, moment: datetime) -> float:
         """Return the seconds since a moment of MongoDB's clock, whatever the clock of this machine shows."""
@@ -83,7 +79,7 @@ class LeaseKeeper:
             claim: The claim.
             asked_at: The moment before the claim was requested from MongoDB, in monotonic seconds.
         """
-        lease = Lease(claim, asked_at + LEASE_SECONDS)
+        lease = Lease(claim, asked_at, asked_at + LEASE_SECONDS)
         with self._lock:
             self._held.add(lease)
             # Started by the first claim and not earlier: a pool of processes forks before it.

@@ -21,10 +21,10 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
-from broker_api.state.records import CREATES, Binding, Instance, Phase, State, StepResult, user_of
+from broker_api.state.records import CREATES, Binding, Instance, Phase, State, user_of
 from workers import metrics
-from workers.engine.definition import Definition, StepFunction
-from workers.engine.job import Job, StepRun
+from workers.engine.definition import Definition
+from workers.engine.job import Job
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.engine.results import (
     Done,
@@ -170,39 +170,42 @@ class Runner:
 
     def _run(self, job: Job[Any]) -> Outcome:
         """Run the steps of a claimed operation; return None when the lease is lost."""
+        definition = self._definitions.get(job.definition)
         try:
-            outcome = self._distrust(job)
+            # One that only another release knows is left to its workers.
+            outcome = self._distrust(job, job.claim) if definition else None
             while outcome is None:
-                outcome = self._run_next_step(job)
+                outcome = self._run_next_step(job, definition)
         except LeaseLostError:
             log.warning("lease_lost", step=job.operation.step)
             # A request of an earlier attempt stays in doubt, also when this one had its answer.
             self._claims.release(job.claim, In(LATE_EFFECT_SECONDS) if job.late_effect else job.record.unsure_until)
-            definition = self._definitions.get(job.definition)
             if definition and definition.on_lease_lost:
                 definition.on_lease_lost(job)
             return None
         return outcome
 
-    def _distrust(self, job: Job[Any]) -> Outcome:
+    def _distrust(self, job: Job[Any], claim: Claim[Any]) -> Outcome:
         """End an operation whose record is not as the broker wrote it, without any step: each would act on the forgery.
+
+        Args:
+            job: The job; it gets the record when that has been checked.
+            claim: The claim with the record as it was read.
 
         Returns:
             The end, or the wait for the key of a MAC; None when the record is as the broker wrote it.
         """
-        record, operation = job.record, job.operation
-        if job.definition not in self._definitions:  # another release runs it
-            return None
+        record, operation = claim.record, claim.record.operation
         try:
-            job.update(replace(job.claim, record=self._claims.store.macs.checked(record, runs=True)))
+            job.update(replace(claim, record=self._claims.store.macs.checked(record, runs=True)))
         except MissingKeyError as error:
             sentence = str(error)
             fields = OperationFields(error=sentence, description=operation.description or sentence)
-            self._claims.reschedule(job.claim, OTHER_RELEASE_SECONDS, job.take_unwritten(None)[0], fields)
+            self._claims.reschedule(claim, OTHER_RELEASE_SECONDS, None, fields)
             return Waits(sentence, OTHER_RELEASE_SECONDS)
         except (TamperedError, UndecryptableError) as error:
             phase, sentence = Phase.FAILED if operation.kind in CREATES else record.phase, str(error)
-            self._claims.finish(job.claim, State.FAILED, phase, None, sentence)
+            self._claims.finish(claim, State.FAILED, phase, None, sentence)
             log.info("operation_finished", state=State.FAILED.value, description=sentence)
             return Ended(State.FAILED, sentence)
         return None
@@ -223,35 +226,29 @@ class Runner:
         seconds = None if operation.waits_on else (operation.due - now).total_seconds()
         return Waits(operation.error or operation.description or "", seconds)
 
-    def _run_next_step(self, job: Job[Any]) -> Outcome:
+    def _run_next_step(self, job: Job[Any], definition: Definition[Any] | None) -> Outcome:
         """Run the next step and write its result; return None if another step follows at once."""
-        name, step = self._next_step(job)
-        began = time.monotonic()
-        try:
-            with tracing.span(f"{job.operation.kind}: {name}"):
-                result = step(job)
-        except (LeaseLostError, ErrStorageMongoConnection):
-            raise
-        except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
-            result = self._result_of_error(job, name, error)
-        if step not in (_hand_over, _leave_to_other_release):
-            job.note_run(_run_of_step(job, name, began, result))
-        return self._record(job, name, result)
-
-    def _next_step(self, job: Job[Any]) -> tuple[str, StepFunction]:
-        """Return the name and the function of the next step.
-
-        A new operation has the step "", so that the API does not have to know the name of the first step.
-        """
         job.lease.probes.clear()
         operation = job.operation
         if self._stopping.is_set():
-            return operation.step, _hand_over
-        if definition := self._definitions.get(job.definition):
-            for name, step in (definition.undo if operation.undo else definition.steps).items():
-                if operation.step in ("", name.value):
-                    return name.value, step
-        return operation.step, _leave_to_other_release
+            sentence = operation.description or "Handed over to another worker."
+            return self._record(job, definition, operation.step, Later(0, sentence))
+        steps = (definition.undo if operation.undo else definition.steps) if definition else {}
+        # A new operation has the step "", so that the API does not have to know the name of the first step.
+        step = next((each for each in steps if operation.step in ("", each.value)), None)
+        if step is None:
+            sentence = "Waiting for a worker of another release of the broker, which began it."
+            return self._record(job, definition, operation.step, Later(OTHER_RELEASE_SECONDS, sentence))
+        began = time.monotonic()
+        try:
+            with tracing.span(f"{operation.kind}: {step}"):
+                result = steps[step](job)
+        except (LeaseLostError, ErrStorageMongoConnection):
+            raise
+        except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
+            result = self._result_of_error(job, step.value, error)
+        job.note_run(step.value, began, result)
+        return self._record(job, definition, step.value, result)
 
     def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
         """Turn an exception of a step into a retry, or into the first undo step.
@@ -284,42 +281,42 @@ class Runner:
         first = next(iter(definition.undo))
         return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
 
-    def _record(self, job: Job[Any], name: str, result: Result[Any]) -> Outcome:
+    def _record(self, job: Job[Any], definition: Definition[Any] | None, name: str, result: Result[Any]) -> Outcome:
         """Write the result of a step; return None if the next step follows at once, under the same claim.
 
         The record that a write returns is checked; a result that is not written leaves the one that has been checked.
         """
         why = {"reason": result.description, "seconds": round(result.seconds, 1)} if isinstance(result, Later) else {}
         log.info("step_finished", step=name, result=type(result).__name__, **why)
-        operation = job.operation
-        changes, fields = job.take_unwritten(result.changes)
+        operation, fields = job.operation, OperationFields()
         match result:
             case Next():
-                in_flight = result.step in self._definitions[job.definition].late_effects
+                in_flight = definition is not None and result.step in definition.late_effects
                 fields |= {"step": result.step.value, "in_flight": in_flight, **NEW_STEP, **(result.operation or {})}
                 if result.repeatable:
-                    job.postpone_write(changes, fields)
-                else:
-                    asked_at = time.monotonic()
-                    life = job.take_life(result.step.value)
-                    job.update(self._claims.advance(job.claim, changes, fields, steps=life))
-                    job.lease.extend(asked_at)
-                    return self._distrust(job)
-                return None
+                    job.postpone_write(result.changes, fields)
+                    return None
+                asked_at = time.monotonic()
+                changes, fields, life = job.take_unwritten(result.changes, fields, result.step.value)
+                claim = self._claims.advance(job.claim, changes, fields, steps=life)
+                job.lease.extend(asked_at)
+                return self._distrust(job, claim)
             case Later():
                 fields |= {"waits_on": None, **(result.operation or {})}
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
                 if result.step is not None:
                     fields["step"] = result.step.value
-                self._claims.reschedule(job.claim, result.seconds, changes, fields, steps=job.take_life())
+                changes, fields, life = job.take_unwritten(result.changes, fields)
+                self._claims.reschedule(job.claim, result.seconds, changes, fields, steps=life)
                 job.rescheduled()
                 return Waits(result.description, None if fields["waits_on"] else result.seconds)
             case Done():
                 state = State.FAILED if operation.undo else State.SUCCEEDED
                 failure = operation.failure or "The operation failed."
                 sentence = failure if operation.undo else result.description
-                self._claims.finish(job.claim, state, result.phase, changes, sentence, steps=job.take_life())
+                changes, _, life = job.take_unwritten(result.changes, fields)
+                self._claims.finish(job.claim, state, result.phase, changes, sentence, steps=life)
                 if operation.state is State.IN_PROGRESS and state is State.SUCCEEDED:
                     job.progress().succeeded()
                 log.info("operation_finished", state=state.value, description=sentence)
@@ -330,22 +327,3 @@ def _interrupted(key: str, error: ErrStorageMongoConnection) -> Waits:
     """Log that MongoDB failed while an operation ran; its lease expires by itself."""
     log.warning("operation_interrupted", key=key, reason=error.reason)
     return Waits(f"MongoDB cannot be used: {error.reason}.")
-
-
-def _run_of_step(job: Job[Any], name: str, began: float, result: Result[Any]) -> StepRun:
-    """Return the run of a step that began at ``began`` and ends now."""
-    ended, operation = time.monotonic(), result.operation or {} if not isinstance(result, Done) else {}
-    if isinstance(result, Later):
-        return StepRun(name, began, ended, StepResult.PUT_OFF, operation.get("error") or result.description)
-    if operation.get("undo") and not job.operation.undo:
-        return StepRun(name, began, ended, StepResult.FAILED, operation.get("failure"))
-    return StepRun(name, began, ended, StepResult.DONE, None)
-
-
-def _hand_over(job: Job[Any]) -> Result[Any]:
-    """Release the operation for another worker, since this one is stopping."""
-    return Later(0, job.operation.description or "Handed over to another worker.")
-
-
-def _leave_to_other_release(_: Job[Any]) -> Result[Any]:
-    return Later(OTHER_RELEASE_SECONDS, "Waiting for a worker of another release of the broker, which began it.")
