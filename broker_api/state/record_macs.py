@@ -19,7 +19,7 @@ import structlog
 from broker_api.errors import TamperedError
 from broker_api.state.encryption import Vault
 from broker_api.state.private_values import opened
-from broker_api.state.records import AnyResource, Binding, Instance, Operation, Phase, Place, Resource
+from broker_api.state.records import AnyResource, Binding, Instance, Operation, Place, Resource
 
 REQUEST, SETTLED, OPERATION = "request_mac", "settled_mac", "operation.mac"
 GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
@@ -110,9 +110,7 @@ class RecordMacs:
         return self.vault.mac(_operation_values(operation), Place(key, OPERATION)) if self.vault.has_keys else None
 
     def checked(self, stored: AnyResource, *, runs: bool = False) -> AnyResource:
-        """Check the MACs of an instance or binding.
-
-        One that is gone is not checked: only its operation could use its fields, and that has ended.
+        """Check the MACs of an instance or binding, unless its fields are not used (``Resource.is_used``).
 
         Args:
             stored: The record as it was read from MongoDB.
@@ -126,7 +124,7 @@ class RecordMacs:
             MissingKeyError: The key of a MAC, or of what is encrypted, is not known.
             UndecryptableError: Something else has changed what is encrypted.
         """
-        if not self.vault.has_keys or not (runs or (stored.readable and not is_gone(stored))):
+        if not self.vault.has_keys or not (runs or stored.is_used):
             return stored
         record = opened(self.vault, stored)
         macs = {REQUEST: record.request_mac, SETTLED: record.settled_mac, OPERATION: record.operation.mac}
@@ -147,7 +145,7 @@ class RecordMacs:
         Raises:
             TamperedError, UndecryptableError: As in ``checked``.
         """
-        if is_gone(stored):
+        if not stored.is_used:
             return {}
         record = self.checked(stored, runs=stored.operation.open or bool(stored.operation.mac))
         macs = self.of_new(record.key, vars(record))
@@ -195,11 +193,6 @@ def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[
         if later := {name: fields[name] for name in names if fields[name] != DEFAULTS[kind][name]}:
             covered[group].append(later)
     return covered
-
-
-def is_gone(record: Resource) -> bool:
-    """Return whether an instance or binding is gone; the phase has no MAC, so an open operation counts more."""
-    return record.phase is Phase.GONE and not record.operation.open
 
 
 def _operation_values(operation: Operation) -> list[Any]:

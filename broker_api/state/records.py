@@ -283,6 +283,15 @@ class Resource(Record):
         """
         return isinstance(self.phase, Phase) and isinstance(self.operation.state, State)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether its fields may be used, so that they have to be as the broker wrote them.
+
+        Of an instance or binding that is gone only the operation could use them; the phase has no MAC, so an open
+        operation counts more.
+        """
+        return self.phase != UNREADABLE and (self.phase is not Phase.GONE or self.operation.open)
+
     def known_operation(self, operation_id: str | None) -> Operation | PastOperation:
         """Return an operation by its id.
 

@@ -159,7 +159,8 @@ def dynamic_figures() -> dict[str, str]:
     with Stack(workers=0, flower=False) as stack, stack.client() as client:
         config = Config(None, None)
         app = FrontEnd.compose(load({**stack.api_settings}, "api", config), {}).app
-        runner = compose_runner(compose(load({**stack.worker_settings}, "worker", config)))
+        context = compose(load({**stack.worker_settings}, "worker", config))
+        runner, project = compose_runner(context), next(iter(context.projects))
         web = app.test_client()
         headers = {"X-Broker-API-Version": "2.17"}
         plan = {"service_id": SERVICE_ID, "plan_id": PLAN_ID}
@@ -172,7 +173,9 @@ def dynamic_figures() -> dict[str, str]:
         instance = {**plan, "organization_guid": "o", "space_guid": "s", "parameters": {"cluster": "cluster-dev"}}
         runner.work(instance_key("i"), put("/v2/service_instances/i", instance))
         for binding in ("warm", "counted"):  # the first one fills caches
-            time.sleep(SHORTEST_PAUSE_MS / 1000 + 0.1)  # else the other bind's poll of the cluster serves this one too
+            time.sleep(SHORTEST_PAUSE_MS / 1000 + 0.1)
+            while context.watcher.watches(project, "cluster-dev"):  # else its poll for the first bind serves both
+                time.sleep(SHORTEST_PAUSE_MS / 1000)
             path = f"/v2/service_instances/i/service_bindings/{binding}"
             request, job = Calls(), Calls()
             operation = request.watch(partial(put, path, plan))

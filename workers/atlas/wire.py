@@ -12,7 +12,6 @@ import math
 import os
 import threading
 import time
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -32,7 +31,7 @@ from workers.atlas.responses import AnswerTooLong, interpret, no_answer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from requests.auth import HTTPBasicAuth
 
@@ -48,16 +47,6 @@ MOST_BYTES = 16 * 2**20
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 """When the current request must have ended (monotonic seconds)."""
-
-
-@contextmanager
-def _ending_within(seconds: float) -> Iterator[None]:
-    """Let requests end in some seconds, or earlier if they must already."""
-    outer = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _deadline.reset(outer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +148,10 @@ class _Adapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 - requests' own
         if self._local.guard:
             self._local.guard.before()
-        with _ending_within(sum(kwargs["timeout"])):
-            response = super().send(request, *args, **{**kwargs, "stream": True})
-            response.headers.pop("Location", None)
-            content = response.raw.read(MOST_BYTES + 1, decode_content=True)
+        _deadline.set(min(self._local.ends_at, time.monotonic() + sum(kwargs["timeout"])))
+        response = super().send(request, *args, **{**kwargs, "stream": True})
+        response.headers.pop("Location", None)
+        content = response.raw.read(MOST_BYTES + 1, decode_content=True)
         if len(content) > MOST_BYTES:
             response.close()
             raise AnswerTooLong
@@ -171,12 +160,13 @@ class _Adapter(HTTPAdapter):
 
 
 class _PerThread(threading.local):
-    """The session of a thread, its process and credentials, and the guard of the current call."""
+    """The session of a thread, its process and credentials; the guard of the current call, and when that must end."""
 
     session: requests.Session | None = None
     pid = 0
     auth: ApiKey | ServiceAccount | None = None
     guard: CallGuard | None = None
+    ends_at = math.inf
 
 
 class Wire:
@@ -226,23 +216,26 @@ class Wire:
         started = time.monotonic()
         response: requests.Response | None = None
         result: T | AtlasError
+        outer = self._local.ends_at  # of the call that needs a token, if this one requests it
+        self._local.ends_at = min(outer, started + self._total)
         try:
-            with _ending_within(self._total):
-                response = self._session().request(
-                    endpoint.method,
-                    url,
-                    params=dict(call.query),
-                    json=call.body,
-                    data=call.form,
-                    headers={"Accept": accept},
-                    auth=call.auth,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                )
+            response = self._session().request(
+                endpoint.method,
+                url,
+                params=dict(call.query),
+                json=call.body,
+                data=call.form,
+                headers={"Accept": accept},
+                auth=call.auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
         except (requests.RequestException, HTTPError) as error:
             result = no_answer(call, error)
         else:
             result = interpret(call, response, parse, self._local.auth or self.auth)
+        finally:
+            self._local.ends_at = outer
         headers = {} if response is None else response.headers
         bucket = (headers.get(name, "") for name in ("RateLimit-Limit", "RateLimit-Remaining"))
         limit, remaining = (int(value) if value.isascii() and value.isdigit() else None for value in bucket)

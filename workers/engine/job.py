@@ -83,24 +83,7 @@ class Job(Generic[AnyResource]):
         Returns:
             All fields to write: of the instance or binding, of its operation, and of the steps that have run.
         """
-        (postponed, fields), self._unwritten = self._unwritten, ({}, {})
-        return {**postponed, **(changes or {})}, {**fields, **operation}, self._take_life(following)
-
-    def note_run(self, step: str, began: float, result: Result[Any]) -> None:
-        """Note a run of a step that began at ``began`` (monotonic seconds) and ends now, for the next write."""
-        how, reason = StepResult.DONE, None
-        if isinstance(result, Later):
-            how, reason = StepResult.PUT_OFF, (result.operation or {}).get("error") or result.description
-        elif isinstance(result, Next) and (result.operation or {}).get("undo") and not self.operation.undo:
-            how, reason = StepResult.FAILED, (result.operation or {}).get("failure")
-        self._runs.append(StepRun(step, began, time.monotonic(), how, reason))
-
-    def _take_life(self, following: str | None) -> dict[str, StepFields]:
-        """Return the fields of the steps that have run since the last write.
-
-        Args:
-            following: The step that begins now, if one follows at once.
-        """
+        (postponed, of_operation), self._unwritten = self._unwritten, ({}, {})
         runs, self._runs = self._runs, []
         now, life = time.monotonic(), dict[str, StepFields]()
         for run in runs:
@@ -115,7 +98,16 @@ class Job(Generic[AnyResource]):
         if following and following not in life:
             begun = following in self.operation.steps
             life[following] = {"result": None} if begun else {"first": In(0), "worker": self.operation.worker}
-        return life
+        return {**postponed, **(changes or {})}, {**of_operation, **operation}, life
+
+    def note_run(self, step: str, began: float, result: Result[Any]) -> None:
+        """Note a run of a step that began at ``began`` (monotonic seconds) and ends now, for the next write."""
+        how, reason = StepResult.DONE, None
+        if isinstance(result, Later):
+            how, reason = StepResult.PUT_OFF, (result.operation or {}).get("error") or result.description
+        elif isinstance(result, Next) and (result.operation or {}).get("undo") and not self.operation.undo:
+            how, reason = StepResult.FAILED, (result.operation or {}).get("failure")
+        self._runs.append(StepRun(step, began, time.monotonic(), how, reason))
 
     def progress(self) -> Progress:
         """Return when the operation has reached its phases, for the metrics."""

@@ -119,21 +119,21 @@ class AtlasJob(Job[AnyResource]):
         """Return the plan of an instance: as it is in the catalog, or as the instance stores it."""
         return self.context.catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
 
-    def connection_choice(self, instance: Instance) -> Choice:
+    def connection_choice(self, instance: Instance, plan: Plan | None = None) -> Choice:
         """Return which connection strings of the cluster an instance uses: by its plan, else by its parameters."""
-        plan = self.plan_of(instance)
+        plan = plan or self.plan_of(instance)
         parameters = instance.parameters
         kind = plan.connection or parameters.get("connection", STANDARD)
         return Choice(kind, (plan.endpoint or parameters.get("endpoint")) if kind == PRIVATE_ENDPOINT else None)
 
-    def connection_strings(self, instance: Instance) -> Strings:
-        """Return the connection strings of the cluster that an instance uses.
+    def connection_strings(self, instance: Instance, plan: Plan | None = None) -> Strings:
+        """Return the connection strings of the cluster that an instance uses; the plan may be given if it is known.
 
         Raises:
             FailedError, ClusterGoneError, AtlasError: As in ``ConnectionStringCache.strings``.
         """
         client = self.client(instance.project or self.project)
-        choice = self.connection_choice(instance)
+        choice = self.connection_choice(instance, plan)
         return self.context.connection_strings.strings(client, instance.cluster or "", choice)
 
     def users_changed(self, wait: StrEnum, changes: AnyFields | None = None) -> Next[AnyFields]:

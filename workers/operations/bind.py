@@ -70,7 +70,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if instance is None:
         return Later(1.0, "Waiting until the instance has been updated.")
     plan = _check_parameters(job, instance)
-    strings = job.connection_strings(instance)
+    strings = job.connection_strings(instance, plan)
     auth = job.record.parameters.get("auth", plan.authentication[0])
     view = replace(binding_view(job.config, job.record, instance, strings), auth=auth)
     if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
