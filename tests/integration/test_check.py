@@ -50,7 +50,7 @@ def settings(atlas: Emulator, state_mongod: Mongod, redis_server: Redis) -> Sett
     return {
         "BROKER_MONGO_URI": state_mongod.uri,
         "BROKER_MONGO_DB": "check",
-        "BROKER_MONGO_TIMEOUT_MS": "1500",
+        "BROKER_MONGO_TIMEOUT_MS": "10000",
         "BROKER_REDIS_URL": redis_server.uri,
         "BROKER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
         "MONGODB_ATLAS_BASE_URL": atlas.base_url,
@@ -108,6 +108,7 @@ def test_everything_broken_is_exit_status_1_without_a_traceback(settings: Settin
     away = f"127.0.0.1:{free_port()}"
     broken = {
         "BROKER_MONGO_URI": f"mongodb://somebody:hidden-secret@{away}/",
+        "BROKER_MONGO_TIMEOUT_MS": "1000",
         "BROKER_REDIS_URL": f"redis://:hidden-secret@{away}/0",
         "MONGODB_ATLAS_BASE_URL": f"http://{away}",
     }
