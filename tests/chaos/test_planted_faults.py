@@ -21,8 +21,9 @@ def test_the_fault_is_caught(fault: Planted, breakable: Chaos, tmp_path: Path, *
     if not (fault.quick or long_form):
         pytest.skip("with --long: each fault needs a broker of its own; the quick ones are always tried")
     breakable.mend()
+    workers = 2 if long_form else 1  # each runs several jobs at once; stories that kill one are no quick ones
     # Only the state's MongoDB is another broker's.
-    with breakable_broker(state=breakable.stack.state, settings=fault.settings(tmp_path)) as chaos:
+    with breakable_broker(state=breakable.stack.state, settings=fault.settings(tmp_path), workers=workers) as chaos:
         with pytest.raises(CAUGHT) as caught:
             fault.caught_by(chaos)
         chaos.mend()
