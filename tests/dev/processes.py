@@ -194,7 +194,7 @@ class Server(Running):
             if time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(self._trouble(f"was not ready after {self.ready_seconds:g} s"))
-            time.sleep(0.03)
+            time.sleep(0.1)  # the process that starts needs the processor more than the question
         self.prepare()
 
     def _probe(self) -> bool:
