@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     """Atlas may report ``APPLIED`` before it has noticed a change. Without a ``PENDING`` since the change, ``APPLIED``
     counts only this many seconds after it."""
     verify_login: Annotated[bool, AsText] = setting("BROKER_VERIFY_LOGIN", default=False, must_be="true or false")
-    """Whether a worker logs in with new credentials before the bind becomes ``succeeded``."""
+    """Whether a worker logs in with new credentials before the bind becomes ``succeeded``. It cannot do so for users
+    with ``aws-iam``, who log in with credentials of AWS."""
     plans: Annotated[tuple[str, ...], BeforeValidator(_plans)] = setting(
         "BROKER_PLANS", default=(EXISTING,), must_be=f"one or more of {', '.join(PLANS)}, separated by commas"
     )
