@@ -14,7 +14,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from tests.emulator.authority import UserAuthority
 from tests.emulator.model import Change, Cluster, Delay, Json, Login, Policy, Project, User, Wait
 
-TICK_SECONDS = 0.02
+TICK_SECONDS = 0.05
 AWAY_SECONDS = 0.5
 USER_NOT_FOUND = 11
 ROLE_EXISTS = 51002
