@@ -103,7 +103,7 @@ def test_a_jobs_state_is_that_of_its_operation(flower: Flower, oauth_stack: Stac
 
 
 def test_a_real_browser_shows_a_failed_a_waiting_and_a_finished_job(
-    flower: Flower, oauth_stack: Stack, atlas: Emulator, tmp_path: Path
+    flower: Flower, oauth_stack: Stack, atlas: Emulator, tmp_path: Path, *, long_form: bool
 ) -> None:
     window = Browser(browser.find(), tmp_path)
     with oauth_stack.client() as client:
@@ -115,7 +115,8 @@ def test_a_real_browser_shows_a_failed_a_waiting_and_a_finished_job(
         eventually(lambda: flower.job(waiting.operation).get("state") == "RETRY", "it waits")
         address = flower.uri.replace("://", f"://{oauth_stack.user}:{oauth_stack.password}@")
         dom = window.dom(f"{address}/tasks")
-        picture = window.picture(f"{address}/tasks", "flower-jobs")
+        if long_form:
+            assert window.picture(f"{address}/tasks", "flower-jobs").stat().st_size > 20_000
         atlas.apply_now()
         tenant.succeed(waiting, "waits")
     rows = re.findall(r"<tr[^>]*>(?:(?!</tr>).)*</tr>", dom, re.DOTALL)
@@ -124,7 +125,6 @@ def test_a_real_browser_shows_a_failed_a_waiting_and_a_finished_job(
     assert set(shown) == {"SUCCESS", "FAILURE", "RETRY"}, jobs
     assert html.escape(end, quote=False) in shown["FAILURE"]
     assert "Waiting until Atlas has applied the change" in shown["RETRY"]
-    assert picture.stat().st_size > 20_000
 
 
 def test_what_is_tried_again_says_why_and_when(flower: Flower, oauth_stack: Stack, atlas: Emulator) -> None:
