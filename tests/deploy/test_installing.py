@@ -108,6 +108,16 @@ def wanted(python: Path, *locks: str) -> set[tuple[str, str]]:
     return {(pin.name, pin.version) for lock in locks for pin in pins(lock) if pin.applies(environment)}
 
 
+def test_set_up_installs_by_locks_only() -> None:
+    """What it installs otherwise, from the folder itself, has no index to look in."""
+    script = (CHECKOUT / "tests" / "dev" / "set-up.sh").read_text()
+    assert 'locked="--no-deps --require-hashes --only-binary=:all:"\n' in script
+    commands = re.findall(r"\bpip install ((?:.*\\\n)*.*)", script)
+    assert len(commands) == 4
+    for options in commands:
+        assert "$locked" in options or "--no-deps --no-index" in options, options
+
+
 THIS = ".".join(platform.python_version_tuple()[:2])
 CASES = [(THIS, "uv"), *[(minor, "pip") for minor in SUPPORTED]]
 
@@ -118,8 +128,8 @@ def made(
 ) -> Iterator[Made]:
     """A checkout where set-up.sh has run, over what an interrupted run or a Python that is gone leaves."""
     minor, installer = request.param
-    if installer == "pip" and not long_form:
-        pytest.skip("with --long: one installation by pip for each Python; that by uv is always tried")
+    if not long_form:
+        pytest.skip("with --long: set-up.sh has made the environment of this run, which test_requirements.py looks at")
     python = Path(sys.executable) if minor == THIS else pythons().get(minor)
     if python is None:
         pytest.skip(f"there is no Python {minor} here")
