@@ -19,7 +19,10 @@ def demo(*, new_cluster: bool) -> None:
     """
     began = time.monotonic()
     stack = Stack(
-        apply_seconds=APPLY_SECONDS, cluster_seconds=CLUSTER_SECONDS, settings=SETTINGS if new_cluster else None
+        flower=False,  # it would be gone before anyone could look at it
+        apply_seconds=APPLY_SECONDS,
+        cluster_seconds=CLUSTER_SECONDS,
+        settings=SETTINGS if new_cluster else None,
     )
     try:
         with running(stack), stack.client() as client:
