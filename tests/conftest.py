@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
     config.addinivalue_line("markers", "rule(*numbers): the rules of tests/osb that the test is about")
-    settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 25)
+    settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 15)
     settings.load_profile("tests")
 
 
@@ -225,9 +225,10 @@ def stack(
 
 @pytest.fixture(scope="session")
 def oauth_stack(state_mongod: Mongod, cluster_mongod: Mongod, emulator: AtlasEmulator) -> Iterator[Stack]:
-    """A second one that all tests share: its workers use a service account, and it has Flower."""
+    """A second one that all tests share: its worker uses a service account, and it has Flower."""
     need(binaries.redis_server)
     with Stack(
+        workers=1,
         oauth=True,
         settings={"BROKER_CONFIG": SHARED_CONFIG, **measured()},
         state=state_mongod,

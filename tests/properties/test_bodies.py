@@ -37,7 +37,7 @@ NO_OBJECTS = VALUES.filter(lambda value: value is not None and not isinstance(va
 NO_JSON = st.binary(max_size=60).filter(lambda data: not _is_object(data)) | st.sampled_from(
     [b"", b"{", b"[]", b'"', b"null", b"\xff\xfe", b'{"a":1}{}', b"{'a': 1}", b'{"a":NaN}', b"[" * 100_000]
 )
-SHORT, LONG = 20, 500
+SHORT, LONG = 12, 500
 """Bodies of each kind for each verb."""
 
 
