@@ -13,7 +13,7 @@ from tests.osb.steps import ON_CLUSTER, bound, held_bind, new_id, provisioned, r
 from tests.osb_client import Answer, Json, OsbClient
 from tests.tenant import eventually, together
 
-MANY = 16
+MANY, RACES = 16, 8
 Documents = Collection[dict[str, Any]]
 Call = Callable[[OsbClient], Answer]
 
@@ -139,7 +139,7 @@ def test_a_bind_that_races_a_deprovision_leaves_nothing_whoever_wins(
     platforms: list[OsbClient], atlas: Emulator, state: Documents, *, long_form: bool
 ) -> None:
     for turned in islice(cycle([platforms, platforms[::-1]]), 10 if long_form else 2):
-        instances = together(*[partial(provisioned, platforms[0]) for _ in range(12)])
+        instances = together(*[partial(provisioned, platforms[0]) for _ in range(RACES)])
         bindings = [new_id() for _ in instances]
         raced = together(*[partial(_race, turned, *pair) for pair in zip(instances, bindings, strict=True)])
         for instance_id, binding_id, (bind, deprovision) in zip(instances, bindings, raced, strict=True):
@@ -163,7 +163,7 @@ def _all_over(state: Documents, instances: list[str]) -> bool:
 def test_a_bind_that_races_its_own_unbind_leaves_nothing_or_a_working_binding(
     platforms: list[OsbClient], atlas: Emulator, instance: str
 ) -> None:
-    bindings = [new_id() for _ in range(12)]
+    bindings = [new_id() for _ in range(RACES)]
 
     def race(binding_id: str) -> list[Answer]:
         return _together(platforms, [lambda api: api.bind(instance, binding_id)] * 1 + [_unbind(instance, binding_id)])
@@ -190,7 +190,7 @@ def test_a_provision_that_races_its_own_delete_ends_one_way_or_the_other(platfor
             [lambda api: api.provision(instance_id, ON_CLUSTER), lambda api: api.deprovision(instance_id)],
         )
 
-    instances = [new_id() for _ in range(12)]
+    instances = [new_id() for _ in range(RACES)]
     for instance_id, (create, delete) in zip(instances, together(*[partial(race, i) for i in instances]), strict=True):
         assert create.status in (202, 422)
         assert delete.status in (202, 410)

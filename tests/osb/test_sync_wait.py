@@ -127,11 +127,12 @@ def _64_waiting(client: OsbClient, atlas: Emulator, state: Documents) -> Iterato
 
 
 @pytest.mark.rule("0.17", "0.15")
-def test_64_wait_at_once_while_others_are_answered_and_the_65th_is_told_to_poll(
+def test_64_wait_by_one_query_while_others_are_answered_and_the_65th_is_told_to_poll(
     one_process: OsbClient, atlas: Emulator, state: Documents, instance: str
 ) -> None:
     client = one_process  # each process of the API has places of its own
     with _64_waiting(client, atlas, state) as waiting:
+        seconds, queries = 1.0, _profiled(state, 1.0)
         polls = [client.last_operation(instance) for _ in range(50)]
         one_too_many = new_id()
         refused = [
@@ -144,6 +145,10 @@ def test_64_wait_at_once_while_others_are_answered_and_the_65th_is_told_to_poll(
         ]
         taken = client.provision(new_id(), ON_CLUSTER)
         assert not [each for each in waiting if each.done()]
+    asked = [query for query in queries if len(query.get("_id", {}).get("$in", [])) == PLACES]
+    of_one = [query for query in queries if isinstance(query.get("_id"), str)]
+    assert 1 <= len(asked) <= seconds * 12
+    assert len(of_one) < PLACES
     assert {poll.state for poll in polls} == {"succeeded"}
     assert sorted(poll.seconds for poll in polls)[25] < 0.5
     assert [(answer.status, answer.json["error"]) for answer in refused] == [(422, "AsyncRequired")] * 2
@@ -153,18 +158,6 @@ def test_64_wait_at_once_while_others_are_answered_and_the_65th_is_told_to_poll(
     assert taken.status == 202
     assert statuses(each.result(60) for each in waiting) == [201] * PLACES
     assert client.provision(new_id(), ON_CLUSTER, accepts_incomplete=None).status == 201
-
-
-@pytest.mark.rule("0.15")
-def test_one_query_serves_all_who_wait(one_process: OsbClient, atlas: Emulator, state: Documents) -> None:
-    with _64_waiting(one_process, atlas, state) as waiting:
-        seconds, queries = 1.0, _profiled(state, 1.0)
-        assert not [each for each in waiting if each.done()]
-    asked = [query for query in queries if len(query.get("_id", {}).get("$in", [])) == PLACES]
-    of_one = [query for query in queries if isinstance(query.get("_id"), str)]
-    assert 1 <= len(asked) <= seconds * 12
-    assert len(of_one) < PLACES
-    assert statuses(each.result(60) for each in waiting) == [201] * PLACES
 
 
 def _profiled(state: Documents, seconds: float) -> list[dict[str, Any]]:
