@@ -85,7 +85,8 @@ class _Known:
 
     def digest(self, name: str, password: str) -> bytes:
         """Return the digest of a name and password, under the key of this process."""
-        return hmac.digest(self._key, f"{len(name)}:{name}:{password}".encode(), hashlib.sha256)
+        # Each request pays for it: a keyed BLAKE2 takes a quarter of the time of an HMAC.
+        return hashlib.blake2b(f"{len(name)}:{name}:{password}".encode(), key=self._key, digest_size=32).digest()
 
     def remembered(self, digest: bytes) -> User | None:
         """Return the user whose password is known to be right; all are compared."""

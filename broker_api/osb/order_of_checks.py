@@ -8,8 +8,8 @@
 """
 
 import contextlib
+import secrets
 import time
-import uuid
 from http import HTTPStatus
 
 from flask import Flask, Response, current_app, g, request
@@ -44,16 +44,16 @@ def check_requests(app: Flask, logins: Logins) -> None:
     @app.before_request
     def check() -> None:
         g.started = time.perf_counter()
-        g.request_identity = request_identity(request.headers)
-        given_id = g.request_identity[:MAX_ID_LENGTH]
-        g.request_id = given_id or uuid.uuid4().hex
+        headers = request.headers
+        g.request_identity = request_identity(headers)
+        g.request_id = g.request_identity[:MAX_ID_LENGTH] or secrets.token_hex(16)
         clear_contextvars()
         bind_contextvars(request_id=g.request_id, **(request.view_args or {}))
         if request.endpoint not in PROBES:
             authenticate(request, logins)
         if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
-            g.minor = require_version(request.headers)
-        identity = originating_identity(request.headers)
+            g.minor = require_version(headers)
+        identity = originating_identity(headers)
         if identity:
             bind_contextvars(**user_of(identity))
         # Only the literal "true" counts.

@@ -4,6 +4,7 @@ The path of WSGI is already decoded: there the ``%2F`` of an id looks like a sep
 request line, and matched with its segments encoded. The converter decodes each id.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from broker_api.service.schemas import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_CANONICAL = re.compile(r"[A-Za-z0-9_.~/-]*")
+"""Paths without characters that could be encoded in several ways: nearly all."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ def encoded_path(environ: "WSGIEnvironment") -> str:
     if not target:
         segments = environ.get("PATH_INFO", "").encode("latin-1").split(b"/")
         return "/".join(quote(segment, safe="") for segment in segments)
-    path = target.partition("?")[0].partition("#")[0]
+    path: str = target.partition("?")[0].partition("#")[0]
     if not path.startswith("/") and "://" in path:  # the absolute form (RFC 9112, section 3.2.2)
         path = "/" + path.partition("://")[2].partition("/")[2]
     mount = environ.get("SCRIPT_NAME", "")
     if mount and (path == mount or path.startswith(f"{mount}/")):
         path = path.removeprefix(mount)
+    if _CANONICAL.fullmatch(path):
+        return path
     return "/".join(quote(unquote_to_bytes(segment.encode("latin-1")), safe="") for segment in path.split("/"))
 
 
