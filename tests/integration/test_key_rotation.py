@@ -8,13 +8,16 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
+from bson import encode
+from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS, RawBSONDocument
 from cryptography.fernet import Fernet
 
 from broker_api.state.database_reservations import RESERVATIONS
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import CANARY
+from broker_api.state.private_values import CONTEXT, PARAMETERS
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
-from broker_api.state.records import Place, binding_key
+from broker_api.state.records import Place, binding_key, instance_key
 from tests.books import held, make_user
 from tests.console import Console
 from tests.dev.stack import Stack
@@ -146,7 +149,7 @@ def test_without_macs_an_update_does_not_touch_a_user_of_others_and_ends(stack: 
     assert administrator["roles"] == [{"roleName": "atlasAdmin", "databaseName": "admin"}]
 
 
-def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) -> None:
+def test_a_missing_key_is_one_line_and_fails_only_what_needs_it_until_that_is_purged(stack: Stack) -> None:
     with broker_with(stack, OLD) as client:
         tenant = Tenant(client).provision()
         tenant.bind("lost")
@@ -154,8 +157,9 @@ def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) ->
     assert console(stack, NEW, OLD).json("keys", "rotate")["left"] == 0
     key = binding_key(tenant.instance_id, "lost")
     with held(stack) as documents:
-        sealed = Vault((OTHER,)).seal({"password": "p"}, Place(key, "sealed_credentials"))
-        documents.update_one({"_id": key}, {"$set": {"sealed_credentials": sealed}})
+        names, lost = ("sealed_credentials", PARAMETERS, CONTEXT), Vault((OTHER,))
+        sealed = {name: lost.seal({"password": "p"}, Place(key, name)) for name in names}
+        documents.update_one({"_id": key}, {"$set": sealed})
     with broker_with(stack, NEW) as client:
         with client.expecting(500):
             said = client.binding(tenant.instance_id, "lost").description
@@ -167,6 +171,8 @@ def test_a_missing_key_is_one_line_and_fails_only_what_needs_it(stack: Stack) ->
     assert done.exit_code == 1
     assert OTHER_ID in done.stdout
     assert NEW not in done.output
+    console(stack, NEW).json("purge", "binding", "lost", "--yes")
+    assert [row["key"] for row in console(stack, NEW).json("keys", "status")["keys"]] == [NEW_ID]
 
 
 def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_keys(stack: Stack) -> None:
@@ -190,6 +196,24 @@ def test_rotate_neither_accepts_a_forged_document_nor_runs_without_the_brokers_k
         housekeeping.delete_many({"_id": {"$ne": CANARY}})
     status = console(stack, OTHER).run("keys", "status")
     assert (status.exit_code, "Put back" in status.stdout) == (1, True)
+
+
+def test_a_rotation_that_leaves_something_ends_with_status_1_and_what_it_cannot_write_is_served(stack: Stack) -> None:
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+    key = {"_id": instance_key(tenant.instance_id)}
+    with held(stack) as documents:  # in clear, and no text of a query is like it
+        found = (documents.find_one(key) or {}) | {"context": '{"note":"??"}', CONTEXT: None}
+        decodable = DEFAULT_RAW_BSON_OPTIONS.with_options(unicode_decode_error_handler="replace")
+        documents.replace_one(key, RawBSONDocument(encode(found).replace(b"??", b"\xff\xff"), decodable))
+    assert console(stack, OLD).json("keys", "status")["in_clear"] == 1
+    done = console(stack, OLD).run("keys", "rotate")
+    assert (done.exit_code, "Run atlas-broker keys rotate" in done.stdout) == (1, True), done.output
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client, tenant.instance_id)
+        assert works(tenant.bind("b"))
+        tenant.update(**{"policy-on-delete": "retain"})
+        tenant.deprovision()
 
 
 def test_a_rotation_after_which_documents_without_macs_are_still_accepted_says_so(stack: Stack) -> None:
