@@ -685,9 +685,11 @@ def test_a_service_accounts_roles_are_unknown() -> None:
 
 def test_the_access_list_is_read_and_added_to() -> None:
     entry = {"cidrBlock": "192.168.0.243/32", "comment": "test", "groupId": PROJECT, "ipAddress": "192.168.0.243"}
+    by_address = {"cidrBlock": "203.0.113.7/24", "groupId": PROJECT}
     group = {"awsSecurityGroup": "sg-1", "groupId": PROJECT}
-    listed = told({"results": [entry, group], "totalCount": 2}, lambda c: c.access_list())
-    assert listed == [AccessEntry("192.168.0.243/32", "test"), AccessEntry(None)]
+    listed = told({"results": [entry, by_address, group], "totalCount": 3}, lambda c: c.access_list())
+    assert listed == [AccessEntry("192.168.0.243/32", "test"), AccessEntry("203.0.113.7/24"), AccessEntry(None)]
+    assert [each.network and str(each.network) for each in listed] == ["192.168.0.243/32", "203.0.113.0/24", None]
     request = heard(say(201, {"results": []}), lambda c: c.add_access_entry(ENTRY))
     assert json.loads(request.body) == [{"cidrBlock": "10.0.0.0/8", "comment": "office"}]
 

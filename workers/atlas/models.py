@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal, TypedDict, Unpack
 
 Json = dict[str, Any]
@@ -65,6 +66,14 @@ class AccessEntry:
 
     cidr: str | None
     comment: str = ""
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network | None:
+        """The addresses, which Atlas may also name by one of them; None for an entry without any."""
+        try:
+            return ip_network(self.cidr or "", strict=False)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

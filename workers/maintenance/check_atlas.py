@@ -4,7 +4,6 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -22,7 +21,6 @@ from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
 
 _OWNERS = frozenset({"GROUP_OWNER", "ORG_OWNER"})
-_EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 def check_project(settings: Settings, project: Project, store: Store | None) -> Iterator[Finding]:
@@ -168,13 +166,9 @@ def _clusters(settings: Settings, client: AtlasClient, where: str) -> Iterator[F
 
 def _access_list(settings: Settings, client: AtlasClient, where: str) -> Iterator[Finding]:
     """Check the IP access list of the clusters, which only drops of databases and BROKER_VERIFY_LOGIN need."""
-    listed = [entry.cidr or "" for entry in client.access_list()]
-    networks = []
-    for entry in listed:
-        with suppress(ValueError):  # an entry that is no address, such as a security group of AWS
-            networks.append(ipaddress.ip_network(entry, strict=False))
+    networks = [entry.network for entry in client.access_list() if entry.network]
     own = _own_address(settings.base_url)
-    if any(entry in _EVERYWHERE for entry in listed) or any(own in network for network in networks if own):
+    if any(network.prefixlen == 0 or (own and own in network) for network in networks):
         yield GOOD, f"{where}: its IP access list lets this host reach the clusters"
         return
     if own is None:

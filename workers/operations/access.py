@@ -6,7 +6,6 @@ An entry that others have made is left as it is and never removed. The broker kn
 from collections.abc import Collection
 from contextlib import suppress
 from enum import StrEnum
-from ipaddress import ip_network
 from typing import Any
 
 from broker_api.state.records import Instance
@@ -92,4 +91,4 @@ def _comment(job: AtlasJob[Instance]) -> str:
 
 def _listed(job: AtlasJob[Instance]) -> dict[str, str]:
     """Return the comments of the entries in Atlas by their CIDR; a single address has the CIDR of it alone."""
-    return {str(ip_network(entry.cidr)): entry.comment for entry in job.atlas.access_list() if entry.cidr}
+    return {str(entry.network): entry.comment for entry in job.atlas.access_list() if entry.network}
