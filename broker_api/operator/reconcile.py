@@ -58,9 +58,9 @@ def _result(session: Session, run: str, wait: int) -> JsonObject:
     return {
         "users_without_binding": stored["orphans"],
         "bindings_without_user": stored["missing"],
-        "users_not_compared": stored.get("undecided", 0),
-        "clusters_without_instance": stored["clusters"],
-        "instances_without_cluster": stored["instances"],
+        "users_not_compared": stored.get("undecided", 0),  # a worker of an earlier release stores no such numbers
+        "clusters_without_instance": stored.get("clusters", 0),
+        "instances_without_cluster": stored.get("instances", 0),
         "repaired": stored["repaired"],
         "differences": json.loads(stored["differences"]),
         "not_compared": json.loads(stored["not_compared"]),
