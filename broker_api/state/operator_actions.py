@@ -83,7 +83,7 @@ class OperatorActions:
             "overlapped": False,
             "warned": 0,
             "accepted": In(0),
-            "deadline": In(OPERATION_SECONDS),
+            "deadline": In(max(OPERATION_SECONDS, (operation.deadline - operation.accepted).total_seconds())),
         }
         fields = assignments(ResourceFields(phase=phase, expire_at=None))
         if operation.kind is Kind.BIND:  # it counts for the quota, which does not bind the operator

@@ -289,10 +289,11 @@ def test_a_failed_operation_is_in_progress_again_when_retry_returns(kind: Kind, 
     assert Claims(store).claim(key, before.id)
 
 
-def test_an_update_that_has_failed_is_retried_with_its_request(store: Store, console: Console) -> None:
+def test_an_update_that_has_failed_is_retried_with_its_request_and_as_much_time(store: Store, console: Console) -> None:
     provision(store)
     key = instance_key("i")
-    update = store.start(key, record(store, key).operation, Start(Kind.UPDATE, '{"plan_id":"q"}'), Phase.READY)
+    three_hours = Start(Kind.UPDATE, '{"plan_id":"q"}', seconds=10_800)  # for a cluster of its own
+    update = store.start(key, record(store, key).operation, three_hours, Phase.READY)
     assert update
     claim = Claims(store).claim(key, update)
     assert claim
@@ -300,6 +301,7 @@ def test_an_update_that_has_failed_is_retried_with_its_request(store: Store, con
     assert console.json("operations", "retry", update)["state"] == "in progress"
     now = record(store, key)
     assert (now.phase, now.operation.kind, now.operation.request) == (Phase.READY, Kind.UPDATE, '{"plan_id":"q"}')
+    assert now.operation.deadline - now.operation.accepted == timedelta(hours=3)
 
 
 def test_a_delete_that_goes_on_after_its_deadline_gets_a_new_one(store: Store, console: Console) -> None:
