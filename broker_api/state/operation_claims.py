@@ -163,6 +163,7 @@ class Claims:
         taken["operation.first_claimed"] = {"$ifNull": ["$operation.first_claimed", NOW]}
         # Each release of a lease removes the token.
         taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}
+        taken["unsure_until"] = UNSURE_UNTIL
         document = self.store.collection.find_one_and_update(
             free, [{"$set": taken}], return_document=ReturnDocument.AFTER
         )
@@ -355,6 +356,7 @@ class Claims:
             "operation.undo": {"$not": [deletes]},
             "operation.step": {"$cond": [deletes, "$operation.step", ""]},
             "operation.waits_on": None,
+            "operation.in_flight": False,
             "operation.due": NOW,
             "operation.attempts": 0,
         }

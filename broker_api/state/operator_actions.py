@@ -108,6 +108,7 @@ class OperatorActions:
             "failure": sentence,
             "undo": True,
             "step": "",
+            "in_flight": False,
         }
         fields = assignments({**failed, **_DUE}, "operation.") | {"unsure_until": UNSURE_UNTIL}
         if operation.kind in CREATES:

@@ -369,6 +369,7 @@ class Store:
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
         stored = sealed(self.macs.vault, key, fields)
         made = assignments({"_id": key, **stored, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
+        made["unsure_until"] = UNSURE_UNTIL
         return self._begin(key, replacing, start, "$replaceWith", made)
 
     @storage_errors("start")
@@ -449,16 +450,20 @@ def _exists(field: str) -> Document:
     return {field: {"$exists": True}}
 
 
-_IS_LEASE: Document = {"$eq": [{"$type": "$operation.lease_until"}, "date"]}  # a broken document must not stop others
-UNSURE_UNTIL: Document = {
-    "$cond": [
-        # The worker that holds the lease may be sending the request that creates the user.
-        {"$and": ["$operation.in_flight", {"$gt": ["$operation.lease_until", NOW]}, _IS_LEASE]},
-        {"$add": ["$operation.lease_until", 15_000]},
-        {"$ifNull": ["$unsure_until", None]},
+_MAY_HAVE_SENT: Document = {
+    "$and": [
+        "$operation.in_flight",
+        {"$gt": ["$operation.lease_token", None]},  # each release of a lease removes the token
+        # A range of moments, since a broken document may have another type in the field, and must not stop others.
+        {"$gte": ["$operation.lease_until", EPOCH]},
+        {"$lt": ["$operation.lease_until", {"$add": [NOW, 60_000]}]},
     ]
 }
-"""The expression of ``unsure_until`` when an operation is stopped that a worker may be running."""
+"""Whether a worker runs the step that sends such a request, or has died or lost MongoDB in it."""
+UNSURE_UNTIL: Document = {
+    "$cond": [_MAY_HAVE_SENT, {"$add": ["$operation.lease_until", 15_000]}, {"$ifNull": ["$unsure_until", None]}]
+}
+"""The expression of ``unsure_until`` when an operation is stopped, or taken over from another worker."""
 
 _RUNNING = {"$eq": ["$operation.state", State.IN_PROGRESS]}
 _LATEST: Document = {

@@ -35,7 +35,7 @@ class ServiceDown(Exception):
 
 
 class Hopeless(Exception):
-    """What a step's call to the outside raises when no retry can help."""
+    """What a step's call to the outside raises when no retry can help; it may have had an effect all the same."""
 
 
 class TestedJob(Job[Instance]):
@@ -44,10 +44,19 @@ class TestedJob(Job[Instance]):
     def classify(self, error: Exception) -> StepTrouble | None:
         if isinstance(error, ServiceDown):
             return StepTrouble("The service is down.", late_effect=True)
-        return StepTrouble("Impossible.", retry=False) if isinstance(error, Hopeless) else None
+        return StepTrouble("Impossible.", retry=False, late_effect=True) if isinstance(error, Hopeless) else None
 
 
 Behaviour = Callable[[Job[Instance]], Result[Any]]
+
+
+def raising(error: Exception) -> Behaviour:
+    """Return a step that raises an error."""
+
+    def step(_: Job[Instance]) -> Result[Any]:
+        raise error
+
+    return step
 
 
 @dataclass

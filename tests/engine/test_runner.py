@@ -17,7 +17,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
 from broker_api.state.store import Start, Store
-from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step
+from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
 from workers.engine.runner import NOTHING_TO_DO
@@ -27,13 +27,6 @@ AnyJob = Job[Instance]
 
 def done(_: AnyJob) -> Result[Any]:
     return Done(Phase.READY, "It is ready.")
-
-
-def raising(error: Exception) -> Any:  # noqa: ANN401 - a step
-    def step(_: AnyJob) -> Result[Any]:
-        raise error
-
-    return step
 
 
 def test_steps_run_in_order_and_the_record_keeps_their_changes(bench: Bench) -> None:

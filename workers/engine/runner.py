@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
 import structlog
@@ -49,8 +50,6 @@ NOTHING_TO_DO = "Nothing to do: the operation has ended."
 WRONG_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
 LATE_EFFECT_SECONDS = 30.0
 """How long a request whose answer was lost may still take effect."""
-NEW_STEP: OperationFields = {"attempts": 0, "error": None, "waits_on": None}
-"""Fields of an operation that goes on with another step."""
 
 
 def backoff(attempts: int) -> float:
@@ -262,16 +261,17 @@ class Runner:
             log.error("step_raised", step=name, exc_info=error)
             trouble = StepTrouble(INTERNAL_ERROR)
         definition, attempts = self._definitions[job.definition], job.operation.attempts
+        job.late_effect = trouble.late_effect and name in definition.late_effects
+        doubt = {"unsure_until": In(LATE_EFFECT_SECONDS)} if job.late_effect else None
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
             with metrics.COUNTING:
                 metrics.RETRIES.labels(job.operation.kind).inc()
             log.warning("step_retried_later", reason=trouble.sentence, attempts=attempts + 1, seconds=round(pause, 1))
-            job.late_effect = trouble.late_effect and name in definition.late_effects
             return Later(
                 pause,
                 f"{trouble.sentence} It is tried again.",
-                {"unsure_until": In(LATE_EFFECT_SECONDS)} if job.late_effect else None,
+                doubt,
                 {"attempts": attempts + 1, "error": trouble.sentence},
             )
         if job.operation.undo:
@@ -279,7 +279,7 @@ class Runner:
         log.warning("operation_failing", reason=trouble.sentence)
         refused = isinstance(error, FailedError) and error.refused
         first = next(iter(definition.undo))
-        return Next(first, operation={"undo": True, "failure": trouble.sentence, "refused": refused})
+        return Next(first, doubt, {"undo": True, "failure": trouble.sentence, "refused": refused})
 
     def _record(self, job: Job[Any], definition: Definition[Any] | None, name: str, result: Result[Any]) -> Outcome:
         """Write the result of a step; return None if the next step follows at once, under the same claim.
@@ -291,8 +291,7 @@ class Runner:
         operation, fields = job.operation, OperationFields()
         match result:
             case Next():
-                in_flight = definition is not None and result.step in definition.late_effects
-                fields |= {"step": result.step.value, "in_flight": in_flight, **NEW_STEP, **(result.operation or {})}
+                fields |= {**_begun(definition, result.step), **(result.operation or {})}
                 if result.repeatable:
                     job.postpone_write(result.changes, fields)
                     return None
@@ -302,11 +301,10 @@ class Runner:
                 job.lease.extend(asked_at)
                 return self._distrust(job, claim)
             case Later():
-                fields |= {"waits_on": None, **(result.operation or {})}
+                begun = OperationFields(waits_on=None) if result.step is None else _begun(definition, result.step)
+                fields |= {**begun, **(result.operation or {})}
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
-                if result.step is not None:
-                    fields["step"] = result.step.value
                 changes, fields, life = job.take_unwritten(result.changes, fields)
                 self._claims.reschedule(job.claim, result.seconds, changes, fields, steps=life)
                 job.rescheduled()
@@ -321,6 +319,12 @@ class Runner:
                     job.progress().succeeded()
                 log.info("operation_finished", state=state.value, description=sentence)
                 return Ended(state, sentence)
+
+
+def _begun(definition: Definition[Any] | None, step: StrEnum) -> OperationFields:
+    """Return the fields of an operation that goes on with another step."""
+    in_flight = definition is not None and step in definition.late_effects
+    return {"step": step.value, "in_flight": in_flight, "attempts": 0, "error": None, "waits_on": None}
 
 
 def _interrupted(key: str, error: ErrStorageMongoConnection) -> Waits:

@@ -12,7 +12,7 @@ import structlog
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError, UndecryptableError
 from broker_api.naming import cluster_problem
 from broker_api.state.database_reservations import Reservation
-from broker_api.state.fields import InstanceFields, OperationFields
+from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasError, ClusterNameTaken
 from workers.clusters.connection_strings import STANDARD, strings_of, why_unusable
@@ -36,7 +36,6 @@ from workers.operations.own_cluster import (
 )
 
 NAME_TAKEN_ATTEMPTS = 5
-_REQUESTED: OperationFields = {"in_flight": False, "attempts": 0, "error": None}
 _REASONS = (
     AtlasError,
     HeldBackError,
@@ -109,7 +108,7 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     elif not is_own_cluster(job, cluster):
         raise not_own(job)
     job.context.looks.take(job.project, job.cluster, kind_of(job.record))
-    return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER, operation=_REQUESTED)
+    return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER)
 
 
 def _look_for_taken_name(job: AtlasJob[Instance], error: ClusterNameTaken) -> Later[InstanceFields]:

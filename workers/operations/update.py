@@ -116,7 +116,7 @@ def change_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return look_again(job, cluster.state)
     if not request(job, cluster, requested_changes(job.record, _updated(job))):
         return Next(Step.FINISH)
-    return replace(look_again(job, "UPDATING"), step=Step.WAIT_FOR_CLUSTER, operation={"attempts": 0, "error": None})
+    return replace(look_again(job, "UPDATING"), step=Step.WAIT_FOR_CLUSTER)
 
 
 def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
