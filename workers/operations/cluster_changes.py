@@ -6,9 +6,9 @@ from broker_api.catalog.new_clusters import SETTLED, UPWARDS, chosen, shrinks
 from broker_api.state.records import Instance
 from workers.atlas.client import Cluster
 from workers.atlas.models import ClusterChanges
-from workers.engine.results import FailedError
+from workers.engine.results import FailedError, Later
 from workers.operations.atlas_job import AtlasJob
-from workers.operations.own_cluster import NO_ROOM, is_own_cluster, look, no_room, not_own
+from workers.operations.own_cluster import NO_ROOM, is_own_cluster, look, look_again, no_room, not_own, wait_for_turn
 
 
 def requested_changes(before: Instance, after: Instance) -> dict[str, Any]:
@@ -19,18 +19,20 @@ def requested_changes(before: Instance, after: Instance) -> dict[str, Any]:
     return {name: value for name, value in new.items() if old.get(name) != value and name not in SETTLED}
 
 
-def own_cluster(job: AtlasJob[Instance]) -> Cluster:
-    """Return the instance's cluster as Atlas has it now.
+def idle_cluster(job: AtlasJob[Instance]) -> Cluster | Later[Any]:
+    """Return the instance's cluster, or a delay while Atlas works on it.
 
     Raises:
         FailedError: It does not exist any more, or is not this instance's.
     """
+    if wait := wait_for_turn(job):
+        return wait
     cluster = look(job)
     if cluster is None:
         raise FailedError(f"The cluster {job.cluster} does not exist any more.")
     if not is_own_cluster(job, cluster):
         raise not_own(job)
-    return cluster
+    return cluster if cluster.state == "IDLE" else look_again(job, cluster.state)
 
 
 def request(job: AtlasJob[Instance], cluster: Cluster, changes: dict[str, Any]) -> bool:

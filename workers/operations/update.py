@@ -13,16 +13,16 @@ from typing import TypedDict
 from broker_api.errors import MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Phase
-from workers.atlas.client import UserExpired, UserNotFound
+from workers.atlas.client import Cluster, UserExpired, UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.bind import Step as BindStep
-from workers.operations.cluster_changes import own_cluster, request, requested_changes, take_back
+from workers.operations.cluster_changes import idle_cluster, request, requested_changes, take_back
 from workers.operations.config_hooks import binding_roles, binding_view
 from workers.operations.database_users import atlas_roles, is_ours
-from workers.operations.own_cluster import look_again, wait_for_turn
+from workers.operations.own_cluster import look_again
 
 BIND_LOOK_SECONDS = 1.0
 
@@ -109,23 +109,23 @@ def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def change_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Request the change of the instance's own cluster; wait while Atlas still works on an earlier one."""
-    if wait := wait_for_turn(job):
-        return wait
-    cluster = own_cluster(job)
-    if cluster.state != "IDLE":
-        return look_again(job, cluster.state)
-    if not request(job, cluster, requested_changes(job.record, _updated(job))):
-        return Next(Step.FINISH)
-    return replace(look_again(job, "UPDATING"), step=Step.WAIT_FOR_CLUSTER)
+    cluster = idle_cluster(job)
+    if isinstance(cluster, Later):
+        return cluster
+    if request(job, cluster, requested_changes(job.record, _updated(job))):
+        return replace(look_again(job, "UPDATING"), step=Step.WAIT_FOR_CLUSTER)
+    return _changed(job, cluster)  # by an earlier attempt
 
 
 def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Wait until Atlas has changed the cluster."""
-    if wait := wait_for_turn(job):
-        return wait
-    cluster = own_cluster(job)
-    if cluster.state != "IDLE":
-        return look_again(job, cluster.state)
+    cluster = idle_cluster(job)
+    if isinstance(cluster, Later):
+        return cluster
+    return _changed(job, cluster)
+
+
+def _changed(job: AtlasJob[Instance], cluster: Cluster) -> Next[InstanceFields]:
     job.context.connection_strings.store(job.project, cluster)
     job.context.looks.forget(job.project, job.cluster)
     return Next(Step.FINISH)
