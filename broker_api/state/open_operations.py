@@ -50,7 +50,9 @@ REASON: Document = {
 
 
 def _older_than(seconds: int) -> Document:
-    return {"$lte": ["$operation.accepted", {"$subtract": [NOW, seconds * 1000]}]}
+    accepted = "$operation.accepted"
+    # a range of moments, since a broken document may have another type in the field
+    return {"$and": [{"$gte": [accepted, EPOCH]}, {"$lte": [accepted, {"$subtract": [NOW, seconds * 1000]}]}]}
 
 
 @dataclass

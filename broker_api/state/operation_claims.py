@@ -360,19 +360,19 @@ class Claims:
             "operation.due": NOW,
             "operation.attempts": 0,
         }
+        is_kind = {"$eq": [{"$type": "$operation.kind"}, "string"]}  # not so in a broken document
         late: Document = {
             "operation.open": True,
             "operation.due": {"$gte": EPOCH},  # always true, but needed for the use of the index of open operations
             "operation.state": State.IN_PROGRESS,
-            "$expr": {"$lte": ["$operation.deadline", NOW]},
+            "$expr": {"$and": [{"$lte": ["$operation.deadline", NOW]}, is_kind]},
         }
         found = list(self.store.collection.find(late, _DUE_FIELDS))
-        kinds = {document["operation"].get("kind") for document in found}
-        for kind in kinds:
-            keys = [document["_id"] for document in found if document["operation"].get("kind") == kind]
+        for kind in {document["operation"]["kind"] for document in found}:
+            keys = [document["_id"] for document in found if document["operation"]["kind"] == kind]
             query = {**late, "_id": {"$in": keys}, "operation.kind": kind}
             number = self.store.collection.update_many(query, [{"$set": failed}]).modified_count
-            self.store.report.ended(str(kind), State.FAILED, number)
+            self.store.report.ended(kind, State.FAILED, number)
         return [
             {
                 "instance_id": document.get("instance_id"),
@@ -504,12 +504,15 @@ def _due(document: Mapping[str, Any]) -> Due | None:
     operation, binding_id = document["operation"], document.get("binding_id")
     if not isinstance(operation, Mapping) or not isinstance(binding_id, str | None):
         return None
+    key, kind, instance_id, operation_id = document["_id"], operation["kind"], document["instance_id"], operation["id"]
+    if not all(isinstance(each, str) for each in (key, kind, instance_id, operation_id)):  # UNDERSTOOD admits lists
+        return None
     waits_on = operation.get("waits_on")
     return Due(
-        key=document["_id"],
-        kind=operation["kind"],
-        instance_id=document["instance_id"],
+        key=key,
+        kind=kind,
+        instance_id=instance_id,
         binding_id=binding_id,
-        operation_id=operation["id"],
+        operation_id=operation_id,
         waits_on=waits_on if isinstance(waits_on, str) else None,
     )

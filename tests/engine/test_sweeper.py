@@ -13,6 +13,7 @@ from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
+from broker_api.state.open_operations import take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
@@ -116,6 +117,33 @@ def test_what_is_past_its_deadline_fails_with_its_last_trouble(store: Store, swe
     assert (found.phase, found.operation.state) == (Phase.FAILED, State.FAILED)
     assert "Atlas does not answer." in (found.operation.description or "")
     assert found.operation.open  # what it made is still to be removed
+
+
+BROKEN: list[dict[str, object]] = [
+    {"operation.kind": ["provision"]},
+    {"operation.kind": {"$ne": "provision"}},
+    {"operation.id": ["x"]},
+    {"instance_id": ["broken"]},
+    {"operation.sends": float("nan")},
+    {"operation.accepted": "then"},
+    {"operation.accepted": 7},
+    {"operation.warned": "often"},
+]
+
+
+def test_broken_operations_stop_none_of_the_others(store: Store, sweeper: Sweeper) -> None:
+    hour_ago, past = datetime.now(UTC) - timedelta(hours=1), {"operation.deadline": datetime.now(UTC) - SECOND}
+    for number, fields in enumerate(BROKEN):
+        accepted(store, f"broken-{number}", accepted=hour_ago)
+        store.collection.update_one({"_id": instance_key(f"broken-{number}")}, {"$set": {**fields, **past}})
+    accepted(store, "late", deadline=past["operation.deadline"])
+    waiting = accepted(store, "waiting", accepted=hour_ago)
+    assert waiting in [each["operation"] for each in take_long_waits(store)]
+    assert {"late", "waiting"} <= {each.instance_id for each in Claims(store).due(100)}
+    assert sweeper.sweep() >= 2
+    late = store.instance("late")
+    assert late
+    assert late.operation.state is State.FAILED
 
 
 def test_the_reconciliation_starts_once_an_hour_and_not_with_a_new_broker(
