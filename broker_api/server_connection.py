@@ -326,7 +326,8 @@ class Connection:
         has_length = isinstance(reader, LengthReader)
         body = _Body(reader.length if has_length else 0, chunked=not has_length)
         self.body = body.data
-        expected, request._expected_100_continue = request._expected_100_continue, False  # noqa: SLF001
+        expected = request._expected_100_continue  # noqa: SLF001 - gunicorn has no other name for it
+        request._expected_100_continue = False  # noqa: SLF001 - else gunicorn itself would ask for the body
         patience = 0 if expected else PATIENCE_SECONDS
         if not (yield from self._body_arrives(body, time.monotonic() + patience, READ_BYTES)) and not self._ended:
             asked = request.method in _WITH_BODY  # of other methods the app reads no body
