@@ -64,11 +64,11 @@ HELD_BYTES = 33_554_432
 """How much unfinished requests and unread answers may take together; above it, the oldest ones are closed."""
 ACCEPTED_AT_ONCE = 16
 LOOK_SECONDS = 0.5
-"""How often all deadlines are looked at."""
+"""How often the deadlines of all connections are checked."""
+SOON_SECONDS = 0.02
+"""How often deadlines are checked that end within ``LOOK_SECONDS``."""
 REPORT_SECONDS = 10
-"""How often closed connections are logged at most."""
-SHORT_SECONDS = 0.02
-"""How often those are that are close."""
+"""Closed connections are logged at most this often."""
 READY_THREADS = 2
 
 _DEFECT = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -239,7 +239,7 @@ class Worker(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what has happened; return after some time at the latest."""
-        super().wait_for_and_dispatch_events(min(timeout, SHORT_SECONDS if self._soon else LOOK_SECONDS))
+        super().wait_for_and_dispatch_events(min(timeout, SOON_SECONDS if self._soon else LOOK_SECONDS))
 
     def murder_pending(self) -> None:
         """Close connections whose clients are late; gunicorn calls this after each round."""
