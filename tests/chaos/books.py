@@ -43,6 +43,11 @@ class Books:
             self.passwords.setdefault((instance_id, binding_id), set()).add(credentials["password"])
             self.given[instance_id, binding_id] = credentials
 
+    def wait_for_more(self) -> None:
+        """Wait until one more operation has been accepted."""
+        before = len(self.accepted)
+        eventually(lambda: len(self.accepted) > before, "operations are accepted again")
+
     def recent(self) -> list[tuple[str, Accepted]]:
         with self._lock:
             return list(self.accepted.items())

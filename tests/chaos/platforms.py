@@ -3,7 +3,9 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -139,3 +141,17 @@ class Platform:
 
     def _id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128), version=4))
+
+
+@contextmanager
+def living(platforms: Sequence[Platform]) -> Iterator[None]:
+    """Let platforms live meanwhile, each in a thread; at the end each has had its answers."""
+    over = threading.Event()
+    with ThreadPoolExecutor(len(platforms)) as pool:
+        load = [pool.submit(platform.live, over) for platform in platforms]
+        try:
+            yield
+        finally:
+            over.set()
+        for each in load:
+            each.result()

@@ -1,9 +1,7 @@
 """Two APIs and three workers on three members of MongoDB and on Redis with three sentinels, each failing over."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from broker_api.settings.redis_settings import RedisSettings
 from tests.chaos.balancer import RetryingClient, balanced
 from tests.chaos.books import Audit, Books, delete_everything
 from tests.chaos.chaos import Chaos
-from tests.chaos.platforms import Platform
+from tests.chaos.platforms import Platform, living
 from tests.chaos.topology import Topology
 from tests.dev.broker import Api
 from tests.dev.stack import Stack
@@ -23,8 +21,8 @@ from tests.tenant import eventually
 PLATFORMS = 16
 CALM_SECONDS = 10.0
 FROZEN_SECONDS = 20.0
-NOTICED_SECONDS = 10.0
-"""A request reads and then writes; each waits for a primary that was frozen until its own time-out, which is 5 s."""
+NOTICED_SECONDS = 8.0
+"""What was sent to a frozen primary before the election ends at its own time-out, 5 s; 3 s are for a busy machine."""
 Failover = Callable[[Topology], float]
 
 
@@ -117,25 +115,19 @@ def test_the_books_balance_after_each_part_has_failed_over(
         Api(stack.api_settings, "api-2") as second,
         balanced([stack.api, second]) as address,
     ):
-        chaos, books, quiet = Chaos(stack), Books(), threading.Event()
+        chaos, books = Chaos(stack), Books()
         chaos.atlas.user_limit(10_000)
         figures: list[str] = []
         with (
             chaos.celery,
             chaos.state,
             Observer(address, stack.user, stack.password, books) as client,
-            ThreadPoolExecutor(PLATFORMS) as pool,
             client.expecting(503),
         ):
             clusters = list(stack.emulator.clusters)
             platforms = [Platform(client, books, clusters, f"{chaos_seed}/topology/{n}") for n in range(PLATFORMS)]
-            load = [pool.submit(platform.live, quiet) for platform in platforms]
-            try:
+            with living(platforms):
                 figures += [_fail_over(topology, client, books, each) for each in FAILOVERS]
-            finally:
-                quiet.set()
-            for each in load:
-                each.result()
             eventually(lambda: not chaos.open_operations(), "no operation is open", 120)
             alive = Audit(chaos, books)
             alive.of_life()
@@ -152,13 +144,13 @@ def test_the_books_balance_after_each_part_has_failed_over(
 
 
 def _fail_over(topology: Topology, client: Observer, books: Books, failover: Failover) -> str:
-    """Let a part fail over under load; return figures. No 5xx may last longer than that."""
+    """Let a part fail over under load; return figures. The last 5xx comes soon after the failover."""
     time.sleep(CALM_SECONDS)
-    before, accepted = len(client.errors), len(books.accepted)
+    before = len(client.errors)
     began = time.monotonic()
     took = failover(topology)
     topology.wait_until_whole()
-    eventually(lambda: len(books.accepted) > accepted, "operations are accepted again")
+    books.wait_for_more()
     time.sleep(CALM_SECONDS)
     errors = client.errors[before:]
     last = max(errors, default=began) - began
