@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import count
 from typing import NamedTuple
 
 import pytest
@@ -48,6 +47,7 @@ class Server:
 
     def __init__(self) -> None:
         self.service = InMemoryService()
+        self.service.during = self.service.instances.clear  # each provision makes a new instance
         options = Config()
         for name, value in HTTP_OPTIONS.items():
             options.set(name, value)
@@ -117,9 +117,8 @@ LOGIN = f"Authorization: Basic {b64encode(':'.join(USER).encode()).decode()}"
 VERSION = "X-Broker-API-Version: 2.17"
 PROBE = Sent(b"GET /live HTTP/1.1\r\nHost: b\r\n\r\n", 200)
 SMUGGLED = b"0\r\n\r\nGET /live HTTP/1.1\r\nHost: b\r\n\r\n"
-PROVISIONS = "PUT /v2/service_instances/"
-"""The beginning of the request that the service gets. A number of fixed length follows: each makes another instance."""
-numbers = count()
+PROVISION_LINE = "PUT /v2/service_instances/made"
+"""The only request that the service gets."""
 KINDS = {
     "GET /live": (200, VERSION),
     "HEAD /live": (200, VERSION),
@@ -130,7 +129,7 @@ KINDS = {
     "PUT /v2/nothing": (404, LOGIN),
     "PUT /v2/service_instances/refused": (401, VERSION),
     "PUT /v2/service_instances/no-json": (400, LOGIN),
-    PROVISIONS: (201, LOGIN),
+    PROVISION_LINE: (201, LOGIN),
 }
 CHUNKS = ["{:x}", "{:X}", "000{:x}", "{:x};a", '{:x} ; a="b c";d=e']
 TRAILERS = [b"", b"X-Trailer: a\r\n", b"A:\r\nB: c: d\r\n"]
@@ -139,18 +138,18 @@ SIZES = st.integers(0, 3000) | st.sampled_from([0, READ_BYTES, MOST_BYTES])
 
 @st.composite
 def requests(draw: st.DrawFn) -> Sent:
-    kind = draw(st.just(PROVISIONS) | st.sampled_from(list(KINDS)))
-    (status, login), given, target = KINDS[kind], None, kind
+    kind = draw(st.just(PROVISION_LINE) | st.sampled_from(list(KINDS)))
+    (status, login), given = KINDS[kind], None
     framing = draw(st.sampled_from(["none", "length", "chunks"]))
     body = SMUGGLED * (draw(SIZES) // len(SMUGGLED))
-    if kind == PROVISIONS:
-        target, given = f"{kind}{next(numbers):09}", "x" * draw(SIZES)
+    if kind == PROVISION_LINE:
+        given = "x" * draw(SIZES)
         framing = "length" if framing == "none" else framing
         body = json.dumps({**PROVISION, "parameters": {"cluster": "c", "more": given}}).encode()
     if len(body) > MOST_BYTES and given is not None:
         status, given = 413, None
     version = "1.1" if framing == "chunks" else draw(st.sampled_from(["1.1", "1.0"]))
-    fields = [f"{target} HTTP/{version}", "Host: b", VERSION, login]
+    fields = [f"{kind} HTTP/{version}", "Host: b", VERSION, login]
     fields += ["Connection: keep-alive"] if version == "1.0" else []
     expects = draw(st.booleans())
     fields += ["Expect: 100-Continue"] if expects else []
@@ -162,7 +161,7 @@ def requests(draw: st.DrawFn) -> Sent:
     else:
         body = b""
     data = "\r\n".join([*dict.fromkeys(fields), "", ""]).encode() + body
-    return Sent(data, status, target.startswith("HEAD"), expects, given)
+    return Sent(data, status, kind.startswith("HEAD"), expects, given)
 
 
 @st.composite
