@@ -136,12 +136,12 @@ def sends_first(create: Callable[..., object]) -> Callable[..., object]:
 
 
 def without_fence(write: Callable[..., object]) -> Callable[..., object]:
-    def broken(claims: Claims, claim: Claim[Instance] | Claim[Binding], *others: object) -> object:
+    def broken(claims: Claims, claim: Claim[Instance] | Claim[Binding], *others: object, **more: object) -> object:
         if found := claims.store.get(claim.record.key):
             operation = found.operation
             token = cast("str", operation.lease_token)  # None when it is released, which the filter matches too
             claim = replace(claim, fence=operation.fence, token=token)
-        return write(claims, claim, *others)
+        return write(claims, claim, *others, **more)
 
     return broken
 
