@@ -57,6 +57,7 @@ def _platform_of_another_api(**settings: str) -> object:
 
 hasty = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="0.5")
 async_only = _platform_of_another_api(BROKER_SYNC_WAIT_SECONDS="0")
+default_hooks = _platform_of_another_api(BROKER_CONFIG="")
 several_plans = _platform_of_another_api(BROKER_CONFIG="tests.osb.offers:config")
 
 
