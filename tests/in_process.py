@@ -80,12 +80,13 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InTh
         api_in_this_process(load(stack.api_settings, "api", config), context.store, stack.api.port),
     ):
         working.start()
-        sweeper.start()
+        sweeping = sweeper.start()
         try:
             yield InThisProcess(context, lines)
         finally:
             context.stopping.set()
             working.join()
+            sweeping.join()  # it would log that its client is closed
             context.store.collection.database.client.close()
 
 

@@ -70,9 +70,11 @@ class Sweeper:
         self.turned_at = time.monotonic()
         """When its last round has begun, in monotonic seconds."""
 
-    def start(self) -> None:
-        """Sweep in a background thread until the process stops."""
-        threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+    def start(self) -> threading.Thread:
+        """Sweep in a background thread until the process stops; return the thread."""
+        thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        thread.start()
+        return thread
 
     def _run(self) -> None:
         prepared = False
