@@ -343,7 +343,9 @@ class Claims:
         """
         creates = {"$in": ["$operation.kind", [*CREATES]]}
         deletes = {"$in": ["$operation.kind", [*DELETES]]}
-        last_words = _of_type("string", "$operation.description", "No worker has worked on it.")
+        begun = {"$gt": ["$operation.first_claimed", None]}
+        nothing_said = {"$cond": [begun, "A worker had begun it.", "No worker has worked on it."]}
+        last_words = _of_type("string", "$operation.description", nothing_said)
         reason = _of_type("string", "$operation.error", last_words)
         failed: Document = {
             "phase": {"$cond": [creates, Phase.FAILED, "$phase"]},

@@ -317,7 +317,7 @@ def test_a_creation_goes_on_with_another_worker_and_makes_no_second_cluster(brok
 def test_a_failed_creation_whose_cluster_is_still_being_removed_is_not_begun_again(broker: Broker) -> None:
     times(broker, creating={"never": True}, deleting={"never": True})
     instance_id, name = begin(broker, "flex")
-    in_state(broker, name, "CREATING")
+    eventually(lambda: "Atlas is creating" in broker.client.last_operation(instance_id).description, "a worker waits")
     past = {"operation.deadline": EPOCH}
     broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, {"$set": past})
     sentence = broker.failure(instance_id)

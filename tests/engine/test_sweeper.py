@@ -109,13 +109,24 @@ def test_without_redis_everything_stays_due(store: Store) -> None:
     assert len(Claims(store).due(10)) == 1
 
 
-def test_what_is_past_its_deadline_fails_with_its_last_trouble(store: Store, sweeper: Sweeper) -> None:
-    accepted(store, "late", deadline=datetime.now(UTC) - SECOND, error="Atlas does not answer.")
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"error": "Atlas does not answer.", "description": "Waiting."}, "Atlas does not answer."),
+        ({"description": "Waiting."}, "Waiting."),
+        ({"first_claimed": datetime.now(UTC)}, "A worker had begun it."),
+        ({}, "No worker has worked on it."),
+    ],
+)
+def test_what_is_past_its_deadline_fails_with_its_last_trouble(
+    store: Store, sweeper: Sweeper, fields: dict[str, object], sentence: str
+) -> None:
+    accepted(store, "late", deadline=datetime.now(UTC) - SECOND, **fields)
     sweeper.sweep()
     found = store.instance("late")
     assert found is not None
     assert (found.phase, found.operation.state) == (Phase.FAILED, State.FAILED)
-    assert "Atlas does not answer." in (found.operation.description or "")
+    assert found.operation.description == f"The operation was not done before its deadline. {sentence}"
     assert found.operation.open  # what it made is still to be removed
 
 
