@@ -52,13 +52,6 @@ broker_transport_options = {
     # These detect a Redis that accepts connections and never answers.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-    # No retries in kombu, since SIGTERM does not interrupt them: the consumer reconnects.
-    "max_retries": 0,
-    "interval_start": 0,
-    "interval_step": 0,
-    "interval_max": 0,
 }
 
 # Any client of Redis can broadcast a command, which could stop all workers or all work.

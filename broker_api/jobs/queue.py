@@ -37,17 +37,6 @@ SOCKET_SECONDS = 0.5
 """The timeout of each connection attempt, read and write."""
 CONNECTIONS = 10
 """How many jobs can be sent at the same time."""
-_TRANSPORT: JsonObject = {
-    "socket_timeout": SOCKET_SECONDS,
-    "socket_connect_timeout": SOCKET_SECONDS,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-    # No retry at any level: the sweeper sends again.
-    "max_retries": 0,
-    "interval_start": 0,
-    "interval_step": 0,
-    "interval_max": 0,
-}
 _SENDING: JsonObject = {
     "broker_connection_timeout": 1,
     "broker_pool_limit": CONNECTIONS,
@@ -68,12 +57,12 @@ class Queue:
             redis: The Redis.
             report: Counts the sends and remembers a failed one for all processes.
         """
-        # Celery, which takes long to import, is not needed by commands that send nothing.
-        from broker_api.jobs.redis_transport import RedisCelery, celery_settings  # noqa: PLC0415
+        from broker_api.jobs.redis_transport import RedisCelery, celery_settings  # noqa: PLC0415 - slow: all of Celery
 
         self._report = report
         self._app = RedisCelery("broker_api", set_as_current=False)
-        options = celery_settings(redis, "broker_api.jobs.redis_transport:Transport", _TRANSPORT)
+        timeouts = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
+        options = celery_settings(redis, "broker_api.jobs.redis_transport:Transport", timeouts)
         self._app.config_from_object({**options, **_SENDING})
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         self._silent_until = 0.0

@@ -17,6 +17,17 @@ from redis.sentinel import SentinelConnectionPool
 from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
 
+_STEADY: JsonObject = {
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    # No retries in kombu, which SIGTERM does not interrupt: the sweeper sends again, and the consumer reconnects.
+    "max_retries": 0,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+}
+"""Options of every connection, for sending and for receiving."""
+
 if TYPE_CHECKING:
 
     class KombuChannel(redis.Channel):
@@ -121,7 +132,7 @@ def celery_settings(settings: RedisSettings, transport: str, options: JsonObject
     Args:
         settings: the Redis.
         transport: the class of the transport, as ``module:class``.
-        options: the options of the transport.
+        options: the options of the transport, beside those of every connection.
     """
     # Flower's page of queues connects to sentinels with these options.
     shown = {"master_name": settings.master_name, "sentinel_kwargs": settings.sentinel}
@@ -129,5 +140,5 @@ def celery_settings(settings: RedisSettings, transport: str, options: JsonObject
         "broker_url": settings.celery_url,
         "broker_use_ssl": settings.tls or False,
         "broker_transport": transport,
-        "broker_transport_options": {**options, "redis_settings": settings, **shown},
+        "broker_transport_options": {**_STEADY, **options, "redis_settings": settings, **shown},
     }
