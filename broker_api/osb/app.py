@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, request
 
@@ -33,14 +33,6 @@ _INSTANCE = "/v2/service_instances/<id:instance_id>"
 _BINDING = f"{_INSTANCE}/service_bindings/<id:binding_id>"
 
 
-class _App(Flask):
-    """Flask without coroutines: it would look nine times for each request whether a function is one."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function."""
-        return func
-
-
 def create_app(
     service: Service,
     users: Mapping[str, str],
@@ -56,7 +48,7 @@ def create_app(
         max_body_bytes: the limit of a request's body.
         is_stopping: returns whether the process is about to end; ``/ready`` then answers 503.
     """
-    app = _App("broker_api.osb", static_folder=None)
+    app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
     cast("DefaultJSONProvider", app.json).sort_keys = False
     # Redirects have HTML bodies, so no path is redirected to another one.
