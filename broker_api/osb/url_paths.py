@@ -29,25 +29,18 @@ class EncodedPath:
     app: "WSGIApplication"
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Serve one request."""
-        return self.app({**environ, "PATH_INFO": encoded_path(environ)}, start_response)
-
-
-def encoded_path(environ: "WSGIEnvironment") -> str:
-    """Return the encoded path of the request line, or of ``PATH_INFO`` if the server does not pass that line."""
-    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if not target:
-        segments = environ.get("PATH_INFO", "").encode("latin-1").split(b"/")
-        return "/".join(quote(segment, safe="") for segment in segments)
-    path: str = target.partition("?")[0].partition("#")[0]
-    if not path.startswith("/") and "://" in path:  # the absolute form (RFC 9112, section 3.2.2)
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    mount = environ.get("SCRIPT_NAME", "")
-    if mount and (path == mount or path.startswith(f"{mount}/")):
-        path = path.removeprefix(mount)
-    if _CANONICAL.fullmatch(path):
-        return path
-    return "/".join(quote(unquote_to_bytes(segment.encode("latin-1")), safe="") for segment in path.split("/"))
+        """Serve one request by the path of the request line, or by ``PATH_INFO`` if the server passes no such line."""
+        target: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        path = target.partition("?")[0].partition("#")[0] if target else environ.get("PATH_INFO", "")
+        if target and not path.startswith("/") and "://" in path:  # the absolute form (RFC 9112, section 3.2.2)
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        mount = environ.get("SCRIPT_NAME", "")
+        if target and mount and (path == mount or path.startswith(f"{mount}/")):
+            path = path.removeprefix(mount)
+        if not _CANONICAL.fullmatch(path):
+            segments = path.encode("latin-1").split(b"/")
+            path = "/".join(quote(unquote_to_bytes(each) if target else each, safe="") for each in segments)
+        return self.app({**environ, "PATH_INFO": path}, start_response)
 
 
 class IdConverter(BaseConverter):

@@ -1,6 +1,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.serving import make_server
 
 from broker_api.osb.app import create_app
-from broker_api.osb.url_paths import encoded_path
+from broker_api.osb.url_paths import EncodedPath
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import BIND, BINDING, INSTANCE, PROVISION, USER, a_client, description, send
 
@@ -111,7 +112,13 @@ def test_unknown_paths_are_404_without_a_redirect(path: str) -> None:
     ],
 )
 def test_the_path_is_taken_from_the_request_line(environ: dict[str, str], path: str) -> None:
-    assert encoded_path(environ) == path
+    def app(served: dict[str, Any], _: object) -> list[bytes]:
+        return [served["PATH_INFO"].encode("latin-1")]
+
+    def start(status: str, headers: list[tuple[str, str]], error: object = None, /) -> NoReturn:
+        raise AssertionError(status, headers, error)
+
+    assert list(EncodedPath(app)(environ, start)) == [path.encode("latin-1")]
 
 
 @pytest.fixture
