@@ -19,7 +19,7 @@ REQUEST_IDENTITY = "X-Broker-API-Request-Identity"
 MAJOR, MINIMUM_MINOR = 2, 13
 
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 log = structlog.get_logger(__name__)
 
@@ -40,26 +40,18 @@ def require_version(headers: Headers) -> int:
     return int(numbers[2])
 
 
-def request_identity(headers: Headers) -> str:
-    """Return the platform's id of the request, or ``""``.
-
-    Control characters are removed: they could end the header in the response, or a log line.
-    """
-    return _CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
-
-
-def originating_identity(headers: Headers) -> JsonObject | None:
+def originating_identity(given: str) -> JsonObject | None:
     """Return the platform and the user of the request (OSB profile, "Originating Identity Header").
 
     Of the value only the fields that identify the user are returned: a user may be in hundreds of groups, which the
     broker does not need.
 
+    Args:
+        given: the header.
+
     Returns:
-        ``{"platform": str, "value": object}``; None if the header is absent or cannot be decoded.
+        ``{"platform": str, "value": object}``; None if it cannot be decoded.
     """
-    given = headers.get(ORIGINATING_IDENTITY)
-    if not given:
-        return None
     platform, _, encoded = given.strip().partition(" ")
     try:
         value = json_object(base64.b64decode(encoded.strip(), validate=True))
@@ -71,4 +63,4 @@ def originating_identity(headers: Headers) -> JsonObject | None:
 
 
 def _bounded(text: str) -> str:
-    return _CONTROL.sub("", text)[:MAX_ID_LENGTH].encode(errors="replace").decode()
+    return CONTROL.sub("", text)[:MAX_ID_LENGTH].encode(errors="replace").decode()

@@ -20,9 +20,10 @@ from broker_api.body_awaited import BODY_AWAITED
 from broker_api.logins import Logins
 from broker_api.osb.authentication import authenticate
 from broker_api.osb.headers import (
+    CONTROL,
+    ORIGINATING_IDENTITY,
     REQUEST_IDENTITY,
     originating_identity,
-    request_identity,
     require_version,
 )
 from broker_api.service.schemas import MAX_ID_LENGTH, Caller
@@ -45,7 +46,8 @@ def check_requests(app: Flask, logins: Logins) -> None:
     def check() -> None:
         g.started = time.perf_counter()
         headers = request.headers
-        g.request_identity = request_identity(headers)
+        # Control characters could end the header in the response, or a log line.
+        g.request_identity = CONTROL.sub("", headers.get(REQUEST_IDENTITY, ""))
         g.request_id = g.request_identity[:MAX_ID_LENGTH] or secrets.token_hex(16)
         clear_contextvars()
         bind_contextvars(request_id=g.request_id, **(request.view_args or {}))
@@ -53,7 +55,8 @@ def check_requests(app: Flask, logins: Logins) -> None:
             authenticate(request, logins)
         if request.path.startswith("/v2/") and not isinstance(request.routing_exception, MethodNotAllowed):
             g.minor = require_version(headers)
-        identity = originating_identity(headers)
+        given = headers.get(ORIGINATING_IDENTITY)
+        identity = originating_identity(given) if given else None
         if identity:
             bind_contextvars(**user_of(identity))
         # Only the literal "true" counts.
