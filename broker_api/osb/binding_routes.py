@@ -8,9 +8,10 @@ from flask.views import MethodView
 
 from broker_api.osb import query_arguments
 from broker_api.osb.api_versions import known_binding
-from broker_api.osb.bodies import bind_body
+from broker_api.osb.bodies import body_as
 from broker_api.osb.responses import json_response, poll_response, verb_response
 from broker_api.service.bindings import Bindings
+from broker_api.service.schemas import BindRequest, RotateRequest
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class BindingRoute(MethodView):
 
     def put(self, instance_id: str, binding_id: str) -> Response:
         """Bind, or rotate."""
-        result = self.bindings.bind(instance_id, binding_id, bind_body(), g.caller)
+        body = body_as(BindRequest, if_it_rotates=RotateRequest)
+        result = self.bindings.bind(instance_id, binding_id, body, g.caller)
         return verb_response(result, known_binding(result.body) if result.body else {})
 
     def delete(self, instance_id: str, binding_id: str) -> Response:

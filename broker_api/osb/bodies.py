@@ -6,7 +6,8 @@ it.
 
 import json
 import math
-from typing import NoReturn, TypeVar
+import re
+from typing import NoReturn, TypeVar, overload
 
 from flask import request
 from pydantic import BaseModel, ValidationError
@@ -14,58 +15,36 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
-from broker_api.service.schemas import BindRequest, RotateRequest
 
 MAX_DEPTH = 64
 """How deep the known fields may be nested; the body itself is the first level."""
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = 20
 _NAME_CHARACTERS = 200
+_UNSTORABLE = re.compile(r"(?P<nul>\x00)|[\ud800-\udfff]")
 _BROKEN = "The body ended early, or its Transfer-Encoding is malformed."
 
 _Request = TypeVar("_Request", bound=BaseModel)
+_Rotation = TypeVar("_Rotation", bound=BaseModel)
 _Path = tuple["_Path", str] | None
 
 
-def body_as(model: type[_Request]) -> _Request:
+@overload
+def body_as(model: type[_Request]) -> _Request: ...
+@overload
+def body_as(model: type[_Request], *, if_it_rotates: type[_Rotation]) -> _Request | _Rotation: ...
+def body_as(model: type[BaseModel], *, if_it_rotates: type[BaseModel] | None = None) -> BaseModel:
     """Return the body of the current request, as a model.
+
+    Without a Content-Length Flask cuts the body at ``MAX_CONTENT_LENGTH``, which is one byte more than the limit.
+
+    Args:
+        model: the model.
+        if_it_rotates: the model of a body with a predecessor.
 
     Raises:
         BadRequest: the body is not JSON or does not fit the model; the message names the field.
         RequestEntityTooLarge: the body is too long.
-    """
-    return _typed(model, json_object(_received()))
-
-
-def bind_body() -> BindRequest | RotateRequest:
-    """Return the body of the current bind; with a predecessor it is a rotation.
-
-    Raises:
-        BadRequest, RequestEntityTooLarge: as ``body_as``.
-    """
-    given = json_object(_received())
-    if given.get("predecessor_binding_id") is None:
-        return _typed(BindRequest, given)
-    return _typed(RotateRequest, given)
-
-
-def _typed(model: type[_Request], given: JsonObject) -> _Request:
-    try:
-        read = model.model_validate(given)
-    except ValidationError as error:
-        complaints = []
-        for each in error.errors(include_url=False, include_input=False):
-            complaint = _COMPLAINTS.get(each["type"], "is not valid").format(**each.get("ctx", {}))
-            complaints.append(f"{'.'.join(map(str, each['loc'])) or 'The body'} {complaint}")
-        raise BadRequest(f"{'; '.join(complaints)}.") from None
-    _check_values(read)
-    return read
-
-
-def _received() -> bytes:
-    """Return the bytes of the body.
-
-    Without a Content-Length Flask cuts the body at ``MAX_CONTENT_LENGTH``, which is one byte more than the limit.
     """
     try:
         data = request.get_data()
@@ -77,7 +56,24 @@ def _received() -> bytes:
         raise BadRequest(_BROKEN)
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         raise RequestEntityTooLarge
-    return data
+    given = json_object(data)
+    if if_it_rotates and given.get("predecessor_binding_id") is not None:
+        model = if_it_rotates
+    try:
+        read = model.model_validate(given)
+    except ValidationError as error:
+        raise BadRequest(_complaints(error)) from None
+    _check_values(read)
+    return read
+
+
+def _complaints(error: ValidationError) -> str:
+    """Return why a body does not fit its model; the body itself is left out."""
+    complaints = []
+    for each in error.errors(include_url=False, include_input=False):
+        complaint = _COMPLAINTS.get(each["type"], "is not valid").format(**each.get("ctx", {}))
+        complaints.append(f"{'.'.join(map(str, each['loc'])) or 'The body'} {complaint}")
+    return f"{'; '.join(complaints)}."
 
 
 def json_object(data: bytes) -> JsonObject:
@@ -144,38 +140,33 @@ def _check_values(body: BaseModel) -> None:
     left: list[tuple[_Path, object, int]] = [(None, body, 1)]
     while left:
         path, value, depth = left.pop()
-        problem: str | None = None
+        problem, text, verb = "", "", "hold"
         items: list[tuple[object, object]] = []
-        if isinstance(value, dict | list) and depth > MAX_DEPTH:
-            problem = f"must not be nested deeper than {MAX_DEPTH} levels."
-        elif isinstance(value, dict):
-            problem, items = _problem("".join(value), "have a field whose name holds"), list(value.items())
-        elif isinstance(value, list):
-            items = list(enumerate(value))
-        elif isinstance(value, BaseModel):
-            items = list(value)
-        else:
-            problem = _problem(value)
+        match value:
+            case BaseModel():
+                items = list(value)
+            case dict() | list() if depth > MAX_DEPTH:
+                problem = f"must not be nested deeper than {MAX_DEPTH} levels."
+            case dict():
+                items, text, verb = list(value.items()), "".join(value), "have a field whose name holds"
+            case list():
+                items = list(enumerate(value))
+            case str():
+                text = value
+            case int() | float():
+                problem = _problem_of_number(value)
+        if found := _UNSTORABLE.search(text):
+            problem = f"must not {verb} {'a NUL character' if found['nul'] else 'half of a surrogate pair'}."
         if problem:
             raise BadRequest(f"{_name(path)} {problem}")
         left += [((path, str(key)), item, depth + 1) for key, item in items if item is not None]
 
 
-def _problem(value: object, verb: str = "hold") -> str | None:
-    """Return why MongoDB cannot store a value or the name of a field; None if it can."""
-    match value:
-        case str() if "\x00" in value:
-            return f"must not {verb} a NUL character."
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return f"must not {verb} half of a surrogate pair."
-        case int() if value not in _INT64:
-            return "must be a number of at most 64 bits."
-        case float() if not math.isfinite(value):
-            return "must be a number that 64 bits can hold."
-    return None
+def _problem_of_number(value: float) -> str:
+    """Return why MongoDB cannot store a number; nothing if it can."""
+    if isinstance(value, int):
+        return "" if value in _INT64 else "must be a number of at most 64 bits."
+    return "" if math.isfinite(value) else "must be a number that 64 bits can hold."
 
 
 def _name(path: _Path) -> str:
