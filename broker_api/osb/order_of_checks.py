@@ -43,7 +43,7 @@ def check_requests(app: Flask, logins: Logins) -> None:
     """
 
     @app.before_request
-    def check() -> None:
+    def check() -> Response | None:
         g.started = time.perf_counter()
         headers = request.headers
         # Control characters could end the header in the response, or a log line.
@@ -62,27 +62,25 @@ def check_requests(app: Flask, logins: Logins) -> None:
         # Only the literal "true" counts.
         can_poll = request.args.get("accepts_incomplete") == "true"
         g.caller = Caller(can_poll, identity, g.request_id)
+        # The server may ask whether it has to read the body; a wrong path or method is refused without it.
+        if BODY_AWAITED not in request.environ or request.routing_exception:
+            return None
+        if (request.content_length or 0) >= current_app.config["MAX_CONTENT_LENGTH"]:
+            raise RequestEntityTooLarge
+        return Response(status=HTTPStatus.CONTINUE)
 
-    app.before_request(_decide_about_body)
-
-    @app.after_request
-    def complete(response: Response) -> Response:
-        # Read the rest of the body of a refused request, since unread bytes break the connection. The app cannot close
-        # the connection properly: ``Connection`` is a header of the server (PEP 3333).
-        if "wsgi.input_terminated" in request.environ:  # otherwise reading to the end might never return
-            body, left = request.environ["wsgi.input"], DISCARDED_BYTES
-            with contextlib.suppress(Exception):  # if the body cannot be read, the server closes the connection
-                while left > 0 and (read := len(body.read(min(left, 65_536)))):
-                    left -= read
-        if g.request_identity:
-            response.headers[REQUEST_IDENTITY] = g.request_identity
-        return response
+    app.after_request(_complete)
 
 
-def _decide_about_body() -> Response | None:
-    """Answer the server's question whether it has to read the body; a wrong path or method is refused without it."""
-    if BODY_AWAITED not in request.environ or request.routing_exception:
-        return None
-    if (request.content_length or 0) >= current_app.config["MAX_CONTENT_LENGTH"]:
-        raise RequestEntityTooLarge
-    return Response(status=HTTPStatus.CONTINUE)
+def _complete(response: Response) -> Response:
+    """Read the rest of the body of a refused request, and send the request identity back."""
+    # Unread bytes break the connection. The app cannot close the connection properly: ``Connection`` is a header of
+    # the server (PEP 3333).
+    if "wsgi.input_terminated" in request.environ:  # otherwise reading to the end might never return
+        body, left = request.environ["wsgi.input"], DISCARDED_BYTES
+        with contextlib.suppress(Exception):  # if the body cannot be read, the server closes the connection
+            while left > 0 and (read := len(body.read(min(left, 65_536)))):
+                left -= read
+    if g.request_identity:
+        response.headers[REQUEST_IDENTITY] = g.request_identity
+    return response
