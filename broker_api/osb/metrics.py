@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, after_this_request, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -88,7 +88,6 @@ class Metrics:
         """Count and log the app's requests from now on."""
         app.before_request(self._begin)
         app.after_request(self._finish)
-        app.teardown_request(self._tear_down)
 
     def show(self) -> Response:
         """Return the response to ``/metrics``."""
@@ -96,12 +95,12 @@ class Metrics:
 
     def _begin(self) -> None:
         if request.method in _MUTATIONS and not g.caller.accepts_incomplete:
-            g.waiting = True
             self._waiters.inc()
+            after_this_request(self._count_answered)
 
-    def _tear_down(self, _: BaseException | None) -> None:
-        if g.pop("waiting", default=False):
-            self._waiters.dec()
+    def _count_answered(self, response: Response) -> Response:
+        self._waiters.dec()
+        return response
 
     def _finish(self, response: Response) -> Response:
         if response.status_code == HTTPStatus.CONTINUE:
