@@ -98,7 +98,8 @@ def _received(answer: list[bytes] | None) -> tuple[bytes, bytes] | None:
     Raises:
         Empty: The message is malformed. It is no longer in Redis.
     """
-    OUTAGE.recovered()
+    if OUTAGE.ongoing:
+        OUTAGE.recovered()
     Activity.received_at = time.monotonic()
     if not answer:
         return None

@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError
 from broker_api.jobs.redis_errors import OutageLog, sentence
 from broker_api.json_types import JsonObject
 from broker_api.settings.redis_settings import RedisSettings
-from broker_api.state.process_report import ProcessReport
+from broker_api.state.process_report import ACCEPTED, FAILED, SKIPPED, ProcessReport
 from broker_api.state.records import Kind
 
 JOBS: dict[str, str] = {kind: f"atlas.{kind}" for kind in Kind}
@@ -84,34 +84,29 @@ class Queue:
         Returns:
             Whether Redis accepted the message. If it did not, the sweeper sends the job later.
         """
-        if not self._slots.acquire(timeout=2 * SOCKET_SECONDS):
-            self._tell("skipped")
-            return False
-        try:
-            if time.monotonic() < self._silent_until:
-                self._tell("skipped")
-                return False
-            self._app.send_task(
-                job,
-                args=arguments,
-                task_id=arguments[-1],
-                queue=QUEUES[job],
-                ignore_result=True,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
-            self._silent_until = time.monotonic() + PAUSE_SECONDS
-            self._outage.failed(error)
-            self._tell("failed", sentence(error))
-            return False
-        finally:
-            self._slots.release()
-        self._outage.recovered()
-        self._tell("accepted")
-        return True
-
-    def _tell(self, result: str, failure: str | None = None) -> None:
+        result, failure = SKIPPED, None
+        if self._slots.acquire(timeout=2 * SOCKET_SECONDS):
+            try:
+                if time.monotonic() >= self._silent_until:
+                    self._app.send_task(
+                        job,
+                        args=arguments,
+                        task_id=arguments[-1],
+                        queue=QUEUES[job],
+                        ignore_result=True,
+                    )
+                    result = ACCEPTED
+                    if self._outage.ongoing:
+                        self._outage.recovered()
+            except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
+                self._outage.failed(error)
+                result, failure = FAILED, sentence(error)
+            finally:
+                self._slots.release()
         if self._report:
-            self._report.sent(result, failure)
+            self._report.count(f"sends.{result}", failure=failure)
+        return result == ACCEPTED
 
     def depths(self) -> dict[str, int] | None:
         """Return the number of messages in each queue; None when Redis does not answer within about a second."""

@@ -107,11 +107,8 @@ class OutageLog:
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._logged_at = 0.0
-
-    @property
-    def ongoing(self) -> bool:
+        self.ongoing = False
         """Whether the last use of Redis failed."""
-        return self._reason is not None
 
     def failed(self, error: BaseException) -> None:
         """Record a failed use of Redis; log it unless the same outage was logged a moment ago."""
@@ -120,17 +117,15 @@ class OutageLog:
             now = time.monotonic()
             pause = CHANGE_SECONDS if words != self._reason else REPEAT_SECONDS
             due = self._reason is None or now - self._logged_at >= pause
-            self._reason = words
+            self._reason, self.ongoing = words, True
             if due:
                 self._logged_at = now
         if due:
             log.warning("redis_lost", used_for=self._used_for, reason=words, error=type(error).__name__)
 
     def recovered(self) -> None:
-        """Record a successful use of Redis; log it if the use before failed."""
-        if self._reason is None:
-            return
+        """Record that Redis can be used again; log it unless another thread has done so."""
         with self._lock:
-            self._reason, was = None, self._reason
+            self._reason, self.ongoing, was = None, False, self._reason
         if was is not None:
             log.info("redis_back", used_for=self._used_for)

@@ -21,7 +21,7 @@ SENDER = "sender/"
 WRITE_SECONDS = 1.0
 KEPT_SECONDS = 3600.0
 """How long the report of a process is kept that does not send any more."""
-SENDS = ("accepted", "failed", "skipped")
+SENDS = ACCEPTED, FAILED, SKIPPED = "accepted", "failed", "skipped"
 """What becomes of a send. It is skipped, so that a request stays quick, in the two seconds after a failed one."""
 
 
@@ -43,23 +43,20 @@ class ProcessReport:
     def ended(self, kind: str, state: State, number: int = 1) -> None:
         """Count operations that have ended."""
         if number and kind in [*Kind]:
-            self._change({f"ends.{kind}.{state}": number})
+            self.count(f"ends.{kind}.{state}", number)
 
-    def sent(self, result: str, failure: str | None = None) -> None:
-        """Count a send.
+    def count(self, counter: str, number: int = 1, *, failure: str | None = None) -> None:
+        """Count something.
 
         Args:
-            result: One of ``SENDS``.
-            failure: Why it failed, as a sentence for operators.
+            counter: What; for sends ``sends.`` and one of ``SENDS``.
+            number: How many.
+            failure: Why a send failed, as a sentence for operators.
         """
         with self._lock:
-            if failure or (result == "accepted" and self._failure):
+            if failure or (counter == f"sends.{ACCEPTED}" and self._failure):
                 self._failure, self._failure_changed = failure, True
-        self._change({f"sends.{result}": 1})
-
-    def _change(self, counted: dict[str, int]) -> None:
-        with self._lock:
-            self._unwritten.update(counted)
+            self._unwritten[counter] += number
             # The thread is started here, not when the store is made: a server may fork in between.
             if self._writer is None or not self._writer.is_alive():
                 self._writer = threading.Thread(target=self._write_soon, name="report", daemon=True)

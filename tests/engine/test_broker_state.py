@@ -85,7 +85,7 @@ def test_a_failed_send_of_one_process_is_told_by_all_until_it_succeeds(store: St
 
 
 def test_a_failed_send_is_forgotten_after_a_while(store: Store) -> None:
-    store.report.sent("failed", "Redis is full.")
+    store.report.count("sends.failed", failure="Redis is full.")
     store.report.flush()
     assert read(store).failures == ["Redis is full."]
     old = datetime.now(UTC) - timedelta(seconds=FAILURE_SECONDS + 1)

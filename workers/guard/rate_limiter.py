@@ -117,7 +117,8 @@ class RateLimiter:
             self._outage.failed(error)
             self._alone_until = time.monotonic() + REDIS_PAUSE_SECONDS
             return self._alone.hit(most, key)
-        self._outage.recovered()
+        if self._outage.ongoing:
+            self._outage.recovered()
         return hit
 
     @cached_property
