@@ -11,7 +11,7 @@ from typing import Any
 
 from broker_api.authentication import Authentication
 from broker_api.catalog.new_clusters import check_names, cluster_properties, place
-from broker_api.catalog.parameter_checks import check_authentication, check_schema
+from broker_api.catalog.parameter_checks import check_schema
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, schema_problem
 from broker_api.catalog.service_definitions import (
     OwnSchema,
@@ -22,7 +22,7 @@ from broker_api.catalog.service_definitions import (
     read_services,
 )
 from broker_api.config import EXISTING, Config
-from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
+from broker_api.errors import BadRequest, SettingError
 from broker_api.json_types import JsonObject
 from broker_api.naming import database_problem
 
@@ -70,6 +70,7 @@ class Catalog:
 
     Attributes:
         plans: the plans by id.
+        service_ids: the ids of the services.
         kept: the description of each plan that its instances store, by the plan's id; for ``plan_of``. It holds the
             plan's schemas only if they differ from the broker's own.
         document: the body of ``GET /v2/catalog``.
@@ -87,7 +88,7 @@ class Catalog:
             raise SettingError(f"Config.AUTHENTICATION: {error}") from None
         services = read_services(config.offered(plans))
         self.plans = {plan.id: self._plan(service, plan) for service in services for plan in service.plans}
-        self._service_ids = {service.id for service in services}
+        self.service_ids = frozenset(service.id for service in services)
         self.kept: dict[str, JsonObject] = {}
         for plan in self.plans.values():
             is_default = plan.schemas == self._schemas(plan, plan.authentication, OwnSchemas())
@@ -150,25 +151,6 @@ class Catalog:
             "service_binding": {"create": chosen("service_binding.create", own.service_binding.create, bind)},
         }
 
-    def check_known(self, service_id: str | None, plan_id: str | None) -> None:
-        """Check that the catalog has a service and a plan.
-
-        Args:
-            service_id: the service; None if the request names none.
-            plan_id: the plan; None if the request names none.
-
-        Raises:
-            BadRequest: there is no such service.
-            ErrPlanUnsupported: the service has no such plan.
-        """
-        if service_id is not None and service_id not in self._service_ids:
-            raise BadRequest(f"Service [{service_id}] not supported.")
-        if plan_id is None:
-            return
-        plan = self.plans.get(plan_id)
-        if plan is None or service_id not in (None, plan.service_id):
-            raise ErrPlanUnsupported(plan_id)
-
     def plan_of(self, service_id: str, plan_id: str, kept: Mapping[str, Any]) -> Plan:
         """Return the plan of an instance.
 
@@ -220,7 +202,7 @@ class Catalog:
             raise BadRequest(f"parameters.{name}: {problem}")
 
     def check_binding(self, plan: Plan, parameters: JsonObject) -> None:
-        """Check the parameters of a bind.
+        """Check the parameters of a bind: that they fit the schema, and the way to log in one that the plan offers.
 
         Args:
             plan: the plan of the instance.
@@ -230,4 +212,14 @@ class Catalog:
             BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_schema(plan.schemas["service_binding"]["create"]["parameters"], parameters)
-        check_authentication(plan.authentication, parameters)
+        offered = plan.authentication
+        auth = parameters.get("auth", offered[0])
+        if auth not in offered:
+            raise BadRequest(f"parameters.auth must be one of {', '.join(offered)}.")
+        if auth == Authentication.AWS_IAM and "arn" not in parameters:
+            raise BadRequest(f"parameters.arn is required with auth {Authentication.AWS_IAM}.")
+        if auth == Authentication.X509 and "expires_in" in parameters:  # Atlas has no temporary users with certificates
+            raise BadRequest("parameters.expires_in is not allowed with auth x509; it has expires_in_months.")
+        for name, only in (("arn", Authentication.AWS_IAM), ("expires_in_months", Authentication.X509)):
+            if name in parameters and only in offered and auth != only:
+                raise BadRequest(f"parameters.{name} is allowed with auth {only} only.")

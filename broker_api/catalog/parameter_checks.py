@@ -1,12 +1,11 @@
 """Checks of parameters: against their schemas, and for rules that a schema cannot express."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from jsonschema import Draft4Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from broker_api.authentication import Authentication
 from broker_api.config import Config
 from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
@@ -55,28 +54,6 @@ def check_databases_of_roles(config: Config, parameters: JsonObject, database: s
         where = "admin" if asked and role.get("roleName") in custom else database
         if asked not in (None, where):
             raise BadRequest(f"parameters.roles[{number}].databaseName must be {where}: the role is given there only.")
-
-
-def check_authentication(offered: Sequence[str], parameters: JsonObject) -> None:
-    """Check that a plan offers the way to log in, and that the parameters of other ways are absent.
-
-    Args:
-        offered: the ways to log in that the plan offers; the first one is the default.
-        parameters: the parameters of a bind.
-
-    Raises:
-        BadRequest: they do not fit together.
-    """
-    auth = parameters.get("auth", offered[0])
-    if auth not in offered:
-        raise BadRequest(f"parameters.auth must be one of {', '.join(offered)}.")
-    if auth == Authentication.AWS_IAM and "arn" not in parameters:
-        raise BadRequest(f"parameters.arn is required with auth {Authentication.AWS_IAM}.")
-    if auth == Authentication.X509 and "expires_in" in parameters:  # Atlas has no temporary users with certificates
-        raise BadRequest("parameters.expires_in is not allowed with auth x509; it has expires_in_months.")
-    for name, only in (("arn", Authentication.AWS_IAM), ("expires_in_months", Authentication.X509)):
-        if name in parameters and only in offered and auth != only:
-            raise BadRequest(f"parameters.{name} is allowed with auth {only} only.")
 
 
 def same(one: object, other: object) -> bool:

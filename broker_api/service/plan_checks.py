@@ -29,16 +29,19 @@ def check_ids(
         BadRequest: the service is unknown.
         ErrPlanUnsupported: the plan is unknown.
     """
-    try:
-        catalog.check_known(request.service_id, request.plan_id)
-    except (BadRequest, ErrPlanUnsupported):
-        for find in finds:
-            found = find()
-            if found is None or found.phase in HOLDS_NOTHING:
-                continue
-            if request.service_id in (None, found.service_id) and request.plan_id in (None, found.plan_id):
-                return
-        raise
+    service_id, plan_id = request.service_id, request.plan_id
+    plan = catalog.plans.get(plan_id) if plan_id is not None else None
+    has_service = service_id is None or service_id in catalog.service_ids
+    has_plan = plan_id is None or (plan is not None and service_id in (None, plan.service_id))
+    if has_service and has_plan:
+        return
+    for find in finds:
+        found = find()
+        if found is None or found.phase in HOLDS_NOTHING:
+            continue
+        if service_id in (None, found.service_id) and plan_id in (None, found.plan_id):
+            return
+    raise ErrPlanUnsupported(plan_id) if has_service else BadRequest(f"Service [{service_id}] not supported.")
 
 
 def check_maintenance(plan: Plan, info: MaintenanceInfo | None) -> None:

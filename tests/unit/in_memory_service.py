@@ -14,6 +14,7 @@ from broker_api.service.bindings import Bindings
 from broker_api.service.health import Figures, Health
 from broker_api.service.instances import Instances
 from broker_api.service.operation_views import OperationReader
+from broker_api.service.plan_checks import check_ids
 from broker_api.service.schemas import (
     Accepted,
     BindRequest,
@@ -94,7 +95,7 @@ class InMemoryInstances(_Part, Instances):
     def provision(self, instance_id: str, request: ProvisionRequest, caller: Caller) -> Accepted | Complete:
         memory = self._memory
         memory.note(caller, request)
-        memory.catalog.check_known(request.service_id, request.plan_id)
+        check_ids(memory.catalog, request)
         memory.catalog.check_instance(memory.catalog.plans[request.plan_id], request.parameters or {}, creating=True)
         return memory.made(memory.instances, instance_id, _kept(request), caller, {"dashboard_url": "https://atlas"})
 

@@ -13,6 +13,8 @@ from broker_api.catalog.service_definitions import MaintenanceDefinition, PlanDe
 from broker_api.config import Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
 from broker_api.osb import body_schemas
+from broker_api.service.plan_checks import check_ids
+from broker_api.service.schemas import RotateRequest
 
 SERVICE, PLAN = Config.UUID_SERVICES_CLUSTER, Config.UUID_PLANS_EXISTING_CLUSTER
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
@@ -101,6 +103,10 @@ def test_the_etag_follows_the_content() -> None:
     assert Catalog(a_config()).etag != Catalog(a_config(description="other")).etag
 
 
+def naming(service_id: str | None, plan_id: str | None) -> RotateRequest:
+    return RotateRequest(predecessor_binding_id="b", service_id=service_id, plan_id=plan_id)
+
+
 def test_several_services_are_possible() -> None:
     config = a_config()
     second = copy.deepcopy(config.broker) | {"id": "s2", "name": "second"}
@@ -109,9 +115,9 @@ def test_several_services_are_possible() -> None:
     catalog = Catalog(config)
     assert [service["id"] for service in catalog.document["services"]] == [SERVICE, "s2"]
     assert catalog.plans["p2"].service_id == "s2"
-    catalog.check_known("s2", "p2")
+    check_ids(catalog, naming("s2", "p2"))
     with pytest.raises(ErrPlanUnsupported):
-        catalog.check_known(SERVICE, "p2")
+        check_ids(catalog, naming(SERVICE, "p2"))
 
 
 def test_pins_are_not_published() -> None:
@@ -137,17 +143,17 @@ def test_a_plan_takes_from_its_service_what_it_does_not_say() -> None:
 def test_unknown_services_and_plans_are_refused() -> None:
     catalog = Catalog(a_config())
     with pytest.raises(BadRequest, match="bogus"):
-        catalog.check_known("bogus", PLAN)
+        check_ids(catalog, naming("bogus", PLAN))
     with pytest.raises(ErrPlanUnsupported, match="bogus"):
-        catalog.check_known(SERVICE, "bogus")
+        check_ids(catalog, naming(SERVICE, "bogus"))
 
 
 def test_ids_that_were_not_named_are_not_checked() -> None:
     catalog = Catalog(a_config())
-    catalog.check_known(None, PLAN)
-    catalog.check_known(SERVICE, None)
+    check_ids(catalog, naming(None, PLAN))
+    check_ids(catalog, naming(SERVICE, None))
     with pytest.raises(ErrPlanUnsupported):
-        catalog.check_known(None, "bogus")
+        check_ids(catalog, naming(None, "bogus"))
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------
