@@ -10,7 +10,7 @@ from requests.auth import HTTPDigestAuth
 
 from broker_api.state.encryption import Vault
 from broker_api.state.private_values import opened
-from broker_api.state.record_macs import OPERATION, RecordMacs
+from broker_api.state.record_macs import RecordMacs
 from broker_api.state.records import Place, binding_key, instance_key, record
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -45,8 +45,7 @@ def sign(stack: Stack, query: Json) -> None:
     macs = RecordMacs(Vault((stack.encryption_key,)))
     with held(stack) as documents:
         for found in (opened(macs.vault, record(each)) for each in documents.find(query)):
-            made: Json = {**macs.of_changed(found, found.model_dump())}
-            made[OPERATION] = macs.of_operation(found.key, found.operation)
+            made = macs.of_changed(found, found.model_dump()) | macs.of_new(found.key, None, found.operation)
             documents.update_one({"_id": found.key}, {"$set": made})
 
 

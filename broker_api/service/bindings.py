@@ -55,8 +55,10 @@ class Bindings:
         if isinstance(request, BindRequest) and (checked := self._catalog.plans.get(request.plan_id)):
             self._catalog.check_binding(checked, request.parameters or {})
 
+        key = binding_key(instance_id, binding_id)
+
         def decide() -> Accepted | Complete | None:
-            stored, found, room = self._store.instance_and_binding(instance_id, binding_id)
+            stored, found, room = self._store.instance_and_binding(instance_id, binding_id, key)
             instance = require_usable(instance_id, stored)
             fields = self._fields(instance, binding_id, request, found)
             if found and (repeated := repeated_create(found, fields)):
@@ -76,7 +78,6 @@ class Bindings:
         def completed() -> Complete:
             return Complete(self._credentials(self._ready(instance_id, binding_id)), created=True)
 
-        key = binding_key(instance_id, binding_id)
         return self._sync_wait.carry_out(decide, caller, key, completed, request.context)
 
     def _fields(

@@ -9,6 +9,7 @@ import base64
 import hmac
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -165,19 +166,26 @@ class Vault:
             return False
         return True
 
-    def mac(self, value: object, place: Place, like: str | None = None) -> str:
-        """Return the MAC of a JSON value at this place.
+    def macs(
+        self, document: str, values: Mapping[str, object], like: Mapping[str, str | None] | None = None
+    ) -> dict[str, str]:
+        """Return the MACs of JSON values of one document, by the fields that they are stored in.
 
         Args:
-            value: The value.
-            place: Where it is stored.
-            like: An earlier MAC, whose key to use; the key that writes without one.
+            document: The ``_id`` of the document.
+            values: The values by the fields of their MACs.
+            like: Earlier MACs by their fields, whose keys to use; the key that writes without one.
 
         Raises:
-            MissingKeyError: The key of ``like`` is not known.
+            MissingKeyError: The key of an earlier MAC is not known.
         """
-        key = self._by_id[like.partition(".")[0]] if like else self._keys[0]
-        return f"{key.id}.{hmac.digest(key.mac, canonical([place, value]).encode(), 'sha256').hex()}"
+        made = {}
+        for field, value in values.items():
+            earlier = like.get(field) if like else None
+            key = self._by_id[earlier.partition(".")[0]] if earlier else self._keys[0]
+            digest = hmac.digest(key.mac, canonical([Place(document, field), value]).encode(), "sha256")
+            made[field] = f"{key.id}.{digest.hex()}"
+        return made
 
 
 def key_id_of(written: str) -> str:

@@ -59,8 +59,9 @@ def sealed(vault: Vault, key: str, fields: Mapping[str, Any]) -> JsonObject:
         return dict(fields)
     clear, private = dict(fields), JsonObject()
     if "parameters" in fields:
-        clear["parameters"] = known(fields["parameters"])
-        private[PARAMETERS] = {n: value for n, value in fields["parameters"].items() if n not in KNOWN_PARAMETERS}
+        given = fields["parameters"].items()
+        clear["parameters"] = {name: value for name, value in given if name in KNOWN_PARAMETERS}
+        private[PARAMETERS] = {name: value for name, value in given if name not in KNOWN_PARAMETERS}
     if "context" in fields:
         clear["context"], private[CONTEXT] = {}, fields["context"]
     return clear | {name: vault.seal(value, Place(key, name)) if value else None for name, value in private.items()}

@@ -52,6 +52,8 @@ GROUPS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of each MAC of a record."""
+OPERATION_FIELDS = ("id", "kind", "request")
+"""The fields of the MAC of an operation."""
 LATER_FIELDS: dict[type[Resource], dict[str, tuple[str, ...]]] = {
     Instance: {SETTLED: ("cluster_operation",)},
     Binding: {SETTLED: ("auth",)},
@@ -77,18 +79,23 @@ class RecordMacs:
         self.required = False
         """Whether documents without MACs are refused."""
 
-    def of_new(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
-        """Return the MACs of an instance or binding.
+    def of_new(self, key: str, fields: Mapping[str, Any] | None, operation: Operation | None = None) -> dict[str, str]:
+        """Return the MACs of an instance or binding, and of its operation.
 
         Args:
             key: The ``_id`` of its document.
-            fields: Its fields; the others have their defaults.
+            fields: Its fields; the others have their defaults. None for the MAC of the operation alone.
+            operation: The operation; None for no MAC of it.
         """
         if not self.vault.has_keys:
             return {}
-        kind = Binding if "binding_id" in fields else Instance
-        covered = _covered(kind, {**DEFAULTS[kind], **fields})
-        return {group: self.vault.mac(values, Place(key, group)) for group, values in covered.items()}
+        covered: dict[str, list[Any]] = {}
+        if fields is not None:
+            kind = Binding if "binding_id" in fields else Instance
+            covered |= _covered(kind, {**DEFAULTS[kind], **fields})
+        if operation is not None:
+            covered[OPERATION] = [str(getattr(operation, name)) for name in OPERATION_FIELDS]
+        return self.vault.macs(key, covered)
 
     def of_changed(self, before: Resource, changes: Mapping[str, Any]) -> dict[str, str]:
         """Return the new MACs of the groups of which a write changes a field.
@@ -103,11 +110,7 @@ class RecordMacs:
         if not changed or not self.vault.has_keys:
             return {}
         covered = _covered(kind, {**vars(before), **changes})
-        return {group: self.vault.mac(covered[group], Place(before.key, group)) for group in changed}
-
-    def of_operation(self, key: str, operation: Operation) -> str | None:
-        """Return the MAC of an operation."""
-        return self.vault.mac(_operation_values(operation), Place(key, OPERATION)) if self.vault.has_keys else None
+        return self.vault.macs(before.key, {group: covered[group] for group in changed})
 
     def checked(self, stored: AnyResource, *, runs: bool = False) -> AnyResource:
         """Check the MACs of an instance or binding, unless its fields are not used (``Resource.is_used``).
@@ -127,17 +130,20 @@ class RecordMacs:
         if not self.vault.has_keys or not (runs or stored.is_used):
             return stored
         record = opened(self.vault, stored)
-        macs = {REQUEST: record.request_mac, SETTLED: record.settled_mac, OPERATION: record.operation.mac}
+        stored_macs = {REQUEST: record.request_mac, SETTLED: record.settled_mac, OPERATION: record.operation.mac}
         covered = _covered(type(record), vars(record))
         if runs:
-            covered[OPERATION] = _operation_values(record.operation)
-        group = self.misfit(record.key, covered, macs)
-        if group is None:
-            return record
-        why = "its MAC does not fit" if macs[group] else "it has no MAC"
-        log.error("record_tampered", document=record.key, mac=group, reason=why)
-        binding_id = getattr(record, "binding_id", None)
-        raise TamperedError(f"the binding {binding_id}" if binding_id else f"the instance {record.instance_id}", why)
+            covered[OPERATION] = [str(getattr(record.operation, name)) for name in OPERATION_FIELDS]
+        for group, fitting in self.vault.macs(record.key, covered, stored_macs).items():
+            mac = stored_macs[group]
+            if (mac is None and not self.required) or (mac and hmac.compare_digest(mac.encode(), fitting.encode())):
+                continue
+            why = "it has no MAC" if mac is None else "its MAC does not fit"
+            log.error("record_tampered", document=record.key, mac=group, reason=why)
+            binding_id = getattr(record, "binding_id", None)
+            what = f"the binding {binding_id}" if binding_id else f"the instance {record.instance_id}"
+            raise TamperedError(what, why)
+        return record
 
     def renewed(self, stored: Resource) -> dict[str, str]:
         """Return the MACs of a record by the first key; a record of an earlier release gets its first ones.
@@ -148,14 +154,12 @@ class RecordMacs:
         if not stored.is_used:
             return {}
         record = self.checked(stored, runs=stored.operation.open or bool(stored.operation.mac))
-        macs = self.of_new(record.key, vars(record))
-        if record.operation.mac or not self.required:
-            macs[OPERATION] = self.vault.mac(_operation_values(record.operation), Place(record.key, OPERATION))
-        return macs
+        has_operation_mac = record.operation.mac or not self.required
+        return self.of_new(record.key, vars(record), record.operation if has_operation_mac else None)
 
     def of_value(self, value: object, place: Place) -> str | None:
         """Return the MAC of values of another document; None without keys."""
-        return self.vault.mac(value, place) if self.vault.has_keys else None
+        return self.vault.macs(place.document, {place.field: value})[place.field] if self.vault.has_keys else None
 
     def fits(self, value: object, mac: str | None, place: Place) -> bool:
         """Return whether the MAC of a value fits; also if there is none and none is required.
@@ -163,27 +167,12 @@ class RecordMacs:
         Raises:
             MissingKeyError: Its key is not known.
         """
-        return self.misfit(place.document, {place.field: value}, {place.field: mac}) is None
-
-    def misfit(self, document: str, values: Mapping[str, object], macs: Mapping[str, str | None]) -> str | None:
-        """Return the first field of a document with a MAC that does not fit, or is missing although it is required.
-
-        Args:
-            document: The ``_id`` of the document.
-            values: What each MAC is of, by the field of the MAC.
-            macs: The MACs by their fields.
-
-        Raises:
-            MissingKeyError: The key of a MAC is not known.
-        """
-        for field, value in values.items() if self.vault.has_keys else ():
-            mac = macs[field]
-            if mac is None:
-                if self.required:
-                    return field
-            elif not hmac.compare_digest(mac.encode(), self.vault.mac(value, Place(document, field), mac).encode()):
-                return field
-        return None
+        if not self.vault.has_keys:
+            return True
+        if mac is None:
+            return not self.required
+        fitting = self.vault.macs(place.document, {place.field: value}, {place.field: mac})[place.field]
+        return hmac.compare_digest(mac.encode(), fitting.encode())
 
 
 def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -193,7 +182,3 @@ def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[
         if later := {name: fields[name] for name in names if fields[name] != DEFAULTS[kind][name]}:
             covered[group].append(later)
     return covered
-
-
-def _operation_values(operation: Operation) -> list[Any]:
-    return [operation.id, str(operation.kind), operation.request]

@@ -21,12 +21,12 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.legacy import LegacyDocuments, in_any_case, written_before
+from broker_api.state.legacy import OLD_FORM, LegacyDocuments, in_any_case, written_before
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.private_values import sealed, sealed_request
+from broker_api.state.private_values import NOTHING, sealed, sealed_request
 from broker_api.state.process_report import ProcessReport
-from broker_api.state.record_macs import RecordMacs
+from broker_api.state.record_macs import OPERATION, RecordMacs
 from broker_api.state.records import (
     DELETES,
     EPOCH,
@@ -240,32 +240,44 @@ class Store:
         return self._understood(Binding, document, f"binding {binding_id}", any_release=any_release)
 
     @storage_errors("find instance and binding")
-    def instance_and_binding(self, instance_id: str, binding_id: str) -> tuple[Instance | None, Binding | None, Room]:
+    def instance_and_binding(
+        self, instance_id: str, binding_id: str, key: str
+    ) -> tuple[Instance | None, Binding | None, Room]:
         """Return an instance, the binding that a request creates on it unless it exists, and the room; in one read.
+
+        Args:
+            instance_id: The id of the instance.
+            binding_id: The id of the binding.
+            key: The ``_id`` of the binding's document.
 
         Raises:
             ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
-        keys = instance_key(instance_id), binding_key(instance_id, binding_id)
+        keys = instance_key(instance_id), key
+        old = {**OLD_FORM, "instance_id": instance_id, "binding_id": binding_id}
         slots: list[Document] = [
             {"$match": {"instance_id": instance_id, "slot": TAKEN}},
             {"$group": {"_id": None, "slots": {"$push": "$slot"}}},
         ]
         rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
         read: list[Document] = [
-            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, written_before(instance_id, binding_id)]}},
+            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, old]}},
             {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
             {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
         ]
         documents: dict[Any, Document] = {found["_id"]: found for found in self.collection.aggregate(read)}
         instance, binding = map(documents.get, keys)
         instance = instance or self.legacy.adopt(instance_id)
-        if binding is None and any("instance_id" in found for key, found in documents.items() if key not in keys):
+        if binding is None and any("instance_id" in found for name, found in documents.items() if name not in keys):
             binding = self.legacy.adopt(instance_id, binding_id)
+        limits = {str(name): found.get("limit") for name, found in documents.items() if str(name).startswith(ROOM)}
         return (
             self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
             self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
-            _room(documents),
+            Room(
+                frozenset(documents.get(None, {}).get("slots", ())),
+                {name.removeprefix(ROOM): int(limit) for name, limit in limits.items() if limit},
+            ),
         )
 
     @storage_errors("find bindings")
@@ -367,10 +379,8 @@ class Store:
             raise ErrStorageTypeUnsupported(type(fields))
         instance_id, binding_id = ids["instance_id"], ids.get("binding_id")
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
-        stored = sealed(self.macs.vault, key, fields)
-        made = assignments({"_id": key, **stored, "phase": Phase.CREATING, **self.macs.of_new(key, fields)})
-        made["unsure_until"] = UNSURE_UNTIL
-        return self._begin(key, replacing, start, "$replaceWith", made)
+        made = {"_id": key, **sealed(self.macs.vault, key, fields), "phase": Phase.CREATING}
+        return self._begin(key, replacing, start, made, fields)
 
     @storage_errors("start")
     def start(self, key: str, current: Operation, start: Start, phase: Phase) -> str | None:
@@ -385,20 +395,30 @@ class Store:
         Returns:
             The id of the new operation; None when ``current`` is not the latest one any more.
         """
-        values = assignments(ResourceFields(phase=phase, expire_at=None))
-        if start.kind in DELETES:
-            values["unsure_until"] = UNSURE_UNTIL
-        return self._begin(key, current, start, "$set", values)
+        return self._begin(key, current, start, ResourceFields(phase=phase, expire_at=None))
 
-    def _begin(self, key: str, current: Operation | None, start: Start, stage: str, values: Document) -> str | None:
+    def _begin(
+        self,
+        key: str,
+        current: Operation | None,
+        start: Start,
+        values: Mapping[str, object],
+        new: Fields | None = None,
+    ) -> str | None:
+        """Write an operation with other fields of its document; with ``new`` these are all fields of a new document."""
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
         fresh = start.fresh
-        private, mac = sealed_request(self.macs.vault, key, fresh), self.macs.of_operation(key, fresh)
-        begun = [{stage: values | {"operation": start.fields(private, mac), "past": PAST}}]
+        macs = self.macs.of_new(key, new, fresh)
+        private = {} if fresh.request == NOTHING else sealed_request(self.macs.vault, key, fresh)
+        operation = start.fields(private, macs.pop(OPERATION, None))
+        begun = assignments({**values, **macs}) | {"operation": operation, "past": PAST}
+        if new or start.kind in DELETES:
+            begun["unsure_until"] = UNSURE_UNTIL
+        stage = "$replaceWith" if new else "$set"
         try:
-            written = self.collection.update_one(unchanged, begun, upsert=current is None)
+            written = self.collection.update_one(unchanged, [{stage: begun}], upsert=current is None)
         except DuplicateKeyError:
             return None
         if current and current.state is State.IN_PROGRESS:  # a delete stops it (see PAST)
@@ -438,12 +458,6 @@ class Store:
         query = {"_id": {"$in": keys}, "operation.state": State.IN_PROGRESS}
         running = self.collection.find(query, {"operation.id": 1})
         return set(waiting) - {(document["_id"], document["operation"].get("id")) for document in running}
-
-
-def _room(documents: Mapping[Any, Document]) -> Room:
-    slots = documents.get(None, {}).get("slots", ())
-    rooms = {name.removeprefix(ROOM): found for name, found in documents.items() if str(name).startswith(ROOM)}
-    return Room(frozenset(slots), {name: int(found["limit"]) for name, found in rooms.items() if found.get("limit")})
 
 
 def _exists(field: str) -> Document:

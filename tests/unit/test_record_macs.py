@@ -6,7 +6,7 @@ import pytest
 
 from broker_api.errors import TamperedError
 from broker_api.state.encryption import Vault
-from broker_api.state.record_macs import RecordMacs
+from broker_api.state.record_macs import OPERATION, RecordMacs
 from broker_api.state.records import Binding
 
 MACS = RecordMacs(Vault(("Zm9yLXRlc3RzLW9ubHktZm9yLXRlc3RzLW9ubHktMDA=",)))
@@ -33,7 +33,7 @@ def test_a_stored_mac_is_made_again_the_same() -> None:
     MACS.checked(STORED, runs=True)
     made = {"request_mac": STORED.request_mac, "settled_mac": STORED.settled_mac}
     assert MACS.of_new(STORED.key, vars(STORED)) == made
-    assert MACS.of_operation(STORED.key, STORED.operation) == OF_OPERATION
+    assert MACS.of_new(STORED.key, vars(STORED), STORED.operation) == made | {OPERATION: OF_OPERATION}
 
 
 def test_a_moment_is_in_the_mac_with_the_milliseconds_that_mongodb_keeps() -> None:

@@ -107,13 +107,13 @@ def test_the_first_key_seals_and_all_open_so_that_keys_can_be_changed() -> None:
     old, both, new = Vault((OLD,)), Vault((NEW, OLD)), Vault((NEW,))
     assert both.open(old.seal("kept", HERE), HERE) == "kept"
     assert new.open(both.seal("kept", HERE), HERE) == "kept"
-    written = old.mac("kept", HERE)
-    assert both.mac("kept", HERE, written) == written
+    written = old.macs(HERE.document, {HERE.field: "kept"})
+    assert both.macs(HERE.document, {HERE.field: "kept"}, written) == written
     for sealed in (old.seal("kept", HERE), old.seal_for_all_releases("kept")):
         with pytest.raises(MissingKeyError, match="BROKER_ENCRYPTION_KEYS"):
             new.open(sealed, HERE)
     with pytest.raises(MissingKeyError, match=old.ids[0]):
-        new.mac("kept", HERE, old.mac("kept", HERE))
+        new.macs(HERE.document, {HERE.field: "kept"}, written)
 
 
 @pytest.mark.parametrize("there", [Place("binding/i/c", "secret"), Place("binding/i/b", "other")])
@@ -121,7 +121,8 @@ def test_what_is_copied_to_another_document_or_field_does_not_open(there: Place)
     vault = Vault((OLD,))
     with pytest.raises(UndecryptableError, match="copied from another document or field"):
         vault.open(vault.seal("kept", HERE), there)
-    assert vault.mac("kept", HERE) != vault.mac("kept", there)
+    here_and_there = (vault.macs(place.document, {place.field: "kept"}) for place in (HERE, there))
+    assert len({mac for macs in here_and_there for mac in macs.values()}) == 2
 
 
 @given(st.integers(0, 1000), st.binary(min_size=1, max_size=4))
