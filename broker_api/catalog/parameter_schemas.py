@@ -1,5 +1,6 @@
 """The parameters of instances and bindings, as the JSON schemas that the catalog publishes. Add a parameter here."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -208,9 +209,15 @@ def _roles(names: list[str], custom: list[str]) -> JsonObject:
 
 def schema_problem(schema: JsonObject) -> str | None:
     """Return why a platform would refuse a schema (spec.md, "Schema Parameters"); None if it would accept it."""
+    return _problem(json.dumps(schema))
+
+
+@functools.lru_cache(maxsize=64)  # plans share schemas, and a check takes milliseconds
+def _problem(text: str) -> str | None:
+    schema: JsonObject = json.loads(text)
     if str(schema.get("$schema", "")).rstrip("#") != DRAFT_04.rstrip("#"):
         return f"$schema must be {DRAFT_04}"
-    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
+    if len(text) > MAX_SCHEMA_CHARACTERS:
         return f"a schema must have at most {MAX_SCHEMA_CHARACTERS} characters"
     try:
         Draft4Validator.check_schema(schema)
