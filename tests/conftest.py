@@ -1,5 +1,6 @@
 """Real servers, started once per run on free ports, and a network that ends at this machine."""
 
+import gc
 import ipaddress
 import os
 import sys
@@ -38,9 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
+    gc.disable()  # until all tests are collected, which stay
     config.addinivalue_line("markers", "rule(*numbers): the rules of tests/osb that the test is about")
     settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 15)
     settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 APART = ("deploy", "integration", "unit")
