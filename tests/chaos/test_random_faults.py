@@ -13,9 +13,9 @@ from tests.chaos.platforms import Platform
 from tests.osb_client import OsbClient
 from tests.tenant import eventually
 
-SHORT_SECONDS = 20.0
+SHORT_SECONDS = 15.0
 LONG_MINUTES = 30
-PLATFORMS, SHORT_PLATFORMS = 30, 12
+PLATFORMS, SHORT_PLATFORMS = 30, 8
 DRAIN_SECONDS = 120.0
 CLUSTER_SECONDS = 4.0
 
