@@ -275,21 +275,17 @@ class Config:
         """
         name = self.generate_binding_username(binding)
         password = new_password()
-        database = binding.instance.get_dbname() or ""
-        uris = self._uris(binding.instance, name, password, database)
-        return {"username": name, "password": password, "database": database, **uris}
-
-    def _uris(self, instance: InstanceView, name: str, password: str, database: str) -> dict[str, str]:
-        cluster = instance.get_cluster()
-        if template := self.clusters.get(cluster):
-            return {"uri": template % (_escaped(name), _escaped(password), _escaped(database))}
+        instance, database = binding.instance, binding.instance.database or ""
+        credentials = {"username": name, "password": password, "database": database}
+        if template := self.clusters.get(instance.cluster):
+            return credentials | {"uri": template % (_escaped(name), _escaped(password), _escaped(database))}
         standard, srv = instance.connection.get("standard"), instance.connection.get("srv")
         if not standard and not srv:
-            raise ErrClusterConfig(cluster)
-        uris = {"uri": with_credentials(standard or srv or "", name, password, database)}
+            raise ErrClusterConfig(instance.cluster)
+        credentials["uri"] = with_credentials(standard or srv or "", name, password, database)
         if srv:
-            uris["connectionString"] = with_credentials(srv, name, password, database)
-        return uris
+            credentials["connectionString"] = with_credentials(srv, name, password, database)
+        return credentials
 
     def isGenerateBindingCredentialsPredictible(self) -> bool:
         """Return whether each call makes the same credentials. Only for subclasses written for atlasbroker 2.0.0.
@@ -308,7 +304,7 @@ class Config:
         Raises:
             BadRequest: a role is asked for on another database than the instance's.
         """
-        database = binding.instance.get_dbname() or ""
+        database = binding.instance.database or ""
         explicit = binding.parameters.get("roles")
         if not explicit:
             preset = binding.parameters.get("role", "readWrite")
