@@ -21,8 +21,10 @@ from workers.engine.results import FailedError
 REFRESH_SECONDS = 60
 """The age at which stored connection strings are read again; one bind does it for all."""
 
-MAC = "mac"
-"""The field with the MAC of the strings."""
+NAME = "connection/{}/{}"
+"""The names of the documents, by project and cluster."""
+MAC, MAC_FIELDS = "mac", ("ways", "endpoints", "trouble")
+"""The field with the MAC of the strings, and the fields that it is of."""
 STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
 DEFAULT_PORT = 27017
 
@@ -62,9 +64,9 @@ class ConnectionStringCache:
         problem = why_unusable(cluster)
         # A cluster that cannot be used is read again at each bind, since it may have been resumed.
         read_again = In(0 if problem else REFRESH_SECONDS)
-        name = _name(project, cluster.name)
+        name = NAME.format(project, cluster.name)
         held = {"ways": canonical(_by_kind(cluster)), "endpoints": canonical(_private(cluster)), "trouble": problem}
-        mac = self.housekeeping.store.macs.of_value(_strings_in(held), Place(name, MAC))
+        mac = self.housekeeping.store.macs.of_value([held[field] for field in MAC_FIELDS], Place(name, MAC))
         self.housekeeping.write(name, {**held, MAC: mac, "read_again": read_again})
         return held
 
@@ -78,7 +80,7 @@ class ConnectionStringCache:
             ClusterGoneError: The cluster does not exist any more.
             AtlasError: None are stored, and Atlas cannot be asked.
         """
-        name = _name(client.project_id, cluster)
+        name = NAME.format(client.project_id, cluster)
         held = self.housekeeping.recent(name)
         if held.get("ways") and not self._is_authentic(name, held):
             log.warning("connection_strings_read_again", cluster=cluster, reason="their MAC does not fit")
@@ -104,15 +106,11 @@ class ConnectionStringCache:
 
         Strings of an earlier release, without a MAC, are read again like those that something else has changed.
         """
-        mac = held.get(MAC)
+        mac, values = held.get(MAC), [held.get(field) for field in MAC_FIELDS]
         try:
-            return bool(mac) and self.housekeeping.store.macs.fits(_strings_in(held), mac, Place(name, MAC))
+            return bool(mac) and self.housekeeping.store.macs.fits(values, mac, Place(name, MAC))
         except MissingKeyError:
             return False
-
-
-def _strings_in(held: Mapping[str, Any]) -> list[Any]:
-    return [held.get("ways"), held.get("endpoints"), held.get("trouble")]
 
 
 def why_unusable(cluster: Cluster) -> str | None:
@@ -256,7 +254,3 @@ def osb_endpoints(known: Strings) -> list[dict[str, object]]:
     except (InvalidURI, ConfigurationError, ValueError):
         return []
     return [{"host": host, "ports": [str(port or DEFAULT_PORT)], "protocol": "tcp"} for host, port in nodes]
-
-
-def _name(project: str, cluster: str) -> str:
-    return f"connection/{project}/{cluster}"
