@@ -118,7 +118,9 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
             RateLimiter(project.project_id, settings.redis),
         )
     stopping = threading.Event()
-    status = ClusterStatus(housekeeping, settings.settle, lambda project: projects[project].limiter.may_poll())
+    status = ClusterStatus(
+        housekeeping, settings.settle, {name: project.limiter.may_poll for name, project in projects.items()}
+    )
     return Context(
         settings=settings,
         catalog=Catalog(settings.config, settings.plans),

@@ -68,9 +68,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.claims = Claims(self.store)
-        self.status = ClusterStatus(Housekeeping(self.store), self.settle, self._may_poll)
+        self.status = ClusterStatus(Housekeeping(self.store), self.settle, {PROJECT: self._may_poll})
 
-    def _may_poll(self, _: str) -> bool:
+    def _may_poll(self) -> bool:
         self.budget -= 1
         return self.budget >= 0
 

@@ -81,12 +81,13 @@ class ClusterStatus:
     Attributes:
         housekeeping: Holds the documents.
         settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
-        may_poll: Counts a poll of a project; returns False when its share of the project's rate limit is used up.
+        may_poll: Functions by project, each of which counts a poll; it returns False when the share of polls of the
+            project's rate limit is used up.
     """
 
     housekeeping: Housekeeping
     settle_seconds: float
-    may_poll: Callable[[str], bool]
+    may_poll: Mapping[str, Callable[[], bool]]
 
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str, *, urgent: bool, watched: bool) -> tuple[Change, Status]:
@@ -115,7 +116,7 @@ class ClusterStatus:
         }
         burst = 0 if watched else BURST if urgent else BURST - 1
         document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}], burst)
-        return Change(as_datetime(document["changed_at"]), bool(document["overlapped"])), document
+        return Change(document["changed_at"], bool(document["overlapped"])), document
 
     @storage_errors("look at a cluster")
     def look(self, project: str, cluster: str) -> Status:
@@ -159,7 +160,7 @@ class ClusterStatus:
             "pause": {"$cond": ["$turn", {"$min": [longest, {"$multiply": [2, pause]}]}, "$pause"]},
         }
         document = self.housekeeping.collection.find_one_and_update(
-            {"_id": _name(project, cluster)},
+            {"_id": f"cluster/{project}/{cluster}"},
             [*stages, {"$set": {"turn": free}}, {"$set": turn}],
             upsert=True,
             return_document=ReturnDocument.AFTER,
@@ -182,8 +183,8 @@ class ClusterStatus:
         Raises:
             AtlasError: Atlas cannot be asked.
         """
-        name, asked_at = _name(client.project_id, cluster), as_datetime(turn["polled_at"])
-        if not self.may_poll(client.project_id):
+        name, asked_at = turn["_id"], turn["polled_at"]
+        if not self.may_poll[client.project_id]():
             self.housekeeping.write(name, {"answered_at": In(0), "next_poll": In(NO_BUDGET_SECONDS)})
             return turn
         try:
@@ -219,7 +220,3 @@ class ClusterStatus:
     def is_applied(self, change: Change, status: Status) -> bool:
         """Return whether the status of a cluster confirms that a change has reached it."""
         return is_confirmed(change, status, self.settle_seconds)
-
-
-def _name(project: str, cluster: str) -> str:
-    return f"cluster/{project}/{cluster}"
