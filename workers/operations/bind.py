@@ -4,14 +4,14 @@ Name, password and roles are stored before Atlas is called. If the worker crashe
 user with the same password.
 """
 
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import structlog
 
 from broker_api.authentication import DEFAULT_MONTHS, Authentication
 from broker_api.catalog.catalog import Plan
+from broker_api.config import BindingView
 from broker_api.errors import (
     BadRequest,
     ErrStorageMongoConnection,
@@ -28,7 +28,7 @@ from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.binding_credentials import new_credentials, with_certificate
-from workers.operations.config_hooks import binding_roles, binding_view
+from workers.operations.config_hooks import binding_roles, binding_view, instance_view
 from workers.operations.database_users import LABEL_OPERATION, binding_user, take_over
 from workers.operations.unbind import remove_user
 
@@ -44,6 +44,8 @@ _REASONS = (
 )
 """Why a late user cannot be removed at once; the next reconciliation finds it."""
 
+WORK = "The credentials work on the cluster {}."
+"""The description of a bind that has succeeded."""
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
 
@@ -66,13 +68,14 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
     update accepted before the claim. A deprovision that is accepted later finds this binding and removes it; an update
     that is accepted later waits for this binding, whose roles are settled now.
     """
-    instance = _instance_to_bind_to(job)
-    if instance is None:
+    found = _instance_and_plan(job)
+    if found is None:
         return Later(1.0, "Waiting until the instance has been updated.")
-    plan = _check_parameters(job, instance)
+    instance, plan = found
     strings = job.connection_strings(instance, plan)
     auth = job.record.parameters.get("auth", plan.authentication[0])
-    view = replace(binding_view(job.config, job.record, instance, strings), auth=auth)
+    of_instance = instance_view(job.config, instance, strings)
+    view = BindingView(job.record.binding_id, of_instance, job.record.parameters, auth)
     if job.record.sealed_credentials:  # of an earlier attempt, whose user may exist already
         credentials = job.context.vault.open(job.record.sealed_credentials, job.record.credentials_place)
     else:
@@ -95,7 +98,8 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Create the user, or take over the one that an earlier attempt has created."""
-    _check_life(job)
+    if job.record.expires:
+        _check_life(job, job.record.expires)
     if not job.record.settled_mac:
         _check_roles(job)
     user = binding_user(job.context, job.record)
@@ -136,10 +140,11 @@ def create_certificate(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Wait until Atlas has applied the new user on the cluster."""
-    _check_life(job)
+    if job.record.expires:
+        _check_life(job, job.record.expires)
     # As an IAM role the broker cannot log in.
     verify_login = job.context.settings.verify_login and job.record.auth != Authentication.AWS_IAM
-    done = _done(job)
+    done = Done[BindingFields](Phase.READY, WORK.format(job.cluster))
     is_last = not verify_login and job.record.expires is None
     if wait := job.wait_until_applied(done if is_last else None, cluster_needed=True):
         return wait
@@ -148,17 +153,14 @@ def wait_applied(job: AtlasJob[Binding]) -> Result[BindingFields]:
 
 def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Log in to the cluster itself with the new credentials."""
-    _check_life(job)
+    if job.record.expires:
+        _check_life(job, job.record.expires)
     credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
     uri = credentials.get("uri") or credentials.get("connectionString") or ""
     trouble = database_client.log_in(uri, credentials.get("certificate", "") + credentials.get("private-key", ""))
     if trouble:
         return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")
-    return _done(job)
-
-
-def _done(job: AtlasJob[Binding]) -> Done[BindingFields]:
-    return Done(Phase.READY, f"The credentials work on the cluster {job.cluster}.")
+    return Done(Phase.READY, WORK.format(job.cluster))
 
 
 def remove_late_user(job: AtlasJob[Binding]) -> None:
@@ -181,34 +183,26 @@ def remove_late_user(job: AtlasJob[Binding]) -> None:
         log.info("late_user_not_removed", reason=type(error).__name__)
 
 
-def _instance_to_bind_to(job: AtlasJob[Binding]) -> Instance | None:
-    """Return the binding's instance; None while it is being updated.
+def _instance_and_plan(job: AtlasJob[Binding]) -> tuple[Instance, Plan] | None:
+    """Return the binding's instance and its plan; None while the instance is being updated.
+
+    The parameters are checked as the API has done: a document of an earlier release has no MAC of them.
 
     Raises:
-        FailedError: The instance is being deleted or does not exist.
+        FailedError: The instance is being deleted or does not exist, or the plan does not allow the parameters.
     """
     instance = job.context.store.instance(job.record.instance_id)
     if instance is None or instance.phase is not Phase.READY:
         raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
-    operation = instance.operation
-    return None if operation.kind == Kind.UPDATE and operation.state is State.IN_PROGRESS else instance
-
-
-def _check_parameters(job: AtlasJob[Binding], instance: Instance) -> Plan:
-    """Check the parameters as the API has done: a document of an earlier release has no MAC of them.
-
-    Returns:
-        The plan of the instance.
-
-    Raises:
-        FailedError: The plan does not allow them.
-    """
-    plan = job.plan_of(instance)
+    if instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS:
+        return None
+    catalog = job.context.catalog
+    plan = catalog.plan_of(instance.service_id, instance.plan_id, instance.plan)
     try:
-        job.context.catalog.check_binding(plan, job.record.parameters)
+        catalog.check_binding(plan, job.record.parameters)
     except BadRequest as error:
         raise FailedError(str(error), refused=True) from None
-    return plan
+    return instance, plan
 
 
 def _check_roles(job: AtlasJob[Binding]) -> None:
@@ -223,7 +217,7 @@ def _check_roles(job: AtlasJob[Binding]) -> None:
         raise FailedError(f"The stored roles of the binding {job.record.binding_id} are not those that it may have.")
 
 
-def _check_life(job: AtlasJob[Binding]) -> None:
+def _check_life(job: AtlasJob[Binding], expires: datetime) -> None:
     """Check that the lifetime of the user (``expires_in``) is not over or nearly over.
 
     After ``renew_before`` the platform would have to renew the credentials as soon as it gets them.
@@ -231,8 +225,7 @@ def _check_life(job: AtlasJob[Binding]) -> None:
     Raises:
         FailedError: It is.
     """
-    binding = job.record
-    if binding.expires and (binding.renew_before or binding.expires) <= job.context.store.now():
+    if (job.record.renew_before or expires) <= job.context.store.now():
         raise _out_of_life(job)
 
 

@@ -60,11 +60,9 @@ def instance_view(
     return InstanceView(instance.instance_id, instance.parameters, cluster, instance.database, strings or {})
 
 
-def binding_view(
-    config: Config, binding: Binding, instance: Instance | Binding, strings: Mapping[str, str] | None = None
-) -> BindingView:
-    """Return the view of a binding that hooks get; the arguments are those of ``instance_view``."""
-    return BindingView(binding.binding_id, instance_view(config, instance, strings), binding.parameters)
+def binding_view(config: Config, binding: Binding, instance: Instance | Binding) -> BindingView:
+    """Return the view of a stored binding that hooks get; the arguments are those of ``instance_view``."""
+    return BindingView(binding.binding_id, instance_view(config, instance), binding.parameters)
 
 
 def binding_roles(config: Config, view: BindingView) -> list[dict[str, str]]:
