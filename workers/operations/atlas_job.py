@@ -52,7 +52,7 @@ class AtlasJob(Job[AnyResource]):
 
     def update(self, claim: Claim[AnyResource]) -> None:
         """Replace the record by its latest version, and read its project and cluster."""
-        super().update(claim)
+        self.claim, self.record, self.operation = claim, claim.record, claim.record.operation
         self.project = self.record.project or next(iter(self.context.projects))
         self.cluster = self.record.cluster or ""
 
@@ -174,12 +174,12 @@ class AtlasJob(Job[AnyResource]):
         if self.operation.changed is None:
             return None
         change = Change(self.operation.changed, self.operation.overlapped)
-        statuses, name = self.context.status, cluster_key(self.project, self.cluster)
+        statuses = self.context.status
         status, self._status = self._status, None
         if status is None:
             status = statuses.look(self.project, self.cluster)
             if self.operation.waits_on:  # the worker that watched the cluster is gone, and has left others too
-                self.context.claims.make_all_due(name, unwatched=True)
+                self.context.claims.make_all_due(cluster_key(self.project, self.cluster), unwatched=True)
         try:
             if status["turn"]:
                 status = statuses.poll(self.atlas, self.cluster, status)
@@ -197,7 +197,8 @@ class AtlasJob(Job[AnyResource]):
         done, progress = done if is_last else None, self.progress()
         fence, traced = self.claim.fence, tracing.traceparent()
         self._waiting = Waiting(due, fence, operation.step, change, done, progress, get_contextvars(), traced)
-        return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": name})
+        waits_on = cluster_key(self.project, self.cluster)
+        return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": waits_on})
 
     def rescheduled(self) -> None:
         """Let the watcher of clusters end the operation, if it waits on a cluster."""
