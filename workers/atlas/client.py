@@ -111,6 +111,8 @@ T = TypeVar("T")
 
 PAGE = 500  # the largest page of Atlas
 _MOST_PAGES = 1000
+ANY_OBJECT: Callable[[Json], Json] = dict
+"""The parser of answers of which nothing is needed."""
 USERS_LIMIT = "atlas.project.security.databaseAccess.users"
 
 
@@ -225,7 +227,7 @@ class AtlasClient:
             ClusterProtected: Termination protection is on.
         """
         with suppress(ClusterDeleting):
-            self._wire.ask(self._call(_OF_KIND[kind].delete, cluster=name), lambda _: None, self._guard)
+            self._wire.ask(self._call(_OF_KIND[kind].delete, cluster=name), ANY_OBJECT, self._guard)
 
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
         """Return whether all changes of users have reached the cluster; Atlas may return an old APPLIED for a while.
@@ -276,7 +278,7 @@ class AtlasClient:
                 description=user.description,
             )
         )
-        self._wire.ask(self._call(endpoints.CREATE_USER, body, username=user.username), lambda _: None, self._guard)
+        self._wire.ask(self._call(endpoints.CREATE_USER, body, username=user.username), ANY_OBJECT, self._guard)
 
     def update_user(self, username: str, database: str = "admin", **changes: Unpack[UserChanges]) -> None:
         """Change the given fields of a user; fields that are absent or None keep their values.
@@ -286,7 +288,7 @@ class AtlasClient:
             UserExpired: The `delete_after` of the user is in the past.
         """
         call = self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username, database=database)
-        self._wire.ask(call, lambda _: None, self._guard)
+        self._wire.ask(call, ANY_OBJECT, self._guard)
 
     def delete_user(self, username: str, database: str = "admin") -> None:
         """Delete a user.
@@ -295,7 +297,7 @@ class AtlasClient:
             UserNotFound: The project has no such user.
         """
         call = self._call(endpoints.DELETE_USER, username=username, database=database)
-        self._wire.ask(call, lambda _: None, self._guard)
+        self._wire.ask(call, ANY_OBJECT, self._guard)
 
     def user(self, username: str, database: str = "admin") -> DatabaseUser:
         """Return a user, without the password.
@@ -338,7 +340,7 @@ class AtlasClient:
         """
         body = [{"cidrBlock": entry.cidr, "comment": entry.comment}]
         call = self._call(endpoints.ADD_ACCESS, body, entry=entry.cidr or "")
-        self._wire.ask(call, lambda _: None, self._guard)
+        self._wire.ask(call, ANY_OBJECT, self._guard)
 
     def access_status(self, cidr: str) -> Literal["PENDING", "FAILED", "ACTIVE"]:
         """Return whether the clusters consider an entry of the IP access list.
@@ -355,7 +357,7 @@ class AtlasClient:
         Raises:
             EntryNotFound: The list has no such entry.
         """
-        self._wire.ask(self._call(endpoints.DELETE_ACCESS, entry=cidr), lambda _: None, self._guard)
+        self._wire.ask(self._call(endpoints.DELETE_ACCESS, entry=cidr), ANY_OBJECT, self._guard)
 
     def user_limit(self) -> int | None:
         """Return how many database users the project may have; None when the answer has no number."""

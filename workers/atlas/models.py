@@ -180,7 +180,11 @@ class UserChanges(TypedDict, total=False):
 
 def user_fields(**changes: Unpack[UserChanges]) -> Json:
     """Return the JSON fields of a user for a request to Atlas; fields that are absent or None are left out."""
-    body: Json = {"password": changes.get("password"), "description": changes.get("description")}
+    body: Json = {}
+    if (password := changes.get("password")) is not None:
+        body["password"] = password
+    if (description := changes.get("description")) is not None:
+        body["description"] = description
     if (roles := changes.get("roles")) is not None:
         body["roles"] = [
             {"roleName": role.name, "databaseName": role.database}
@@ -193,7 +197,7 @@ def user_fields(**changes: Unpack[UserChanges]) -> Json:
         body["scopes"] = [{"name": name, "type": "CLUSTER"} for name in scopes]
     if (delete_after := changes.get("delete_after")) is not None:
         body["deleteAfterDate"] = delete_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _given(body)
+    return body
 
 
 def cluster_fields(new: NewCluster) -> Json:
