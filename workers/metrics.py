@@ -54,19 +54,6 @@ OPERATION_SECONDS = Histogram(
 )
 
 
-def record_call(endpoint: str, status: int | None, seconds: float) -> None:
-    """Count a call of Atlas.
-
-    Args:
-        endpoint: The method and the template of the path.
-        status: The HTTP status; None without an answer.
-        seconds: The duration of the call.
-    """
-    with COUNTING:
-        REQUESTS.labels(endpoint, status or "none").inc()
-        REQUEST_SECONDS.labels(endpoint).observe(seconds)
-
-
 @dataclass(frozen=True)
 class Progress:
     """When an operation has reached its phases, in monotonic seconds of this process.

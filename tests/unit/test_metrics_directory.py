@@ -25,14 +25,16 @@ from pathlib import Path
 from broker_api.settings.redis_settings import RedisSettings
 from workers import metrics
 from workers.atlas.client import Answer
+from workers.guard.guard import Guard
 from workers.guard.rate_limiter import RateLimiter
 
 Path(sys.argv[1]).rmdir()
-metrics.record_call("GET /groups", 200, 0.1)
 metrics.Progress("bind", 0.0, 1.0).succeeded()
 answer = Answer("GET", "/groups", 200, None, limit=720, remaining=1, seconds=0.1, requests=1)
 limiter = RateLimiter("project", RedisSettings.parse("redis://127.0.0.1:1/0"))
 limiter.observe(answer)
+of_processes = Answer("GET", "/processes", 404, None, limit=None, remaining=None, seconds=0.1, requests=1)
+Guard(None, limiter).after(of_processes)
 print(limiter.slowed)
 """
 

@@ -83,7 +83,7 @@ class CircuitBreaker:
             self._failures = None
             self.key_refused = False
             self._succeeded_at = time.monotonic()
-        if self.is_open():
+        if self._housekeeping.recent(self._document).get("open"):
             self._housekeeping.write(self._document, {"open": False})
             log.info("circuit_closed", project=self.project)
             self._claims.make_all_due(waits_on_project(self.project))

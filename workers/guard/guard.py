@@ -64,7 +64,9 @@ class Guard:
         A refusal that concerns one request only, and a 429, count as healthy.
         """
         endpoint = f"{answer.method} {answer.path}"
-        metrics.record_call(endpoint, answer.status, answer.seconds)
+        with metrics.COUNTING:
+            metrics.REQUESTS.labels(endpoint, answer.status or "none").inc()
+            metrics.REQUEST_SECONDS.labels(endpoint).observe(answer.seconds)
         status = {"http.response.status_code": answer.status} if answer.status else {}
         tracing.record(endpoint, answer.seconds, status, type(answer.error).__name__ if answer.error else None)
         log.debug("atlas_call", method=answer.method, path=answer.path, status=answer.status, seconds=answer.seconds)
