@@ -129,7 +129,8 @@ class RecordMacs:
         """
         if not self.vault.has_keys or not (runs or stored.is_used):
             return stored
-        record = opened(self.vault, stored)
+        sealed = stored.sealed_parameters or stored.sealed_context or stored.operation.sealed_request
+        record = opened(self.vault, stored) if sealed else stored
         stored_macs = {REQUEST: record.request_mac, SETTLED: record.settled_mac, OPERATION: record.operation.mac}
         covered = _covered(type(record), vars(record))
         if runs:
