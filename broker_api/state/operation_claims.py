@@ -26,11 +26,13 @@ from broker_api.state.records import (
     EPOCH,
     HOLDS_NOTHING,
     UNDERSTOOD,
+    UNREADABLE,
     AnyResource,
+    Binding,
+    Instance,
     Phase,
     State,
     StepResult,
-    record,
 )
 from broker_api.state.store import UNSURE_UNTIL, Store
 
@@ -84,11 +86,6 @@ class Claim(Generic[AnyResource]):
     def at(self) -> datetime:
         """When it was taken or last written, by MongoDB's clock."""
         return self.record.operation.lease_until - timedelta(seconds=LEASE_SECONDS)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether no worker had claimed the operation before this claim was taken."""
-        return self.record.operation.first_claimed == self.at
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class Claims:
             "$expr": _DUE_AND_UNHELD,
         }
         lease: OperationFields = {"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}
-        taken = assignments(_paths({**lease, "worker": self.worker, "claimed": In(0)}))
+        taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
         taken["operation.fence"] = {"$add": ["$operation.fence", 1]}
         taken["operation.first_claimed"] = {"$ifNull": ["$operation.first_claimed", NOW]}
         # Each release of a lease removes the token.
@@ -169,8 +166,8 @@ class Claims:
         )
         if document is None:
             return None
-        found = record(document)
-        return Claim(found, found.operation.fence, token) if found.readable else None
+        found = (Binding if "binding_id" in document else Instance).read(document)
+        return None if found.phase == UNREADABLE else Claim(found, found.operation.fence, token)
 
     @storage_errors("renew")
     def renew(self, claim: Claim[Any]) -> None:

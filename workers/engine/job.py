@@ -10,7 +10,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
-from workers.engine.results import Later, Next, Result, StepTrouble
+from workers.engine.results import Later, Result, StepTrouble
 from workers.metrics import Progress
 
 LONGEST_REASON = 500
@@ -24,8 +24,7 @@ class StepRun:
     step: str
     began: float
     ended: float
-    result: StepResult
-    reason: str | None
+    result: Result[Any]
 
 
 class Job(Generic[AnyResource]):
@@ -42,7 +41,8 @@ class Job(Generic[AnyResource]):
         self.late_effect = False
         """Whether a request of the last step may still take effect although its answer was lost."""
         self._unwritten: tuple[Mapping[str, Any], OperationFields] = ({}, {})
-        self._runs: list[StepRun] = []
+        self.runs: list[StepRun] = []
+        """The runs of steps since the last write."""
         self.update(claim)
 
     @property
@@ -73,7 +73,7 @@ class Job(Generic[AnyResource]):
     def take_unwritten(
         self, changes: Mapping[str, Any] | None, operation: OperationFields, following: str | None = None
     ) -> tuple[Any, OperationFields, dict[str, StepFields]]:
-        """Return what the next write contains: also what ``postpone_write`` and ``note_run`` have left to it.
+        """Return what the next write contains: also what ``postpone_write`` has left to it, and the runs of steps.
 
         Args:
             changes: Fields of the instance or binding that are written too.
@@ -84,30 +84,26 @@ class Job(Generic[AnyResource]):
             All fields to write: of the instance or binding, of its operation, and of the steps that have run.
         """
         (postponed, of_operation), self._unwritten = self._unwritten, ({}, {})
-        runs, self._runs = self._runs, []
+        runs, self.runs = self.runs, []
         now, life = time.monotonic(), dict[str, StepFields]()
         for run in runs:
+            how, reason, said = StepResult.DONE, None, getattr(run.result, "operation", None) or OperationFields()
+            if isinstance(run.result, Later):
+                how, reason = StepResult.PUT_OFF, said.get("error") or run.result.description
+            elif said.get("undo") and not self.operation.undo:
+                how, reason = StepResult.FAILED, said.get("failure")
             known = self.operation.steps.get(run.step, StepLife())
             fields = life.setdefault(run.step, {"runs": known.runs})
             fields["runs"] += 1
-            fields |= {"last": In(run.ended - now), "result": run.result, "worker": self.operation.worker}
+            fields |= {"last": In(run.ended - now), "result": how, "worker": self.operation.worker}
             if known.first is None and "first" not in fields:
                 fields["first"] = In(run.began - now)
-            if run.reason:
-                fields["reason"] = run.reason[:LONGEST_REASON]
+            if reason:
+                fields["reason"] = reason[:LONGEST_REASON]
         if following and following not in life:
             begun = following in self.operation.steps
             life[following] = {"result": None} if begun else {"first": In(0), "worker": self.operation.worker}
         return {**postponed, **(changes or {})}, {**of_operation, **operation}, life
-
-    def note_run(self, step: str, began: float, result: Result[Any]) -> None:
-        """Note a run of a step that began at ``began`` (monotonic seconds) and ends now, for the next write."""
-        how, reason = StepResult.DONE, None
-        if isinstance(result, Later):
-            how, reason = StepResult.PUT_OFF, (result.operation or {}).get("error") or result.description
-        elif isinstance(result, Next) and (result.operation or {}).get("undo") and not self.operation.undo:
-            how, reason = StepResult.FAILED, (result.operation or {}).get("failure")
-        self._runs.append(StepRun(step, began, time.monotonic(), how, reason))
 
     def progress(self) -> Progress:
         """Return when the operation has reached its phases, for the metrics."""

@@ -44,14 +44,6 @@ class Lease:
         """Return the seconds since a moment of MongoDB's clock, whatever the clock of this machine shows."""
         return (self.claim.at - moment).total_seconds() + time.monotonic() - self.claimed_at
 
-    def extend(self, asked_at: float) -> None:
-        """Extend the lease after a renewal in MongoDB.
-
-        Args:
-            asked_at: The moment before the request to MongoDB, in monotonic seconds.
-        """
-        self.until = asked_at + LEASE_SECONDS
-
     def check(self) -> None:
         """Check that a call to Atlas that begins now ends within the lease.
 
@@ -101,7 +93,7 @@ class LeaseKeeper:
                 asked_at = time.monotonic()
                 try:
                     self.claims.renew(lease.claim)
-                    lease.extend(asked_at)
+                    lease.until = asked_at + LEASE_SECONDS
                 except LeaseLostError:
                     lease.lost = True
                 except ErrStorageMongoConnection as error:

@@ -8,9 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any
 
 import structlog
@@ -21,11 +19,11 @@ from broker_api.errors import ErrStorageMongoConnection, MissingKeyError, Tamper
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.fields import OperationFields
 from broker_api.state.mongo import In
-from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
-from broker_api.state.records import CREATES, Binding, Instance, Phase, State, user_of
+from broker_api.state.operation_claims import LEASE_SECONDS, Claim, Claims, LeaseLostError
+from broker_api.state.records import CREATES, Binding, Instance, Operation, Phase, State, user_of
 from workers import metrics
 from workers.engine.definition import Definition
-from workers.engine.job import Job
+from workers.engine.job import Job, StepRun
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.engine.results import (
     Done,
@@ -48,6 +46,8 @@ OTHER_RELEASE_SECONDS = 5.0
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 NOTHING_TO_DO = "Nothing to do: the operation has ended."
 WRONG_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
+TRACED = ("instance_id", "binding_id", "operation")
+"""Those key-values of the log lines of an operation that its span has too."""
 LATE_EFFECT_SECONDS = 30.0
 """How long a request whose answer was lost may still take effect."""
 
@@ -78,19 +78,10 @@ def _log_context(record: Instance | Binding) -> dict[str, object]:
     return {name: value for name, value in context.items() if value}
 
 
-def _span_of_job(record: Instance | Binding) -> AbstractContextManager[None]:
-    """Return the span of a job, which continues the trace of the request that started the operation."""
-    operation = record.operation
-    ids = {"instance_id": record.instance_id, "operation": operation.id}
-    if isinstance(record, Binding):
-        ids["binding_id"] = record.binding_id
-    return tracing.span(f"atlas.{operation.kind}", "CONSUMER", parent=operation.traceparent, attributes=ids)
-
-
-def _count_claim(claim: Claim[Any]) -> None:
-    operation = claim.record.operation
-    if claim.is_first:
-        seconds = (claim.at - operation.accepted).total_seconds()
+def _count_claim(operation: Operation) -> None:
+    """Count the first claim of an operation, and a claim that is taken over from another worker."""
+    if operation.claimed and operation.claimed == operation.first_claimed:
+        seconds = (operation.claimed - operation.accepted).total_seconds()
         with metrics.COUNTING:
             metrics.OPERATION_SECONDS.labels(operation.kind, "queued").observe(seconds)
     if operation.taken_over:
@@ -156,33 +147,37 @@ class Runner:
 
     def _run_claimed(self, claim: Claim[Any], asked_at: float) -> Outcome:
         """Run the steps of a claimed operation; each line of the log has the ids of its request."""
-        record = claim.record
-        with bound_contextvars(**_log_context(record)):
+        record, operation = claim.record, claim.record.operation
+        context = _log_context(record)
+        ids = {name: str(value) for name, value in context.items() if name in TRACED}
+        # The span continues the trace of the request that started the operation.
+        span = tracing.span(f"atlas.{operation.kind}", "CONSUMER", parent=operation.traceparent, attributes=ids)
+        with bound_contextvars(**context):
             try:
-                with _span_of_job(record), self._leases.holding(claim, asked_at) as lease:
-                    _count_claim(claim)
-                    outcome = self._run(self._new_job(claim, lease))
+                with span, self._leases.holding(claim, asked_at) as lease:
+                    _count_claim(operation)
+                    job = self._new_job(claim, lease)
+                    definition = self._definitions.get(job.definition)
+                    try:
+                        # One that only another release knows is left to its workers.
+                        outcome = self._distrust(job, claim) if definition else None
+                        while outcome is None:
+                            outcome = self._run_next_step(job, definition)
+                    except LeaseLostError:
+                        self._give_up(job, definition)
+                        outcome = None
             except ErrStorageMongoConnection as error:
                 outcome = _interrupted(record.key, error)
             log.info("job_finished", outcome=type(outcome).__name__)
             return outcome
 
-    def _run(self, job: Job[Any]) -> Outcome:
-        """Run the steps of a claimed operation; return None when the lease is lost."""
-        definition = self._definitions.get(job.definition)
-        try:
-            # One that only another release knows is left to its workers.
-            outcome = self._distrust(job, job.claim) if definition else None
-            while outcome is None:
-                outcome = self._run_next_step(job, definition)
-        except LeaseLostError:
-            log.warning("lease_lost", step=job.operation.step)
-            # A request of an earlier attempt stays in doubt, also when this one had its answer.
-            self._claims.release(job.claim, In(LATE_EFFECT_SECONDS) if job.late_effect else job.record.unsure_until)
-            if definition and definition.on_lease_lost:
-                definition.on_lease_lost(job)
-            return None
-        return outcome
+    def _give_up(self, job: Job[Any], definition: Definition[Any] | None) -> None:
+        """Release a lease that is lost, and undo what this worker has done after that."""
+        log.warning("lease_lost", step=job.operation.step)
+        # A request of an earlier attempt stays in doubt, also when this one had its answer.
+        self._claims.release(job.claim, In(LATE_EFFECT_SECONDS) if job.late_effect else job.record.unsure_until)
+        if definition and definition.on_lease_lost:
+            definition.on_lease_lost(job)
 
     def _distrust(self, job: Job[Any], claim: Claim[Any]) -> Outcome:
         """End an operation whose record is not as the broker wrote it, without any step: each would act on the forgery.
@@ -196,7 +191,9 @@ class Runner:
         """
         record, operation = claim.record, claim.record.operation
         try:
-            job.update(replace(claim, record=self._claims.store.macs.checked(record, runs=True)))
+            checked = self._claims.store.macs.checked(record, runs=True)
+            if checked is not job.record:
+                job.update(replace(claim, record=checked))
         except MissingKeyError as error:
             sentence = str(error)
             fields = OperationFields(error=sentence, description=operation.description or sentence)
@@ -246,7 +243,7 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
             result = self._result_of_error(job, step.value, error)
-        job.note_run(step.value, began, result)
+        job.runs.append(StepRun(step.value, began, time.monotonic(), result))
         return self._record(job, definition, step.value, result)
 
     def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
@@ -289,20 +286,22 @@ class Runner:
         why = {"reason": result.description, "seconds": round(result.seconds, 1)} if isinstance(result, Later) else {}
         log.info("step_finished", step=name, result=type(result).__name__, **why)
         operation, fields = job.operation, OperationFields()
+        if not isinstance(result, Done):
+            if result.step is not None:
+                in_flight = definition is not None and result.step in definition.late_effects
+                fields |= {"step": result.step.value, "in_flight": in_flight, "attempts": 0, "error": None}
+            fields |= {"waits_on": None, **(result.operation or {})}
         match result:
             case Next():
-                fields |= {**_begun(definition, result.step), **(result.operation or {})}
                 if result.repeatable:
                     job.postpone_write(result.changes, fields)
                     return None
                 asked_at = time.monotonic()
                 changes, fields, life = job.take_unwritten(result.changes, fields, result.step.value)
                 claim = self._claims.advance(job.claim, changes, fields, steps=life)
-                job.lease.extend(asked_at)
+                job.lease.until = asked_at + LEASE_SECONDS
                 return self._distrust(job, claim)
             case Later():
-                begun = OperationFields(waits_on=None) if result.step is None else _begun(definition, result.step)
-                fields |= {**begun, **(result.operation or {})}
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
                 changes, fields, life = job.take_unwritten(result.changes, fields)
@@ -319,12 +318,6 @@ class Runner:
                     job.progress().succeeded()
                 log.info("operation_finished", state=state.value, description=sentence)
                 return Ended(state, sentence)
-
-
-def _begun(definition: Definition[Any] | None, step: StrEnum) -> OperationFields:
-    """Return the fields of an operation that goes on with another step."""
-    in_flight = definition is not None and step in definition.late_effects
-    return {"step": step.value, "in_flight": in_flight, "attempts": 0, "error": None, "waits_on": None}
 
 
 def _interrupted(key: str, error: ErrStorageMongoConnection) -> Waits:
