@@ -53,10 +53,10 @@ PARAMETERS: dict[str, list[Json]] = {
     "UpdateRequest": [{}, {"policy-on-delete": "retain"}, {"policy-on-delete": "drop"}, {"cluster": CLUSTER}],
     "BindRequest": [{}, {"role": "readOnly"}, {"roles": ["read"]}],
 }
-SHORT, LONG = 2, 150
-"""Cases of each operation, beside those that cover every boundary."""
-SHORT_PHASES = "coverage,fuzzing,stateful"
-"""Those without the examples of the description alone, which the coverage takes, too."""
+CASES = ("--max-examples", "150")
+"""Random cases of each operation."""
+SHORT = ("--phases", "coverage")
+"""The short form has the cases that cover every boundary, which take the examples of the description, too."""
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def description(client: OsbClient) -> Json:
     return client.request("GET", "/openapi.json").json
 
 
-def _run(stack: Stack, description: Json, folder: Path, cases: int, seed: int, *options: str) -> None:
+def _run(stack: Stack, description: Json, folder: Path, seed: int, *options: str) -> None:
     described, configured = folder / "openapi.json", folder / "schemathesis.toml"
     described.write_text(json.dumps(description))
     configured.write_text(SETTINGS.format(seed=seed, user=stack.user, password=stack.password))
-    how = ["--url", stack.api.uri, "--checks", ",".join(CHECKS), "--max-examples", str(cases), "--no-color", *options]
+    how = ["--url", stack.api.uri, "--checks", ",".join(CHECKS), "--no-color", *options]
     command: list[str | Path] = [script("schemathesis"), "--config-file", configured, "run", described, *how]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=1800)
     sys.stdout.write(ended.stdout)
@@ -98,7 +98,7 @@ def _run(stack: Stack, description: Json, folder: Path, cases: int, seed: int, *
 def test_the_served_description_is_true(stack: Stack, description: Json, tmp_path: Path, *, long_form: bool) -> None:
     if not long_form:
         pytest.skip("with --long: the test below also tries random ids")
-    _run(stack, description, tmp_path, LONG, _seed(long_form))
+    _run(stack, description, tmp_path, _seed(long_form), *CASES)
 
 
 @pytest.mark.timeout(3600)
@@ -106,8 +106,8 @@ def test_it_is_true_of_what_exists_as_well(
     stack: Stack, known: tuple[str, str], description: Json, tmp_path: Path, *, long_form: bool
 ) -> None:
     """Random ids lead nowhere. With those of the catalog and of what exists, requests get to where things happen."""
-    options = [] if long_form else ["--phases", SHORT_PHASES]
-    _run(stack, _filled(description, *known), tmp_path, LONG if long_form else SHORT, _seed(long_form), *options)
+    options = CASES if long_form else SHORT
+    _run(stack, _filled(description, *known), tmp_path, _seed(long_form), *options)
 
 
 def _seed(long_form: bool) -> int:  # noqa: FBT001 - private
