@@ -16,7 +16,7 @@ from tests.emulator.client import Emulator
 from tests.messages import MARK, MESSAGE, all_wrong, encoded, with_body
 from tests.tenant import Json, Tenant, eventually, works
 
-MESSAGES = 2000
+MESSAGES = 800
 LONG_MESSAGES = 40_000
 LONGEST_LINE = 500
 MOST_MEGABYTES = 250
