@@ -135,6 +135,13 @@ def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 30
         time.sleep(next(pauses))
 
 
+def log_lines(text: str) -> list[Json]:
+    """Return all lines of a process's log; fail when one is no JSON object with the fields of each line."""
+    found: list[Json] = [json.loads(line) for line in text.splitlines()]
+    assert [line for line in found if not {"event", "level", "logger", "timestamp"} <= line.keys()] == []
+    return found
+
+
 def log_events(text: str) -> list[Json]:
     """The JSON lines of a process's log."""
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

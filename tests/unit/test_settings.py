@@ -357,7 +357,7 @@ def run(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[st
     ("name", "variable", "value"),
     [
         ("api", "BROKER_CONFIG", "tests.unit.broken_config:leaves"),
-        ("worker", "BROKER_ENCRYPTION_KEYS", "wr0ng"),
+        ("worker", "BROKER_LOG_LEVEL", "wr0ng"),
         ("flower", "BROKER_USERS", "wr0ng"),
         ("wsgi", "BROKER_MONGO_URI", "mongodb://admin:wr0ng/x@host/db"),
     ],

@@ -1,6 +1,5 @@
 """The logs of all processes: one JSON object a line, with ids on each line of a job."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,21 +9,14 @@ from tests.dev.broker import Api, Flower, Worker
 from tests.dev.processes import Server, close_all, run_to_end, start_all
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
-from tests.tenant import Json, Tenant, eventually
-
-
-def lines(process: Server) -> list[Json]:
-    """Return all lines of a process's log; fails when one is no JSON object with the fields of each line."""
-    found = [json.loads(line) for line in process.log_text().splitlines()]
-    assert [line for line in found if not {"event", "level", "logger", "timestamp"} <= line.keys()] == []
-    return found
+from tests.tenant import Json, Tenant, eventually, log_lines
 
 
 @pytest.fixture
 def processes(oauth_stack: Stack) -> Iterator[list[Server]]:
-    """Another API, worker and Flower, of the stack's servers, to be stopped."""
+    """Another worker and Flower, of the stack's servers, to be stopped; test_serving.py looks at an API's lines."""
     settings = oauth_stack.worker_settings
-    started = [Api(settings), Worker(settings, "worker-logs"), Flower(settings)]
+    started = [Worker(settings, "worker-logs"), Flower(settings)]
     start_all(started)
     yield started
     close_all(started)
@@ -35,8 +27,7 @@ def test_each_line_from_start_to_end_is_a_json_object(processes: list[Server]) -
         process.ask_to_stop()
     for process in processes:
         process.wait_for_end(10)
-    api, worker, flower = map(lines, processes)
-    assert any("Booting worker" in line["event"] for line in api)
+    worker, flower = (log_lines(process.log_text()) for process in processes)
     assert any(line["event"].endswith(" ready.") for line in worker)
     assert any(line["event"] == "worker_stopping" for line in worker)
     assert any("Visit me at" in line["event"] for line in flower)
@@ -54,7 +45,7 @@ def test_each_line_of_a_job_has_its_ids_and_each_delay_its_reason(oauth_stack: S
         tenant.succeed(accepted, "b")
 
     def told() -> list[Json]:
-        every = [line for worker in oauth_stack.workers for line in lines(worker)]
+        every = [line for worker in oauth_stack.workers for line in log_lines(worker.log_text())]
         return [line for line in every if line.get("operation") == accepted.operation]
 
     eventually(lambda: any(line["event"] == "operation_finished" for line in told()), "the end is logged")
@@ -68,12 +59,12 @@ def test_each_line_of_a_job_has_its_ids_and_each_delay_its_reason(oauth_stack: S
 
 
 def test_a_job_that_a_job_sends_is_received(oauth_stack: Stack) -> None:
-    before = {worker: len(lines(worker)) for worker in oauth_stack.workers}
+    before = {worker: len(log_lines(worker.log_text())) for worker in oauth_stack.workers}
     with oauth_stack.client() as client:
         tenant = Tenant(client).provision()
         tenant.bind("left")
         tenant.deprovision()
-    told = [line["event"] for worker in oauth_stack.workers for line in lines(worker)[before[worker] :]]
+    told = [line["event"] for worker in oauth_stack.workers for line in log_lines(worker.log_text())[before[worker] :]]
     assert "message_dropped" not in told
 
 
@@ -81,8 +72,10 @@ def test_a_job_that_a_job_sends_is_received(oauth_stack: Stack) -> None:
 def test_a_wrong_level_ends_each_process_with_one_line(
     oauth_stack: Stack, kind: type[Api | Worker | Flower], *, long_form: bool
 ) -> None:
-    if kind is Flower and not long_form:
-        pytest.skip("with --long: it loads its settings by the same function as a worker")
+    if kind is not Api and not long_form:
+        pytest.skip(
+            "with --long: test_settings.py does it with a worker, and Flower loads its settings as a worker does"
+        )
     process = kind(oauth_stack.worker_settings)
     ended = run_to_end(process.command(), {**oauth_stack.worker_settings, "BROKER_LOG_LEVEL": "loud"})
     sentence = "atlas-broker: BROKER_LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL\n"
@@ -105,4 +98,4 @@ def test_the_level_holds_for_a_worker_that_is_started_without_options(oauth_stac
             "it works",
         )
         worker.stop()
-        assert [line["event"] for line in lines(worker)] == ["worker_stopping"]
+        assert [line["event"] for line in log_lines(worker.log_text())] == ["worker_stopping"]

@@ -4,7 +4,8 @@ import sys
 
 import requests
 
-from tests.dev.processes import run_to_end, script
+from tests.console import Console
+from tests.dev.processes import run_to_end
 from tests.dev.stack import Stack
 from tests.integration.unusual_settings.foreign import FLOWERS, FOREIGN, OPTIONS
 from tests.tenant import Tenant, works
@@ -53,7 +54,7 @@ def test_other_commands_of_celery_talk_to_the_brokers_redis(unusual: Stack) -> N
 
 
 def test_check_warns_of_them(unusual: Stack) -> None:
-    run = run_to_end([script("atlas-broker"), "check"], {**unusual.worker_settings, "CELERY_VERSION": "5"})
+    run = Console({**unusual.worker_settings, "CELERY_VERSION": "5"}).run("check")
     warned = [line for line in run.stdout.splitlines() if line.startswith("warn")]
     for name in (*FOREIGN, *OPTIONS, *FLOWERS, "CELERY_VERSION"):
         assert [line for line in warned if f" {name} " in line], run.stdout
