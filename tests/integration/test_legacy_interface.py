@@ -20,11 +20,12 @@ from broker_api import errors
 from broker_api.broker import Broker
 from broker_api.config import Config
 from broker_api.settings.settings import load
-from tests.dev.broker import Worker
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, HOST, Server, descendants, free_port, script
+from tests.dev.processes import CHECKOUT, HOST, Server, descendants, free_port
 from tests.dev.services import Mongod, Redis
+from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
+from tests.in_process import in_this_process
 from tests.osb_client import OsbClient
 from tests.tenant import CLUSTER, Tenant, eventually, works
 
@@ -177,26 +178,43 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_run_with_a_wrong_setting_ends_with_one_line(secrets: Path, emulator: AtlasEmulator) -> None:
+def test_run_with_a_wrong_setting_ends_with_one_line(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads(secrets.read_text())
     content.pop("users")
     secrets.write_text(json.dumps(content))
-    with pytest.raises(RuntimeError) as failure:
-        python(secrets, example("class CustomConfig"), free_port(), emulator).__enter__()
-    assert "BROKER_USERS" in str(failure.value)
+    monkeypatch.chdir(secrets.parent)
+    with pytest.raises(errors.SettingError, match=r"^BROKER_USERS: .+$"):
+        exec(example("class CustomConfig"), {"__name__": "__main__"})
 
 
 # --- the same configuration for processes of their own ----------------------------------------------------------
 
 
+class OfOneFile(Stack):
+    """A stack whose secrets file tells everything but where the emulated Atlas is."""
+
+    @property
+    def api_settings(self) -> dict[str, str]:
+        return {"MONGODB_ATLAS_BASE_URL": self.emulator.uri, **self.settings}
+
+    @property
+    def worker_settings(self) -> dict[str, str]:
+        return self.api_settings
+
+
 def test_the_secrets_file_alone_configures_api_and_worker(
-    secrets: Path, emulator: AtlasEmulator, atlas: Emulator
+    secrets: Path, state_mongod: Mongod, redis_server: Redis, emulator: AtlasEmulator, atlas: Emulator
 ) -> None:
     atlas.apply_after(polls=1)
-    settings = {"BROKER_SECRETS": str(secrets), "MONGODB_ATLAS_BASE_URL": emulator.uri}
-    port = free_port()
-    api = Script(secrets.parent, [script("atlas-broker"), "api", "--port", str(port)], port, settings)
-    with api, Worker(settings), api.client() as client:
+    stack = OfOneFile(
+        flower=False,
+        settings={"BROKER_SECRETS": str(secrets)},
+        state=state_mongod,
+        cluster=emulator.cluster,
+        redis=redis_server,
+        emulator=emulator,
+    )
+    with in_this_process(stack), OsbClient(stack.api.uri, USER, PASSWORD) as client:
         assert works(Tenant(client).provision().bind())
 
 
