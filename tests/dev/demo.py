@@ -19,6 +19,7 @@ def demo(*, new_cluster: bool) -> None:
     """
     began = time.monotonic()
     stack = Stack(
+        workers=1,  # a second one would have nothing to do
         flower=False,  # it would be gone before anyone could look at it
         apply_seconds=APPLY_SECONDS,
         cluster_seconds=CLUSTER_SECONDS,
