@@ -1,9 +1,5 @@
 """Traces over OTLP: real processes send to a collector in this process what a platform's request has caused."""
 
-import subprocess
-import sys
-
-from tests.dev.processes import CHECKOUT
 from tests.dev.stack import Stack
 from tests.integration.unusual_settings.collector import Collector
 from tests.tenant import Tenant, eventually
@@ -34,9 +30,3 @@ def test_one_trace_leads_from_the_platforms_request_to_each_call_of_atlas(collec
     assert ids == {"instance_id": tenant.instance_id, "binding_id": "b", "operation": accepted.operation}
     sent = b"".join(collector.raw)
     assert [secret for secret in secrets if secret.encode() in sent] == []
-
-
-def test_nothing_of_it_is_loaded_unless_traces_are_asked_for() -> None:
-    loaded = "{'broker_api.opentelemetry_tracer', 'opentelemetry.exporter'} & sys.modules.keys()"  # redis loads its API
-    program = f"import sys, broker_api.broker, workers.tasks; sys.exit(bool({loaded}))"
-    assert subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=False).returncode == 0
