@@ -15,16 +15,15 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)  # as a kernel without IPv6 does, for this process
 from broker_api.server import listen
-with listen(sys.argv[1], 0) as listener:
-    print(listener.family.name, listener.getsockname()[0])
+for host in ("::", "[::]"):
+    with listen(host, 0) as listener:
+        print(listener.family.name, listener.getsockname()[0])
 """
 
 
-@pytest.mark.parametrize("host", ["::", "[::]"])
-def test_on_a_machine_without_ipv6_every_address_is_every_address_of_ipv4(host: str) -> None:
-    command = [sys.executable, "-c", WITHOUT_IPV6, host]
-    ended = run_to_end(command)
-    assert (ended.stdout, ended.stderr) == ("AF_INET 0.0.0.0\n", "")
+def test_on_a_machine_without_ipv6_every_address_is_every_address_of_ipv4() -> None:
+    ended = run_to_end([sys.executable, "-c", WITHOUT_IPV6])
+    assert (ended.stdout, ended.stderr) == ("AF_INET 0.0.0.0\n" * 2, "")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")

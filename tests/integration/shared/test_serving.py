@@ -15,7 +15,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker_api.server import THREADS, listen
+from broker_api.server import THREADS
 from broker_api.server_connection import HEAD_SECONDS
 from tests.console import Console
 from tests.dev.broker import Api
@@ -183,13 +183,6 @@ def test_it_listens_on_no_other_address_than_it_is_given(settings: dict[str, str
 BY_PYTHON = "import sys; from broker_api.broker import Broker; Broker().run(host=sys.argv[1], port=int(sys.argv[2]))"
 
 
-def test_a_name_that_is_no_address_is_one_line() -> None:
-    with pytest.raises(
-        SystemExit, match=r"^atlas-broker: Cannot listen on 'no-such-name\.invalid' port 0: .*not known"
-    ):
-        listen("no-such-name.invalid", 0)
-
-
 @pytest.mark.parametrize(
     ("how", "host", "reason"),
     [("command", "::", "Address already in use"), ("Python", "no-such-name.invalid", "not known")],
@@ -198,7 +191,9 @@ def test_an_address_that_cannot_be_had_is_one_line_and_the_end(
     stack: Stack, how: str, host: str, reason: str, *, long_form: bool
 ) -> None:
     if how == "Python" and not long_form:
-        pytest.skip("with --long: it listens by the same function as the command")
+        pytest.skip(
+            "with --long: it listens by the same function as the command, which tests/unit/test_server.py tries"
+        )
     port = str(stack.api.port)
     command: list[str | Path] = [script("atlas-broker"), "api", "--host", host, "--port", port]
     if how == "Python":
