@@ -52,6 +52,8 @@ def pytest_collection_finish() -> None:
 
 APART = ("deploy", "integration", "unit")
 """Folders whose files share few servers or none."""
+TOGETHER = ("e2e", "properties")
+"""Short folders that share a stack."""
 LONGEST = (
     "osb/",
     "integration/shared/",
@@ -66,10 +68,15 @@ LONGEST = (
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """With ``-n``, keep the tests of a folder in one process, since they share servers; files of ``APART`` go alone."""
+    """With ``-n``, keep the tests of a folder in one process, since they share servers; files of ``APART`` go alone.
+
+    The folders of ``TOGETHER`` are as one.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.split("::", 1)[0])
+        if file.parent.name in TOGETHER:
+            return "/".join(TOGETHER)
         return str(file if file.parent.name in APART else file.parent)
 
 
