@@ -11,7 +11,6 @@ from tests.dev.processes import Server
 APPLY_SECONDS = 2.0
 SLOW_PROVISION_SECONDS = 5.0
 SLOW_PROVISIONS = 500
-STARTS = 2
 FAST_POLL_SECONDS = 0.005
 
 
@@ -22,12 +21,12 @@ def delays(lab: Lab) -> Result:
         rows = [_dispatch(lab, stack, binds), *_finish(lab, stack, binds // 2)]
         time.sleep(3)
         with cpu_used(stack.api, *stack.workers, lab.state, lab.redis) as used:
-            time.sleep(5 if lab.short else 30)
+            time.sleep(3 if lab.short else 30)
         rows += [Row(f"idle, % of a core, {name}", {"value": [share * 100]}) for name, share in used.items()]
         for server in (stack.api, *stack.workers):
             sizes = [memory_mb(process) for process in processes_of(server)]
             rows += [Row(f"memory of a process, MB, {server.name}", {"value": sizes})]
-        rows += [_start(stack.api), _start(stack.workers[0])]
+        rows += [_start(each, 1 if lab.short else 2) for each in (stack.api, stack.workers[0])]
     return Result("What our broker adds", rows)
 
 
@@ -63,9 +62,9 @@ def _finish(lab: Lab, stack: MeasuredStack, binds: int) -> list[Row]:
     ]
 
 
-def _start(server: Server) -> Row:
+def _start(server: Server, starts: int) -> Row:
     times = []
-    for _ in range(STARTS):
+    for _ in range(starts):
         server.stop()
         began = time.perf_counter()
         server.start()

@@ -71,7 +71,7 @@ class Lab(Running):
 
     def __init__(self, *, short: bool, old_python: Path | None) -> None:
         self.short = short
-        self.rounds = 2 if short else 3
+        self.rounds = 1 if short else 3
         self.state, self.redis, self.atlas = Mongod("mongod-state"), Redis(), LeanAtlas()
         self.old = OldBroker(old_python, self.state, self.atlas.uri, self.atlas.project_id) if old_python else None
         self._clients = ProcessPoolExecutor(2, mp_context=get_context("spawn"))

@@ -51,7 +51,7 @@ def last_operation(lab: Lab) -> Result:
 
 def growth(lab: Lab) -> Result:
     """Measure /metrics, a poll and an accepted bind at more and more documents, beside a broker with 1,000."""
-    sizes = [FIRST_SIZE, 50_000] if lab.short else [FIRST_SIZE, 10_000, 50_000, 200_000, 1_000_000]
+    sizes = [FIRST_SIZE, 10_000] if lab.short else [FIRST_SIZE, 10_000, 50_000, 200_000, 1_000_000]
     requests = 100 if lab.short else 300
     rows: list[Row] = []
     lines: dict[str, list[tuple[float, float]]] = {}

@@ -13,7 +13,6 @@ from tests.bench.report import Curve, Result, Row, distribution, percentile
 LATENCY_SECONDS = 0.1
 SLOW_LATENCY_SECONDS = 0.5
 CLIENTS = 32
-BURST = 200
 
 
 def closed_loop(lab: Lab) -> Result:
@@ -71,7 +70,7 @@ def _percentile_row(label: str, kind: str, percent: int, ours: Sequence[Loop], o
 
 def clients(lab: Lab) -> Result:
     """Measure the closed loop with more and more clients."""
-    seconds, counts = (3.0, (1, 32)) if lab.short else (8.0, (1, 4, 8, 16, 32, 64, 128))
+    seconds, counts = (2.0, (1, 32)) if lab.short else (8.0, (1, 4, 8, 16, 32, 64, 128))
     rows: list[Row] = []
     with lab.broker() as stack:
         lab.atlas.set(LATENCY_SECONDS)
@@ -89,16 +88,17 @@ def clients(lab: Lab) -> Result:
 
 
 def burst(lab: Lab) -> Result:
-    """Measure 200 binds at once with one worker and with two."""
+    """Measure many binds at once with one worker and with two."""
+    binds = 100 if lab.short else 200
     rows: list[Row] = []
     with lab.broker(workers=2) as stack:
         lab.atlas.set(LATENCY_SECONDS)
-        _burst(lab, stack, BURST // 4, target_of(stack))
+        _burst(lab, stack, binds // 4, target_of(stack))
         for workers in (2, 1):
-            ours, old = lab.alternate(target_of(stack), partial(_burst, lab, stack, BURST))
+            ours, old = lab.alternate(target_of(stack), partial(_burst, lab, stack, binds))
             rows.insert(0, beside_old(f"binds per second, workers: {workers}", ours, old))
             stack.workers[1].stop()
-    return Result(f"{BURST} binds at once, Atlas answers after 100 ms", rows)
+    return Result(f"{binds} binds at once, Atlas answers after 100 ms", rows)
 
 
 def _burst(lab: Lab, stack: MeasuredStack, binds: int, target: Target) -> float:
@@ -116,7 +116,7 @@ def one_client(lab: Lab) -> Result:
 
     Back to back, a bind also waits for its turn: a cluster's status is polled at most ten times a second.
     """
-    seconds = 4.0 if lab.short else 10.0
+    seconds = 2.0 if lab.short else 10.0
     pauses = {"back to back": 0.0, "with pauses": 0.5}
     rows: list[Row] = []
     with lab.broker() as stack:
@@ -137,7 +137,7 @@ def _one_client(lab: Lab, seconds: float, pause: float, target: Target) -> Loop:
 
 def workers(lab: Lab) -> Result:
     """Measure binds at once with more and more workers, at a slow Atlas."""
-    binds = 150 if lab.short else 300
+    binds = 100 if lab.short else 300
     rows: list[Row] = []
     for count in (1, 2) if lab.short else (1, 2, 4):
         with lab.broker(workers=count) as stack:
