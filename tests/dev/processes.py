@@ -37,20 +37,26 @@ def free_port() -> int:
     A server opens its port only a while later, and one that is restarted leaves it for a while. Meanwhile another test
     run, or another process of the same one, must not get it: its clients would talk to the wrong server.
     """
-    directory = Path(tempfile.gettempdir(), f"atlas-broker-ports-{os.getuid()}")
-    directory.mkdir(exist_ok=True)
     for port in random.sample(_PORTS, 200):
-        lock = os.open(directory / str(port), os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket() as probe:
-                probe.bind((HOST, port))
-        except OSError:
-            os.close(lock)
-        else:
-            _given.append(lock)
+        if take_port(port):
             return port
     raise RuntimeError(f"No free port between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def take_port(port: int) -> bool:
+    """Take a port for this process until it ends; return whether it was free on every address, and not taken before."""
+    directory = Path(tempfile.gettempdir(), f"atlas-broker-ports-{os.getuid()}")
+    directory.mkdir(exist_ok=True)
+    lock = os.open(directory / str(port), os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket() as probe:
+            probe.bind(("", port))
+    except OSError:
+        os.close(lock)
+        return False
+    _given.append(lock)
+    return True
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

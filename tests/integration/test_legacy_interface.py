@@ -21,7 +21,7 @@ from broker_api.broker import Broker
 from broker_api.config import Config
 from broker_api.settings.settings import load
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT, HOST, Server, descendants, free_port
+from tests.dev.processes import CHECKOUT, HOST, Server, descendants, free_port, take_port
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -104,16 +104,11 @@ def test_run_without_arguments_listens_where_atlasbroker_did() -> None:
 def custom(secrets: Path, emulator: AtlasEmulator) -> Iterator[Script]:
     """The script of docs/config-api.md, word for word, on port 5000, or another one where that is taken."""
     text, port = example("class CustomConfig"), LEGACY_PORT
-    if _taken(LEGACY_PORT):
+    if not take_port(LEGACY_PORT):
         port = free_port()
         text = text.replace("run()", f"run(port={port})")
     with python(secrets, text, port, emulator) as running:
         yield running
-
-
-def _taken(port: int) -> bool:
-    lines = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
-    return any(line.split()[1].endswith(f":{port:04X}") for line in lines[1:] if line.split()[3:4] == ["0A"])
 
 
 def test_the_custom_config_of_the_readme_is_a_complete_broker_until_it_is_told_to_end(
@@ -178,7 +173,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_run_with_a_wrong_setting_ends_with_one_line(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_with_a_wrong_setting_gets_an_error_of_one_line(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = json.loads(secrets.read_text())
     content.pop("users")
     secrets.write_text(json.dumps(content))
