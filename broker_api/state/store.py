@@ -414,9 +414,9 @@ class Store:
         private = {} if fresh.request == NOTHING else sealed_request(self.macs.vault, key, fresh)
         operation = start.fields(private, macs.pop(OPERATION, None))
         begun = assignments({**values, **macs}) | {"operation": operation, "past": PAST}
-        if new or start.kind in DELETES:
+        if new is not None or start.kind in DELETES:
             begun["unsure_until"] = UNSURE_UNTIL
-        stage = "$replaceWith" if new else "$set"
+        stage = "$set" if new is None else "$replaceWith"
         try:
             written = self.collection.update_one(unchanged, [{stage: begun}], upsert=current is None)
         except DuplicateKeyError:
