@@ -10,7 +10,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
-from workers.engine.results import Later, Result, StepTrouble
+from workers.engine.results import Done, Later, Result, StepTrouble
 from workers.metrics import Progress
 
 LONGEST_REASON = 500
@@ -87,7 +87,8 @@ class Job(Generic[AnyResource]):
         runs, self.runs = self.runs, []
         now, life = time.monotonic(), dict[str, StepFields]()
         for run in runs:
-            how, reason, said = StepResult.DONE, None, getattr(run.result, "operation", None) or OperationFields()
+            how, reason = StepResult.DONE, None
+            said = (None if isinstance(run.result, Done) else run.result.operation) or OperationFields()
             if isinstance(run.result, Later):
                 how, reason = StepResult.PUT_OFF, said.get("error") or run.result.description
             elif said.get("undo") and not self.operation.undo:
