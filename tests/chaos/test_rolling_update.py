@@ -1,4 +1,4 @@
-"""A rolling update under load: each process gets SIGTERM while platforms work, and nothing is lost."""
+"""A rolling update under load: processes get SIGTERM while platforms work, and nothing is lost."""
 
 import time
 from collections.abc import Iterator, Sequence
