@@ -59,6 +59,7 @@ LONGEST = (
     "integration/shared/",
     "chaos/",
     "integration/redis/",
+    "integration/test_staged_faults",
     "integration/unusual_settings/",
     "atlas/test_",
     "e2e/",
@@ -179,10 +180,21 @@ def redis_server() -> Iterator[Redis]:
         yield server
 
 
+EMULATOR = pytest.StashKey[AtlasEmulator]()
+
+
 @pytest.fixture(scope="session")
-def emulator(cluster_mongod: Mongod) -> Iterator[AtlasEmulator]:
+def emulator(cluster_mongod: Mongod, pytestconfig: pytest.Config) -> Iterator[AtlasEmulator]:
     with AtlasEmulator(cluster_mongod) as server:
+        pytestconfig.stash[EMULATOR] = server
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_users_of_another_file(pytestconfig: pytest.Config) -> None:
+    """Begin each file with an empty Atlas, since bindings in many files have the same name."""
+    if server := pytestconfig.stash.get(EMULATOR, None):
+        server.control.clear()
 
 
 @pytest.fixture
