@@ -13,12 +13,13 @@ def test_one_trace_leads_from_the_platforms_request_to_each_call_of_atlas(collec
         accepted = client.bind(tenant.instance_id, "b", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
         tenant.succeed(accepted, "b")
         password = client.binding(tenant.instance_id, "b").json["credentials"]["password"]
-        polled = "GET /api/atlas/v2/groups/{project}/clusters/{cluster}/status"
-        eventually(lambda: {"atlas.bind", polled} <= collector.of_trace(TRACE).keys(), "all spans have arrived")
+        bind = "PUT /v2/service_instances/<id:instance_id>/service_bindings/<id:binding_id>"
+        last = {bind, "atlas.bind", "GET /api/atlas/v2/groups/{project}/clusters/{cluster}/status"}
+        eventually(lambda: last <= collector.of_trace(TRACE).keys(), "all spans have arrived")
         secrets = [password, unusual.password, unusual.encryption_key, unusual.emulator.private_key, unusual.database]
 
     found = collector.of_trace(TRACE)
-    request = found["PUT /v2/service_instances/<id:instance_id>/service_bindings/<id:binding_id>"]
+    request = found[bind]
     create = found["POST /api/atlas/v2/groups/{project}/databaseUsers"]
     assert request.parent_span_id.hex() == PARENT
     assert found["atlas.bind"].parent_span_id == request.span_id
