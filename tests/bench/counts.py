@@ -18,6 +18,9 @@ from tests.bench.load import Client
 from tests.bench.report import Result, Row
 
 IDLE_SECONDS = 5.0
+PAUSE_SECONDS = 0.1
+"""After each operation: one that begins sooner than this after the last poll waits for the next one, with two more
+commands or none, as the speed of the machine has it."""
 PROFILE_BYTES = 64_000_000
 
 
@@ -128,6 +131,7 @@ class Meter:
             for name in names:
                 act(name)
                 self._stack.wait_for_ends()
+                time.sleep(PAUSE_SECONDS)
         return counts
 
     def _messages(self) -> int:

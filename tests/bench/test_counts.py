@@ -10,7 +10,7 @@ from tests.conftest import need
 from tests.dev import binaries
 
 ONE_BY_ONE, AT_ONCE = 20, 100
-COMMANDS = {"bind": 10, "unbind": 9, "at once": 8}
+COMMANDS = {"bind": 9, "unbind": 8, "at once": 8}
 ACCEPT_COMMANDS, MESSAGES = 2, 1
 CALLS_ONE_BY_ONE, CALLS_AT_ONCE = 2.5, 1.2
 TOLERANCE = 0.3
