@@ -12,6 +12,7 @@ from requests.auth import AuthBase, HTTPDigestAuth
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
 from tests.emulator.model import Json
+from tests.tenant import LOG_IN_REFUSED
 
 FIRST = "2023-01-01"
 CLUSTERS = "2024-08-05"
@@ -96,7 +97,7 @@ def login(cluster_mongod: Mongod) -> Login:
             try:
                 client.admin.command("ping")
             except OperationFailure as error:
-                if error.code not in (18, 11):  # 11: the user was dropped during the log-in
+                if error.code not in LOG_IN_REFUSED:
                     raise
                 return False
             return True
