@@ -148,7 +148,7 @@ def _command(entry: dict[str, Any]) -> str:
 
 def counts(lab: Lab) -> Result:
     """Count binds and unbinds one by one, binds at once, and polls."""
-    single, many = (20, 100) if lab.short else (50, 200)
+    single, many = (10, 60) if lab.short else (50, 200)
     with lab.broker() as stack:
         meter = Meter(stack, lab)
         binds, unbinds = meter.one_by_one(single)

@@ -16,7 +16,7 @@ FAST_POLL_SECONDS = 0.005
 
 def delays(lab: Lab) -> Result:
     """Measure what our broker adds to Atlas's time, one operation after the other."""
-    binds = 10 if lab.short else 40
+    binds = 6 if lab.short else 40
     with lab.broker() as stack:
         rows = [_dispatch(lab, stack, binds), *_finish(lab, stack, binds // 2)]
         time.sleep(3)

@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 def last_operation(lab: Lab) -> Result:
     """Measure last_operation and the catalog beside a bare Flask app with one read of MongoDB."""
-    seconds = 2.0 if lab.short else 8.0
+    seconds = 1.5 if lab.short else 8.0
     with lab.broker() as stack, BareFlask(lab.state) as bare:
         kinds = {
             BARE: (bare.target, "/one"),
@@ -52,7 +52,7 @@ def last_operation(lab: Lab) -> Result:
 def growth(lab: Lab) -> Result:
     """Measure /metrics, a poll and an accepted bind at more and more documents, beside a broker with 1,000."""
     sizes = [FIRST_SIZE, 10_000] if lab.short else [FIRST_SIZE, 10_000, 50_000, 200_000, 1_000_000]
-    requests = 100 if lab.short else 300
+    requests = 60 if lab.short else 300
     rows: list[Row] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     with _filled(lab) as small, _filled(lab) as large:

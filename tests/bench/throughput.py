@@ -17,7 +17,7 @@ CLIENTS = 32
 
 def closed_loop(lab: Lab) -> Result:
     """Measure binds with their unbinds, and the time until the first answer."""
-    seconds = 4.0 if lab.short else 12.0
+    seconds = 3.0 if lab.short else 12.0
     with lab.broker() as stack:
         lab.atlas.set(LATENCY_SECONDS)
         target = target_of(stack)
@@ -70,7 +70,7 @@ def _percentile_row(label: str, kind: str, percent: int, ours: Sequence[Loop], o
 
 def clients(lab: Lab) -> Result:
     """Measure the closed loop with more and more clients."""
-    seconds, counts = (2.0, (1, 32)) if lab.short else (8.0, (1, 4, 8, 16, 32, 64, 128))
+    seconds, counts = (1.5, (1, 32)) if lab.short else (8.0, (1, 4, 8, 16, 32, 64, 128))
     rows: list[Row] = []
     with lab.broker() as stack:
         lab.atlas.set(LATENCY_SECONDS)
@@ -89,7 +89,7 @@ def clients(lab: Lab) -> Result:
 
 def burst(lab: Lab) -> Result:
     """Measure many binds at once with one worker and with two."""
-    binds = 100 if lab.short else 200
+    binds = 60 if lab.short else 200
     rows: list[Row] = []
     with lab.broker(workers=2) as stack:
         lab.atlas.set(LATENCY_SECONDS)
@@ -116,7 +116,7 @@ def one_client(lab: Lab) -> Result:
 
     Back to back, a bind also waits for its turn: a cluster's status is polled at most ten times a second.
     """
-    seconds = 2.0 if lab.short else 10.0
+    seconds = 1.5 if lab.short else 10.0
     pauses = {"back to back": 0.0, "with pauses": 0.5}
     rows: list[Row] = []
     with lab.broker() as stack:
@@ -137,20 +137,25 @@ def _one_client(lab: Lab, seconds: float, pause: float, target: Target) -> Loop:
 
 def workers(lab: Lab) -> Result:
     """Measure binds at once with more and more workers, at a slow Atlas."""
-    binds = 100 if lab.short else 300
-    rows: list[Row] = []
-    for count in (1, 2) if lab.short else (1, 2, 4):
-        with lab.broker(workers=count) as stack:
-            _burst(lab, stack, binds // 4, target_of(stack))
-            lab.atlas.set(SLOW_LATENCY_SECONDS)
-            rates, cores = [], []
+    binds, counts = (60, (1, 2)) if lab.short else (300, (1, 2, 4))
+    rates: dict[int, list[float]] = {}
+    cores: dict[int, list[float]] = {}
+    with lab.broker(workers=max(counts)) as stack:
+        _burst(lab, stack, binds // 4, target_of(stack))
+        lab.atlas.set(SLOW_LATENCY_SECONDS)
+        for count in reversed(counts):
+            for each in stack.workers[count:]:
+                each.stop()
+            rates[count], cores[count] = [], []
             for _ in range(lab.rounds):
-                with cpu_used(stack.api, *stack.workers, lab.state, lab.redis, lab.atlas) as cpu:
-                    rates.append(_burst(lab, stack, binds, target_of(stack)))
-                cores.append(sum(cpu.values()))
-        alone = rows[0].values["binds per second"] if rows else rates
-        growth = [rate / one for rate, one in zip(rates, alone, strict=True)]
-        rows.append(Row(f"{count} workers", {"binds per second": rates, "of one worker": growth, "cores used": cores}))
+                with cpu_used(stack.api, *stack.workers[:count], lab.state, lab.redis, lab.atlas) as cpu:
+                    rates[count].append(_burst(lab, stack, binds, target_of(stack)))
+                cores[count].append(sum(cpu.values()))
+    rows = []
+    for count in counts:
+        growth = [rate / alone for rate, alone in zip(rates[count], rates[1], strict=True)]
+        values = {"binds per second": rates[count], "of one worker": growth, "cores used": cores[count]}
+        rows.append(Row(f"{count} workers", values))
     points = [(float(row.label.split()[0]), median(row.values["binds per second"])) for row in rows]
     curve = Curve("workers", "worker processes", "binds per second", {"ours": points})
     return Result(f"{binds} binds at once by workers, Atlas answers after 500 ms", rows, curves=[curve])
