@@ -88,7 +88,7 @@ class Job(Generic[AnyResource]):
         now, life = time.monotonic(), dict[str, StepFields]()
         for run in runs:
             how, reason = StepResult.DONE, None
-            said = (None if isinstance(run.result, Done) else run.result.operation) or OperationFields()
+            said = OperationFields() if isinstance(run.result, Done) else run.result.operation or OperationFields()
             if isinstance(run.result, Later):
                 how, reason = StepResult.PUT_OFF, said.get("error") or run.result.description
             elif said.get("undo") and not self.operation.undo:
