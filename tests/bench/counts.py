@@ -16,11 +16,11 @@ from tests.bench import load
 from tests.bench.lab import API, WORKER, Lab, MeasuredStack, target_of
 from tests.bench.load import Client
 from tests.bench.report import Result, Row
+from workers.clusters.status import SPACING_MS
 
 IDLE_SECONDS = 5.0
-PAUSE_SECONDS = 0.1
-"""After each operation: one that begins sooner than this after the last poll waits for the next one, with two more
-commands or none, as the speed of the machine has it."""
+PAUSE_SECONDS = SPACING_MS / 1000
+"""How long after a poll the next bind can ask for the status at once; one that begins sooner waits for its turn."""
 PROFILE_BYTES = 64_000_000
 
 
@@ -108,10 +108,10 @@ class Meter:
         counts.messages = self._messages() - messages
         counts.calls = Counter(self._lab.atlas.read_log().calls) - calls
 
-    def one_by_one(self, count: int) -> tuple[Counts, Counts]:
-        """Count binds that each wait for the one before, and their unbinds."""
-        names = [f"single-{n}" for n in range(count)]
-        return self._each(names, self._client.begin_bind), self._each(names, self._client.begin_unbind)
+    def one_by_one(self, count: int, pause: float) -> tuple[Counts, Counts]:
+        """Count binds that each begin ``pause`` seconds after the end of the one before, and their unbinds."""
+        names = [f"after-{pause:g}-{n}" for n in range(count)]
+        return self._each(names, self._client.begin_bind, pause), self._each(names, self._client.begin_unbind, pause)
 
     def at_once(self, count: int) -> Counts:
         """Count binds that are sent all at once."""
@@ -126,12 +126,12 @@ class Meter:
                 self._client.read(load.POLL_PATH)
         return counts
 
-    def _each(self, names: list[str], act: Callable[[str], object]) -> Counts:
+    def _each(self, names: list[str], act: Callable[[str], object], pause: float) -> Counts:
         with self.measure(len(names)) as counts:
             for name in names:
                 act(name)
                 self._stack.wait_for_ends()
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(pause)
         return counts
 
     def _messages(self) -> int:
@@ -151,10 +151,13 @@ def counts(lab: Lab) -> Result:
     single, many = (10, 60) if lab.short else (50, 200)
     with lab.broker() as stack:
         meter = Meter(stack, lab)
-        binds, unbinds = meter.one_by_one(single)
+        binds, unbinds = meter.one_by_one(single, PAUSE_SECONDS)
+        close_binds, close_unbinds = meter.one_by_one(single, 0)
         found = {
-            "bind, one by one": binds,
-            "unbind, one by one": unbinds,
+            "bind, with pauses": binds,
+            "unbind, with pauses": unbinds,
+            "bind, one by one": close_binds,
+            "unbind, one by one": close_unbinds,
             f"bind, {many} at once": meter.at_once(many),
             "poll": meter.polls(single),
         }

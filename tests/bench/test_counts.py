@@ -4,13 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench.counts import Counts, Meter
+from tests.bench.counts import PAUSE_SECONDS, Counts, Meter
 from tests.bench.lab import API, Lab
 from tests.conftest import need
 from tests.dev import binaries
 
 ONE_BY_ONE, AT_ONCE = 20, 100
-COMMANDS = {"bind": 9, "unbind": 8, "at once": 8}
+COMMANDS = {"bind": 8, "unbind": 6, "close bind": 10, "close unbind": 8, "at once": 8}
+"""Binds that are close to each other wait for their turn to ask for the status, or not: this is what waiting costs."""
+COMMANDS_PER_SECOND = 8
+"""What a broker at work reads in a second, whatever the number of operations, beyond what an idle one does."""
 ACCEPT_COMMANDS, MESSAGES = 2, 1
 CALLS_ONE_BY_ONE, CALLS_AT_ONCE = 2.5, 1.2
 TOLERANCE = 0.3
@@ -24,8 +27,16 @@ def found() -> Iterator[dict[str, Counts]]:
     need(binaries.redis_server)
     with Lab(short=True, old_python=None) as lab, lab.broker() as stack:
         meter = Meter(stack, lab)
-        binds, unbinds = meter.one_by_one(ONE_BY_ONE)
-        yield {"bind": binds, "unbind": unbinds, "at once": meter.at_once(AT_ONCE), "poll": meter.polls(ONE_BY_ONE)}
+        binds, unbinds = meter.one_by_one(ONE_BY_ONE, PAUSE_SECONDS)
+        close_binds, close_unbinds = meter.one_by_one(ONE_BY_ONE, 0)
+        yield {
+            "bind": binds,
+            "unbind": unbinds,
+            "close bind": close_binds,
+            "close unbind": close_unbinds,
+            "at once": meter.at_once(AT_ONCE),
+            "poll": meter.polls(ONE_BY_ONE),
+        }
         meter.close()
 
 
@@ -33,7 +44,8 @@ def found() -> Iterator[dict[str, Counts]]:
 def test_an_operation_keeps_to_its_budget_of_commands(found: dict[str, Counts], kind: str) -> None:
     counts = found[kind]
     assert 1 <= counts.commands_each(API) <= ACCEPT_COMMANDS + TOLERANCE, counts.by_name(kind)
-    assert counts.commands_each() <= COMMANDS[kind] + TOLERANCE, counts.by_name(kind)
+    others = COMMANDS_PER_SECOND * counts.seconds / counts.operations
+    assert counts.commands_each() <= COMMANDS[kind] + others, counts.by_name(kind)
 
 
 def test_a_poll_costs_one_command(found: dict[str, Counts]) -> None:
