@@ -191,7 +191,7 @@ def emulator(cluster_mongod: Mongod, pytestconfig: pytest.Config) -> Iterator[At
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_users_of_another_file(pytestconfig: pytest.Config) -> None:
+def empty_atlas_for_each_file(pytestconfig: pytest.Config) -> None:
     """Begin each file with an empty Atlas, since bindings in many files have the same name."""
     if server := pytestconfig.stash.get(EMULATOR, None):
         server.control.clear()
@@ -205,12 +205,10 @@ def atlas(emulator: AtlasEmulator) -> Iterator[Emulator]:
 
 
 @pytest.fixture(autouse=True)
-def empty_atlas(request: pytest.FixtureRequest) -> None:
+def empty_atlas(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
     """A test that looks at the emulated Atlas begins with an empty one, whatever tests without ``atlas`` have left."""
-    if {"atlas", "emulator"} <= set(request.fixturenames):
-        emulator = request.getfixturevalue("emulator")
-        if isinstance(emulator, AtlasEmulator):  # one file has an emulator of its own
-            emulator.control.clear()
+    if {"atlas", "emulator"} <= set(request.fixturenames) and (server := pytestconfig.stash.get(EMULATOR, None)):
+        server.control.clear()
 
 
 @pytest.fixture(autouse=True)
