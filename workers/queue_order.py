@@ -36,6 +36,6 @@ class QueueOrder(round_robin_cycle):  # type: ignore[type-arg]  # it has argumen
 def _jobs_of_others() -> int:
     """Return how many jobs of other queues than ``FIRST`` this worker has."""
     # The set behind the WeakSet can be copied while pool threads remove their jobs; the WeakSet itself cannot.
-    references = tuple(state.reserved_requests.data)  # type: ignore[attr-defined]
+    references = tuple(state.reserved_requests.data)  # type: ignore[attr-defined]  # no stub
     requests = [reference() for reference in references]
     return sum(request is not None and QUEUES[request.name] != FIRST for request in requests)

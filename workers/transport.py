@@ -227,8 +227,8 @@ class Consumer(consumer.Consumer):
     def register_with_event_loop(self, hub: Hub) -> None:
         """Let each turn of the loop be recorded, for the liveness probe, and tell how many threads there are."""
         super().register_with_event_loop(hub)
-        # The option --autoscale has set max_concurrency; the stub has no controller.
-        most: int | None = getattr(self.controller, "max_concurrency", None)  # type: ignore[attr-defined]
+        # The option --autoscale has set max_concurrency.
+        most: int | None = getattr(self.controller, "max_concurrency", None)  # type: ignore[attr-defined]  # no stub
         QueueOrder.threads = most or self.pool.num_processes
         hub.on_tick.add(Activity.turn)  # type: ignore[attr-defined]  # a set, in the stub a list
 

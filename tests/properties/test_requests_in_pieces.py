@@ -248,7 +248,7 @@ def read(data: bytes, sent: Sequence[Sent]) -> list[Answer]:
     while data:
         head, end, data = data.partition(b"\r\n\r\n")
         assert end, head
-        status = int(re.fullmatch(rb"HTTP/1\.[01] (\d{3}) .*", head.splitlines()[0])[1])  # type: ignore[index]
+        status = int(re.fullmatch(rb"HTTP/1\.[01] (\d{3}) .*", head.splitlines()[0])[1])  # type: ignore[index]  # None fails too
         if status == 100:
             continue
         is_head = len(answers) < len(sent) and sent[len(answers)].is_head
