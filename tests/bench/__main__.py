@@ -18,15 +18,17 @@ from tests.bench.servers import FOLDER, install_old_broker
 FIGURES: dict[str, Callable[[Lab], Result]] = {
     "loop": throughput.closed_loop,
     "clients": throughput.clients,
-    "burst": throughput.burst,
     "one-client": throughput.one_client,
     "counts": counts.counts,
     "delays": delays.delays,
-    "queue": delays.queue,
     "answers": reads.last_operation,
-    "growth": reads.growth,
+    "burst": throughput.burst,
     "workers": throughput.workers,
+    "queue": delays.queue,
+    "growth": reads.growth,
 }
+"""In an order in which the broker is seldom started: those with one worker, those with two, and last growth, which has
+brokers of its own."""
 
 
 @click.command()

@@ -149,21 +149,21 @@ def _command(entry: dict[str, Any]) -> str:
 def counts(lab: Lab) -> Result:
     """Count binds and unbinds one by one, binds at once, and polls."""
     single, many = (10, 60) if lab.short else (50, 200)
-    with lab.broker() as stack:
-        meter = Meter(stack, lab)
-        binds, unbinds = meter.one_by_one(single, PAUSE_SECONDS)
-        close_binds, close_unbinds = meter.one_by_one(single, 0)
-        found = {
-            "bind, with pauses": binds,
-            "unbind, with pauses": unbinds,
-            "bind, one by one": close_binds,
-            "unbind, one by one": close_unbinds,
-            f"bind, {many} at once": meter.at_once(many),
-            "poll": meter.polls(single),
-        }
-        meter.close()
-        log = lab.atlas.read_log()
+    meter, before = Meter(lab.broker(), lab), lab.atlas.read_log()
+    binds, unbinds = meter.one_by_one(single, PAUSE_SECONDS)
+    close_binds, close_unbinds = meter.one_by_one(single, 0)
+    found = {
+        "bind, with pauses": binds,
+        "unbind, with pauses": unbinds,
+        "bind, one by one": close_binds,
+        "unbind, one by one": close_unbinds,
+        f"bind, {many} at once": meter.at_once(many),
+        "poll": meter.polls(single),
+    }
+    meter.close()
+    after = lab.atlas.read_log()
     rows = [each.row(label) for label, each in found.items()]
     notes = [each.by_name(label) for label, each in found.items()]
-    notes.append(f"Digest challenges: {log.challenges} on {log.connections} connections.")
+    challenges, connections = after.challenges - before.challenges, after.connections - before.connections
+    notes.append(f"Digest challenges: {challenges}, new connections: {connections}.")
     return Result("What an operation costs, Atlas applies changes at once, one worker", rows, notes)

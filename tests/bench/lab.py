@@ -1,9 +1,9 @@
 """What the measurements share: the servers, the processes of the clients, and how CPU and memory are read."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -75,6 +75,8 @@ class Lab(Running):
         self.state, self.redis, self.atlas = Mongod("mongod-state"), Redis(), LeanAtlas()
         self.old = OldBroker(old_python, self.state, self.atlas.uri, self.atlas.project_id) if old_python else None
         self._clients = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+        self._shared: MeasuredStack | None = None
+        self._end_of_shared = ExitStack()
 
     def start(self) -> None:
         """Start all servers but our broker."""
@@ -85,21 +87,35 @@ class Lab(Running):
 
     def close(self) -> None:
         self._clients.shutdown()
+        self._end_of_shared.close()
         close_all([*([self.old] if self.old else []), self.atlas, self.redis, self.state])
 
+    def broker(self, workers: int = 1) -> MeasuredStack:
+        """Return our broker with so many workers, as the measurement before has left it; start it if none has used it.
+
+        An Atlas that answers at once is set.
+        """
+        if self._shared is None or len(self._shared.workers) != workers:
+            self._shared = self._end_of_shared.enter_context(self.new_broker(workers))
+        start_all([worker for worker in self._shared.workers if worker.returncode is not None])
+        self.atlas.set()
+        return self._shared
+
     @contextmanager
-    def broker(self, workers: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[MeasuredStack]:
-        """Run our broker with a database of its own, and with an instance to bind to.
+    def new_broker(self, workers: int = 1) -> Iterator[MeasuredStack]:
+        """Run our broker with a database of its own, and with an instance to bind to; end that of other measurements.
 
         An APPLIED counts at once, since the lean Atlas never answers an old one.
         """
+        self._end_of_shared.close()
+        self._shared = None
         self.redis.flush()
         self.atlas.set()
         self.atlas.clear()
         stack = MeasuredStack(
             workers=workers,
             flower=False,
-            settings={"BROKER_SETTLE_SECONDS": "0", **(settings or {})},
+            settings={"BROKER_SETTLE_SECONDS": "0"},
             state=self.state,
             cluster=self.atlas.cluster,
             redis=self.redis,

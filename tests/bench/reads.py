@@ -24,7 +24,8 @@ Document = dict[str, Any]
 def last_operation(lab: Lab) -> Result:
     """Measure last_operation and the catalog beside a bare Flask app with one read of MongoDB."""
     seconds = 1.5 if lab.short else 8.0
-    with lab.broker() as stack, BareFlask(lab.state) as bare:
+    stack = lab.broker()
+    with BareFlask(lab.state) as bare:
         kinds = {
             BARE: (bare.target, "/one"),
             "last_operation": (target_of(stack), load.POLL_PATH),
@@ -76,7 +77,7 @@ def growth(lab: Lab) -> Result:
 @contextmanager
 def _filled(lab: Lab) -> Iterator[MeasuredStack]:
     """Run a broker with 1,000 documents. Its worker has ended, so that it takes no job of another broker."""
-    with lab.broker() as stack:
+    with lab.new_broker() as stack:
         stack.workers[0].stop()
         fill(stack, FIRST_SIZE)
         yield stack

@@ -25,8 +25,8 @@ def found() -> Iterator[dict[str, Counts]]:
     """What each kind of operation costs, counted once for all tests."""
     need(binaries.mongod)
     need(binaries.redis_server)
-    with Lab(short=True, old_python=None) as lab, lab.broker() as stack:
-        meter = Meter(stack, lab)
+    with Lab(short=True, old_python=None) as lab:
+        meter = Meter(lab.broker(), lab)
         binds, unbinds = meter.one_by_one(ONE_BY_ONE, PAUSE_SECONDS)
         close_binds, close_unbinds = meter.one_by_one(ONE_BY_ONE, 0)
         yield {
