@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker_api.state.operation_claims import RESEND_SECONDS
 from tests.bench.counts import PAUSE_SECONDS, Counts, Meter
 from tests.bench.lab import API, Lab
 from tests.conftest import need
@@ -54,7 +55,10 @@ def test_a_poll_costs_one_command(found: dict[str, Counts]) -> None:
 
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_an_operation_sends_one_message(found: dict[str, Counts], kind: str) -> None:
-    assert 1 <= found[kind].messages / found[kind].operations <= MESSAGES + TOLERANCE
+    counts = found[kind]
+    # The sweeper sends again what waits for a thread, which on a busy machine can be all that were sent at once.
+    again = counts.seconds // RESEND_SECONDS if kind == "at once" else 0
+    assert 1 <= counts.messages / counts.operations <= MESSAGES + TOLERANCE + again
 
 
 @pytest.mark.parametrize(("kind", "calls"), [("bind", CALLS_ONE_BY_ONE), ("at once", CALLS_AT_ONCE)])
