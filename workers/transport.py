@@ -38,6 +38,7 @@ from redis.exceptions import RedisError
 
 from broker_api.jobs import redis_transport
 from broker_api.jobs.redis_errors import OutageLog, is_answer
+from workers.engine.backoff import backoff
 from workers.messages import MalformedError, rebuild
 from workers.queue_order import QueueOrder
 
@@ -260,7 +261,7 @@ class Consumer(consumer.Consumer):
         if not isinstance(error, (*CONNECTION_LOST, KombuError, KeyError)):
             log.error("consumer_failed", exc_info=error)
         OUTAGE.failed(error)
-        until = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
+        until = time.monotonic() + backoff(self._failures, LONGEST_PAUSE_SECONDS)
         while time.monotonic() < until:
             self._wait()
             time.sleep(0.1)

@@ -1,5 +1,6 @@
 """What must hold of the code itself; style, types and imports are checked by nox."""
 
+import ast
 import subprocess
 
 import pytest
@@ -71,3 +72,21 @@ def test_there_are_only_these_packages_at_the_top_level() -> None:
         "docs",
         "noxfile.py",
     }
+
+
+def test_no_power_overflows_when_something_fails_for_days() -> None:
+    """A float overflows at 2 to the 1024th, which a counter of failures reaches within an hour."""
+    powers = [
+        (path, node.right)
+        for folder in ("broker_api", "workers")
+        for path in (CHECKOUT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+    ]
+    unlimited = [
+        f"{path.name}:{exponent.lineno}"
+        for path, exponent in powers
+        if not isinstance(exponent, ast.Constant) and not ast.unparse(exponent).startswith("min(")
+    ]
+    assert len(powers) > 1
+    assert unlimited == []

@@ -6,8 +6,9 @@ import pytest
 
 from broker_api.state.operation_claims import LEASE_SECONDS
 from workers.clusters.connection_strings import osb_endpoints
-from workers.engine import leases, runner
-from workers.engine.runner import backoff
+from workers.engine import leases
+from workers.engine.backoff import LONGEST_BACKOFF_SECONDS, backoff
+from workers.transport import LONGEST_PAUSE_SECONDS
 
 MANY = 200
 
@@ -20,12 +21,13 @@ def test_pauses_double_up_to_a_cap_and_are_never_all_the_same() -> None:
     for attempts in range(40):
         pauses = {backoff(attempts) for _ in range(MANY)}
         assert len(pauses) > MANY // 2
-        assert 0 < min(pauses) <= max(pauses) <= runner.LONGEST_BACKOFF_SECONDS
+        assert 0 < min(pauses) <= max(pauses) <= LONGEST_BACKOFF_SECONDS
     assert all(later > earlier for earlier, later in pairwise(longest(attempts) for attempts in range(4)))
 
 
 def test_a_million_attempts_are_paused_for_like_ten() -> None:
-    assert backoff(1_000_000) <= runner.LONGEST_BACKOFF_SECONDS
+    assert backoff(1_000_000) <= LONGEST_BACKOFF_SECONDS
+    assert backoff(1_000_000, LONGEST_PAUSE_SECONDS) <= LONGEST_PAUSE_SECONDS
 
 
 def test_a_lease_outlasts_two_missed_renewals_and_the_longest_call() -> None:

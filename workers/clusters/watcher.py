@@ -21,6 +21,7 @@ from broker_api.state.operation_claims import Claims, Due, Fences
 from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
+from workers.engine.backoff import backoff
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import Progress
 
@@ -33,7 +34,6 @@ UNWATCHED_SECONDS = 5.0
 KEEP_SECONDS = 2.0
 """How often the watched operations are written to be due later."""
 HELD_BACK_SECONDS = 2.0
-LONGEST_BACKOFF_SECONDS = 15.0
 WAITING = "Waiting until Atlas has applied the change on the cluster {}."
 """The description of operations that wait."""
 
@@ -145,7 +145,7 @@ class ClusterWatcher:
                 log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
                 pause = 1.0
             except (AtlasError, HeldBackError) as error:
-                failures += 1
+                failures += isinstance(error, AtlasError)
                 pause = self._after_error(project, cluster, waiting, error, failures)
             except Exception:
                 log.exception("watch_failed", cluster=cluster)
@@ -201,7 +201,7 @@ class ClusterWatcher:
         if isinstance(error, HeldBackError):
             self._keep(project, cluster, waiting, str(error))
             return min(error.seconds, HELD_BACK_SECONDS)
-        pause = max(min(0.5 * 2.0**failures, LONGEST_BACKOFF_SECONDS), error.retry_after or 0.0)
+        pause = max(backoff(failures), error.retry_after or 0.0)
         if error.retryable:
             self._keep(project, cluster, waiting, error.sentence(f"the cluster {cluster}"), pause)
         else:

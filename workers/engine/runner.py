@@ -4,7 +4,6 @@ When a step fails for good, the undo steps follow, which remove what the operati
 ends as failed.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import LEASE_SECONDS, Claim, Claims, LeaseLostError
 from broker_api.state.records import CREATES, Binding, Instance, Operation, Phase, State, user_of
 from workers import metrics
+from workers.engine.backoff import LONGEST_BACKOFF_SECONDS, backoff
 from workers.engine.definition import Definition
 from workers.engine.job import Job, StepRun
 from workers.engine.leases import Lease, LeaseKeeper
@@ -40,8 +40,6 @@ from workers.engine.results import (
 
 log = structlog.get_logger(__name__)
 
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 15.0
 OTHER_RELEASE_SECONDS = 5.0
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 NOTHING_TO_DO = "Nothing to do: the operation has ended."
@@ -50,19 +48,6 @@ TRACED = ("instance_id", "binding_id", "operation")
 """Those key-values of the log lines of an operation that its span has too."""
 LATE_EFFECT_SECONDS = 30.0
 """How long a request whose answer was lost may still take effect."""
-
-
-def backoff(attempts: int) -> float:
-    """Return the pause before the next attempt.
-
-    Args:
-        attempts: The number of failed attempts before this one.
-
-    Returns:
-        Seconds: they double with each attempt up to a maximum, with random jitter.
-    """
-    longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(attempts, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
 def _log_context(record: Instance | Binding) -> dict[str, object]:
