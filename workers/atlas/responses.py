@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_RETRY_AFTER = 3600.0  # seconds; a larger value is a mistake, or comes from a proxy
+_MOST_RETRY_AFTER = 60.0  # seconds, a whole rate-limit bucket; many operations wait for one answer
 _MOST_DETAIL = 500  # characters of Atlas's message that ours repeats
 _PLAIN_REFUSALS = frozenset({401, 429})  # the status is enough, whatever the body is
 _ADVICE: dict[type[Refused], str] = {
