@@ -302,12 +302,14 @@ class Config:
             permissions: permissions without roles; add the roles to them.
 
         Raises:
-            BadRequest: a role is asked for on another database than the instance's.
+            BadRequest: a role is asked for on another database than the instance's, or none, and there is no default.
         """
         database = binding.instance.database or ""
         explicit = binding.parameters.get("roles")
         if not explicit:
             preset = binding.parameters.get("role", "readWrite")
+            if preset not in self.ROLE_PRESETS:
+                raise BadRequest(f"parameters.role is required: one of {', '.join(self.ROLE_PRESETS)}.")
             return permissions.add_roles(database, self.ROLE_PRESETS[preset])
         for wanted in explicit:
             role = {"roleName": wanted} if isinstance(wanted, str) else wanted

@@ -12,7 +12,7 @@ from typing import Any
 from broker_api.authentication import Authentication
 from broker_api.catalog.new_clusters import check_names, cluster_properties, place
 from broker_api.catalog.parameter_checks import check_schema
-from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, schema_problem
+from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, rules_beside, schema_problem
 from broker_api.catalog.service_definitions import (
     OwnSchema,
     OwnSchemas,
@@ -50,6 +50,8 @@ class Plan:
     max_bindings: int | str
     """How many bindings an instance may have at once; ``none`` for any number; ``half`` of the project's users."""
     schemas: JsonObject
+    rules: Mapping[str, JsonObject]
+    """What the broker's own schemas demand beside those of the operator, by their place in ``schemas``."""
 
 
 def _pins(plan: PlanDefinition | Plan) -> dict[str, str | None]:
@@ -91,8 +93,8 @@ class Catalog:
         self.service_ids = frozenset(service.id for service in services)
         self.kept: dict[str, JsonObject] = {}
         for plan in self.plans.values():
-            is_default = plan.schemas == self._schemas(plan, plan.authentication, OwnSchemas())
-            self.kept[plan.id] = asdict(plan) | ({"schemas": None} if is_default else {})
+            kept = {name: value for name, value in asdict(plan).items() if name != "rules"}
+            self.kept[plan.id] = kept | ({} if any(plan.rules.values()) else {"schemas": None})
         self.document: JsonObject = {"services": [service.model_dump(exclude_none=True) for service in services]}
         for document in self.document["services"]:
             for plan in document["plans"]:
@@ -108,7 +110,7 @@ class Catalog:
             plan = plan.model_copy(update={"project": project})
         if new_cluster and len(set(self._config.CLUSTER_TIERS)) < max(1, len(self._config.CLUSTER_TIERS)):
             raise SettingError("Config.CLUSTER_TIERS: must be one or more tiers of Atlas, each once")
-        return Plan(
+        made = Plan(
             id=plan.id,
             name=plan.name,
             service_id=service.id,
@@ -120,8 +122,19 @@ class Catalog:
             access_list=plan.access_list,
             max_bindings=plan.max_bindings,
             schemas=self._schemas(plan, authentication, plan.schemas, new_cluster),
+            rules={},
             **_pins(plan),
         )
+        return self._with_rules(made)
+
+    def _with_rules(self, plan: Plan) -> Plan:
+        own, ours = plan.schemas, self._schemas(plan, plan.authentication, OwnSchemas())
+        rules = {
+            f"{what}.{act}": rules_beside(schema["parameters"], ours[what][act]["parameters"])
+            for what, acts in own.items()
+            for act, schema in acts.items()
+        }
+        return replace(plan, rules=rules)
 
     def _schemas(
         self,
@@ -170,9 +183,8 @@ class Catalog:
         if (kept.get("service_id"), kept.get("id")) == (service_id, plan_id):
             values |= {name: kept[name] for name in values if name in kept}
         retired = Plan(**values | {"id": plan_id, "service_id": service_id})
-        if retired.schemas:
-            return retired
-        return replace(retired, schemas=self._schemas(retired, retired.authentication, OwnSchemas()))
+        schemas = retired.schemas or self._schemas(retired, retired.authentication, OwnSchemas())
+        return self._with_rules(replace(retired, schemas=schemas))
 
     def check_instance(self, plan: Plan, parameters: JsonObject, *, creating: bool) -> None:
         """Check the parameters of a provision or an update.
@@ -186,7 +198,10 @@ class Catalog:
             BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_names(plan.new_cluster, parameters, self._config.PARAMETER_CLUSTER)
-        check_schema(plan.schemas["service_instance"]["create" if creating else "update"]["parameters"], parameters)
+        act = "create" if creating else "update"
+        check_schema(plan.schemas["service_instance"][act]["parameters"], parameters)
+        if rules := plan.rules[f"service_instance.{act}"]:
+            check_schema(rules, parameters)
         if plan.new_cluster:  # also where the operator's own schema does not have them
             properties = cluster_properties(plan.new_cluster, self._config.CLUSTER_TIERS, creating=creating)
             check_schema({"properties": properties}, parameters)
@@ -212,6 +227,8 @@ class Catalog:
             BadRequest: the plan does not allow a parameter; the message names it.
         """
         check_schema(plan.schemas["service_binding"]["create"]["parameters"], parameters)
+        if rules := plan.rules["service_binding.create"]:
+            check_schema(rules, parameters)
         offered = plan.authentication
         auth = parameters.get("auth", offered[0])
         if auth not in offered:

@@ -127,7 +127,8 @@ def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
     """
     presets, custom = list(config.ROLE_PRESETS), sorted(config.CUSTOM_ROLES)
     minimum, maximum = EXPIRES_IN_SECONDS
-    properties: JsonObject = {}
+    # What is not offered is described too: a schema lets through what it does not describe.
+    properties: JsonObject = {name: {"description": "It is not offered.", "not": {}} for name in ("role", "roles")}
     if presets:
         properties["role"] = {
             "type": "string",
@@ -171,6 +172,21 @@ def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
         "properties": properties,
         "not": {"required": ["role", "roles"]},
     }
+
+
+def rules_beside(own: JsonObject, ours: JsonObject) -> JsonObject:
+    """Return what the broker's schema demands beside an operator's own, which may not describe all parameters.
+
+    Returns:
+        A schema with the type of each parameter that ``own`` describes, and all that ``ours`` says of the others;
+        ``{}`` if both are the same.
+    """
+    if own == ours:
+        return {}
+    described = own.get("properties", {})
+    types = {name: {"type": rule["type"]} for name, rule in ours["properties"].items() if "type" in rule}
+    others = {name: rule for name, rule in ours["properties"].items() if name not in described}
+    return {"properties": types | others}
 
 
 def _roles(names: list[str], custom: list[str]) -> JsonObject:

@@ -2,7 +2,7 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from jsonschema import Draft4Validator
@@ -383,6 +383,48 @@ def test_a_custom_role_may_be_asked_for_and_stands_alone() -> None:
     catalog.check_binding(plan, {"roles": [{"roleName": "reporting"}]})
     for roles in (["reporting", "read"], ["read", {"roleName": "reporting"}]):
         assert "A custom role (reporting) stands alone." in refusal(catalog.check_binding, plan, {"roles": roles})
+
+
+@pytest.mark.parametrize("name", ["role", "roles"])
+def test_what_a_config_does_not_offer_is_refused(name: str) -> None:
+    class Nothing(Config):
+        ROLE_PRESETS: ClassVar[dict[str, list[str]]] = {}
+        ALLOWED_ROLES = frozenset()
+
+    catalog, plan = a_plan(Nothing({}, {}))
+    value = "readOnly" if name == "role" else ["read"]
+    assert (
+        refusal(catalog.check_binding, plan, {name: value}) == f"parameters.{name} is not allowed. It is not offered."
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"roles": ["root"]}, "parameters.roles[0] must be one of"),
+        ({"expires_in": "1h"}, "parameters.expires_in must be of the type integer."),
+        ({"role": ["readOnly"]}, "parameters.role must be of the type string."),
+    ],
+)
+def test_an_own_schema_of_bindings_lets_through_nothing_that_it_does_not_describe(
+    parameters: dict[str, object], complaint: str
+) -> None:
+    own = {**SCHEMA, "properties": {"role": {"description": "Any."}}}
+    catalog, plan = a_plan(with_plan(schemas={"service_binding": {"create": {"parameters": own}}}))
+    assert refusal(catalog.check_binding, plan, parameters).startswith(complaint)
+    catalog.check_binding(plan, {"role": "whatever the hook knows", "expires_in": 60})
+
+
+@pytest.mark.parametrize("parameters", [{"cluster": 5}, {"endpoint": 5}, {"project": []}, {"database": {}}])
+def test_an_own_schema_of_instances_lets_no_wrong_type_through(parameters: dict[str, object]) -> None:
+    catalog, plan = a_plan(with_plan(schemas=create_schema(SCHEMA)))
+    (name,) = parameters
+    assert refusal(creating(catalog), plan, parameters) == f"parameters.{name} must be of the type string."
+    kept = catalog.kept[plan.id]
+    assert "rules" not in kept
+    without = Catalog(Config({}, {}))
+    retired = without.plan_of(plan.service_id, "retired", kept | {"id": "retired"})
+    assert refusal(creating(without), retired, parameters) == f"parameters.{name} must be of the type string."
 
 
 def test_a_plan_may_bring_its_own_schema() -> None:
