@@ -33,8 +33,8 @@ def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> A
         return None
     if found.phase is Phase.DELETING and found.operation.open:
         raise ConcurrencyError
-    if isinstance(found, Instance) and found.cluster_operation and found.phase is Phase.FAILED and found.operation.open:
-        raise ConcurrencyError  # the cluster of the failed attempt is still being removed
+    if found.phase is Phase.FAILED and found.operation.open:
+        raise ConcurrencyError  # a new attempt would forget the names of what the failed one has made
     if found.phase is Phase.DELETING:
         raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
     names = SAME_LEGACY if found.legacy else SAME_PROVISION if isinstance(found, Instance) else SAME_BIND
@@ -56,12 +56,12 @@ def repeated_update(found: Instance, asked: str) -> Accepted | None:
         ``Accepted`` while an identical update is running; None if no operation is running.
 
     Raises:
-        ConcurrencyError: another operation is running.
+        ConcurrencyError: another operation is running, or what a failed one has changed is being restored.
     """
     operation = found.operation
-    if operation.state is not State.IN_PROGRESS:
+    if not operation.open:
         return None
-    if operation.kind is Kind.UPDATE and operation.request == asked:
+    if operation.state is State.IN_PROGRESS and operation.kind is Kind.UPDATE and operation.request == asked:
         return Accepted(operation.id)
     raise ConcurrencyError
 

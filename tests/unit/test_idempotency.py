@@ -87,12 +87,29 @@ def test_a_create_of_what_is_being_deleted_waits_and_of_what_was_not_removed_is_
         repeated_create(an_instance("deleting", operation=operation("deprovision", "failed")), ASKED)
 
 
+def test_a_create_waits_until_what_a_failed_one_has_made_is_removed() -> None:
+    undoing = operation("provision", "failed") | {"open": True}
+    for found, asked in [
+        (an_instance("failed", operation=undoing), ASKED),
+        (a_binding(phase="failed", operation=undoing), BIND | {"parameters": {}}),
+    ]:
+        with pytest.raises(ConcurrencyError):
+            repeated_create(found, asked)
+
+
 def test_only_an_identical_update_joins_the_running_one() -> None:
     running = an_instance(operation=operation("update", "in progress", request="{1}"))
     assert repeated_update(running, "{1}") == Accepted("update-1")
     with pytest.raises(ConcurrencyError):
         repeated_update(running, "{2}")
     assert repeated_update(an_instance(), "{1}") is None
+
+
+@pytest.mark.parametrize("kind", ["update", "deprovision"])
+def test_an_update_waits_until_what_a_failed_operation_has_changed_is_restored(kind: str) -> None:
+    undoing = an_instance(operation=operation(kind, "failed", request="{1}") | {"open": True})
+    with pytest.raises(ConcurrencyError):
+        repeated_update(undoing, "{1}")
 
 
 @pytest.mark.parametrize(
