@@ -30,6 +30,7 @@ from broker_api.state.records import (
     AnyResource,
     Binding,
     Instance,
+    Kind,
     Phase,
     State,
     StepResult,
@@ -307,9 +308,13 @@ class Claims:
 
     @storage_errors("sweep")
     def due(self, limit: int) -> list[Due]:
-        """Return up to ``limit`` operations that are due, that no worker holds, and that were not sent a moment ago.
+        """Return operations that are due, that no worker holds, and that were not sent a moment ago.
 
         The query uses an index.
+
+        Args:
+            limit: How many to read. If there are more, those that wait for another event than these are read as well:
+                one operation is sent for each event, so that many which wait for one would hold up all others.
         """
         pause = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
         sent_long_ago = {"$lte": ["$operation.dispatched", {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, pause]}]}]}
@@ -319,8 +324,13 @@ class Claims:
             "operation.open": True,
             "$expr": {"$and": [_DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
         }
-        found = self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
-        return [due for document in found if (due := _due(document))]
+        found = [*self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)]
+        events = {due.waits_on for document in found if (due := _due(document)) and due.waits_on}
+        if len(found) == limit and events:
+            others = {"operation.waits_on": {"$nin": [*events]}, "operation.kind": {"$in": [*Kind]}}
+            found += self.store.collection.find({**query, **others}, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
+        by_key = {document["_id"]: document for document in found}
+        return [due for document in by_key.values() if (due := _due(document))]
 
     @storage_errors("sweep")
     def mark_sent(self, sent: Iterable[Due]) -> None:

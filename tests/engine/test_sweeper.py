@@ -18,7 +18,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
-from workers.engine.sweeper import Sweeper
+from workers.engine.sweeper import MOST_WAITING, Sweeper
 
 SECOND = timedelta(seconds=1)
 
@@ -94,6 +94,27 @@ def test_of_those_that_wait_on_one_cluster_one_is_sent(store: Store, sweeper: Sw
         accepted(store, f"waits-{number}", waits_on="project/cluster")
     accepted(store, "other", waits_on="project/other")
     assert sweeper.sweep() == 2
+
+
+def test_many_that_wait_for_one_event_hold_up_no_other(store: Store) -> None:
+    long_ago = datetime.now(UTC) - timedelta(minutes=5)
+    for number in range(5):
+        accepted(store, f"waits-{number}", waits_on="project:dead", due=long_ago)
+    accepted(store, "waits for another", waits_on="project/cluster")
+    accepted(store, "waits for nothing")
+    found = {each.instance_id for each in Claims(store).due(3)}
+    assert found > {"waits for another", "waits for nothing"}
+    assert len(found) == 5
+
+
+def test_nothing_is_added_to_a_queue_that_no_worker_takes_from(
+    store: Store, sweeper: Sweeper, messages: Client
+) -> None:
+    accepted(store, "due")
+    messages.lpush("instances", *["a job"] * (MOST_WAITING + 1))
+    assert sweeper.sweep() == 0
+    messages.ltrim("instances", 0, 10)
+    assert sweeper.sweep() == 1
 
 
 def test_an_operation_of_a_kind_that_is_not_known_is_left_alone(store: Store, sweeper: Sweeper) -> None:

@@ -4,16 +4,17 @@ It sends the operations that are due and that no worker holds, fails those whose
 hourly reconciliation. Two active sweepers at the same time do no harm, since each operation is claimed before it runs.
 """
 
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import structlog
 
 from broker_api.errors import ErrStorageMongoConnection
-from broker_api.jobs.queue import JOBS, RECONCILE, Queue
+from broker_api.jobs.queue import JOBS, QUEUES, RECONCILE, Queue
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
 from broker_api.state.open_operations import take_long_waits
@@ -27,6 +28,8 @@ EXPIRE_SECONDS = 5.0
 CHECK_SECONDS = 10.0
 RECONCILE_SECONDS = 3600.0
 BATCH = 1000
+MOST_WAITING = 1000
+"""Nothing is sent again to a queue with more messages: no worker takes them, and they would fill Redis in the end."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +67,7 @@ class Sweeper:
         self._stopping = stopping
         self._check = check
         self._owner = uuid4().hex
-        self._elected_at = 0.0
+        self._elected, self._asked_at = False, -math.inf
         self._expired_at = 0.0
         self._checked_at = time.monotonic()
         self.turned_at = time.monotonic()
@@ -99,10 +102,11 @@ class Sweeper:
     def _is_active(self) -> bool:
         """Return whether this sweeper has the lease; MongoDB is asked at most once a second."""
         now = time.monotonic()
-        if now - self._elected_at >= SWEEP_RENEW_SECONDS:
-            elected = self._housekeeping.acquire(SWEEP, self._owner, SWEEP_LEASE_SECONDS)
-            self._elected_at = now if elected else 0.0
-        return self._elected_at > 0
+        if now - self._asked_at >= SWEEP_RENEW_SECONDS:
+            self._asked_at = now
+            self._elected = False  # also when MongoDB fails
+            self._elected = self._housekeeping.acquire(SWEEP, self._owner, SWEEP_LEASE_SECONDS)
+        return self._elected
 
     def sweep(self) -> int:
         """Sweep once.
@@ -129,19 +133,21 @@ class Sweeper:
             self._claims.mark_sent(sent)
         return len(sent)
 
-    def _send(self, due: Iterable[Due]) -> list[Due]:
+    def _send(self, due: Sequence[Due]) -> list[Due]:
         """Send jobs until Redis fails; the others are due again in the next round.
 
         Of the operations that wait on the same cluster only one is sent, since one poll of the cluster serves all of
-        them. Operations of a kind that only another release knows are sent by the sweepers of that release.
+        them. Operations of a kind that only another release knows are sent by the sweepers of that release. Nothing is
+        sent to a queue that is too long.
 
         Returns:
             The operations that were sent.
         """
         sent: list[Due] = []
         waits: set[str] = set()
+        depths = (self._queue.depths() if due else None) or {}
         for each in due:
-            if each.kind not in JOBS or each.waits_on in waits:
+            if each.kind not in JOBS or each.waits_on in waits or depths.get(QUEUES[JOBS[each.kind]], 0) > MOST_WAITING:
                 continue
             if not self._queue.send(JOBS[each.kind], [each.instance_id, each.binding_id, each.operation_id]):
                 break
