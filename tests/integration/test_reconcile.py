@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess
 from tests.osb_client import OsbClient
-from tests.tenant import Json, Tenant, eventually, works
+from tests.tenant import Json, Tenant, eventually, succeeds, works
 from workers.atlas.client import ApiKey, AtlasClient, AtlasRole, DatabaseUser, NewCluster
 from workers.maintenance import reconcile as reconciliation
 
@@ -210,3 +211,17 @@ def test_clusters_without_an_instance_and_instances_without_a_cluster_are_only_r
     assert len(atlas.clusters()) == 6
     broker.context.store.collection.update_one({"_id": instance_key(used.instance_id)}, {"$set": {"cluster": "0-made"}})
     assert reconcile(broker, repair=False)["clusters"] == 0
+
+
+def test_the_user_of_a_binding_that_is_unbound_meanwhile_is_not_made_again(
+    broker: InThisProcess, client: OsbClient, drifted: Json, atlas: Emulator
+) -> None:
+    ready = next(each for each in broker.context.store.collection.find({"binding_id": "lost"}))
+    atlas.hang("POST", "databaseUsers", seconds=3, when="before")
+    with ThreadPoolExecutor(1) as pool:
+        repaired = pool.submit(reconcile, broker, repair=True)
+        eventually(lambda: "orphan" not in names(atlas), "the repair has begun")
+        succeeds(client, client.unbind(ready["instance_id"], "lost"), ready["instance_id"], "lost")
+        repaired.result()
+    assert names(atlas) == {"stranger"}
+    assert not works(drifted)

@@ -215,12 +215,17 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
             left.missing.append(binding)
             continue
         with _failed_into(left.missing, binding, binding.username or ""):
-            checked = context.store.macs.checked(binding)
+            if context.store.get(binding.key) != binding:  # it was unbound, or has changed, since it was compared
+                continue
+            user = binding_user(context, context.store.macs.checked(binding))
             try:
-                client.create_user(binding_user(context, checked))
+                client.create_user(user)
             except UserAlreadyExists:
                 if not is_ours(binding, client.user(binding.username or "", binding.user_database)):
                     raise
+            if _is_orphan(context, user):  # it was unbound just now, and its unbind has found no user
+                client.delete_user(user.username, user.database)
+                continue
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)
     return left
