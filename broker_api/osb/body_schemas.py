@@ -112,10 +112,10 @@ class LastOperation(Answer):
 
 
 class Credentials(Answer):
-    """The credentials that the hook of the ``Config`` returns; by default these four."""
+    """The credentials that the hook of the ``Config`` returns; by default these. Not all users have a password."""
 
     username: str
-    password: str
+    password: str | None = None
     database: str | None = None
     uri: str | None = None
 

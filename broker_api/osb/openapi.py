@@ -10,6 +10,7 @@ from broker_api.osb import body_schemas as bodies
 from broker_api.osb.headers import API_VERSION, ORIGINATING_IDENTITY, REQUEST_IDENTITY
 from broker_api.service.operation_views import STATES
 from broker_api.service.schemas import MAX_ID_LENGTH
+from broker_api.service.serializers import CLUSTER_POLL_SECONDS
 from broker_api.state.records import Kind
 
 TAGS = {"catalog": "catalog", "instance": "instances", "binding": "bindings"}
@@ -219,7 +220,7 @@ PATHS: JsonObject = {
                         "Retry-After": {
                             "description": "Seconds until news can be expected.",
                             "required": False,
-                            "schema": {"type": "integer", "minimum": 60},
+                            "schema": {"type": "integer", "minimum": CLUSTER_POLL_SECONDS},
                         }
                     },
                 )
