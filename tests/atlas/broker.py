@@ -11,6 +11,8 @@ from typing import TypeVar
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
+from broker_api.state.operator_actions import OperatorActions
+from broker_api.state.records import Operation
 from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
 from tests.books import call_users, make_user
@@ -163,6 +165,20 @@ class Broker:
 
     def logs(self) -> str:
         return "\n".join(worker.log_text() for worker in self._workers)
+
+
+def operation_of(broker: Broker, instance_id: str) -> Operation:
+    """The latest operation on an instance, as it is stored."""
+    found = broker.context.store.instance(instance_id)
+    assert found
+    return found.operation
+
+
+def cancel(broker: Broker, instance_id: str) -> None:
+    """Cancel the operation on an instance, as the command does."""
+    found = broker.context.store.instance(instance_id)
+    assert found
+    OperatorActions(broker.context.store, broker.context.databases, "a test").cancel(found)
 
 
 def new_id() -> str:

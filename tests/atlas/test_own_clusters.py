@@ -11,7 +11,7 @@ import pytest
 
 from broker_api.naming import cluster_name
 from broker_api.state.records import EPOCH, instance_key
-from tests.atlas.broker import MAIN, Broker, new_id
+from tests.atlas.broker import MAIN, Broker, cancel, new_id, operation_of
 from tests.atlas.operator_config import ALL, DEDICATED_PLAN, FIXED_PLAN, FLEX_PLAN, OFFICE
 from tests.in_process import LOOK_SECONDS
 from tests.osb_client import Json
@@ -225,6 +225,14 @@ def test_a_creation_whose_answer_is_lost_is_found_again(broker: Broker, kind: st
     deprovision(broker, instance_id)
 
 
+def test_a_name_that_the_brokers_own_creation_may_have_taken_is_looked_for_again(broker: Broker) -> None:
+    """Atlas may say that the name is taken before it shows the cluster, and the answer to its creation was lost."""
+    broker.atlas.drop("POST", "/flexClusters$", when="before")
+    broker.atlas.fail("POST", "/flexClusters$", times=6, status=400, error_code="DUPLICATE_CLUSTER_NAME")
+    instance_id, _ = made(broker, "flex")
+    deprovision(broker, instance_id)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "advice"),
     [
@@ -378,3 +386,39 @@ def test_a_cluster_whose_tags_were_changed_is_not_terminated(broker: Broker) -> 
     assert (ended.state, "is not tagged as this instance's" in ended.description) == ("failed", True)
     atlas.update_cluster(atlas.cluster(name), tags=tags)
     deprovision(broker, instance_id)
+
+
+def test_a_cluster_whose_deadline_has_passed_before_atlas_was_asked_is_kept(broker: Broker) -> None:
+    instance_id, name = made(broker, "flex")
+    rule = broker.atlas.fail("DELETE", "/flexClusters/", times=None)
+    assert broker.client.deprovision(instance_id).status == 202
+    eventually(lambda: operation_of(broker, instance_id).attempts > 0, "Atlas does not terminate it")
+    past = {"operation.deadline": EPOCH}
+    broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, {"$set": past})
+    broker.failure(instance_id)
+    broker.atlas.heal(rule)
+    eventually(lambda: not operation_of(broker, instance_id).open, "it is given up", 30)
+    assert clusters(broker)[name]["state"] == "IDLE"
+    assert broker.client.instance(instance_id).status == 200
+    deprovision(broker, instance_id)
+
+
+def test_an_instance_whose_cluster_is_going_already_cannot_be_used_after_a_cancel(broker: Broker) -> None:
+    instance_id, name = made(broker, "flex")
+    times(broker, deleting={"never": True})
+    assert broker.client.deprovision(instance_id).status == 202
+    in_state(broker, name, "DELETING")
+    cancel(broker, instance_id)
+    eventually(lambda: not operation_of(broker, instance_id).open, "the operation has ended")
+    ended = broker.client.last_operation(instance_id)
+    assert (ended.state, ended.json["instance_usable"]) == ("failed", False)
+    times(broker, deleting={"reads": 1})
+    broker.atlas.delete_cluster(name)
+    deprovision(broker, instance_id)
+
+
+def test_a_flex_cluster_that_was_upgraded_in_atlas_is_terminated(broker: Broker) -> None:
+    instance_id, name = made(broker, "flex")
+    broker.atlas.put_cluster(name, kind="dedicated")
+    deprovision(broker, instance_id)
+    assert name not in clusters(broker)

@@ -219,7 +219,7 @@ class AtlasClient:
         body = cluster_changes(cluster, **changes)
         return self._wire.ask(self._call(of_kind.update, body, cluster=cluster.name), of_kind.parse, self._guard)
 
-    def delete_cluster(self, name: str, kind: Literal["dedicated", "flex"]) -> None:
+    def delete_cluster(self, name: str, kind: Literal["dedicated", "flex", "free"]) -> None:
         """Start the deletion of a cluster, which may be under way already; it ends with `ClusterNotFound`.
 
         Raises:

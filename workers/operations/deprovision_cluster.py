@@ -60,7 +60,9 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Keep the instance; the platform can ask for its removal again. Bindings that are gone do not come back."""
     if job.record.was_ready:
-        return Done(Phase.READY, "")
+        cluster = look(job)
+        is_going = cluster is None or cluster.state == "DELETING"
+        return Done(Phase.DELETING if is_going else Phase.READY, "")
     return Done(Phase.DELETING if job.record.cluster_operation else Phase.FAILED, "")
 
 

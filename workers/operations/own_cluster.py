@@ -6,7 +6,7 @@ from typing import Any, Literal
 import structlog
 
 from broker_api.catalog.new_clusters import chosen, place
-from broker_api.state.records import Instance
+from broker_api.state.records import Instance, State
 from workers.atlas.client import (
     Cluster,
     ClusterLimitReached,
@@ -110,7 +110,8 @@ def terminate(job: AtlasJob[Instance], *, was_ready: bool) -> Later[Any] | None:
         A delay; None when there is no such cluster.
 
     Raises:
-        FailedError: It has been ready, and it is not tagged as this instance's any more, or it is protected.
+        FailedError: It has been ready, and it is not tagged as this instance's any more, or it is protected, or the
+            deadline of the operation passed before the request.
         AtlasError: Atlas cannot be asked, or refuses.
     """
     if job.record.cluster_operation is None:  # no creation has been requested
@@ -125,17 +126,24 @@ def terminate(job: AtlasJob[Instance], *, was_ready: bool) -> Later[Any] | None:
             raise not_own(job)
         log.warning("cluster_not_terminated", cluster=job.cluster, reason="it was not created for this instance")
         return job.wait_for_late_effect()
-    if cluster.state != "DELETING":
-        try:
-            job.atlas.delete_cluster(job.cluster, kind_of(job.record))
-            log.info("cluster_terminated", cluster=job.cluster, project=job.project)
-        except ClusterNotFound:
-            return job.wait_for_late_effect()
-        except ClusterProtected:
-            if was_ready:
-                raise protected(job) from None
-            job.atlas.update_cluster(cluster, termination_protection=False)
+    try:
+        if cluster.state != "DELETING":
+            _request_termination(job, cluster, was_ready=was_ready)
+    except ClusterNotFound:
+        return job.wait_for_late_effect()
     return look_again(job, "DELETING")
+
+
+def _request_termination(job: AtlasJob[Instance], cluster: Cluster, *, was_ready: bool) -> None:
+    if was_ready and job.operation.state is not State.IN_PROGRESS:  # the platform has read that it failed
+        raise FailedError("The deadline has passed: the cluster is not terminated any more.")
+    try:
+        job.atlas.delete_cluster(job.cluster, cluster.kind)
+        log.info("cluster_terminated", cluster=job.cluster, project=job.project)
+    except ClusterProtected:
+        if was_ready:
+            raise protected(job) from None
+        job.atlas.update_cluster(cluster, termination_protection=False)
 
 
 def protected(job: AtlasJob[Instance]) -> FailedError:

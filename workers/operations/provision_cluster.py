@@ -114,7 +114,8 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def _look_for_taken_name(job: AtlasJob[Instance], error: ClusterNameTaken) -> Later[InstanceFields]:
     """Return a delay until the next look for a cluster that Atlas has, and did not show a moment ago."""
     attempts = job.operation.attempts + 1
-    if "PREFIX" in error.code or attempts > NAME_TAKEN_ATTEMPTS:
+    # A creation whose answer was lost may have made this very cluster.
+    if "PREFIX" in error.code or (attempts > NAME_TAKEN_ATTEMPTS and not job.wait_for_late_effect()):
         raise FailedError(
             f"The Atlas project {job.project} has another cluster with the name {job.cluster}, or with the same first "
             "23 characters, which was left as it is."
@@ -175,8 +176,9 @@ def terminate_late_cluster(job: AtlasJob[Instance]) -> None:
         if isinstance(now, Instance) and now.cluster_operation == job.operation.id and now.phase is Phase.READY:
             return
         atlas = job.context.projects[job.project].guarded()  # without the lease, which is lost
-        if is_own_cluster(job, atlas.cluster(job.cluster, kind_of(job.record))):
-            atlas.delete_cluster(job.cluster, kind_of(job.record))
+        cluster = atlas.cluster(job.cluster, kind_of(job.record))
+        if is_own_cluster(job, cluster):
+            atlas.delete_cluster(job.cluster, cluster.kind)
             log.warning("late_cluster_terminated", cluster=job.cluster)
     except _REASONS as error:
         log.info("late_cluster_not_terminated", reason=type(error).__name__)
