@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker_api.state.records import binding_key
-from tests.atlas.broker import MAIN, Broker, can_write, log_in, new_id
-from tests.books import held, sign
+from tests.atlas.broker import MAIN, Broker, can_write, cancel, log_in, new_id, operation_of
+from tests.books import held, make_user, sign
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
-from tests.tenant import works
+from tests.tenant import eventually, works
 
 
 @pytest.fixture
@@ -97,6 +97,32 @@ def test_roles_that_follow_from_an_update_reach_the_users_that_exist(broker: Bro
     assert all(works(each) for each in credentials)
 
 
+def test_a_cancelled_update_restores_roles_also_if_the_answers_to_their_change_were_lost(
+    broker: Broker, instance: str
+) -> None:
+    binding = broker.start_bind(instance)
+    broker.credentials(instance, binding)
+    before = roles(broker, binding)
+    broker.atlas.drop("PATCH", binding, when="after", times=None)
+    assert broker.client.update(instance, {"level": "reading"}).status == 202
+    eventually(lambda: [role["roleName"] for role in roles(broker, binding)] == ["read"], "Atlas changes the roles")
+    cancel(broker, instance)
+    broker.atlas.heal()
+    eventually(lambda: not operation_of(broker, instance).open, "all is restored", 30)
+    assert roles(broker, binding) == before
+
+
+def test_a_user_that_a_bind_takes_over_lives_as_long_as_this_bind_asks_for(broker: Broker, instance: str) -> None:
+    """As after a bind that has failed, whose user is still there when the platform binds again."""
+    binding, soon = new_id(), f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
+    ours = [{"key": "instance_id", "value": instance}, {"key": "binding_id", "value": binding}]
+    make_user(broker.atlas, binding, labels=ours, deleteAfterDate=soon)
+    broker.bind(instance, {"expires_in": 3600}, binding)
+    user, expires = broker.user(binding), broker.client.binding(instance, binding).json["metadata"]["expires_at"]
+    assert user
+    assert abs(datetime.fromisoformat(user["deleteAfterDate"]) - datetime.fromisoformat(expires)) < timedelta(seconds=2)
+
+
 def test_an_update_that_concerns_no_user_costs_no_call(broker: Broker, instance: str) -> None:
     broker.bind(instance)
     mark = broker.mark()
@@ -142,6 +168,16 @@ def test_expires_in_becomes_the_users_end_and_the_bindings_metadata(broker: Brok
     user = broker.user(binding)
     assert user
     assert abs(datetime.fromisoformat(user["deleteAfterDate"]) - expires) < timedelta(seconds=2)
+
+
+def test_the_longest_life_is_not_more_than_a_week_by_a_clock_that_is_behind(broker: Broker, instance: str) -> None:
+    now = datetime.now(UTC)
+    binding = broker.start_bind(instance, {"expires_in": 604_800})
+    broker.credentials(instance, binding)
+    user = broker.user(binding)
+    assert user
+    left = datetime.fromisoformat(user["deleteAfterDate"]) - now
+    assert timedelta(days=7) - timedelta(minutes=1) < left < timedelta(days=7) - timedelta(seconds=10)
 
 
 def test_more_than_a_week_is_refused_before_atlas_is_asked(broker: Broker, instance: str) -> None:

@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 from pymongo.errors import OperationFailure
 
+from broker_api.config import BindingView, Config
 from tests.atlas.broker import CROWD, STATUS, Broker, at_once, can_write, foreign_user, log_in
 from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
@@ -165,16 +166,15 @@ def test_group_users_limit_exceeded_fails_a_bind_with_what_to_do(crowd: Crowd) -
 # --- logging in before handing out
 
 
-def test_verify_login_retries_until_the_fresh_user_can_log_in(
-    state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, atlas_of_many: AtlasEmulator, atlas: Emulator
-) -> None:
-    """Here nothing else guards against the stale APPLIED: what was read at once is believed at once."""
+@pytest.fixture
+def verifying(state_mongod: Mongod, cluster_mongod: Mongod, redis_server: Redis, atlas_of_many: AtlasEmulator) -> Stack:
+    """A stack that logs in with each new user; nothing else guards it against a stale APPLIED."""
     settings = {
         "BROKER_SETTLE_SECONDS": "0",
         "BROKER_VERIFY_LOGIN": "true",
         "BROKER_REDIS_URL": redis_server.uri.removesuffix("/0") + "/4",
     }
-    stack = Stack(
+    return Stack(
         flower=False,
         settings=settings,
         state=state_mongod,
@@ -182,10 +182,32 @@ def test_verify_login_retries_until_the_fresh_user_can_log_in(
         redis=redis_server,
         emulator=atlas_of_many,
     )
-    with in_this_process(stack), stack.client() as client:
-        broker = Broker(stack, client)
+
+
+def test_verify_login_retries_until_the_fresh_user_can_log_in(verifying: Stack, atlas: Emulator) -> None:
+    with in_this_process(verifying), verifying.client() as client:
+        broker = Broker(verifying, client)
         instance = broker.instance(broker.cluster())
         atlas.apply_after(seconds=0.5, stale_seconds=1.5)
         for _ in range(2):
             log_in(broker.bind(instance))
         assert "can log in to the cluster" not in broker.client.last_operation(instance).description
+
+
+class OnlyNameAndPassword(Config):
+    """Its applications know the hosts of their cluster themselves."""
+
+    def generate_binding_credentials(self, binding: BindingView) -> Json:
+        credentials = super().generate_binding_credentials(binding)
+        return {name: credentials[name] for name in ("username", "password")}
+
+
+def test_verify_login_needs_no_connection_string_in_the_credentials(verifying: Stack) -> None:
+    atlas = verifying.emulator
+    config = OnlyNameAndPassword(
+        {"user": atlas.public_key, "password": atlas.private_key, "group": atlas.project_id}, None
+    )
+    with in_this_process(verifying, config), verifying.client() as client:
+        broker = Broker(verifying, client)
+        instance = broker.instance(broker.cluster())
+        assert broker.bind(instance).keys() == {"username", "password"}

@@ -15,7 +15,9 @@ from broker_api.config import (
     with_credentials,
 )
 from broker_api.errors import ErrClusterConfig
+from broker_api.state.records import Binding, Instance
 from broker_api.user_passwords import PASSWORD_LENGTH
+from workers.operations.config_hooks import binding_view
 
 HOSTS = "c-shard-00-00.x.mongodb.net:27017,c-shard-00-01.x.mongodb.net:27017,c-shard-00-02.x.mongodb.net:27017"
 STANDARD = f"mongodb://{HOSTS}/?ssl=true&authSource=admin&replicaSet=atlas-1"
@@ -185,3 +187,15 @@ def test_custom_roles_that_the_config_allows_are_atlass_own_and_live_in_admin() 
 def test_permissions_take_the_legacy_names_and_no_role_twice() -> None:
     permissions = Permissions().add_roles("db", [RoleSpecs.dbAdmin, RoleSpecs.readWrite]).add_role("db", "readWrite")
     assert permissions.roles == [Role("dbAdmin", "db"), Role("readWrite", "db")]
+
+
+# --- what hooks see ---------------------------------------------------------------------------------------------
+
+
+def test_hooks_see_how_a_stored_binding_logs_in_and_the_connection_strings_of_its_instance() -> None:
+    ids = {"instance_id": "i", "operation": {"id": "o", "kind": "bind", "state": "succeeded"}, "phase": "ready"}
+    stored = Binding.model_validate({**ids, "_id": "binding/i/b", "binding_id": "b", "auth": "x509"})
+    instance = Instance.model_validate({**ids, "_id": "instance/i", "connection": '{"srv":"mongodb+srv://c.x"}'})
+    view = binding_view(Config({}, {}), stored, instance)
+    assert (view.auth, view.instance.connection) == ("x509", {"srv": "mongodb+srv://c.x"})
+    assert binding_view(Config({}, {}), stored, stored).instance.connection == {}

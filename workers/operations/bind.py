@@ -11,7 +11,8 @@ import structlog
 
 from broker_api.authentication import DEFAULT_MONTHS, Authentication
 from broker_api.catalog.catalog import Plan
-from broker_api.config import BindingView
+from broker_api.catalog.parameter_schemas import EXPIRES_IN_SECONDS
+from broker_api.config import BindingView, with_credentials
 from broker_api.errors import (
     BadRequest,
     ErrStorageMongoConnection,
@@ -46,6 +47,8 @@ _REASONS = (
 
 WORK = "The credentials work on the cluster {}."
 """The description of a bind that has succeeded."""
+CLOCK_SECONDS = 15
+"""How far Atlas's clock may be behind MongoDB's, by which a week begins that Atlas refuses to exceed."""
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
 
@@ -91,6 +94,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
         "endpoints": osb_endpoints(strings),
     }
     if seconds := job.record.parameters.get("expires_in"):
+        seconds = min(seconds, EXPIRES_IN_SECONDS[1] - CLOCK_SECONDS)
         changes["expires"] = expires = job.operation.accepted + timedelta(seconds=seconds)
         changes["renew_before"] = expires - timedelta(seconds=seconds * RENEW_SHARE)
     return Next(Step.CREATE_USER, changes)
@@ -156,7 +160,14 @@ def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if job.record.expires:
         _check_life(job, job.record.expires)
     credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
-    uri = credentials.get("uri") or credentials.get("connectionString") or ""
+    uri = credentials.get("uri") or credentials.get("connectionString")
+    if not uri:  # a hook returns no more than a name and a password
+        found = _instance_and_plan(job)
+        if found is None:
+            return Later(1.0, "Waiting until the instance has been updated.")
+        strings, database = job.connection_strings(*found), job.record.database or ""
+        any_string = strings.get("standard") or strings["srv"]
+        uri = with_credentials(any_string, credentials["username"], credentials["password"], database)
     trouble = database_client.log_in(uri, credentials.get("certificate", "") + credentials.get("private-key", ""))
     if trouble:
         return Later(1.0, f"Waiting until the new user can log in to the cluster {job.cluster}: {trouble}")

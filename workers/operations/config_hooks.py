@@ -54,15 +54,17 @@ def instance_view(
     Args:
         config: The operator's ``Config``.
         instance: The instance, or its binding when the instance of atlasbroker 2.0.0 does not exist any more.
-        strings: The connection strings of the cluster, when they are known.
+        strings: The connection strings of the cluster; None for those that the instance has stored.
     """
+    if strings is None:
+        strings = instance.connection if isinstance(instance, Instance) else {}
     cluster = instance.cluster or instance.parameters.get(config.PARAMETER_CLUSTER) or ""
-    return InstanceView(instance.instance_id, instance.parameters, cluster, instance.database, strings or {})
+    return InstanceView(instance.instance_id, instance.parameters, cluster, instance.database, strings)
 
 
 def binding_view(config: Config, binding: Binding, instance: Instance | Binding) -> BindingView:
     """Return the view of a stored binding that hooks get; the arguments are those of ``instance_view``."""
-    return BindingView(binding.binding_id, instance_view(config, instance), binding.parameters)
+    return BindingView(binding.binding_id, instance_view(config, instance), binding.parameters, binding.auth)
 
 
 def binding_roles(config: Config, view: BindingView) -> list[dict[str, str]]:

@@ -92,7 +92,7 @@ def _is_of_atlasbroker_2(job: AtlasJob[Binding], user: DatabaseUser) -> bool:
 
 
 def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
-    """Set password, roles, labels and scopes of a user that exists already (409) and was created for this record.
+    """Set all that can change of a user that exists already (409) and was created for this record.
 
     Raises:
         FailedError: The user was not created for this record; it is not changed.
@@ -117,4 +117,5 @@ def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
         roles=user.roles,
         labels=user.labels,
         scopes=user.scopes,
+        delete_after=user.delete_after,
     )

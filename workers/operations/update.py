@@ -149,10 +149,7 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
     Bindings that are not as the broker wrote them are left out: the steps before have not changed them.
     """
-    try:
-        _set_roles(job, job.record)
-    except FailedError as error:
-        return Later(BIND_LOOK_SECONDS, str(error))
+    _set_roles(job, job.record)
     withdraw_access(job, keep=job.plan_of(job.record).access_list)
     return Done(Phase.READY, "")
 
@@ -165,8 +162,12 @@ def _updated(job: AtlasJob[Instance]) -> Instance:
 
 
 def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
-    """Return each binding whose roles change with the parameters of ``instance``, and its new roles."""
+    """Return each binding whose roles change with the parameters of ``instance``, and its new roles.
+
+    When roles are restored, these are all bindings whose roles may have been changed: an answer of Atlas may be lost.
+    """
     now = job.context.store.now()
+    in_doubt = job.operation.undo and Step.CHANGE_ROLES in job.operation.steps
     changes = []
     for binding in job.context.store.bindings(instance.instance_id):
         expired = binding.expires is not None and binding.expires <= now
@@ -180,7 +181,7 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
                 continue
             raise
         roles = binding_roles(job.config, binding_view(job.config, checked, instance))
-        if roles != checked.roles:
+        if in_doubt or roles != checked.roles:
             changes.append((checked, roles))
     return changes
 
