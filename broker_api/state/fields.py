@@ -37,6 +37,7 @@ class OperationFields(TypedDict, total=False):
     worker: str | None
     claimed: Moment | None
     attempts: int
+    refusals: int
     waits_on: str | None
     changed: Moment | None
     overlapped: bool

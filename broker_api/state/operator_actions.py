@@ -212,7 +212,7 @@ class OperatorActions:
             raise RefusedError(f"{_name(found)} has changed at this moment. Look at it, and try again.")
 
 
-_DUE: OperationFields = {"due": In(0), "dispatched": In(0), "sends": 0, "waits_on": None, "attempts": 0}
+_DUE: OperationFields = {"due": In(0), "dispatched": In(0), "sends": 0, "waits_on": None, "attempts": 0, "refusals": 0}
 """The operation is sent now; the sweeper sends it again if that message is lost."""
 
 

@@ -198,6 +198,7 @@ class Operation(Record):
     first_claimed: datetime | None = None
     fence: int = 0
     attempts: int = 0
+    refusals: int = 0
     dispatched: datetime = EPOCH
     sends: int = 0
     identity: Json[JsonObject] | None = None

@@ -1,9 +1,11 @@
 """Section 4 and the gotchas of section 8: what an answer of Atlas does to an operation."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker_api.state.records import EPOCH, binding_key
 from tests.atlas.broker import MAIN, USERS, Broker, foreign_user, log_in, new_id
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
@@ -131,6 +133,22 @@ def test_429_without_retry_after_is_no_storm(broker: Broker, instance: str) -> N
     posts = broker.posts(mark)
     assert [call["status"] for call in posts] == [429, 429, 201]
     assert posts[2]["start"] - posts[0]["start"] >= 0.7  # two pauses, the second one twice as long
+
+
+@pytest.mark.parametrize(("refusals", "state"), [(0, "succeeded"), (12, "failed")])
+def test_only_500s_in_a_row_are_a_refusal(broker: Broker, instance: str, refusals: int, state: str) -> None:
+    """A 500 after an outage of many attempts is not."""
+    rule = broker.atlas.limit_rate("POST", "/databaseUsers$", times=None)
+    binding = broker.start_bind(instance)
+    key, records = {"_id": binding_key(instance, binding)}, broker.context.store.collection
+    waits = {"operation.attempts": {"$gt": 0}, "operation.lease_token": None}
+    later = {"due": datetime.now(UTC) + timedelta(hours=1), "attempts": 50, "refusals": refusals}
+    outage = {"$set": {f"operation.{name}": value for name, value in later.items()}}
+    eventually(lambda: records.update_one({**key, **waits}, outage).modified_count, "Atlas has refused once")
+    broker.atlas.heal(rule)
+    broker.atlas.fail("POST", "/databaseUsers$", body=binding)
+    records.update_one(key, {"$set": {"operation.due": EPOCH}})
+    assert broker.client.wait(instance, binding).state == state
 
 
 def test_a_500_that_never_ends_is_refused_in_disguise_when_others_succeed(

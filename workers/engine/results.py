@@ -107,9 +107,11 @@ class StepTrouble:
         retry: Whether a retry can help.
         retry_after: The shortest pause before the retry, in seconds.
         late_effect: The request may still take effect, since its answer was lost.
+        refusal: The error may be a refusal, which no retry helps against.
     """
 
     sentence: str
     retry: bool = True
     retry_after: float = 0.0
     late_effect: bool = False
+    refusal: bool = False

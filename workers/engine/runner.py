@@ -254,7 +254,11 @@ class Runner:
                 pause,
                 f"{trouble.sentence} It is tried again.",
                 doubt,
-                {"attempts": attempts + 1, "error": trouble.sentence},
+                {
+                    "attempts": attempts + 1,
+                    "refusals": job.operation.refusals + 1 if trouble.refusal else 0,
+                    "error": trouble.sentence,
+                },
             )
         if job.operation.undo:
             return Later(LONGEST_BACKOFF_SECONDS, trouble.sentence, operation={"error": trouble.sentence})
@@ -274,7 +278,8 @@ class Runner:
         if not isinstance(result, Done):
             if result.step is not None:
                 in_flight = definition is not None and result.step in definition.late_effects
-                fields |= {"step": result.step.value, "in_flight": in_flight, "attempts": 0, "error": None}
+                fields |= {"step": result.step.value, "in_flight": in_flight}
+                fields |= {"attempts": 0, "refusals": 0, "error": None}
             fields |= {"waits_on": None, **(result.operation or {})}
         match result:
             case Next():

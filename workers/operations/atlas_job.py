@@ -24,7 +24,7 @@ from workers.engine.results import Done, FailedError, Later, Next, StepTrouble
 
 LATE_EFFECT_LOOK_SECONDS = 5.0
 SERVER_ERRORS = 12
-"""After so many 500s to one call, while other calls succeed, it counts as refused: Atlas answers some bad input so."""
+"""After so many 500s in a row, while other calls succeed, a call counts as refused: Atlas answers some bad input so."""
 OTHERS_SUCCEED = timedelta(minutes=1)
 OPERATOR_SECONDS = 5.0
 """Pause before a retry that can only succeed after an operator or another release has changed something."""
@@ -102,10 +102,12 @@ class AtlasJob(Job[AnyResource]):
             error.status < HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(self.record, Binding)
         )
         # A key that lacks a role for this call, while other calls succeed, is not going to get it soon.
+        may_be_refusal = isinstance(error, Unauthorized) or (
+            isinstance(error, Refused) and error.status == HTTPStatus.INTERNAL_SERVER_ERROR
+        )
         disguised_refusal = (
-            isinstance(error, Refused)
-            and (error.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, Unauthorized))
-            and self.operation.attempts >= SERVER_ERRORS
+            may_be_refusal
+            and self.operation.refusals >= SERVER_ERRORS
             and self.context.projects[self.project].breaker.succeeded_within(OTHERS_SUCCEED)
         )
         return StepTrouble(
@@ -113,6 +115,7 @@ class AtlasJob(Job[AnyResource]):
             retry=error.retryable and not disguised_refusal,
             retry_after=error.retry_after or 0.0,
             late_effect=error.sent and not definite,
+            refusal=may_be_refusal,
         )
 
     def plan_of(self, instance: Instance) -> Plan:
