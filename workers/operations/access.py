@@ -58,12 +58,15 @@ def wait_for_access(job: AtlasJob[Instance], wanted: Collection[str], add: StrEn
     return None
 
 
-def withdraw_access(job: AtlasJob[Instance], keep: Collection[str] = ()) -> None:
+def withdraw_access(job: AtlasJob[Instance], keep: Collection[str] = ()) -> Later[Any] | None:
     """Remove the entries that this instance does not need any more, unless others need them or have made them.
 
     Args:
         job: The operation.
         keep: The entries that the instance still needs.
+
+    Returns:
+        A delay while a request that adds an entry may still take effect; None when they are removed.
 
     Raises:
         HeldBackError: Another operation changes the list now.
@@ -71,7 +74,9 @@ def withdraw_access(job: AtlasJob[Instance], keep: Collection[str] = ()) -> None
     """
     needs, project, me = job.context.access, job.project, job.record.instance_id
     if needs.of_instance(project, me).keys() <= {*keep}:
-        return
+        return None
+    if wait := job.wait_for_late_effect():
+        return wait
     with needs.changing(project, job.operation.id):
         listed = _listed(job)
         for cidr, users in needs.of_instance(project, me).items():
@@ -82,6 +87,7 @@ def withdraw_access(job: AtlasJob[Instance], keep: Collection[str] = ()) -> None
                 with suppress(EntryNotFound):
                     job.atlas.delete_access_entry(cidr)
             needs.remove(project, cidr, me)
+    return None
 
 
 def _comment(job: AtlasJob[Instance]) -> str:

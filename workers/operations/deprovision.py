@@ -148,9 +148,8 @@ def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the temporary user and the access, end the reservation of the database, and end the operation."""
     delete_temporary_user(job)
-    if wait := job.wait_for_late_effect():
+    if wait := job.wait_for_late_effect() or withdraw_access(job):
         return wait
-    withdraw_access(job)
     instance = with_project(job)
     if _drops(job):
         job.context.databases.dropped(instance)

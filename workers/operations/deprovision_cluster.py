@@ -45,7 +45,8 @@ def terminate_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the access, end the reservation of the database, and end the operation."""
-    withdraw_access(job)
+    if wait := withdraw_access(job):
+        return wait
     retained, record = _retains(job), job.record
     if record.database and retained:
         job.context.databases.leave(record)

@@ -133,8 +133,7 @@ def _wait_for_drop(instance: Instance) -> Later[InstanceFields]:
 
 def remove_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the entries of the access list that this provision has added."""
-    withdraw_access(job)
-    return Next(Step.WITHDRAW_RESERVATION)
+    return withdraw_access(job) or Next(Step.WITHDRAW_RESERVATION)
 
 
 def withdraw_reservation(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -152,4 +151,5 @@ PROVISION = Definition[Instance](
         Step.WAIT_FOR_ACCESS: await_access,
     },
     undo={Step.WITHDRAW_ACCESS: remove_access, Step.WITHDRAW_RESERVATION: withdraw_reservation},
+    late_effects=frozenset({Step.ALLOW_ACCESS}),
 )

@@ -158,7 +158,8 @@ def terminate_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def withdraw(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the entries of the access list and the reservation of the database."""
-    withdraw_access(job)
+    if wait := withdraw_access(job):
+        return wait
     if job.record.database:
         job.context.databases.withdraw(job.record)
         job.context.looks.forget(job.project, job.cluster)
@@ -194,6 +195,6 @@ PROVISION_CLUSTER = Definition[Instance](
         Step.RESERVE_DATABASE: reserve_database,
     },
     undo={Step.TERMINATE_CLUSTER: terminate_cluster, Step.WITHDRAW: withdraw},
-    late_effects=frozenset({Step.CREATE_CLUSTER}),
+    late_effects=frozenset({Step.ALLOW_ACCESS, Step.CREATE_CLUSTER}),
     on_lease_lost=terminate_late_cluster,
 )

@@ -133,8 +133,7 @@ def _changed(job: AtlasJob[Instance], cluster: Cluster) -> Next[InstanceFields]:
 
 def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the entries of the access list that the instance does not need any more, and end the operation."""
-    withdraw_access(job, keep=_access_list(job))
-    return _done(job)
+    return withdraw_access(job, keep=_access_list(job)) or _done(job)
 
 
 def restore_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
@@ -150,8 +149,7 @@ def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     Bindings that are not as the broker wrote them are left out: the steps before have not changed them.
     """
     _set_roles(job, job.record)
-    withdraw_access(job, keep=job.plan_of(job.record).access_list)
-    return Done(Phase.READY, "")
+    return withdraw_access(job, keep=job.plan_of(job.record).access_list) or Done(Phase.READY, "")
 
 
 def _updated(job: AtlasJob[Instance]) -> Instance:
@@ -228,4 +226,5 @@ UPDATE = Definition[Instance](
         Step.FINISH: finish,
     },
     undo={Step.RESTORE_CLUSTER: restore_cluster, Step.RESTORE_ROLES: restore_roles},
+    late_effects=frozenset({Step.ALLOW_ACCESS}),
 )
