@@ -1,7 +1,8 @@
 """``Config``, as in atlasbroker 2.0.0: credentials, the catalog, and hooks that choose names, users and roles.
 
-Subclass it to change a policy. Its constructor calls no hook and connects to nothing. Hooks run in workers, once for
-each operation. Their results are stored, so the broker finds existing users also after a hook has changed.
+Subclass it to change a policy. Its constructor calls no hook and connects to nothing. Hooks run in workers, and may run
+several times for one operation. Their results are stored, so the broker finds existing users also after a hook has
+changed.
 """
 
 import json

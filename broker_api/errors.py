@@ -151,7 +151,7 @@ class BadRequest(OsbError):
 
 
 class NotFound(OsbError):
-    """The instance or binding does not exist, or not yet."""
+    """The instance or binding does not exist or is not ready yet."""
 
 
 class Gone(OsbError):

@@ -35,7 +35,7 @@ EVENTS: dict[str, str] = {
     "late_cluster_terminated": "A cluster that was requested after the lease had been lost is being deleted.",
     "late_user_not_removed": "A user that was created after the lease had been lost could not be removed.",
     "late_user_removed": "A user that was created after the lease had been lost has been removed.",
-    "lease_lost": "Another worker has taken over the operation, or a later request has replaced it.",
+    "lease_lost": "The lease has ended, or another worker or a later request has taken over the operation.",
     "lease_not_renewed": "MongoDB could not be asked to extend a lease; the lease expires unless it answers soon.",
     "lease_taken_over": "The operation goes on here; the worker that ran it has died or lost MongoDB.",
     "login_failed": "A request had a wrong name or password. The name is logged only if there is such a user.",

@@ -1,4 +1,8 @@
-"""The parameters of instances and bindings, as the JSON schemas that the catalog publishes. Add a parameter here."""
+"""The parameters of instances and bindings, as the JSON schemas that the catalog publishes.
+
+A new parameter is added here and, if it may stay readable in MongoDB, to ``private_values.KNOWN_PARAMETERS``; a rule
+between parameters, to ``Catalog``.
+"""
 
 import functools
 import json

@@ -15,7 +15,7 @@ from broker_api.osb.errors import answer_errors
 from broker_api.osb.headers import API_VERSION, MAJOR, MINIMUM_MINOR
 from broker_api.osb.instance_routes import InstanceOperationRoute, InstanceRoute
 from broker_api.osb.metrics import Metrics
-from broker_api.osb.operation_pages import FILTERS, PATH, OperationPages
+from broker_api.osb.operation_pages import PATH, TEMPLATE_FILTERS, OperationPages
 from broker_api.osb.order_of_checks import check_requests
 from broker_api.osb.responses import json_response
 from broker_api.osb.traces import trace_requests
@@ -70,7 +70,7 @@ def create_app(
     app.add_url_rule(f"{_BINDING}/last_operation", view_func=polled)
     _add_probes(app, service.health, is_stopping)
     app.add_url_rule("/metrics", "metrics", metrics.show)
-    app.jinja_env.filters.update(FILTERS)
+    app.jinja_env.filters.update(TEMPLATE_FILTERS)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     pages = OperationPages(service.operations)
     app.add_url_rule(PATH, "operations", pages.show_list)

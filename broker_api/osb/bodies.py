@@ -105,7 +105,11 @@ def json_object(data: bytes) -> JsonObject:
 
 
 def _object(pairs: list[tuple[str, object]]) -> JsonObject:
-    """Return an object; the same name twice means one thing to one reader and another to the next."""
+    """Return an object from its pairs.
+
+    Raises:
+        ValueError: A name occurs twice; of such names, JSON parsers keep different values.
+    """
     made = dict(pairs)
     if len(made) < len(pairs):
         raise ValueError("an object has the same name twice")

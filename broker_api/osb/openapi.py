@@ -21,7 +21,7 @@ ERRORS = {
     400: ("BadRequest", "The request is malformed, or names a service, plan or parameter that is not in the catalog."),
     401: ("Unauthorized", "User name and password are missing or wrong."),
     403: ("Forbidden", "The user does not have the role that the path needs."),
-    404: ("NotFound", "There is no such instance or binding, or not yet."),
+    404: ("NotFound", "The instance or binding does not exist or is not ready yet."),
     409: ("Conflict", "It exists, or is being made, with other attributes."),
     410: ("Gone", "It does not exist (any more)."),
     412: (
@@ -33,8 +33,8 @@ ERRORS = {
         "Refused",
         (
             "error has the reason: AsyncRequired, ConcurrencyError (Service Catalog gets it also when a request has "
-            "waited too long, and repeats the request) or MaintenanceInfoConflict. Without error, the update can never "
-            "succeed."
+            "waited too long, and repeats the request) or MaintenanceInfoConflict. If error is absent, repeating the "
+            "update does not help."
         ),
     ),
     429: ("TooManyFailures", "The password is wrong, as many before it for this user name from this address."),
@@ -43,7 +43,7 @@ ERRORS = {
         "Internal error of the broker, or the job that the request waited for has failed.",
     ),
     503: ("NoDatabase", "The broker cannot reach its database, or (only /ready) the process is stopping."),
-    504: ("OutOfTime", "The job did not end while the request could wait; it goes on until it is deleted."),
+    504: ("OutOfTime", "The job did not end while the request could wait; it continues, and a delete stops it."),
 }
 
 

@@ -28,7 +28,7 @@ ROWS = 50
 LONG_SECONDS, VERY_LONG_SECONDS = 120, 600
 """After so long an operation in progress is marked."""
 
-_FILTERS = ("state", "type", "older-than", "instance", "waiting-on")
+_QUERY_FIELDS = ("state", "type", "older-than", "instance", "waiting-on")
 _AFTER = "after"
 _DIGITS = slice(0, 19)
 
@@ -51,7 +51,7 @@ class OperationPages:
 
     def show_list(self) -> Response:
         """Return the page of the operations that the filters in the query select, those accepted last first."""
-        given = {name: request.args.get(name, "").strip() for name in (*_FILTERS, _AFTER)}
+        given = {name: request.args.get(name, "").strip() for name in (*_QUERY_FIELDS, _AFTER)}
         try:
             _check_names()
             wanted, after = _filter(given), _cursor(given[_AFTER])
@@ -80,8 +80,8 @@ class OperationPages:
 
 def _check_names() -> None:
     for name in request.args:
-        if name not in (*_FILTERS, _AFTER):
-            raise BadRequest(f"There is no filter {name!r}; there are {', '.join(_FILTERS)}.")
+        if name not in (*_QUERY_FIELDS, _AFTER):
+            raise BadRequest(f"There is no filter {name!r}; there are {', '.join(_QUERY_FIELDS)}.")
 
 
 def _filter(given: Mapping[str, str]) -> OperationFilter:
@@ -110,12 +110,12 @@ def _filter(given: Mapping[str, str]) -> OperationFilter:
 def _cursor(text: str) -> Cursor | None:
     cursor = Cursor.parse(text)
     if text and cursor is None:
-        raise BadRequest("The value of after is not the end of a page; begin with the newest operations.")
+        raise BadRequest("The value of after is none of the broker's links; begin with the newest operations.")
     return cursor
 
 
 def _set(given: Mapping[str, str]) -> dict[str, Any]:
-    return {name: given[name] for name in _FILTERS if given.get(name)}
+    return {name: given[name] for name in _QUERY_FIELDS if given.get(name)}
 
 
 def _form(given: Mapping[str, str]) -> JsonObject:
@@ -162,7 +162,7 @@ def _took(begin: str | None, end: str | None) -> str:
     return f"{seconds:.1f}s" if 0 <= seconds < 10 else duration_text(seconds)  # noqa: PLR2004 - as the docstring says
 
 
-FILTERS = {"absolute": _absolute, "relative": _relative, "took": _took, "duration": duration_text}
+TEMPLATE_FILTERS = {"absolute": _absolute, "relative": _relative, "took": _took, "duration": duration_text}
 """The filters of the templates."""
 
 

@@ -164,7 +164,7 @@ class Bindings:
         if found and found.phase is Phase.DELETING and not found.operation.open:
             raise NotFound(f"The removal of the binding {binding_id} has failed; ask for it again.")
         if found is None or found.phase is not Phase.READY:
-            raise NotFound(f"There is no binding {binding_id} of the instance {instance_id}, or not yet.")
+            raise NotFound(f"The binding {binding_id} of this instance does not exist or is not ready yet.")
         return found
 
     def _credentials(self, found: Binding) -> JsonObject:

@@ -183,7 +183,7 @@ class Instances:
     def _ready(self, instance_id: str) -> Instance:
         found = self._store.instance(instance_id)
         if found is None or found.phase is not Phase.READY:
-            raise NotFound(f"There is no instance {instance_id}, or not yet.")
+            raise NotFound(f"The instance {instance_id} does not exist or is not ready yet.")
         return found
 
     def _plan_of(self, found: Instance) -> Plan:

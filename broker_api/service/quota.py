@@ -17,8 +17,8 @@ def free_slot(plan: Plan, user_limit: int | None, taken: AbstractSet[int], *, ro
 
     Args:
         plan: The plan of the instance.
-        user_limit: How many users the Atlas project may have; None when Atlas has not told it, and then half of it is
-            no quota.
+        user_limit: How many users the Atlas project may have; None if Atlas has not told it, and then ``half`` means
+            no limit.
         taken: The slots of the instance's bindings. Those of another plan may be greater than the quota.
         rotates: The binding replaces another one, which is unbound later; so one more is allowed.
 
@@ -34,7 +34,7 @@ def free_slot(plan: Plan, user_limit: int | None, taken: AbstractSet[int], *, ro
             f"This instance has {len(taken)} bindings, and its plan {plan.name} allows {most}. Unbind one that is not "
             "needed, or make another instance."
         )
-    first = limit  # the slots below are given; greater ones that are taken count too
+    first = limit  # only slots below it are chosen; each taken one above it lowers it by one
     while first + sum(slot >= first for slot in taken) > limit:
         first -= 1
     below = sorted(slot for slot in taken if slot < first)

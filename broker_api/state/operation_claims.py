@@ -53,7 +53,10 @@ platforms never delete it.
 
 
 class LeaseLostError(Exception):
-    """Another worker holds the lease, or another operation has replaced this one; stop without a write."""
+    """Another worker holds the lease, it ends too soon for a call, or another operation has replaced this one.
+
+    The worker stops without a write.
+    """
 
 
 def phase_fields(phase: Phase) -> ResourceFields:

@@ -156,6 +156,7 @@ class Operation(Record):
         error: The error after which the step is tried again.
         failure: The description of the failed operation, set while the undo steps run.
         due: When a worker may run the next step.
+        refusals: How many attempts in a row have ended with an error that may be a refusal (``StepTrouble.refusal``).
         taken_over: The lease before the latest claim had expired, so its worker has died or lost MongoDB.
         first_claimed: When a worker claimed the operation for the first time.
         fence: The number of the latest claim.
@@ -222,7 +223,7 @@ class Resource(Record):
 
     Attributes:
         parameters: JSON text; an object in documents that atlasbroker 2.0.0 must be able to read.
-        unsure_until: Until then a request to Atlas that creates a database user may still take effect.
+        unsure_until: Until then a request to Atlas that creates a user or a cluster may still take effect.
         legacy: It was created by atlasbroker 2.0.0.
         sealed_parameters: The encrypted parameters that the broker does not know (see ``private_values``).
         sealed_context: The encrypted context.

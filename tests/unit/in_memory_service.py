@@ -83,7 +83,7 @@ class InMemoryService:
 
     def require_instance(self, instance_id: str) -> None:
         if instance_id not in self.instances:
-            raise NotFound(f"There is no instance {instance_id}, or not yet.")
+            raise NotFound(f"The instance {instance_id} does not exist or is not ready yet.")
 
 
 class _Part:
@@ -137,7 +137,7 @@ class InMemoryBindings(_Part, Bindings):
     def fetch(self, instance_id: str, binding_id: str) -> JsonObject:
         self._memory.note()
         if (instance_id, binding_id) not in self._memory.bindings:
-            raise NotFound(f"There is no binding {binding_id}, or not yet.")
+            raise NotFound(f"The binding {binding_id} does not exist or is not ready yet.")
         return {"credentials": CREDENTIALS, **self._memory.more}
 
     def last_operation(self, instance_id: str, binding_id: str, operation_id: str | None) -> LastOperation:

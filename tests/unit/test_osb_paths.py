@@ -138,4 +138,4 @@ def test_a_server_hands_over_encoded_slashes(port: int, target: str) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert b"There is no instance a/b" in answer
+    assert b"The instance a/b does not exist" in answer

@@ -73,12 +73,13 @@ class ConnectionStringCache:
     def strings(self, client: AtlasClient, cluster: str, choice: Choice) -> Strings:
         """Return the chosen connection strings of a cluster; old ones are first read again from Atlas.
 
-        If Atlas cannot be asked, the stored ones are returned.
+        If Atlas does not answer, the stored ones are returned.
 
         Raises:
             FailedError: The cluster has none of this kind, no such private endpoint, or cannot be used now.
             ClusterGoneError: The cluster does not exist any more.
-            AtlasError: None are stored, and Atlas cannot be asked.
+            AtlasError: None are stored, and Atlas does not answer.
+            HeldBackError: Atlas may not be asked now: the circuit is open or the rate limit is reached.
         """
         name = NAME.format(client.project_id, cluster)
         held = self.housekeeping.recent(name)

@@ -25,7 +25,7 @@ def log_in(uri: str, certificate: str = "") -> str | None:
     """
     if not certificate:
         return _on_cluster(uri, _ping)
-    with NamedTemporaryFile("w", prefix="certificate-") as file:  # drivers take a file only; no one else may read it
+    with NamedTemporaryFile("w", prefix="certificate-") as file:  # drivers take a file only; its mode is 0600
         file.write(certificate)
         file.flush()
         return _on_cluster(uri, _ping, file.name)

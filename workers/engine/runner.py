@@ -145,7 +145,7 @@ class Runner:
                     definition = self._definitions.get(job.definition)
                     try:
                         # One that only another release knows is left to its workers.
-                        outcome = self._distrust(job, claim) if definition else None
+                        outcome = self._check_record(job, claim) if definition else None
                         while outcome is None:
                             outcome = self._run_next_step(job, definition)
                     except LeaseLostError:
@@ -164,8 +164,8 @@ class Runner:
         if definition and definition.on_lease_lost:
             definition.on_lease_lost(job)
 
-    def _distrust(self, job: Job[Any], claim: Claim[Any]) -> Outcome:
-        """End an operation whose record is not as the broker wrote it, without any step: each would act on the forgery.
+    def _check_record(self, job: Job[Any], claim: Claim[Any]) -> Outcome:
+        """Check the MACs of the record. If they do not fit, end the operation without running a step.
 
         Args:
             job: The job; it gets the record when that has been checked.
@@ -218,7 +218,7 @@ class Runner:
         # A new operation has the step "", so that the API does not have to know the name of the first step.
         step = next((each for each in steps if operation.step in ("", each.value)), None)
         if step is None:
-            sentence = "Waiting for a worker of another release of the broker, which began it."
+            sentence = "Another release of the broker began this operation; waiting for one of its workers."
             return self._record(job, definition, operation.step, Later(OTHER_RELEASE_SECONDS, sentence))
         began = time.monotonic()
         try:
@@ -290,7 +290,7 @@ class Runner:
                 changes, fields, life = job.take_unwritten(result.changes, fields, result.step.value)
                 claim = self._claims.advance(job.claim, changes, fields, steps=life)
                 job.lease.until = asked_at + LEASE_SECONDS
-                return self._distrust(job, claim)
+                return self._check_record(job, claim)
             case Later():
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description

@@ -87,7 +87,7 @@ def settle_credentials(job: AtlasJob[Binding]) -> Result[BindingFields]:
         "project": instance.project or job.project,
         "cluster": instance.cluster,
         "database": instance.database,
-        "username": job.record.username or credentials["username"],  # a certificate has replaced it in them
+        "username": job.record.username or credentials["username"],  # with a certificate, they hold its subject instead
         "auth": auth,
         "sealed_credentials": job.context.vault.seal(credentials, job.record.credentials_place),
         "roles": binding_roles(job.config, view),

@@ -40,7 +40,7 @@ def begin_drop(job: AtlasJob[Instance]) -> bool:
     if job.context.databases.begin_drop(instance, [other.instance_id for other in others]):
         return True
     if reserved := job.context.databases.find(instance):
-        another_drops(job, reserved)
+        another_drops(job, reserved)  # removes the mark of an instance that has stopped
     return False
 
 

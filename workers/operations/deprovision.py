@@ -45,7 +45,7 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if _drops(job):
         if not begin_drop(job):
             return _wait_for_other_drop(job)
-        with suppress(ClusterGoneError):
+        with suppress(ClusterGoneError):  # a cluster that cannot be used fails here, before a binding is removed
             job.connection_strings(job.record)
     return Next(Step.UNBIND)
 

@@ -52,18 +52,17 @@ def wait_for_turn(job: AtlasJob[Instance]) -> Later[Any] | None:
     return Later(seconds, job.operation.description or f"Waiting for the cluster {job.cluster}.") if seconds else None
 
 
-def look_again(job: AtlasJob[Instance], state: str, doing: str = "preparing") -> Later[Any]:
-    """Return the delay until the next look, with a sentence that says what Atlas does and since when.
+def look_again(job: AtlasJob[Instance], state: str) -> Later[Any]:
+    """Return the delay until the next look, with a sentence: what Atlas does, and how long the operation takes so far.
 
     Args:
         job: The operation.
         state: Atlas's name of the cluster's state.
-        doing: The word for a state that has none.
     """
     kind, (provider, region) = kind_of(job.record), place(job.record.new_cluster or {}, job.record.parameters)
     tier = _values(job).get("tier") or job.config.CLUSTER_TIERS[0]
     size = "Flex" if kind == "flex" else f"tier {tier}"
-    doing = _DOING.get(state, doing)
+    doing = _DOING.get(state, "preparing")
     since = _duration(job.context.store.now() - job.operation.accepted)
     sentence = f"Atlas is {doing} the cluster {job.cluster} ({size}, {provider} {region}), for {since}."
     return Later(job.context.looks.seconds[kind], sentence)

@@ -107,7 +107,7 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         log.info("cluster_requested", cluster=job.cluster, project=job.project)
     elif not is_own_cluster(job, cluster):
         raise not_own(job)
-    job.context.looks.take(job.project, job.cluster, kind_of(job.record))
+    job.context.looks.take(job.project, job.cluster, kind_of(job.record))  # so that the first look comes later
     return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER)
 
 
