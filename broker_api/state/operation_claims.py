@@ -365,12 +365,13 @@ class Claims:
             "operation.finished": NOW,
             "operation.description": {"$concat": ["The operation was not done before its deadline. ", reason]},
             "operation.fence": {"$add": [_of_type("number", "$operation.fence", 0), 1]},
-            "operation.undo": {"$not": [deletes]},
+            "operation.undo": {"$or": [{"$eq": ["$operation.undo", True]}, {"$not": [deletes]}]},
             "operation.step": {"$cond": [deletes, "$operation.step", ""]},
             "operation.waits_on": None,
             "operation.in_flight": False,
             "operation.due": NOW,
             "operation.attempts": 0,
+            "operation.refusals": 0,
         }
         is_kind = {"$eq": [{"$type": "$operation.kind"}, "string"]}  # not so in a broken document
         late: Document = {

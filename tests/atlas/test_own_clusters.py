@@ -422,3 +422,13 @@ def test_a_flex_cluster_that_was_upgraded_in_atlas_is_terminated(broker: Broker)
     broker.atlas.put_cluster(name, kind="dedicated")
     deprovision(broker, instance_id)
     assert name not in clusters(broker)
+
+
+def test_a_deprovision_of_a_project_that_is_gone_ends_with_the_reason(broker: Broker) -> None:
+    instance_id, _ = made(broker, "flex")
+    rule = broker.atlas.fail("GET", "/flexClusters/", times=None, status=404, error_code="GROUP_NOT_FOUND")
+    ended = ends(broker.client, broker.client.deprovision(instance_id), instance_id)
+    assert (ended.state, "GROUP_NOT_FOUND" in ended.description) == ("failed", True)
+    assert ended.json["instance_usable"]
+    broker.atlas.heal(rule)
+    deprovision(broker, instance_id)

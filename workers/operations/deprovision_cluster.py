@@ -5,8 +5,9 @@ from enum import StrEnum
 from broker_api.catalog.new_clusters import policy_on_delete
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
+from workers.atlas.client import AtlasError
 from workers.engine.definition import Definition
-from workers.engine.results import Done, Next, Result
+from workers.engine.results import Done, FailedError, HeldBackError, Next, Result
 from workers.operations.access import withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.deprovision import remove_bindings
@@ -60,11 +61,16 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Keep the instance; the platform can ask for its removal again. Bindings that are gone do not come back."""
-    if job.record.was_ready:
-        cluster = look(job)
-        is_going = cluster is None or cluster.state == "DELETING"
-        return Done(Phase.DELETING if is_going else Phase.READY, "")
-    return Done(Phase.DELETING if job.record.cluster_operation else Phase.FAILED, "")
+    if not job.record.was_ready:
+        return Done(Phase.DELETING if job.record.cluster_operation else Phase.FAILED, "")
+    phase = Phase.READY
+    if Step.TERMINATE_CLUSTER in job.operation.steps:
+        try:
+            cluster = look(job)
+        except (AtlasError, HeldBackError, FailedError):  # it may be going
+            cluster = None
+        phase = Phase.DELETING if cluster is None or cluster.state == "DELETING" else phase
+    return Done(phase, "")
 
 
 def _retains(job: AtlasJob[Instance]) -> bool:
