@@ -69,6 +69,7 @@ EVENTS: dict[str, str] = {
     "request_malformed": "A request was no valid HTTP, or had too long a head; the reason is the kind of the error.",
     "request_met_unexpected_error": "A defect: the API met an exception that it does not know.",
     "restart_needed": "A file of a secret has changed that the process uses only when it starts.",
+    "roles_not_restored": "An update has failed, and a hook or Atlas refuses the roles that a user had before it.",
     "secrets_not_replaced": "A file of a secret has changed, and its new content cannot be used; the old one is kept.",
     "secrets_replaced": "Files of secrets have changed, and their contents are in force.",
     "secrets_watch_failed": "A defect: the watch of the files of secrets met an exception that it does not know.",

@@ -5,15 +5,16 @@ That is the project's access list, the roles of the bindings' users, and the ins
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from typing import TypedDict
 
+import structlog
+
 from broker_api.errors import MissingKeyError, TamperedError, UndecryptableError
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Phase
-from workers.atlas.client import Cluster, UserExpired, UserNotFound
+from workers.atlas.client import Cluster, Refused, UserExpired, UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
@@ -24,11 +25,13 @@ from workers.operations.config_hooks import binding_roles, binding_view
 from workers.operations.database_users import atlas_roles, is_ours
 from workers.operations.own_cluster import look_again
 
+log = structlog.get_logger(__name__)
+
 BIND_LOOK_SECONDS = 1.0
 
 
 class Step(StrEnum):
-    """check → (access) → (roles → wait applied →) (cluster → wait →) finish; undo: restore cluster → restore roles."""
+    """check → (access) → (roles → wait applied →) (cluster → wait →) finish; undo: restore cluster → roles → access."""
 
     CHECK = "check"
     ALLOW_ACCESS = "allow access"
@@ -40,6 +43,7 @@ class Step(StrEnum):
     FINISH = "finish"
     RESTORE_CLUSTER = "restore cluster"
     RESTORE_ROLES = "restore"
+    WITHDRAW_ACCESS = "withdraw access"
 
 
 class Requested(TypedDict, total=False):
@@ -146,9 +150,16 @@ def restore_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance).
 
-    Bindings that are not as the broker wrote them are left out: the steps before have not changed them.
+    Bindings that are not as the broker wrote them are left out: the steps before have not changed them. So are those
+    whose roles a hook or Atlas refuses; an undo step that cannot end would hinder each later update.
     """
-    _set_roles(job, job.record)
+    if Step.CHANGE_ROLES in job.operation.steps:
+        _set_roles(job, job.record)
+    return Next(Step.WITHDRAW_ACCESS, repeatable=True)
+
+
+def remove_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
+    """Remove the entries of the access list that the update has added."""
     return withdraw_access(job, keep=job.plan_of(job.record).access_list) or Done(Phase.READY, "")
 
 
@@ -162,10 +173,9 @@ def _updated(job: AtlasJob[Instance]) -> Instance:
 def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
     """Return each binding whose roles change with the parameters of ``instance``, and its new roles.
 
-    When roles are restored, these are all bindings whose roles may have been changed: an answer of Atlas may be lost.
+    When roles are restored, these are all bindings: an answer of Atlas to a change may have been lost.
     """
-    now = job.context.store.now()
-    in_doubt = job.operation.undo and Step.CHANGE_ROLES in job.operation.steps
+    now, undo = job.context.store.now(), job.operation.undo
     changes = []
     for binding in job.context.store.bindings(instance.instance_id):
         expired = binding.expires is not None and binding.expires <= now
@@ -175,11 +185,17 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
         try:
             checked = job.context.store.macs.checked(binding)
         except (TamperedError, UndecryptableError) as error:
-            if job.operation.undo and not isinstance(error, MissingKeyError):
+            if undo and not isinstance(error, MissingKeyError):
                 continue
             raise
-        roles = binding_roles(job.config, binding_view(job.config, checked, instance))
-        if in_doubt or roles != checked.roles:
+        try:
+            roles = binding_roles(job.config, binding_view(job.config, checked, instance))
+        except FailedError as error:
+            if not undo:
+                raise
+            log.warning("roles_not_restored", username=checked.username, reason=str(error))
+            continue
+        if undo or roles != checked.roles:
             changes.append((checked, roles))
     return changes
 
@@ -191,12 +207,19 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     """
     for binding, roles in _role_changes(job, instance):
         name = binding.username or ""
-        with suppress(UserNotFound, UserExpired):
+        try:
             if not binding.settled_mac and not is_ours(binding, job.atlas.user(name, binding.user_database)):
                 if job.operation.undo:
                     continue
                 raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
             job.atlas.update_user(name, binding.user_database, roles=atlas_roles(roles))
+        except (UserNotFound, UserExpired):
+            pass
+        except Refused as error:
+            if error.retryable or not job.operation.undo:
+                raise
+            log.warning("roles_not_restored", username=name, reason=str(error))
+            continue
         job.context.store.change(binding, {"roles": roles})
 
 
@@ -225,6 +248,10 @@ UPDATE = Definition[Instance](
         Step.WAIT_FOR_CLUSTER: wait_for_cluster,
         Step.FINISH: finish,
     },
-    undo={Step.RESTORE_CLUSTER: restore_cluster, Step.RESTORE_ROLES: restore_roles},
+    undo={
+        Step.RESTORE_CLUSTER: restore_cluster,
+        Step.RESTORE_ROLES: restore_roles,
+        Step.WITHDRAW_ACCESS: remove_access,
+    },
     late_effects=frozenset({Step.ALLOW_ACCESS}),
 )
