@@ -114,6 +114,7 @@ def test_nothing_is_added_to_a_queue_that_no_worker_takes_from(
     messages.lpush("instances", *["a job"] * (MOST_WAITING + 1))
     assert sweeper.sweep() == 0
     messages.ltrim("instances", 0, 10)
+    store.collection.update_many({}, {"$set": {"operation.dispatched": datetime.now(UTC) - timedelta(minutes=1)}})
     assert sweeper.sweep() == 1
 
 
@@ -161,6 +162,18 @@ BROKEN: list[dict[str, object]] = [
     {"operation.accepted": 7},
     {"operation.warned": "often"},
 ]
+
+
+def test_a_delete_that_is_being_given_up_at_its_deadline_is_given_up(store: Store) -> None:
+    past = {"deadline": datetime.now(UTC) - SECOND}
+    accepted(store, "undoing", kind=Kind.DEPROVISION, undo=True, step="give up", **past)
+    accepted(store, "deleting", kind=Kind.DEPROVISION, step="unbind", **past)
+    assert len(Claims(store).expire()) == 2
+    ended = [store.instance(name) for name in ("undoing", "deleting")]
+    assert [(each.operation.undo, each.operation.step) for each in ended if each] == [
+        (True, "give up"),
+        (False, "unbind"),
+    ]
 
 
 def test_broken_operations_stop_none_of_the_others(store: Store, sweeper: Sweeper) -> None:

@@ -128,12 +128,12 @@ class Sweeper:
             self._check()
             for long_wait in take_long_waits(self._store):
                 log.warning("operation_waits_long", **long_wait)
-        sent = self._send(due)
-        if sent:
-            self._claims.mark_sent(sent)
+        sent, held_back = self._send(due)
+        if sent or held_back:  # which both leave their place in the next round to others
+            self._claims.mark_sent([*sent, *held_back])
         return len(sent)
 
-    def _send(self, due: Sequence[Due]) -> list[Due]:
+    def _send(self, due: Sequence[Due]) -> tuple[list[Due], list[Due]]:
         """Send jobs until Redis fails; the others are due again in the next round.
 
         Of the operations that wait on the same cluster only one is sent, since one poll of the cluster serves all of
@@ -141,13 +141,16 @@ class Sweeper:
         sent to a queue that is too long.
 
         Returns:
-            The operations that were sent.
+            The operations that were sent, and those whose queue is too long.
         """
-        sent: list[Due] = []
+        sent, held_back = list[Due](), list[Due]()
         waits: set[str] = set()
         depths = (self._queue.depths() if due else None) or {}
         for each in due:
-            if each.kind not in JOBS or each.waits_on in waits or depths.get(QUEUES[JOBS[each.kind]], 0) > MOST_WAITING:
+            if each.kind not in JOBS or each.waits_on in waits:
+                continue
+            if depths.get(QUEUES[JOBS[each.kind]], 0) > MOST_WAITING:
+                held_back.append(each)
                 continue
             if not self._queue.send(JOBS[each.kind], [each.instance_id, each.binding_id, each.operation_id]):
                 break
@@ -156,7 +159,7 @@ class Sweeper:
             sent.append(each)
             if each.waits_on:
                 waits.add(each.waits_on)
-        return sent
+        return sent, held_back
 
     def _start_reconciliation(self) -> None:
         """Start the reconciliation once an hour for all workers; a new broker waits for the first hour to pass."""
