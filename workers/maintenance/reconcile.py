@@ -223,8 +223,10 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
             except UserAlreadyExists:
                 if not is_ours(binding, client.user(binding.username or "", binding.user_database)):
                     raise
-            if _is_orphan(context, user):  # it was unbound just now, and its unbind has found no user
-                client.delete_user(user.username, user.database)
+            now = context.store.get(binding.key)
+            if now is None or now.phase not in (Phase.CREATING, Phase.READY):  # its unbind may have found no user
+                with suppress(UserNotFound):
+                    client.delete_user(user.username, user.database)
                 continue
             ids = {"instance_id": binding.instance_id, "binding_id": binding.binding_id}
             log.warning("user_restored", username=binding.username, **ids)
