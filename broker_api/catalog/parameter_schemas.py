@@ -182,15 +182,31 @@ def rules_beside(own: JsonObject, ours: JsonObject) -> JsonObject:
     """Return what the broker's schema demands beside an operator's own, which may not describe all parameters.
 
     Returns:
-        A schema with the type of each parameter that ``own`` describes, and all that ``ours`` says of the others;
-        ``{}`` if both are the same.
+        A schema with all that ``ours`` says of parameters that ``own`` does not describe, and the types of those that
+        it describes without a type; ``{}`` if both are the same.
     """
     if own == ours:
         return {}
-    described = own.get("properties", {})
-    types = {name: {"type": rule["type"]} for name, rule in ours["properties"].items() if "type" in rule}
-    others = {name: rule for name, rule in ours["properties"].items() if name not in described}
-    return {"properties": types | others}
+    described = dict(_described(own))
+    rules: JsonObject = {}
+    for name, rule in ours["properties"].items():
+        if name not in described:
+            rules[name] = rule
+        elif "type" in rule and "type" not in described[name]:
+            rules[name] = {"type": rule["type"]}
+    return {"properties": rules}
+
+
+def _described(schema: object) -> Iterator[tuple[str, JsonObject]]:
+    """Return the parameters that a schema describes, also within ``allOf`` and the like, with what it says of them."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _described(each)
+    elif isinstance(schema, dict):
+        yield from schema.get("properties", {}).items()
+        for name, inner in schema.items():
+            if name != "properties":
+                yield from _described(inner)
 
 
 def _roles(names: list[str], custom: list[str]) -> JsonObject:

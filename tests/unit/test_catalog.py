@@ -401,7 +401,7 @@ def test_what_a_config_does_not_offer_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("parameters", "complaint"),
     [
-        ({"roles": ["root"]}, "parameters.roles[0] must be one of"),
+        ({"auth": "ldap"}, "parameters.auth must be one of password."),
         ({"expires_in": "1h"}, "parameters.expires_in must be of the type integer."),
         ({"role": ["readOnly"]}, "parameters.role must be of the type string."),
     ],
@@ -409,10 +409,11 @@ def test_what_a_config_does_not_offer_is_refused(name: str) -> None:
 def test_an_own_schema_of_bindings_lets_through_nothing_that_it_does_not_describe(
     parameters: dict[str, object], complaint: str
 ) -> None:
-    own = {**SCHEMA, "properties": {"role": {"description": "Any."}}}
+    roles = {"roles": {"type": ["array", "string"]}}
+    own = {**SCHEMA, "properties": {"role": {"description": "Any."}}, "anyOf": [{"properties": roles}, {}]}
     catalog, plan = a_plan(with_plan(schemas={"service_binding": {"create": {"parameters": own}}}))
     assert refusal(catalog.check_binding, plan, parameters).startswith(complaint)
-    catalog.check_binding(plan, {"role": "whatever the hook knows", "expires_in": 60})
+    catalog.check_binding(plan, {"role": "whatever the hook knows", "roles": "all", "expires_in": 60})
 
 
 @pytest.mark.parametrize("parameters", [{"cluster": 5}, {"endpoint": 5}, {"project": []}, {"database": {}}])
