@@ -112,11 +112,15 @@ def test_a_cancelled_update_restores_roles_also_if_the_answers_to_their_change_w
     assert roles(broker, binding) == before
 
 
-def test_a_user_that_a_bind_takes_over_lives_as_long_as_this_bind_asks_for(broker: Broker, instance: str) -> None:
-    """As after a bind that has failed, whose user is still there when the platform binds again."""
-    binding, soon = new_id(), f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
+@pytest.mark.parametrize("end", [timedelta(minutes=5), None], ids=["for minutes", "for ever"])
+def test_a_user_that_a_bind_takes_over_lives_as_long_as_this_bind_asks_for(
+    broker: Broker, instance: str, end: timedelta | None
+) -> None:
+    """As after a bind that was purged, whose user is still there when the platform binds again."""
+    binding = new_id()
+    life = {"deleteAfterDate": f"{datetime.now(UTC) + end:%Y-%m-%dT%H:%M:%SZ}"} if end else {}
     ours = [{"key": "instance_id", "value": instance}, {"key": "binding_id", "value": binding}]
-    make_user(broker.atlas, binding, labels=ours, deleteAfterDate=soon)
+    make_user(broker.atlas, binding, labels=ours, **life)
     broker.bind(instance, {"expires_in": 3600}, binding)
     user, expires = broker.user(binding), broker.client.binding(instance, binding).json["metadata"]["expires_at"]
     assert user

@@ -99,7 +99,8 @@ def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
         LeaseLostError: Another worker has taken over the operation.
         AtlasError: Atlas did not change it.
     """
-    if not is_ours(job.record, job.atlas.user(user.username, user.database)):
+    found = job.atlas.user(user.username, user.database)
+    if not is_ours(job.record, found):
         if user.aws_iam != "NONE":
             raise FailedError(
                 f"{user.username} is a database user of the Atlas project already, for another binding or made by "
@@ -110,6 +111,10 @@ def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
         sentence = f"A database user {user.username} exists in the Atlas project and was not made for this {what}."
         raise FailedError(sentence, refused=True)
     job.context.claims.renew(job.claim)  # if the lease is lost, another worker may have set the password
+    if (found.delete_after is None) != (user.delete_after is None):  # Atlas refuses to change that
+        job.atlas.delete_user(user.username, user.database)
+        job.atlas.create_user(user)
+        return
     job.atlas.update_user(
         user.username,
         user.database,
