@@ -218,7 +218,7 @@ class Runner:
         # A new operation has the step "", so that the API does not have to know the name of the first step.
         step = next((each for each in steps if operation.step in ("", each.value)), None)
         if step is None:
-            sentence = "Another release of the broker began this operation; waiting for one of its workers."
+            sentence = "Waiting for a worker of another release of the broker: that release has begun the operation."
             return self._record(job, definition, operation.step, Later(OTHER_RELEASE_SECONDS, sentence))
         began = time.monotonic()
         try:

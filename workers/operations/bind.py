@@ -162,10 +162,10 @@ def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
     uri = credentials.get("uri") or credentials.get("connectionString")
     if not uri:  # a hook returns no more than a name and a password
-        found = _instance_and_plan(job)
-        if found is None:
-            return Later(1.0, "Waiting until the instance has been updated.")
-        strings, database = job.connection_strings(*found), job.record.database or ""
+        instance = job.context.store.instance(job.record.instance_id)
+        if instance is None or instance.phase is not Phase.READY:
+            raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
+        strings, database = job.connection_strings(instance), job.record.database or ""
         any_string = strings.get("standard") or strings["srv"]
         uri = with_credentials(any_string, credentials["username"], credentials["password"], database)
     trouble = database_client.log_in(uri, credentials.get("certificate", "") + credentials.get("private-key", ""))
