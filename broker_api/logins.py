@@ -178,7 +178,7 @@ class Logins:
     """
 
     def __init__(self, users: Mapping[str, str], on_failure: Callable[[str], None] = lambda _: None) -> None:
-        self._known = _Known(users)
+        self._users, self._known = dict(users), _Known(users)
         self._failures = _Failures()
         self._on_failure = on_failure
         self._checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
@@ -186,8 +186,9 @@ class Logins:
         self._suspects = threading.BoundedSemaphore(SUSPECTS_WAITING)
 
     def replace(self, users: Mapping[str, str]) -> None:
-        """Use other users from now on."""
-        self._known = _Known(users)
+        """Use other users from now on. If they are the same, the passwords that were found to be right stay known."""
+        if users != self._users:
+            self._users, self._known = dict(users), _Known(users)
 
     def check(self, name: str, password: str, address: str) -> frozenset[Role]:
         """Return the roles of the user that a name and password belong to.

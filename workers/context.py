@@ -71,15 +71,15 @@ class Context:
     """That of what only workers may read."""
 
     def use(self, new: Settings) -> None:
-        """Use the secrets of other settings from now on: keys, and credentials of the projects that there are.
+        """Use the secrets of other settings from now on: keys, and credentials of the projects that this worker has.
+
+        Other projects need a restart.
 
         Raises:
             SettingError: They cannot be used, and nothing is changed.
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
-        found = {project.project_id: project for project in new.projects}
-        if found.keys() != self.projects.keys():
-            raise SettingError("MONGODB_ATLAS_PROJECT_ID: must be as before; restart the worker for other projects")
+        found = {each.project_id: each for each in new.projects if each.project_id in self.projects}
         try:
             credentials_of = {
                 name: credentials(project, SharedTokens(self.housekeeping, self.own_vault, project.client_id))

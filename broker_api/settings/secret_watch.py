@@ -11,8 +11,8 @@ from broker_api.settings.secret_files import fingerprint
 from broker_api.settings.settings import SECRETS, Part, Settings, load
 
 LOOK_SECONDS = 1.0
-REPLACEABLE = ("users", "encryption_keys", "worker_keys", "projects")
-"""The settings that parts of a process take while it runs."""
+REPLACEABLE = ("users", "encryption_keys", "worker_keys")
+"""The settings that parts of a process take while it runs, beside the credentials of the projects."""
 FIXED = ("mongo_uri", "redis")
 """The settings in files that a process needs a restart for: connections are made with them."""
 
@@ -61,17 +61,23 @@ class SecretWatch:
 
     def look(self) -> None:
         """Look at the files once, and use what has changed."""
-        before, self._seen = self._seen, fingerprint(self._environ, SECRETS)
-        if self._seen == self._read or self._seen != before:
+        seen, self._seen = self._seen, fingerprint(self._environ, SECRETS)
+        if self._seen == self._read or self._seen != seen:
             return
         try:
             new = load(self._environ, self._part, self._config)
             if fingerprint(self._environ, SECRETS) != self._seen:
                 return
-            if changed := self._changed(new, REPLACEABLE):
+            before, after = ({each.project_id: each for each in made.projects} for made in (self._current, new))
+            changed, fixed = self._changed(new, REPLACEABLE), self._changed(new, FIXED)
+            if any(before[name] != after[name] for name in before.keys() & after.keys()):
+                changed.append("projects")
+            if before.keys() != after.keys():
+                fixed.append("projects")
+            if changed:
                 self._use(new)
                 log.info("secrets_replaced", settings=changed)
-            if fixed := self._changed(new, FIXED):
+            if fixed:
                 log.warning("restart_needed", settings=fixed)
             self._current, problem = new, ""
         except SettingError as error:

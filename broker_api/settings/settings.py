@@ -265,6 +265,8 @@ def load(environ: Mapping[str, str], part: Part, config: Config | None = None) -
         )
     except ValidationError as error:
         raise explain(error, {**Project.model_fields, **Settings.model_fields}) from None
+    if len({each.project_id for each in settings.projects}) < len(settings.projects):
+        raise SettingError("BROKER_SECRETS: the section atlas must have each group once")
     settings.check_complete(part)
     return settings
 

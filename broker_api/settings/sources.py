@@ -118,12 +118,14 @@ def read_file(environ: Mapping[str, str]) -> dict[str, Any]:
 def read_sections(environ: Mapping[str, str], config: Config) -> dict[str, Any]:
     """Return the sections of secret.json. The credentials of the ``Config`` take precedence over the file.
 
+    The other sections of a file that the ``Config`` was made from are those of its import; the file has newer ones.
+
     Raises:
         SettingError: the file cannot be read, or a section has a wrong form.
     """
     own = {name: section for name, section in (("mongo", config.mongo), ("atlas", config.atlas)) if section}
     try:
-        checked = Sections.model_validate({**read_file(environ), **config.secrets, **own})
+        checked = Sections.model_validate({**config.secrets, **read_file(environ), **own})
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         must_be = Sections.model_fields[name].description

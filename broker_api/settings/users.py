@@ -18,6 +18,8 @@ HASH = re.compile(
 
 _ENTRY = re.compile(rf"\s*(?P<name>[^,:]*):(?P<secret>{HASH.pattern}|[^,]*)\s*(?:,|\Z)")
 """One user in the text of all. The commas between a hash's parameters belong to the hash."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that basic authentication does not allow (RFC 7617, section 2), such as line breaks between users."""
 _OTHER_HASH = re.compile(r"\$(argon2\w*|scrypt|2[abxy]|pbkdf2[\w-]*|[156y])\$")
 
 
@@ -58,10 +60,11 @@ def parse_users(given: object) -> dict[str, str]:
     """
     pairs = list(given.items()) if isinstance(given, Mapping) else _pairs(str(given))
     fits = all(isinstance(text, str) and text.strip() and is_unicode(text) for pair in pairs for text in pair)
+    fits = fits and not any(_CONTROL.search(text) for pair in pairs for text in pair)
     if not pairs or not fits or any(":" in name for name, _ in pairs):
         raise SettingError(
             "BROKER_USERS: must be name:password, several separated by commas, in secret.json an object of names "
-            "and passwords; all of them text, none empty, no colon in a name"
+            "and passwords; all of them text, none empty, no colon in a name, no line break or other control character"
         )
     users = read_users(dict(pairs))
     if len({user.name for user in users}) < len(pairs):

@@ -9,6 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
+from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.secret_files import MAX_BYTES
 from broker_api.settings.secret_watch import SecretWatch
@@ -164,3 +165,34 @@ def test_a_changed_address_is_logged_as_needing_a_restart_and_a_secrets_file_is_
     watched = Watched(environ)
     put(tmp_path, "json", json.dumps({"mongo": {"uri": "mongodb://b"}, "users": {"a": "c"}}))
     assert watched.look() == ["secrets_replaced ['users']", "restart_needed ['mongo_uri']"]
+
+
+def test_other_projects_need_a_restart_and_hinder_no_other_change(tmp_path: Path) -> None:
+    one, two = {"group": "1", "user": "u", "password": "p"}, {"group": "2", "user": "u", "password": "p"}
+    put(tmp_path, "json", json.dumps({"atlas": [one]}))
+    watched = Watched(environment(tmp_path) | {"BROKER_SECRETS": str(tmp_path / "json")})
+    put(tmp_path, "json", json.dumps({"atlas": [one, two]}))
+    assert watched.look() == ["restart_needed ['projects']"]
+    assert watched.used == []
+    put(tmp_path, "json", json.dumps({"atlas": [{**one, "password": "new"}, two]}))
+    put(tmp_path, "users", "a:new")
+    assert watched.look() == ["secrets_replaced ['users', 'projects']"]
+
+
+def test_a_file_that_a_config_was_made_from_is_read_anew(tmp_path: Path) -> None:
+    put(tmp_path, "json", json.dumps({"atlas": {"group": "1"}, "users": {"a": "b", "revoked": "c"}}))
+    environ = environment(tmp_path) | {"BROKER_SECRETS": str(tmp_path / "json")}
+    del environ["BROKER_USERS_FILE"]
+    config = Config((Config.load_json(environ["BROKER_SECRETS"]) or {})["atlas"], None)
+    assert load(environ, "api", config).users == {"a": "b", "revoked": "c"}
+    put(tmp_path, "json", json.dumps({"atlas": {"group": "2"}, "users": {"a": "b"}}))
+    made = load(environ, "api", config)
+    assert (made.users, [each.project_id for each in made.projects]) == ({"a": "b"}, ["1"])
+    assert load({**environ, "BROKER_SECRETS": ""}, "api", config).users == {"a": "b", "revoked": "c"}
+
+
+def test_a_project_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    twice = [{"group": "1", "user": user, "password": "p"} for user in ("old", "new")]
+    put(tmp_path, "json", json.dumps({"atlas": twice}))
+    with pytest.raises(SettingError, match="BROKER_SECRETS: the section atlas must have each group once"):
+        load(environment(tmp_path) | {"BROKER_SECRETS": str(tmp_path / "json")}, "api")
