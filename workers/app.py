@@ -133,11 +133,23 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
         queues = dict.fromkeys(QUEUES.values())
         if not {*(options.get("queues") or ())} <= {*queues}:  # Celery would end with a traceback
             raise SettingError(f"worker -Q: must be one or more of {', '.join(queues)}, separated by commas")
+        _check_pool(options)
         check_directory(os.environ)
         tracing.set_up("atlas-broker-worker")
         if not _Process.keys_checked:
             check_at_start(settings)
             _Process.keys_checked = True
+
+
+def _check_pool(options: dict[str, Any]) -> None:
+    """Refuse options of Celery that the pool of threads or the probes do not bear."""
+    pool = getattr(options.get("pool_cls"), "__module__", "").rpartition(".")[2]
+    if pool in ("gevent", "eventlet"):
+        raise SettingError("worker --pool: must be threads, processes or solo; the probes need Celery's event loop")
+    if options.get("autoscale") and pool != "prefork":
+        raise SettingError("worker --autoscale: must be with --pool=processes; threads have --concurrency")
+    if options.get("without_heartbeat"):
+        raise SettingError("worker --without-heartbeat: must not be set; the probes need the heartbeats")
 
 
 @signals.celeryd_after_setup.connect

@@ -376,6 +376,14 @@ def test_a_worker_for_a_queue_that_does_not_exist_ends_with_one_line() -> None:
     assert (ended.returncode, (ended.stdout + ended.stderr).strip()) == (1, told)
 
 
+@pytest.mark.parametrize("option", ["--autoscale=10,3", "--without-heartbeat"])
+def test_an_option_of_celery_that_a_worker_does_not_bear_ends_it_with_one_line(option: str) -> None:
+    ended = run_to_end([*COMMANDS["worker"], option], WORKS)
+    told = (ended.stdout + ended.stderr).strip()
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"atlas-broker: worker {option.partition('=')[0]}: must [^\n]+", told), told
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
