@@ -9,6 +9,8 @@
 - Flower compares clear passwords; it has no setting for a check of hashes.
 - Flower's API lists the workers that answer a broadcast. Workers here take no commands, so Flower sends none, and lists
   the workers whose events it has seen.
+- Flower doubles the pause between its attempts to reach Redis without a limit, so that it stays blind for as long again
+  as Redis was away.
 - Celery prints what a signal to stop does, beside the log.
 
 Replacements of parts of Celery's consumer, for which Celery has settings, are in ``workers/transport.py``. The test
@@ -17,9 +19,11 @@ Replacements of parts of Celery's consumer, for which Celery has settings, are i
 
 import os
 import secrets
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from types import SimpleNamespace
 
 import click
 from celery.apps import worker as celery_worker
@@ -53,6 +57,9 @@ FLOWER_TASKS = 10_000
 
 FLOWER_COLUMNS = "name,state,args,result,received,runtime,worker"
 """The columns of Flower's list of jobs, unless an option says others."""
+
+FLOWER_PAUSE_SECONDS = 5.0
+"""The longest pause between Flower's attempts to reach Redis."""
 
 _ignored: set[str] = set()
 """Variables that this process ignores, without CELERY_VARIABLES."""
@@ -118,7 +125,8 @@ def guard_flower(logins: Logins) -> None:
     Args:
         logins: The users; only those with the role operator may see Flower.
     """
-    from flower.api.workers import ListWorkers  # noqa: PLC0415 - only Flower's process needs it
+    from flower import events as flower_events  # noqa: PLC0415 - only Flower's process needs it
+    from flower.api.workers import ListWorkers  # noqa: PLC0415 - as above
     from flower.inspector import Inspector  # noqa: PLC0415 - as above
     from flower.urls import handlers  # noqa: PLC0415 - as above
     from flower.views import BaseHandler  # noqa: PLC0415 - as above
@@ -131,6 +139,10 @@ def guard_flower(logins: Logins) -> None:
             raise HTTPError(HTTPStatus.UNAUTHORIZED)
         return name
 
+    def short_sleep(seconds: float) -> None:
+        time.sleep(min(seconds, FLOWER_PAUSE_SECONDS))
+
+    flower_events.time = SimpleNamespace(**{**vars(time), "sleep": short_sleep})
     BaseHandler.get_current_user = current_user
     flower_options.basic_auth = [secrets.token_urlsafe()]  # only tells Flower that there is authentication
     flower_options.read_only = True

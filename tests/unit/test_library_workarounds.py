@@ -1,6 +1,7 @@
 """What the libraries do without the work-arounds. A test that fails here says which one is not needed any more."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import celery.apps.worker
 import flower.command
+import flower.events
 import pytest
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from celery.worker.heartbeat import Heart
@@ -26,6 +28,16 @@ from broker_api.jobs.redis_transport import KombuChannel
 from tests.dev.processes import CHECKOUT, clean_environment
 from workers.messages import MalformedError, rebuild
 from workers.transport import CeleryDispatcher
+
+SHORT_SLEEP = """
+from flower import events
+from broker_api.logins import Logins
+from workers import library_workarounds
+library_workarounds.FLOWER_PAUSE_SECONDS = 0.01
+library_workarounds.guard_flower(Logins({"a": "b"}))
+events.time.sleep(2048)
+print("short" if events.time.monotonic() else "")
+"""
 
 
 def test_the_versions_are_those_that_the_work_arounds_were_written_for() -> None:
@@ -114,3 +126,9 @@ def test_celery_retries_to_send_a_heartbeat() -> None:
 )
 def test_what_is_replaced_is_still_there(owner: object, names: list[str]) -> None:
     assert [name for name in names if not hasattr(owner, name)] == []
+
+
+def test_flower_doubles_its_pause_without_a_limit_and_here_has_one() -> None:
+    assert "try_interval *= 2" in inspect.getsource(flower.events.Events.run)
+    ended = subprocess.run([sys.executable, "-c", SHORT_SLEEP], capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == "short", ended.stderr
