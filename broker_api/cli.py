@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import logging
 import os
 import sys
@@ -99,7 +100,12 @@ def main() -> None:
         SystemExit: the command has ended; with one line on standard error when a setting is wrong.
     """
     logs.configure(logging.CRITICAL)  # commands print their findings and errors; a server turns its log on
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not show each character
     try:
         cli()
     except SettingError as error:
         sys.exit(f"atlas-broker: {error}")
+    except UnicodeError:
+        sys.exit("atlas-broker: arguments and input must be text in UTF-8")

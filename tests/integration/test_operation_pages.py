@@ -390,7 +390,9 @@ def test_errors_of_the_page_are_pages_and_others_stay_json(app: Flask, site: Sit
     assert "There is no operation none, and none whose id begins so." in site.get("/operations/none", 404).seen
     assert "Several operations fit bind-" in site.get("/operations/bind-", 404).seen
     client = app.test_client()
-    assert Html(client.get("/operations"), 401).response.headers["WWW-Authenticate"].startswith("Basic")
+    for host in ("broker", "a..b", "x" * 64):
+        page = Html(client.get("/operations", headers={"Host": host}), 401)
+        assert page.response.headers["WWW-Authenticate"].startswith("Basic")
     assert Html(client.post("/operations", auth=USER), 405).response.headers["Allow"]
     assert client.get("/operation", auth=USER).content_type == "application/json"
     assert ids["ready"]

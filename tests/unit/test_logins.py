@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from broker_api.errors import SettingError
 from broker_api.logins import Logins, TooManyFailuresError, WrongCredentialsError, make_hash
 from broker_api.osb.app import create_app
 from broker_api.settings.users import Role, parse_users
+from tests.dev.processes import script
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import description, send
 
@@ -53,6 +55,8 @@ def test_hashes_clear_passwords_and_roles_stand_side_by_side(hashed: str) -> Non
 @pytest.mark.parametrize(
     "given",
     [
+        "a:first line\nb/operator:second line",
+        {"a": "a\tb"},
         "a/admin:b",
         "/platform:b",
         "a/b/platform:c",
@@ -82,6 +86,13 @@ def test_the_command_makes_another_hash_each_time_and_takes_no_password_as_an_ar
     assert Logins(parse_users(f"a:{first}")).check("a", "secret", "") == BOTH
     assert CliRunner().invoke(cli, ["users", "hash", "secret"]).exit_code == 2
     assert CliRunner().invoke(cli, ["users", "hash"], input="\n").exit_code == 1
+
+
+def test_input_that_is_not_utf_8_is_one_line() -> None:
+    command = [str(script("atlas-broker")), "users", "hash"]
+    ended = subprocess.run(command, input=b"p\xe4ss\n", capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == "atlas-broker: arguments and input must be text in UTF-8\n"
 
 
 def test_a_password_is_computed_once_and_a_wrong_one_too(hashed: str) -> None:
