@@ -24,6 +24,7 @@ class Certificate:
     def __init__(self, certificate: str, key: str) -> None:
         self.files = certificate, key
         self._lock = threading.Lock()
+        self._trouble: str | None = None
         try:
             self._stamp = self._look()
             self._context = self._load()
@@ -33,6 +34,7 @@ class Certificate:
     def context(self, _config: object, _default: object) -> ssl.SSLContext:
         """Return the context for a new connection. While changed files cannot be used, the certificate before is."""
         with self._lock:
+            trouble = None
             try:
                 stamp = self._look()
                 if stamp != self._stamp:
@@ -40,7 +42,10 @@ class Certificate:
                     self._context = self._load()
                     log.info("certificate_loaded", files=self.files)
             except OSError as error:
-                log.warning("certificate_not_loaded", files=self.files, reason=error.strerror or type(error).__name__)
+                trouble = error.strerror or type(error).__name__
+                if trouble != self._trouble:
+                    log.warning("certificate_not_loaded", files=self.files, reason=trouble)
+            self._trouble = trouble
             return self._context
 
     def _look(self) -> list[tuple[int, int, int]]:
