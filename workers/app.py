@@ -30,7 +30,7 @@ from broker_api.state.encryption_key_check import check_at_start
 from broker_api.state.operation_claims import Due
 from workers import job_states, library_workarounds, metrics
 from workers.announcer import Announcer
-from workers.clusters.user_quota import UserQuota
+from workers.clusters.user_limit import UserLimit
 from workers.context import Context, compose
 from workers.engine.sweeper import Sweeper
 from workers.probes import Parts, Probes, try_credentials
@@ -209,7 +209,7 @@ def _start_sweeper(sender: Consumer, **_: object) -> None:
         keys=parts.keys,
         queue=parts.queue,
         stopping=parts.stopping,
-        check=UserQuota(parts.store, parts.housekeeping, parts.projects).check,
+        check=UserLimit(parts.store, parts.housekeeping, parts.projects).check,
     )
     sweeper.start()
     _Process.probes.parts = Parts(parts, sender, sweeper)

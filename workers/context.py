@@ -16,9 +16,9 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
 from workers.clusters.access_list import AccessNeeds
+from workers.clusters.change_status import ClusterStatus
 from workers.clusters.cluster_looks import ClusterLooks
 from workers.clusters.connection_strings import ConnectionStringCache
-from workers.clusters.status import ClusterStatus
 from workers.clusters.watcher import ClusterWatcher
 from workers.engine.leases import Lease, LeaseKeeper
 from workers.guard.circuit_breaker import CircuitBreaker

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from broker_api.authentication import Authentication
-from broker_api.catalog.new_clusters import check_names, cluster_properties, place
+from broker_api.catalog.cluster_plans import check_names, cluster_properties, place
 from broker_api.catalog.parameter_checks import check_schema
 from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, rules_beside, schema_problem
 from broker_api.catalog.service_definitions import (

@@ -16,7 +16,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT4
 
 from broker_api.authentication import DEFAULT_MONTHS, MAX_MONTHS, Authentication
-from broker_api.catalog.new_clusters import cluster_properties, place
+from broker_api.catalog.cluster_plans import cluster_properties, place
 from broker_api.config import Config
 from broker_api.json_types import JsonObject
 

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from broker_api.authentication import Authentication
-from broker_api.catalog.new_clusters import SECONDS as NEW_CLUSTER_SECONDS
-from broker_api.catalog.new_clusters import NewClusterDefinition
+from broker_api.catalog.cluster_plans import SECONDS as NEW_CLUSTER_SECONDS
+from broker_api.catalog.cluster_plans import NewClusterDefinition
 from broker_api.catalog.parameter_schemas import CONNECTIONS
 from broker_api.errors import SettingError
 from broker_api.json_types import JsonObject

@@ -7,11 +7,11 @@ from broker_api.config import Config
 from broker_api.errors import BadRequest, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
+from broker_api.service.binding_quota import free_slot
 from broker_api.service.existence_checks import poll_of_nothing, read_anew, require_deletable, require_usable
 from broker_api.service.idempotency import repeated_create, repeated_delete
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_ids, plan_of_bind
-from broker_api.service.quota import free_slot
 from broker_api.service.schemas import Accepted, BindRequest, Caller, Complete, LastOperation, RotateRequest
 from broker_api.service.sync_wait import SyncWait
 from broker_api.settings.settings import Settings

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker_api import tracing
-from broker_api.catalog.new_clusters import SECONDS as NEW_CLUSTER_SECONDS
+from broker_api.catalog.cluster_plans import SECONDS as NEW_CLUSTER_SECONDS
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import Accepted, Caller

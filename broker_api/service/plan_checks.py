@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker_api.catalog.catalog import Catalog, Plan
-from broker_api.catalog.new_clusters import check_changes, chosen, place
+from broker_api.catalog.cluster_plans import check_changes, chosen, place
 from broker_api.errors import BadRequest, ErrPlanUnsupported, MaintenanceInfoConflict, UpdateNotSupported
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import BindRequest, MaintenanceInfo, ProvisionRequest, RotateRequest, UpdateRequest

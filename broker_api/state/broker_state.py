@@ -119,7 +119,7 @@ class BrokerState:
 
     @property
     def rooms(self) -> dict[str, Mapping[str, Any]]:
-        """What is known about the number of users of each project (see ``workers.clusters.user_quota``)."""
+        """What is known about the number of users of each project (see ``workers.clusters.user_limit``)."""
         return self._named(ROOM)
 
     @property

@@ -16,7 +16,7 @@ from tests.bench import load
 from tests.bench.lab import API, WORKER, Lab, MeasuredStack, target_of
 from tests.bench.load import Client
 from tests.bench.report import Result, Row
-from workers.clusters.status import SPACING_MS
+from workers.clusters.change_status import SPACING_MS
 
 IDLE_SECONDS = 5.0
 PAUSE_SECONDS = SPACING_MS / 1000

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.chaos.chaos import Chaos
     from tests.chaos.scenarios import Scenario
     from workers.atlas.client import AtlasClient, Refused
-    from workers.clusters.status import ClusterStatus
+    from workers.clusters.change_status import ClusterStatus
     from workers.engine.definition import Definition
     from workers.transport import Consumer
 
@@ -228,7 +228,7 @@ CAUGHT: dict[Scenario, list[Planted]] = {
     scenarios.an_applied_of_before_is_not_believed: [
         Planted(
             "an old APPLIED is believed",
-            "workers.clusters.status:is_confirmed",
+            "workers.clusters.change_status:is_confirmed",
             lambda _: lambda change, status, _seconds: (status.get("applied_at") or change.at) > change.at,
         )
     ],
@@ -257,7 +257,7 @@ CAUGHT: dict[Scenario, list[Planted]] = {
         Planted("a temporary user is forgotten", f"{JOB}.wait_for_late_effect", returns(None))
     ],
     scenarios.a_waiting_operation_holds_no_worker: [
-        Planted("everybody polls", "workers.clusters.status:ClusterStatus._update", always_takes_the_turn)
+        Planted("everybody polls", "workers.clusters.change_status:ClusterStatus._update", always_takes_the_turn)
     ],
     cluster_scenarios.a_cluster_made_without_an_answer_is_found_again: [
         Planted("no look before a cluster is made", f"{OWN_CLUSTER}:look", returns(None))

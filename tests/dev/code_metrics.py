@@ -30,7 +30,7 @@ from tests.dev.processes import CHECKOUT
 from tests.dev.stack import Stack
 from tests.osb_client import PLAN_ID, SERVICE_ID
 from workers.atlas.wire import _Adapter
-from workers.clusters.status import SHORTEST_PAUSE_MS
+from workers.clusters.change_status import SHORTEST_PAUSE_MS
 from workers.context import compose
 from workers.operations import compose_runner
 

@@ -15,7 +15,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
-from workers.clusters.user_quota import UserQuota, store_room
+from workers.clusters.user_limit import UserLimit, store_room
 
 NOWHERE = RedisSettings.parse("redis://:a-secret@127.0.0.1:1/0")
 
@@ -154,7 +154,7 @@ def test_ready_names_trouble_with_atlas_without_any_name(store: Store) -> None:
     housekeeping.write(f"circuit/{project}", {"open": True, "reason": reason})
     announce(store, set(QUEUES.values()), **{KEY_REFUSED: [project]})
     store_room(housekeeping, project, 10, others=9)
-    UserQuota(store, housekeeping, [project]).check()
+    UserLimit(store, housekeeping, [project]).check()
     left = {"orphans": 2, "missing": 0}
     housekeeping.write(RECONCILED, {"left": left, "not_compared": {project: reason}})
     report = read(store).report()

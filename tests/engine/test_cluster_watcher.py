@@ -23,7 +23,7 @@ from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
-from workers.clusters.status import Change, ClusterStatus, cluster_key
+from workers.clusters.change_status import Change, ClusterStatus, cluster_key
 from workers.clusters.watcher import UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import Progress

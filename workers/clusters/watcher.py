@@ -20,7 +20,15 @@ from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due, Fences
 from broker_api.state.records import EPOCH, State
 from workers.atlas.client import AtlasClient, AtlasError
-from workers.clusters.status import PAUSE_MS, SHORTEST_PAUSE_MS, SPACING_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.change_status import (
+    PAUSE_MS,
+    SHORTEST_PAUSE_MS,
+    SPACING_MS,
+    Change,
+    ClusterStatus,
+    Status,
+    cluster_key,
+)
 from workers.engine.backoff import backoff
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import Progress

@@ -15,7 +15,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import DEFAULT_LIMIT, Store
 from workers.atlas.client import AtlasClient, MemoryTokens, Refused, TokenStore, Unauthorized
 from workers.clusters.connection_strings import why_unusable
-from workers.clusters.user_quota import is_nearly_full
+from workers.clusters.user_limit import is_nearly_full
 from workers.context import credentials, worker_vault
 from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded

@@ -17,7 +17,7 @@ from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
 from broker_api.state.store import DEFAULT_LIMIT
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, UserAlreadyExists, UserNotFound
-from workers.clusters.user_quota import is_nearly_full, store_room, told_limit
+from workers.clusters.user_limit import is_nearly_full, store_room, told_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
 from workers.engine.runner import WRONG_KEYS

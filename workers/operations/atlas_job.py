@@ -14,8 +14,8 @@ from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
 from broker_api.state.records import AnyResource, Binding, Instance, Kind, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
+from workers.clusters.change_status import Change, Status, cluster_key
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
-from workers.clusters.status import Change, Status, cluster_key
 from workers.clusters.watcher import UNWATCHED_SECONDS, WAITING, Waiting
 from workers.context import Context
 from workers.engine.job import Job

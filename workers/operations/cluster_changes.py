@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker_api.catalog.new_clusters import SETTLED, UPWARDS, chosen, shrinks
+from broker_api.catalog.cluster_plans import IMMUTABLE, UPWARDS, chosen, shrinks
 from broker_api.state.records import Instance
 from workers.atlas.client import Cluster
 from workers.atlas.models import ClusterChanges
@@ -16,7 +16,7 @@ def requested_changes(before: Instance, after: Instance) -> dict[str, Any]:
     if not before.new_cluster or not after.new_cluster:
         return {}
     old, new = (chosen(each.new_cluster or {}, each.parameters) for each in (before, after))
-    return {name: value for name, value in new.items() if old.get(name) != value and name not in SETTLED}
+    return {name: value for name, value in new.items() if old.get(name) != value and name not in IMMUTABLE}
 
 
 def idle_cluster(job: AtlasJob[Instance]) -> Cluster | Later[Any]:

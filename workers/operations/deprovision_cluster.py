@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from broker_api.catalog.new_clusters import policy_on_delete
+from broker_api.catalog.cluster_plans import policy_on_delete
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasError

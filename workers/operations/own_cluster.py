@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import structlog
 
-from broker_api.catalog.new_clusters import chosen, place
+from broker_api.catalog.cluster_plans import chosen, place
 from broker_api.state.records import Instance, State
 from workers.atlas.client import (
     Cluster,

@@ -10,7 +10,7 @@ from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, ClusterNotFound
 from workers.clusters.connection_strings import strings_of, why_unusable
-from workers.clusters.user_quota import learn_limit
+from workers.clusters.user_limit import learn_limit
 from workers.engine.definition import Definition
 from workers.engine.results import Done, FailedError, HeldBackError, Later, Next, Result
 from workers.operations.access import allow_access, wait_for_access, withdraw_access

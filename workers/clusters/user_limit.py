@@ -39,7 +39,7 @@ def told_limit(client: AtlasClient) -> int | None:
 def learn_limit(housekeeping: Housekeeping, client: AtlasClient) -> None:
     """Read the limit of a project's users from Atlas, at most once in ``LEARN_SECONDS`` for all workers.
 
-    The quota of a plan is half of it by default (``broker_api.service.quota``).
+    The quota of a plan is half of it by default (``broker_api.service.binding_quota``).
 
     Raises:
         ErrStorageMongoConnection: MongoDB cannot be used.
@@ -65,7 +65,7 @@ def store_room(housekeeping: Housekeeping, project: str, limit: int | None, othe
 
 
 @dataclass
-class UserQuota:
+class UserLimit:
     """Warns when the broker's bindings nearly reach the limit of users of a project.
 
     This counts in MongoDB and needs no call to Atlas; the number of other users is that of the last reconciliation.

@@ -4,7 +4,7 @@ import pytest
 from jsonschema import Draft4Validator
 
 from broker_api.catalog.catalog import Catalog, Plan
-from broker_api.catalog.new_clusters import check_changes, chosen
+from broker_api.catalog.cluster_plans import check_changes, chosen
 from broker_api.config import Config
 from broker_api.errors import BadRequest, SettingError
 from broker_api.json_types import JsonObject

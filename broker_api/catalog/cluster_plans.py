@@ -28,7 +28,7 @@ OF_KIND = {
 }
 """The parameters of each kind of cluster."""
 NAMES = OF_KIND["dedicated"]
-SETTLED = ("provider", "region")
+IMMUTABLE = ("provider", "region")
 """The parameters that cannot be changed."""
 UPWARDS = ("disk_size_gb", "mongodb_version")
 """The parameters that can only grow."""
@@ -172,7 +172,7 @@ def check_changes(before: JsonObject, after: JsonObject) -> None:
     Raises:
         BadRequest: One does.
     """
-    for name in SETTLED:
+    for name in IMMUTABLE:
         if after.get(name) != before.get(name):
             raise BadRequest(f"parameters.{name} cannot be changed; it is {before.get(name)}.")
     for name in UPWARDS:

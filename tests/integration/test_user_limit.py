@@ -11,7 +11,7 @@ from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess
 from tests.tenant import Tenant, works
-from workers.clusters.user_quota import LEARN_SECONDS
+from workers.clusters.user_limit import LEARN_SECONDS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.config import Config
 from broker_api.errors import BadRequest, SettingError
-from broker_api.service.quota import free_slot
+from broker_api.service.binding_quota import free_slot
 
 
 @cache
