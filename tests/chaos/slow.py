@@ -18,6 +18,7 @@ from tests.tenant import Tenant, eventually
 
 SATURATED = 32 + 12
 """More jobs than one worker's slots: the last dozen messages are taken from Redis and not acknowledged yet."""
+QUIET_SECONDS = 3.0
 PROBE_CALLS = 4
 """One attempt: at most two calls of a job, each with digest's first leg."""
 
@@ -61,12 +62,21 @@ def in_trouble(platform: OsbClient) -> bool:
     return bool(answer.json["atlas"] != "ok")
 
 
+def calls_in(chaos: Chaos, seconds: float) -> int:
+    """Return how many calls Atlas gets in the next seconds."""
+    chaos.atlas.forget_calls()
+    time.sleep(seconds)
+    return len(chaos.atlas.calls())
+
+
 def left_alone(chaos: Chaos, spoil: Callable[[Chaos], object], windows: int = 1) -> None:
     """Workers wait, say so, try again every ten seconds, and go on by themselves; so many ten seconds are counted."""
     with chaos.tenant() as (tenant, _):
         spoil(chaos)
         answers = binds(tenant, 12)
         eventually(lambda: in_trouble(tenant.client), "/ready says that Atlas is in trouble")
+        # It says so at the first refusal of a key, before the circuit breaker opens.
+        eventually(lambda: calls_in(chaos, QUIET_SECONDS) == 0, "the circuit breaker is open")
         chaos.atlas.forget_calls()
         time.sleep(10.0 * windows)
         assert len(chaos.atlas.calls()) <= PROBE_CALLS * (windows + 1)
