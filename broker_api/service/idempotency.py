@@ -27,14 +27,14 @@ def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> A
 
     Raises:
         Conflict: it exists with other attributes, or its create failed with other attributes, or its delete failed.
-        ConcurrencyError: it is being deleted, or what its failed create has made is being removed.
+        ConcurrencyError: it is being deleted, or the cluster that its failed create has made is being removed.
     """
     if found.phase is Phase.GONE:
         return None
     if found.phase is Phase.DELETING and found.operation.open:
         raise ConcurrencyError
-    if found.phase is Phase.FAILED and found.operation.open:
-        raise ConcurrencyError  # a new attempt would forget the names of what the failed one has made
+    if isinstance(found, Instance) and found.cluster_operation and found.phase is Phase.FAILED and found.operation.open:
+        raise ConcurrencyError  # the cluster of the failed attempt is still being removed
     if found.phase is Phase.DELETING:
         raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
     names = SAME_LEGACY if found.legacy else SAME_PROVISION if isinstance(found, Instance) else SAME_BIND
@@ -56,12 +56,14 @@ def repeated_update(found: Instance, asked: str) -> Accepted | None:
         ``Accepted`` while an identical update is running; None if no operation is running.
 
     Raises:
-        ConcurrencyError: another operation is running, or what a failed one has changed is being restored.
+        ConcurrencyError: another operation is running, or a failed one still restores the instance's own cluster.
     """
     operation = found.operation
-    if not operation.open:
+    if operation.state is not State.IN_PROGRESS:
+        if operation.open and found.cluster_operation:
+            raise ConcurrencyError  # a new update would compare the parameters, and leave the cluster as it is
         return None
-    if operation.state is State.IN_PROGRESS and operation.kind is Kind.UPDATE and operation.request == asked:
+    if operation.kind is Kind.UPDATE and operation.request == asked:
         return Accepted(operation.id)
     raise ConcurrencyError
 

@@ -87,12 +87,12 @@ def test_a_create_of_what_is_being_deleted_waits_and_of_what_was_not_removed_is_
         repeated_create(an_instance("deleting", operation=operation("deprovision", "failed")), ASKED)
 
 
-def test_a_create_waits_until_what_a_failed_one_has_made_is_removed() -> None:
+def test_a_create_waits_until_the_cluster_of_a_failed_one_is_removed() -> None:
     undoing = operation("provision", "failed") | {"open": True}
     with pytest.raises(ConcurrencyError):
-        repeated_create(an_instance("failed", operation=undoing), ASKED)
-    with pytest.raises(ConcurrencyError):
-        repeated_create(a_binding(phase="failed", operation=undoing), BIND | {"parameters": {}})
+        repeated_create(an_instance("failed", operation=undoing, cluster_operation="o"), ASKED)
+    assert repeated_create(an_instance("failed", operation=undoing), ASKED) is None
+    assert repeated_create(a_binding(phase="failed", operation=undoing), BIND | {"parameters": {}}) is None
 
 
 def test_only_an_identical_update_joins_the_running_one() -> None:
@@ -104,10 +104,11 @@ def test_only_an_identical_update_joins_the_running_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["update", "deprovision"])
-def test_an_update_waits_until_what_a_failed_operation_has_changed_is_restored(kind: str) -> None:
-    undoing = an_instance(operation=operation(kind, "failed", request="{1}") | {"open": True})
+def test_an_update_waits_until_a_failed_operation_has_restored_the_cluster(kind: str) -> None:
+    undoing = operation(kind, "failed", request="{1}") | {"open": True}
     with pytest.raises(ConcurrencyError):
-        repeated_update(undoing, "{1}")
+        repeated_update(an_instance(operation=undoing, cluster_operation="o"), "{1}")
+    assert repeated_update(an_instance(operation=undoing), "{1}") is None
 
 
 @pytest.mark.parametrize(
