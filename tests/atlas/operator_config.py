@@ -30,6 +30,8 @@ class OperatorConfig(Config):
 
     def __init__(self, secrets: dict[str, Any]) -> None:
         super().__init__(secrets["atlas"], None)
+        self.failing: set[str] = set()
+        """The bindings at which the hook of permissions fails."""
         self.broker["plan_updateable"] = True
         self.broker["plans"][0]["max_bindings"] = "none"  # here one instance fills a project with users
         self.broker["plans"] += [
@@ -86,6 +88,8 @@ class OperatorConfig(Config):
         return str(binding.parameters.get("name") or super().generate_binding_username(binding))
 
     def generate_binding_permissions(self, binding: BindingView, permissions: Permissions) -> Permissions:
+        if binding.binding_id in self.failing:
+            raise RuntimeError
         if binding.instance.parameters.get("level") == "reading":
             return permissions.add_role(binding.instance.get_dbname() or "", "read")
         return super().generate_binding_permissions(binding, permissions)

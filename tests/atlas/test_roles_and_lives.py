@@ -7,6 +7,7 @@ import pytest
 
 from broker_api.state.records import binding_key
 from tests.atlas.broker import MAIN, Broker, can_write, cancel, log_in, new_id, operation_of
+from tests.atlas.operator_config import OperatorConfig
 from tests.books import held, make_user, sign
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
@@ -23,6 +24,12 @@ def roles(broker: Broker, binding: str) -> list[Json]:
     user = broker.user(binding)
     assert user is not None
     return [{name: value for name, value in role.items() if value} for role in user["roles"]]
+
+
+def roles_in_mongodb(broker: Broker, instance: str, binding: str) -> list[dict[str, str]]:
+    found = broker.context.store.binding(instance, binding)
+    assert found
+    return found.roles
 
 
 def test_a_user_is_scoped_to_the_cluster_and_labelled_with_ids_as_the_platform_knows_them(broker: Broker) -> None:
@@ -110,6 +117,36 @@ def test_a_cancelled_update_restores_roles_also_if_the_answers_to_their_change_w
     broker.atlas.heal()
     eventually(lambda: not operation_of(broker, instance).open, "all is restored", 30)
     assert roles(broker, binding) == before
+
+
+@pytest.mark.parametrize("trouble", ["hook", "Atlas"])
+def test_roles_that_cannot_be_restored_do_not_keep_an_update_open(broker: Broker, instance: str, trouble: str) -> None:
+    good, bad = broker.start_bind(instance), broker.start_bind(instance)
+    for binding in (good, bad):
+        broker.credentials(instance, binding)
+    before = roles(broker, good)
+    rule = broker.atlas.drop("PATCH", bad, when="after", times=None)
+    assert broker.client.update(instance, {"level": "reading"}).status == 202
+    eventually(lambda: roles_in_mongodb(broker, instance, bad) == [], "the roles are being changed")
+    config = broker.context.settings.config
+    assert isinstance(config, OperatorConfig)
+    if trouble == "hook":
+        config.failing.add(bad)  # which fails the update, too
+        eventually(lambda: operation_of(broker, instance).undo, "the roles are being restored")
+    else:
+        broker.atlas.fail("PATCH", bad, times=None, status=400, error_code="ATLAS_INVALID_ROLE")
+        cancel(broker, instance)
+    broker.atlas.heal(rule)
+    try:
+        eventually(lambda: not operation_of(broker, instance).open, "the update has ended", 60)
+    finally:
+        config.failing.clear()
+    assert roles(broker, good) == before
+    assert any("roles_not_restored" in line and bad in line for line in broker.logs().splitlines())
+    broker.atlas.heal()
+    assert broker.client.update(instance, {"note": "of nothing that concerns roles"}).status == 202
+    assert broker.client.wait(instance).state == "succeeded"
+    assert roles(broker, bad) == before
 
 
 @pytest.mark.parametrize("end", [timedelta(minutes=5), None], ids=["for minutes", "for ever"])

@@ -171,10 +171,7 @@ def _updated(job: AtlasJob[Instance]) -> Instance:
 
 
 def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Binding, list[dict[str, str]]]]:
-    """Return each binding whose roles change with the parameters of ``instance``, and its new roles.
-
-    When roles are restored, these are all bindings: an answer of Atlas to a change may have been lost.
-    """
+    """Return each binding whose roles change with the parameters of ``instance``, and its new roles."""
     now, undo = job.context.store.now(), job.operation.undo
     changes = []
     for binding in job.context.store.bindings(instance.instance_id):
@@ -195,18 +192,21 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
                 raise
             log.warning("roles_not_restored", username=checked.username, reason=str(error))
             continue
-        if undo or roles != checked.roles:
+        if roles != checked.roles:
             changes.append((checked, roles))
     return changes
 
 
 def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
-    """Set the roles of each user in Atlas, then in MongoDB; if this is interrupted, the next attempt does both again.
+    """Set the roles of each user in Atlas and in MongoDB.
 
+    Until Atlas has answered, MongoDB has no roles. So the next attempt, the undo or another update does it again.
     All new roles are computed first, so that a hook that fails stops the update before the first change.
     """
     for binding, roles in _role_changes(job, instance):
         name = binding.username or ""
+        if not job.context.store.change(binding, {"roles": []}):
+            continue  # it is being unbound
         try:
             if not binding.settled_mac and not is_ours(binding, job.atlas.user(name, binding.user_database)):
                 if job.operation.undo:
