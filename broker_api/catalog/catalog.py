@@ -12,7 +12,7 @@ from typing import Any
 from broker_api.authentication import Authentication
 from broker_api.catalog.cluster_plans import check_names, cluster_properties, place
 from broker_api.catalog.parameter_checks import check_schema
-from broker_api.catalog.parameter_schemas import binding_schema, instance_schema, rules_beside, schema_problem
+from broker_api.catalog.parameter_schemas import additional_rules, binding_schema, instance_schema, schema_problem
 from broker_api.catalog.service_definitions import (
     OwnSchema,
     OwnSchemas,
@@ -130,7 +130,7 @@ class Catalog:
     def _with_rules(self, plan: Plan) -> Plan:
         own, ours = plan.schemas, self._schemas(plan, plan.authentication, OwnSchemas())
         rules = {
-            f"{what}.{act}": rules_beside(schema["parameters"], ours[what][act]["parameters"])
+            f"{what}.{act}": additional_rules(schema["parameters"], ours[what][act]["parameters"])
             for what, acts in own.items()
             for act, schema in acts.items()
         }

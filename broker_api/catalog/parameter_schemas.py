@@ -178,7 +178,7 @@ def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
     }
 
 
-def rules_beside(own: JsonObject, ours: JsonObject) -> JsonObject:
+def additional_rules(own: JsonObject, ours: JsonObject) -> JsonObject:
     """Return what the broker's schema demands beside an operator's own, which may not describe all parameters.
 
     Returns:
@@ -197,16 +197,12 @@ def rules_beside(own: JsonObject, ours: JsonObject) -> JsonObject:
     return {"properties": rules}
 
 
-def _described(schema: object) -> Iterator[tuple[str, JsonObject]]:
-    """Return the parameters that a schema describes, also within ``allOf`` and the like, with what it says of them."""
-    if isinstance(schema, list):
-        for each in schema:
-            yield from _described(each)
-    elif isinstance(schema, dict):
-        yield from schema.get("properties", {}).items()
-        for name, inner in schema.items():
-            if name != "properties":
-                yield from _described(inner)
+def _described(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the parameters that a valid schema describes, with what it says of them; also its parts do."""
+    yield from schema.get("properties", {}).items()
+    parts = [each for name in ("allOf", "anyOf", "oneOf") for each in schema.get(name, [])]
+    for part in [*parts, *schema.get("definitions", {}).values()]:
+        yield from _described(part)
 
 
 def _roles(names: list[str], custom: list[str]) -> JsonObject:

@@ -416,6 +416,12 @@ def test_an_own_schema_of_bindings_lets_through_nothing_that_it_does_not_describ
     catalog.check_binding(plan, {"role": "whatever the hook knows", "roles": "all", "expires_in": 60})
 
 
+def test_an_own_schema_may_hold_any_default() -> None:
+    own = {**SCHEMA, "properties": {"ns": {"default": {"properties": 5}}}, "enum": [{"properties": 5}]}
+    catalog, plan = a_plan(with_plan(schemas=create_schema(own)))
+    assert refusal(creating(catalog), plan, {}).startswith("parameters must be one of")
+
+
 @pytest.mark.parametrize("parameters", [{"cluster": 5}, {"endpoint": 5}, {"project": []}, {"database": {}}])
 def test_an_own_schema_of_instances_lets_no_wrong_type_through(parameters: dict[str, object]) -> None:
     catalog, plan = a_plan(with_plan(schemas=create_schema(SCHEMA)))
