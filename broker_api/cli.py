@@ -104,8 +104,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not show each character
     try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        sys.exit("atlas-broker: arguments must be text in UTF-8")
+    try:
         cli()
     except SettingError as error:
         sys.exit(f"atlas-broker: {error}")
-    except UnicodeError:
-        sys.exit("atlas-broker: arguments and input must be text in UTF-8")

@@ -22,11 +22,15 @@ def hash_password(*, as_json: bool) -> None:
 
     On a terminal it asks for the password; otherwise it reads the first line of standard input.
     """
-    if sys.stdin.isatty():
-        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    else:
-        password = sys.stdin.readline(MAX_BYTES + 2).rstrip("\r\n")
-    if not 0 < len(password.encode()) <= MAX_BYTES:
+    try:
+        if sys.stdin.isatty():
+            password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        else:
+            password = sys.stdin.readline(MAX_BYTES + 2).rstrip("\r\n")
+        length = len(password.encode())
+    except UnicodeError:
+        raise click.ClickException("The password must be text in UTF-8.") from None
+    if not 0 < length <= MAX_BYTES:
         raise click.ClickException(f"The password must have 1 to {MAX_BYTES} bytes.")
     made = make_hash(password)
     if as_json:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections import Counter
@@ -88,11 +89,18 @@ def test_the_command_makes_another_hash_each_time_and_takes_no_password_as_an_ar
     assert CliRunner().invoke(cli, ["users", "hash"], input="\n").exit_code == 1
 
 
-def test_input_that_is_not_utf_8_is_one_line() -> None:
-    command = [str(script("atlas-broker")), "users", "hash"]
-    ended = subprocess.run(command, input=b"p\xe4ss\n", capture_output=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.decode() == "atlas-broker: arguments and input must be text in UTF-8\n"
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([b"users", b"hash"], "Error: The password must be text in UTF-8.\n"),
+        ([b"instances", b"show", b"\xe4"], "atlas-broker: arguments must be text in UTF-8\n"),
+    ],
+)
+def test_input_that_is_not_utf_8_is_one_line(arguments: list[bytes], told: str, locale: str) -> None:
+    command, environ = [str(script("atlas-broker")).encode(), *arguments], {**os.environ, "LC_ALL": locale}
+    ended = subprocess.run(command, input=b"p\xe4ss\n", capture_output=True, check=False, env=environ)
+    assert (ended.returncode, ended.stderr.decode()) == (1, told)
 
 
 def test_a_password_is_computed_once_and_a_wrong_one_too(hashed: str) -> None:
