@@ -26,12 +26,16 @@ PROFILE_BYTES = 64_000_000
 
 @dataclass
 class Counts:
-    """What some operations cost together: ``commands`` by process and name, ``calls`` by method and collection."""
+    """What some operations cost together: ``commands`` by process and name, ``calls`` by method and collection.
+
+    ``messages`` are without those that the sweeper has sent again, which are ``resent``.
+    """
 
     operations: int = 1
     seconds: float = 0.0
     commands: Counter[tuple[str, str]] = field(default_factory=Counter)
     messages: int = 0
+    resent: int = 0
     calls: Counter[str] = field(default_factory=Counter)
 
     def commands_each(self, process: str | None = None) -> float:
@@ -90,7 +94,7 @@ class Meter:
         counts = Counts(operations)
         self._database.drop_collection("system.profile")
         self._database.create_collection("system.profile", capped=True, size=PROFILE_BYTES)
-        messages, calls = self._messages(), Counter(self._lab.atlas.read_log().calls)
+        messages, resent, calls = self._messages(), self._resent(), Counter(self._lab.atlas.read_log().calls)
         self._database.command("profile", 2)
         began = time.monotonic()
         try:
@@ -105,7 +109,8 @@ class Meter:
             counts.commands[entry["user"].partition("@")[0], _command(entry)] += 1
         for key, number in self._idle.commands.items():
             counts.commands[key] -= round(number * counts.seconds / IDLE_SECONDS)
-        counts.messages = self._messages() - messages
+        counts.resent = self._resent() - resent
+        counts.messages = self._messages() - messages - counts.resent
         counts.calls = Counter(self._lab.atlas.read_log().calls) - calls
 
     def one_by_one(self, count: int, pause: float) -> tuple[Counts, Counts]:
@@ -138,6 +143,10 @@ class Meter:
         with self._lab.redis.client() as client:
             stats: dict[str, Any] = client.info("commandstats")
         return int(stats.get("cmdstat_lpush", {}).get("calls", 0))
+
+    def _resent(self) -> int:
+        """Return how many jobs the sweepers have sent since the workers were started, by their logs."""
+        return sum(worker.log_text().count("operation_sent") for worker in self._stack.workers)
 
 
 def _command(entry: dict[str, Any]) -> str:

@@ -56,9 +56,10 @@ def test_a_poll_costs_one_command(found: dict[str, Counts]) -> None:
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_an_operation_sends_one_message(found: dict[str, Counts], kind: str) -> None:
     counts = found[kind]
+    assert 1 <= counts.messages / counts.operations <= MESSAGES + TOLERANCE
     # The sweeper sends again what waits for a thread, which on a busy machine can be all that were sent at once.
     again = counts.seconds // RESEND_SECONDS if kind == "at once" else 0
-    assert 1 <= counts.messages / counts.operations <= MESSAGES + TOLERANCE + again
+    assert counts.resent / counts.operations <= TOLERANCE + again
 
 
 @pytest.mark.parametrize(("kind", "calls"), [("bind", CALLS_ONE_BY_ONE), ("at once", CALLS_AT_ONCE)])
