@@ -162,10 +162,7 @@ def verify_login(job: AtlasJob[Binding]) -> Result[BindingFields]:
     credentials = job.context.vault.open(job.record.sealed_credentials or "", job.record.credentials_place)
     uri = credentials.get("uri") or credentials.get("connectionString")
     if not uri:  # a hook returns no more than a name and a password
-        instance = job.context.store.instance(job.record.instance_id)
-        if instance is None or instance.phase is not Phase.READY:
-            raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
-        strings, database = job.connection_strings(instance), job.record.database or ""
+        strings, database = job.connection_strings(_ready_instance(job)), job.record.database or ""
         any_string = strings.get("standard") or strings["srv"]
         uri = with_credentials(any_string, credentials["username"], credentials["password"], database)
     trouble = database_client.log_in(uri, credentials.get("certificate", "") + credentials.get("private-key", ""))
@@ -202,9 +199,7 @@ def _instance_and_plan(job: AtlasJob[Binding]) -> tuple[Instance, Plan] | None:
     Raises:
         FailedError: The instance is being deleted or does not exist, or the plan does not allow the parameters.
     """
-    instance = job.context.store.instance(job.record.instance_id)
-    if instance is None or instance.phase is not Phase.READY:
-        raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
+    instance = _ready_instance(job)
     if instance.operation.kind == Kind.UPDATE and instance.operation.state is State.IN_PROGRESS:
         return None
     catalog = job.context.catalog
@@ -214,6 +209,13 @@ def _instance_and_plan(job: AtlasJob[Binding]) -> tuple[Instance, Plan] | None:
     except BadRequest as error:
         raise FailedError(str(error), refused=True) from None
     return instance, plan
+
+
+def _ready_instance(job: AtlasJob[Binding]) -> Instance:
+    instance = job.context.store.instance(job.record.instance_id)
+    if instance is None or instance.phase is not Phase.READY:
+        raise FailedError(f"The instance {job.record.instance_id} is being deleted.")
+    return instance
 
 
 def _check_roles(job: AtlasJob[Binding]) -> None:
