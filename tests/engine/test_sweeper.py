@@ -1,6 +1,7 @@
 """What the sweeper sends, ends and starts, in this process, on the real MongoDB and Redis."""
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +19,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
-from workers.engine.sweeper import MOST_WAITING, Sweeper
+from workers.engine.sweeper import MOST_WAITING, SWEEP_RENEW_SECONDS, Sweeper
 
 SECOND = timedelta(seconds=1)
 
@@ -211,6 +212,17 @@ def test_one_of_several_workers_sweeps(store: Store) -> None:
     assert not housekeeping.acquire(SWEEP, "two", 5)
     housekeeping.release(SWEEP, "one")
     assert housekeeping.acquire(SWEEP, "two", 5)
+
+
+def test_a_sweeper_that_is_not_the_active_one_asks_once_a_second(store: Store, sweeper: Sweeper) -> None:
+    housekeeping = Housekeeping(store)
+    assert housekeeping.acquire(SWEEP, "another", 5)
+    is_active = sweeper._is_active  # noqa: SLF001 - the thread that asks has a random pace
+    assert not is_active()
+    housekeeping.release(SWEEP, "another")
+    assert not is_active()
+    time.sleep(SWEEP_RENEW_SECONDS)
+    assert is_active()
 
 
 def test_a_turn_is_taken_by_one_process_in_its_period(store: Store) -> None:
