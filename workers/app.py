@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, signals
+from celery.concurrency import get_implementation
 from celery.exceptions import SecurityWarning
 from tornado.options import add_parse_callback
 
@@ -143,7 +144,8 @@ def _check_worker(sender: str, instance: Any, options: dict[str, Any], **_: obje
 
 def _check_pool(options: dict[str, Any]) -> None:
     """Refuse options of Celery that the pool of threads or the probes do not bear."""
-    pool = getattr(options.get("pool_cls"), "__module__", "").rpartition(".")[2]
+    given = options.get("pool") or options.get("pool_cls")  # a name, or the class of the configured pool
+    pool = get_implementation(given).__module__.rpartition(".")[2] if given else "thread"
     if pool in ("gevent", "eventlet"):
         raise SettingError("worker --pool: must be threads, processes or solo; the probes need Celery's event loop")
     if options.get("autoscale") and pool != "prefork":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.concurrency.thread import TaskPool
 from click.testing import CliRunner
 
 from broker_api.broker import Broker
@@ -382,6 +383,19 @@ def test_an_option_of_celery_that_a_worker_does_not_bear_ends_it_with_one_line(o
     told = (ended.stdout + ended.stderr).strip()
     assert ended.returncode == 1
     assert re.fullmatch(rf"atlas-broker: worker {option.partition('=')[0]}: must [^\n]+", told), told
+
+
+def test_only_a_pool_of_processes_may_grow() -> None:
+    """Celery gives the option --pool as a name, or as the class of the configured pool."""
+    from workers.app import _check_pool  # noqa: PLC0415 - other tests see that the API does without
+
+    refused = []
+    for pool in ("processes", TaskPool, "threads", "solo"):
+        try:
+            _check_pool({"pool": pool, "autoscale": "4,2"})
+        except SettingError:
+            refused.append(pool)
+    assert refused == [TaskPool, "threads", "solo"]
 
 
 @pytest.mark.parametrize(
