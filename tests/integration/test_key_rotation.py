@@ -144,9 +144,28 @@ def test_without_macs_an_update_does_not_touch_a_user_of_others_and_ends(stack: 
     with broker_with(stack, OLD) as client:
         begun = client.update(tenant.instance_id, {"policy-on-delete": "retain"})
         ended = client.wait(tenant.instance_id, None, begun.operation, seconds=20)
+        with held(stack) as documents:
+            undone = {"_id": instance_key(tenant.instance_id), "operation.open": False}
+            eventually(lambda: documents.find_one(undone), "the update is undone")
     assert (ended.state, "is not that of forged" in ended.description) == ("failed", True)
     (administrator,) = [user for user in atlas.users() if user["username"] == "administrator"]
     assert administrator["roles"] == [{"roleName": "atlasAdmin", "databaseName": "admin"}]
+
+
+def test_an_update_vouches_for_no_binding_without_macs_whose_user_is_not_there(stack: Stack) -> None:
+    """With a MAC, a later update would set the roles of a user of others that gets this name."""
+    with broker_with(stack, OLD) as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("forged")
+    as_an_earlier_release_wrote(stack)
+    key = binding_key(tenant.instance_id, "forged")
+    with held(stack) as documents:
+        documents.update_one({"_id": key}, {"$set": {"username": "later", "roles": "[]"}})
+    with broker_with(stack, OLD) as client:
+        Tenant(client, tenant.instance_id).update(**{"policy-on-delete": "retain"})
+    with held(stack) as documents:
+        found = documents.find_one({"_id": key}) or {}
+    assert (found["roles"], SETTLED in found) == ("[]", False)
 
 
 def test_a_missing_key_is_one_line_and_fails_only_what_needs_it_until_that_is_purged(stack: Stack) -> None:

@@ -205,13 +205,10 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     """
     for binding, roles in _role_changes(job, instance):
         name = binding.username or ""
-        if not job.context.store.change(binding, {"roles": []}):
-            continue  # it is being unbound
+        # The write gives the document a MAC, so the user of one without is looked at before.
+        if not _is_known_user(job, binding) or not job.context.store.change(binding, {"roles": []}):
+            continue  # it is gone, or is being unbound
         try:
-            if not binding.settled_mac and not is_ours(binding, job.atlas.user(name, binding.user_database)):
-                if job.operation.undo:
-                    continue
-                raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
             job.atlas.update_user(name, binding.user_database, roles=atlas_roles(roles))
         except (UserNotFound, UserExpired):
             pass
@@ -221,6 +218,19 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
             log.warning("roles_not_restored", username=name, reason=str(error))
             continue
         job.context.store.change(binding, {"roles": roles})
+
+
+def _is_known_user(job: AtlasJob[Instance], binding: Binding) -> bool:
+    """Return whether the user is that of the binding, by its labels where no MAC says so (earlier releases)."""
+    if binding.settled_mac:
+        return True
+    try:
+        known = is_ours(binding, job.atlas.user(binding.username or "", binding.user_database))
+    except (UserNotFound, UserExpired):
+        return False
+    if not known and not job.operation.undo:
+        raise FailedError(f"The database user {binding.username} is not that of {binding.binding_id}.")
+    return known
 
 
 def _done(job: AtlasJob[Instance]) -> Done[InstanceFields]:
