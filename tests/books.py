@@ -1,9 +1,10 @@
 """What MongoDB and Atlas hold of a stack's instances and bindings, for tests that look or act behind the API."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pymongo
 import requests
 from pymongo.collection import Collection
 from requests.auth import HTTPDigestAuth
@@ -23,6 +24,12 @@ def held(stack: Stack, collection: str = "instances") -> Iterator[Collection[Jso
     """A collection of the stack's, to be looked into or changed behind the broker's back."""
     with stack.state.client() as client:
         yield client[stack.database][collection]
+
+
+def insert_many(collection: Collection[Json], documents: Sequence[Json]) -> None:
+    """Insert thousands of documents, for which the time of the broker's own calls is too short on a busy machine."""
+    with pymongo.timeout(100):
+        collection.insert_many(documents)
 
 
 def document(stack: Stack, instance_id: str, binding_id: str | None = None) -> Json:

@@ -13,6 +13,7 @@ from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import PAUSE_SECONDS, OperationCounts
 from broker_api.state.records import Kind
 from broker_api.state.store import Start, Store
+from tests.books import insert_many
 from tests.dev.processes import HOST, free_port
 from tests.tenant import eventually
 
@@ -21,7 +22,7 @@ MANY = 5_000
 
 def add(store: Store, number: int, kind: str, state: str) -> None:
     operation = {"id": "x", "kind": kind, "state": state, "open": False}
-    store.collection.insert_many([{"_id": f"instance/{uuid4()}", "operation": operation} for _ in range(number)])
+    insert_many(store.collection, [{"_id": f"instance/{uuid4()}", "operation": operation} for _ in range(number)])
 
 
 def counts(store: Store) -> OperationCounts:

@@ -28,6 +28,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, StepResult, binding_key, instance_key
 from broker_api.state.store import Start, Store
 from tests import browser
+from tests.books import insert_many
 from tests.browser import PHONE, Browser
 from tests.dev.processes import HOST, free_port
 from tests.in_process import QuietHandler
@@ -430,7 +431,7 @@ def many(store: Store) -> Store:
         )
         for number in range(20_000)
     ]
-    store.collection.insert_many(documents)
+    insert_many(store.collection, documents)
     return store
 
 

@@ -12,6 +12,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims, LeaseLostError
 from broker_api.state.records import Binding, Instance, Kind, Phase, State, StepResult, binding_key, instance_key
 from broker_api.state.store import Start, Store
+from tests.books import insert_many
 from tests.console import Console
 from tests.dev.processes import free_port, run_to_end, script
 from tests.dev.services import Mongod, Redis
@@ -199,7 +200,8 @@ def test_instances_and_bindings_are_listed_and_shown_without_a_secret(store: Sto
 def test_lists_and_searches_read_few_documents_however_many_there_are(store: Store, console: Console) -> None:
     provision(store)
     bind(store)
-    store.collection.insert_many(
+    insert_many(
+        store.collection,
         [
             {
                 "_id": binding_key("other", f"{number:04}"),
@@ -211,7 +213,7 @@ def test_lists_and_searches_read_few_documents_however_many_there_are(store: Sto
                 "operation": {"id": f"unbind-{number:04}", "kind": "unbind", "state": "succeeded", "open": False},
             }
             for number in range(3000)
-        ]
+        ],
     )
     database = store.collection.database
     for words in (
