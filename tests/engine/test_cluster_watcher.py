@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
 
@@ -134,10 +134,12 @@ def sent(messages: Client) -> int:
     return messages.llen("bindings")
 
 
-def turns(bench: Bench, seconds: float) -> list[float]:
-    """Look at the cluster all the time; return when a turn was free, in seconds from the beginning."""
-    began, found = time.monotonic(), []
-    while time.monotonic() - began < seconds:
+def turns(bench: Bench, number: int) -> list[float]:
+    """Look at the cluster all the time; return when the next turns were free, in seconds from the beginning."""
+    began = time.monotonic()
+    found: list[float] = []
+    while len(found) < number:
+        assert time.monotonic() - began < 20
         status = bench.status.look(PROJECT, CLUSTER)
         if status["turn"]:
             found.append(time.monotonic() - began)
@@ -150,20 +152,22 @@ def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_paus
     assert status["turn"]
     assert status["polled_at"] > change.at
     bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
-    found = turns(bench, 1.7)
+    found = turns(bench, 4)
     pauses = [later - earlier for earlier, later in pairwise([0.0, *found])]
-    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8], abs=0.09)
+    for pause, shortest in zip(pauses, [0.1, 0.2, 0.4, 0.8], strict=True):
+        assert shortest - 0.09 < pause < shortest + 2, pauses
 
 
 def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_there_are(bench: Bench) -> None:
-    began, polls = time.monotonic(), []
-    while time.monotonic() - began < 1.7:
+    began = time.monotonic()
+    polls: list[datetime] = []
+    while len(polls) < 13:
+        assert time.monotonic() - began < 20
         _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         if status["turn"]:
             polls.append(status["polled_at"])
             answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
             bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": answer}])
-    assert len(polls) > 11
     assert all(later - earlier > timedelta(seconds=1) for earlier, later in zip(polls, polls[10:], strict=False))
 
 
@@ -173,7 +177,7 @@ def test_a_bind_finds_a_free_turn_after_an_unbind(bench: Bench) -> None:
         _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=urgent, watched=False)
         while not status["turn"]:
             assert not urgent, "the bind waits"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 20
             time.sleep(0.01)
             status = bench.status.look(PROJECT, CLUSTER)
         answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
@@ -184,13 +188,13 @@ def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
     bench.changed()
     old = {"changed_at": {"$subtract": ["$changed_at", 20_000]}, "pause": 60_000}
     bench.store.housekeeping.update_many({}, [{"$set": old}])
-    assert turns(bench, 0.2)
+    assert turns(bench, 1)
     assert bench.status.look(PROJECT, CLUSTER)["pause"] == 5000
 
 
 def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls_anew(bench: Bench) -> None:
     bench.changed()
-    turns(bench, 0.5)
+    turns(bench, 3)
     change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     assert change.overlapped
     assert not status["turn"]

@@ -11,7 +11,7 @@ from broker_api.jobs.redis_errors import CHANGE_SECONDS
 from tests.dev.broker import Worker
 from tests.dev.services import Redis
 from tests.dev.stack import Stack
-from tests.tenant import Tenant, eventually
+from tests.tenant import ACCEPTED_SECONDS, Tenant, eventually
 
 ILL_SECONDS = 3
 LOST_SECONDS = 5
@@ -187,10 +187,10 @@ def survives(fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]
             began = time.monotonic()
             accepted = client.bind(tenant.instance_id, "b-1")
             assert accepted.status == 202
-            assert accepted.seconds < 2
+            assert accepted.seconds < ACCEPTED_SECONDS
             while time.monotonic() < began + ILL_SECONDS:
                 assert not fragile.ended(), fragile.workers[0].log_tail()
-                assert client.request("GET", "/ready").seconds < 2
+                assert client.request("GET", "/ready").seconds < ACCEPTED_SECONDS
                 time.sleep(0.5)
         healed = time.monotonic()
         tenant.succeed(accepted, "b-1")
