@@ -56,7 +56,7 @@ def test_a_queue_is_named_that_no_live_worker_consumes(store: Store) -> None:
     assert read(store).report()["workers"] == "no live worker consumes the queue bindings"
     other = announce(store, {"bindings", "instances"})
     assert read(store).workers_by_queue == {"instances": 2, "bindings": 1, "maintenance": 1}
-    Housekeeping(store).acquire("sweep", "a-worker", 4)
+    Housekeeping(store).acquire("sweep", "a-worker", 60)
     assert read(store).report()["workers"] == "ok"
     other.withdraw()
     assert read(store).workers_by_queue["bindings"] == 0

@@ -1,6 +1,5 @@
 """Documents that a process needs often, on the real MongoDB."""
 
-import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -11,6 +10,7 @@ from broker_api.state.housekeeping import RECENT_SECONDS, Housekeeping
 from broker_api.state.mongo import Document
 from broker_api.state.store import Store
 from tests.dev.services import Mongod
+from tests.engine.conftest import Clock
 
 
 class Commands(monitoring.CommandListener):
@@ -33,6 +33,12 @@ def commands() -> Commands:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr("broker_api.state.housekeeping.time", clock := Clock())
+    return clock
+
+
+@pytest.fixture
 def housekeeping(state_mongod: Mongod, commands: Commands) -> Iterator[Housekeeping]:
     name = f"housekeeping-{uuid4().hex[:8]}"
     with MongoClient[Document](state_mongod.uri, event_listeners=[commands], tz_aware=True) as client:
@@ -40,17 +46,20 @@ def housekeeping(state_mongod: Mongod, commands: Commands) -> Iterator[Housekeep
         client.drop_database(name)
 
 
-def test_documents_that_are_needed_often_are_read_together(housekeeping: Housekeeping, commands: Commands) -> None:
+def test_documents_that_are_needed_often_are_read_together(
+    housekeeping: Housekeeping, commands: Commands, clock: Clock
+) -> None:
     housekeeping.write("a", {"value": 1})
     housekeeping.write("b", {"value": 2})
     for name in ("a", "b", "absent"):
         housekeeping.recent(name)
-    time.sleep(RECENT_SECONDS + 0.1)
+    clock.now += RECENT_SECONDS + 0.1
     commands.sent.clear()
     assert [housekeeping.recent(name).get("value") for name in ("a", "b", "absent", "a")] == [1, 2, None, 1]
     assert commands.sent == ["aggregate"]
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_this_process_has_written_is_read_anew(housekeeping: Housekeeping) -> None:
     housekeeping.write("a", {"value": 1, "turn": 0})
     assert housekeeping.recent("a")["value"] == 1
@@ -61,10 +70,10 @@ def test_what_this_process_has_written_is_read_anew(housekeeping: Housekeeping) 
     assert housekeeping.recent("a")["next"] != before
 
 
-def test_what_another_process_has_written_is_read_after_a_second(housekeeping: Housekeeping) -> None:
+def test_what_another_process_has_written_is_read_after_a_second(housekeeping: Housekeeping, clock: Clock) -> None:
     another = Housekeeping(housekeeping.store)
     assert housekeeping.recent("a") == {}
     another.write("a", {"value": 1})
     assert housekeeping.recent("a") == {}
-    time.sleep(RECENT_SECONDS + 0.1)
+    clock.now += RECENT_SECONDS + 0.1
     assert housekeeping.recent("a")["value"] == 1

@@ -1,7 +1,6 @@
 """What the sweeper sends, ends and starts, in this process, on the real MongoDB and Redis."""
 
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +18,7 @@ from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
+from tests.engine.conftest import Clock
 from workers.engine.sweeper import MOST_WAITING, SWEEP_RENEW_SECONDS, Sweeper
 
 SECOND = timedelta(seconds=1)
@@ -208,20 +208,23 @@ def test_the_reconciliation_starts_once_an_hour_and_not_with_a_new_broker(
 
 def test_one_of_several_workers_sweeps(store: Store) -> None:
     housekeeping = Housekeeping(store)
-    assert housekeeping.acquire(SWEEP, "one", 5)
-    assert not housekeeping.acquire(SWEEP, "two", 5)
+    assert housekeeping.acquire(SWEEP, "one", 60)
+    assert not housekeeping.acquire(SWEEP, "two", 60)
     housekeeping.release(SWEEP, "one")
-    assert housekeeping.acquire(SWEEP, "two", 5)
+    assert housekeeping.acquire(SWEEP, "two", 60)
 
 
-def test_a_sweeper_that_is_not_the_active_one_asks_once_a_second(store: Store, sweeper: Sweeper) -> None:
+def test_a_sweeper_that_is_not_the_active_one_asks_once_a_second(
+    store: Store, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.engine.sweeper.time", clock := Clock())
     housekeeping = Housekeeping(store)
-    assert housekeeping.acquire(SWEEP, "another", 5)
+    assert housekeeping.acquire(SWEEP, "another", 60)
     is_active = sweeper._is_active  # noqa: SLF001 - the thread that asks has a random pace
     assert not is_active()
     housekeeping.release(SWEEP, "another")
     assert not is_active()
-    time.sleep(SWEEP_RENEW_SECONDS)
+    clock.now += SWEEP_RENEW_SECONDS
     assert is_active()
 
 
