@@ -41,14 +41,18 @@ def test_users_go_first_then_a_scoped_expiring_user_drops_the_database_and_goes_
     log_in(broker.credentials(instance, binding))
     write(broker, database)
     mark = broker.mark()
-    atlas.apply_after(seconds=0.8)
+    atlas.apply_by_hand()
     broker.client.deprovision(instance)
+    eventually(lambda: [u for u in atlas.users(MAIN) if u["username"] == binding and u["deleted"]], "its user goes")
+    atlas.apply_now()  # the temporary user, which is made after this, waits for the next one
     dropper = eventually(
         lambda: next((u for u in atlas.users(MAIN) if u["username"].startswith("atlas-broker-")), None)
     )
     assert dropper["scopes"] == [{"name": cluster, "type": "CLUSTER"}]
     assert [(role["roleName"], role["databaseName"]) for role in dropper["roles"]] == [("dbAdmin", database)]
     assert "deleteAfterDate" in dropper
+    atlas.apply_at_once()
+    atlas.apply_now()
     assert broker.client.wait(instance).state in ("succeeded", "gone")
     assert not exists(broker, database)
     changes = [call for call in broker.calls(mark) if call["method"] in ("POST", "DELETE") and MAIN in call["path"]]
