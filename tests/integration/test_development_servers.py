@@ -59,7 +59,7 @@ def test_children_and_their_files_go_when_their_parent_is_killed_without_a_word(
 
 
 def _eventually_gone(paths: list[Path]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while left := [path for path in paths if path.exists()]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
@@ -118,9 +118,9 @@ def test_a_server_that_never_gets_ready_is_ended_and_told_of() -> None:
 
 
 def test_whatever_a_server_leaves_in_its_process_group_goes_with_it() -> None:
-    server = Sleeper("sleep 60 & echo $! > $0; wait")
+    server = Sleeper("sleep 60 & echo $! > $0; exit 3")  # the file is there at its end, however slow the machine is
     server.script = server.script.replace("$0", str(server.home / "child"))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="status 3"):
         start_all([server])
     child = (server.home / "child").read_text().strip()
     server.close()
