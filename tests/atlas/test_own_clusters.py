@@ -3,7 +3,6 @@
 At the end of each test the books are balanced: the broker's clusters in Atlas are those of live instances.
 """
 
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -288,7 +287,7 @@ def test_a_delete_while_the_answer_to_the_creation_hangs_waits_for_its_effect(br
     instance_id, name = begin(broker, "flex")
     eventually(lambda: "create cluster" in str(broker.context.store.instance(instance_id)), "the creation is sent")
     deprovision(broker, instance_id)
-    time.sleep(0.5)
+    eventually(lambda: all(call["end"] for call in broker.calls()), "the creation has had its effect")
     assert name not in clusters(broker)
 
 
