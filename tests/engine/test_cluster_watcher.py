@@ -23,8 +23,8 @@ from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
-from workers.clusters.change_status import Change, ClusterStatus, cluster_key
-from workers.clusters.watcher import UNWATCHED_SECONDS, ClusterWatcher, Waiting
+from workers.clusters.change_status import PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.watcher import KEEP_SECONDS, UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import Progress
 
@@ -35,15 +35,21 @@ DONE = Done(Phase.READY, "It works.")
 
 @dataclass
 class Atlas:
-    """Answers polls with ``answers`` one after the other, and then with the last one again."""
+    """Answers polls with ``answers`` one after the other, and then with the last one again.
 
-    answers: Sequence[str | Exception]
+    For an event among them, the poll first waits until the test has set it.
+    """
+
+    answers: Sequence[str | Exception | threading.Event]
     polls: list[float] = field(default_factory=list)
     project_id: str = PROJECT
 
     def cluster_status(self, _: str) -> str:
         self.polls.append(time.monotonic())
         answer, *later = self.answers
+        while isinstance(answer, threading.Event):
+            answer.wait(60)
+            answer, *later = later
         self.answers = later or [answer]
         if isinstance(answer, Exception):
             raise answer
@@ -103,10 +109,10 @@ class Bench:
         assert found is not None
         return found
 
-    def ended(self, *names: str, seconds: float = 5.0) -> bool:
+    def ended(self, *names: str) -> bool:
         """Wait until the binds have succeeded."""
         done = State.SUCCEEDED
-        eventually(lambda: all(self.record(name).operation.state is done for name in names), "all succeed", seconds)
+        eventually(lambda: all(self.record(name).operation.state is done for name in names), "all succeed")
         return True
 
 
@@ -134,35 +140,43 @@ def sent(messages: Client) -> int:
     return messages.llen("bindings")
 
 
-def turns(bench: Bench, number: int) -> list[float]:
-    """Look at the cluster all the time; return when the next turns were free, in seconds from the beginning."""
+def note_answer(bench: Bench, status: Status) -> None:
+    """Write that the poll of a turn has been answered."""
+    bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
+
+
+def turns(bench: Bench, number: int) -> list[Status]:
+    """Look at the cluster all the time; return the documents with the next turns."""
     began = time.monotonic()
-    found: list[float] = []
+    found: list[Status] = []
     while len(found) < number:
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         status = bench.status.look(PROJECT, CLUSTER)
         if status["turn"]:
-            found.append(time.monotonic() - began)
-            bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
+            found.append(status)
+            note_answer(bench, status)
     return found
 
 
 def test_a_change_takes_the_first_turn_and_the_next_ones_come_after_growing_pauses(bench: Bench) -> None:
-    change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
-    assert status["turn"]
-    assert status["polled_at"] > change.at
-    bench.store.housekeeping.update_one({"_id": status["_id"]}, [{"$set": {"answered_at": "$$NOW"}}])
-    found = turns(bench, 4)
-    pauses = [later - earlier for earlier, later in pairwise([0.0, *found])]
-    for pause, shortest in zip(pauses, [0.1, 0.2, 0.4, 0.8], strict=True):
-        assert shortest - 0.09 < pause < shortest + 2, pauses
+    """The pauses are those in the document, since on a busy machine a look may come long after its turn was free."""
+    change, first = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
+    assert first["turn"]
+    assert first["polled_at"] > change.at
+    note_answer(bench, first)
+    found = [first, *turns(bench, 3)]
+    pauses = [(status["next_poll"] - status["polled_at"]).total_seconds() for status in found]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8], abs=0.01)
+    assert all(later["polled_at"] >= earlier["next_poll"] for earlier, later in pairwise(found))
+    time.sleep(0.81)
+    assert bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
 def test_a_cluster_is_polled_ten_times_a_second_at_most_however_many_changes_there_are(bench: Bench) -> None:
     began = time.monotonic()
     polls: list[datetime] = []
     while len(polls) < 13:
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
         if status["turn"]:
             polls.append(status["polled_at"])
@@ -177,7 +191,7 @@ def test_a_bind_finds_a_free_turn_after_an_unbind(bench: Bench) -> None:
         _, status = bench.status.note_change(PROJECT, CLUSTER, urgent=urgent, watched=False)
         while not status["turn"]:
             assert not urgent, "the bind waits"
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 60
             time.sleep(0.01)
             status = bench.status.look(PROJECT, CLUSTER)
         answer = {"answered_at": "$$NOW", "settled": "$polled_at"}
@@ -188,13 +202,15 @@ def test_an_old_change_is_polled_every_five_seconds(bench: Bench) -> None:
     bench.changed()
     old = {"changed_at": {"$subtract": ["$changed_at", 20_000]}, "pause": 60_000}
     bench.store.housekeeping.update_many({}, [{"$set": old}])
-    assert turns(bench, 1)
+    turns(bench, 1)
     assert bench.status.look(PROJECT, CLUSTER)["pause"] == 5000
 
 
 def test_while_an_earlier_change_is_applied_another_one_does_not_begin_the_polls_anew(bench: Bench) -> None:
     bench.changed()
     turns(bench, 3)
+    far = {"next_poll": {"$add": ["$$NOW", 60_000]}}  # the next turn is not free, however late the change is noted
+    bench.store.housekeeping.update_many({}, [{"$set": far}])
     change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     assert change.overlapped
     assert not status["turn"]
@@ -220,7 +236,8 @@ def test_a_watched_clusters_change_leaves_the_turn_to_the_watcher(bench: Bench) 
     assert bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
-def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
+def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.clusters.change_status.IN_FLIGHT_MS", 60_000)
     assert bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)[1]["turn"]
     time.sleep(0.3)
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
@@ -234,12 +251,14 @@ def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
     assert bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
-def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:
+def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.clusters.change_status.NO_BUDGET_SECONDS", 60)
     bench.budget, atlas = 0, Atlas(["APPLIED"])
     change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     status = bench.status.poll(atlas.client, CLUSTER, status)
     assert atlas.polls == []
     assert not bench.status.is_applied(change, status)
+    time.sleep(0.15)  # after a poll that was sent, the next turn would be free by now
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
@@ -260,11 +279,13 @@ def test_one_poll_ends_all_that_wait(bench: Bench, messages: Client) -> None:
     step = found.operation.steps["apply"]
     assert (step.result, step.runs, step.last) == ("done", 1, found.operation.finished)
     assert len(atlas.polls) == 3
-    eventually(lambda: sorted(bench.shown) == sorted((name, "It works.") for name in names), "Flower shows it", 5)
+    eventually(lambda: sorted(bench.shown) == sorted((name, "It works.") for name in names), "Flower shows it")
     assert sent(messages) == 0
 
 
-def test_two_workers_share_the_polls(bench: Bench) -> None:
+def test_two_workers_share_the_polls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No answer is then so late that the other worker asks again.
+    monkeypatch.setattr("workers.clusters.change_status.IN_FLIGHT_MS", 60_000)
     atlas, change = Atlas(["PENDING"] * 4 + ["APPLIED"]), bench.changed()
     for name in ("mine", "anothers"):
         bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting(name, change))
@@ -275,7 +296,7 @@ def test_two_workers_share_the_polls(bench: Bench) -> None:
 def test_what_has_another_step_to_run_is_sent(bench: Bench, messages: Client) -> None:
     change = bench.changed()
     bench.watcher(Atlas(["APPLIED"])).watch(PROJECT, CLUSTER, bench.waiting("b", change, None))
-    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
+    eventually(lambda: sent(messages) == 1, "the job is sent")
     assert bench.record("b").operation.waits_on is None
     assert bench.record("b").operation.open
 
@@ -292,16 +313,18 @@ def test_what_has_another_step_to_run_is_sent(bench: Bench, messages: Client) ->
 def test_an_operation_that_has_changed_meanwhile_is_left_alone_and_jobs_show_what_has_ended(
     bench: Bench, messages: Client, fields: dict[str, object]
 ) -> None:
-    watcher, change = bench.watcher(Atlas(["APPLIED"])), bench.changed()
+    both = threading.Event()  # both are watched, so that one write ends them
+    watcher, change = bench.watcher(Atlas([both, "APPLIED"])), bench.changed()
     changed, other = bench.waiting("changed", change), bench.waiting("other", change)
     bench.store.collection.update_one({"_id": changed.due.key}, {"$set": fields})
     before = bench.record("changed")
     with capture_logs() as lines:
         for each in (changed, other):
             watcher.watch(PROJECT, CLUSTER, each)
+        both.set()
         assert bench.ended("other")
         assert bench.record("changed") == before
-        eventually(lambda: sent(messages) == 2, "the jobs are sent", 5)
+        eventually(lambda: sent(messages) == 2, "the jobs are sent")
     assert bench.shown == []
     assert "operation_finished" not in [line["event"] for line in lines]
 
@@ -323,7 +346,7 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
     bench.watcher(Atlas([ClusterNotFound("It is gone.", status=404)])).watch(
         PROJECT, CLUSTER, bench.waiting("b", change)
     )
-    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
+    eventually(lambda: sent(messages) == 1, "the job is sent")
     status = bench.status.look(PROJECT, CLUSTER)
     with pytest.raises(ClusterNotFound, match="It is gone"):
         bench.status.raise_refusal(change, status)
@@ -342,37 +365,43 @@ def test_a_refusal_ends_the_watch_and_is_told_to_each_job(bench: Bench, messages
 def test_users_read_why_a_poll_has_failed_and_it_is_repeated(
     bench: Bench, messages: Client, error: Exception, sentence: str
 ) -> None:
-    atlas, change = Atlas([error, "APPLIED"]), bench.changed()
+    both, told = threading.Event(), threading.Event()  # both are watched; the trouble was seen
+    atlas, change = Atlas([both, "PENDING", error, told, "APPLIED"]), bench.changed()
     watcher = bench.watcher(atlas)
     for each in [bench.waiting(name, change) for name in ("a", "b")]:
         watcher.watch(PROJECT, CLUSTER, each)
-    eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told", 5)
-    assert bench.ended("a", "b", seconds=15)
+    both.set()
+    eventually(lambda: bench.record("b").operation.description == sentence, "the trouble is told")
+    told.set()
+    assert bench.ended("a", "b")
     assert f"{bench.record('a').operation.steps['apply'].reason} It is tried again." == sentence
-    assert (len(atlas.polls), sent(messages)) == (2, 0)
+    assert (len(atlas.polls), sent(messages)) == (3, 0)
 
 
 def test_a_defect_does_not_end_the_watch(bench: Bench) -> None:
     atlas, change = Atlas([ValueError("a defect"), "APPLIED"]), bench.changed()
     bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting("b", change))
-    assert bench.ended("b", seconds=15)
+    assert bench.ended("b")
 
 
 def test_a_worker_that_stops_sends_what_it_watches(bench: Bench, messages: Client) -> None:
-    change = bench.changed()
-    bench.watcher(Atlas(["PENDING"])).watch(PROJECT, CLUSTER, bench.waiting("b", change))
-    time.sleep(0.3)
+    atlas, change = Atlas(["PENDING"]), bench.changed()
+    bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting("b", change))
+    eventually(lambda: len(atlas.polls) > 1, "the first poll was dealt with")
     assert sent(messages) == 0
     bench.stopping.set()
-    eventually(lambda: sent(messages) == 1, "the job is sent", 5)
+    eventually(lambda: sent(messages) == 1, "the job is sent")
 
 
-def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench) -> None:
+def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker writes a later due time before the last one comes. Here that one is far, for slow machines."""
+    assert KEEP_SECONDS + PAUSE_MS / 1000 < UNWATCHED_SECONDS - 1
+    monkeypatch.setattr("workers.clusters.watcher.UNWATCHED_SECONDS", 60)
     change = bench.changed()
     bench.watcher(Atlas(["PENDING"])).watch(PROJECT, CLUSTER, bench.waiting("watched", change))
     bench.waiting("left", change)
-    time.sleep(UNWATCHED_SECONDS + 0.5)
-    assert [due.binding_id for due in bench.claims.due(10)] == ["left"]
+    bench.store.collection.update_many({}, [{"$set": {"operation.due": "$$NOW"}}])
+    eventually(lambda: [due.binding_id for due in bench.claims.due(10)] == ["left"], "only the other one is due")
     bench.claims.make_all_due(NAME, unwatched=True)
     assert bench.record("left").operation.waits_on is None
     assert bench.record("watched").operation.waits_on == NAME
