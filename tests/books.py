@@ -64,7 +64,7 @@ def call_users(atlas: Emulator, method: str, path: str = "", body: Json | None =
         json=body,
         headers={"Accept": "application/vnd.atlas.2023-01-01+json"},
         auth=HTTPDigestAuth(atlas.public_key, atlas.private_key),
-        timeout=10,
+        timeout=60,
     ).raise_for_status()
 
 

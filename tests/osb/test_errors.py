@@ -206,7 +206,7 @@ def test_chunks_that_are_malformed_are_400(client: OsbClient, body: bytes) -> No
 
 def _connection(client: OsbClient) -> contextlib.closing[HTTPConnection]:
     host, _, port = client.base_url.removeprefix("http://").partition(":")
-    connection = HTTPConnection(host, int(port), timeout=10)
+    connection = HTTPConnection(host, int(port), timeout=60)
     connection.connect()
     return contextlib.closing(connection)
 

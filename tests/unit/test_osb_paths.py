@@ -135,7 +135,7 @@ def port() -> Iterator[int]:
 @pytest.mark.parametrize("target", ["/v2/service_instances/a%2Fb", "http://host/v2/service_instances/a%2Fb"])
 def test_a_server_hands_over_encoded_slashes(port: int, target: str) -> None:
     headers = "Authorization: Basic cGxhdGZvcm06cMOkOnNz\r\nX-Broker-API-Version: 2.17\r\nConnection: close\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b"The instance a/b does not exist" in answer
