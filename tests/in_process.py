@@ -113,7 +113,7 @@ def _work(context: Context) -> None:
         try:
             runner.work(key, operation)
         finally:
-            running.discard(key)
+            running.discard(f"{key} {operation}")
 
     with ThreadPoolExecutor(THREADS) as pool:
         while not context.stopping.wait(TICK_SECONDS):
@@ -125,6 +125,8 @@ def _work(context: Context) -> None:
             records.update_many({"operation.open": True, **later}, {"$set": {"operation.due": now}})
             free = {"operation.due": {"$lte": now}, "operation.lease_until": {"$not": {"$gt": now}}}
             for found in records.find({**UNDERSTOOD, "operation.open": True, **free}, {"operation.id": 1}):
-                if found["_id"] not in running:
-                    running.add(found["_id"])
-                    pool.submit(run, found["_id"], found["operation"]["id"])
+                # As with several workers, only the lease keeps a delete from beginning while the step before it runs.
+                key, operation = found["_id"], found["operation"]["id"]
+                if f"{key} {operation}" not in running:
+                    running.add(f"{key} {operation}")
+                    pool.submit(run, key, operation)
