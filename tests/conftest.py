@@ -151,7 +151,7 @@ def state_mongod() -> Iterator[Mongod]:
 @contextmanager
 def new_store(server: Mongod) -> Iterator[Store]:
     """A store in a database of its own."""
-    with connect(server.uri, 5000) as client:
+    with connect(server.uri, 20_000) as client:
         store = Store(client, f"store-{uuid4().hex[:8]}", "instances")
         yield store
         client.drop_database(store.collection.database.name)

@@ -24,8 +24,10 @@ def elsewhere(request: pytest.FixtureRequest, *, long_form: bool) -> Iterator[Ma
     """What becomes of the slow stories that are among the chosen tests, by story; told one after the other."""
     callspecs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
     chosen = [spec.params["slow"] for spec in callspecs if "slow" in spec.params]
+    settings = {"BROKER_MONGO_TIMEOUT_MS": "5000"}  # the default: one story takes MongoDB away for longer
     with ExitStack() as servers, ThreadPoolExecutor(1, "elsewhere") as pool:
-        broker = cache(lambda: servers.enter_context(breakable_broker()))  # started in the thread, for the first story
+        # Started in the thread, for the first story.
+        broker = cache(lambda: servers.enter_context(breakable_broker(settings=settings)))
         stories = [story for story in chosen if long_form or story not in SLOWEST]
         yield {story: pool.submit(_tell, broker, story) for story in stories}
 

@@ -108,7 +108,7 @@ def test_the_books_balance_after_each_part_has_failed_over(
         Stack(
             flower=False,
             workers=3,
-            settings={"BROKER_REDIS_URL": topology.redis_url},
+            settings={"BROKER_REDIS_URL": topology.redis_url, "BROKER_MONGO_TIMEOUT_MS": "5000"},  # the default
             state=topology.members[0],
             redis=topology.master,
         ) as stack,

@@ -73,6 +73,7 @@ class Stack(Running):
             "BROKER_REDIS_URL": self.redis.uri,
             "BROKER_USERS": self.users,
             "BROKER_SETTLE_SECONDS": "1",
+            "BROKER_MONGO_TIMEOUT_MS": "20000",  # longer than a busy disk may take for one write to the journal
             **self.settings,
         }
 

@@ -70,7 +70,7 @@ def api(state_mongod: Mongod, redis_server: Redis) -> Iterator[Api]:
         "BROKER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     }
     made = settings.load(environ, "api")
-    with connect(made.mongo_uri, 5000) as mongo:
+    with connect(made.mongo_uri, 20_000) as mongo:
         store = Store(mongo, name, "instances", Vault(made.encryption_keys))
         store.prepare()
         app = create_app(Service.compose(made, store, Queue(made.redis)), made.users)

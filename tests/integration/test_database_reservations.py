@@ -20,7 +20,7 @@ Documents = MongoClient[dict[str, Any]]
 
 @pytest.fixture
 def documents(state_mongod: Mongod) -> Iterator[Documents]:
-    with connect(state_mongod.uri, 5000) as client:
+    with connect(state_mongod.uri, 20_000) as client:
         yield client
 
 

@@ -84,7 +84,7 @@ def recorded() -> Iterator[Recorder]:
 def commands(uri: str) -> list[Command]:
     """What the broker sends with this URI when it writes, reads, counts and asks for the time."""
     check_mongo_uri(uri)
-    with recorded() as recorder, connect(uri, 5000) as client:
+    with recorded() as recorder, connect(uri, 20_000) as client:
         store = Store(client, "uri-options", "instances")
         Housekeeping(store).write("operation counts", {"until": datetime(2100, 1, 1, tzinfo=UTC)})
         assert not OperationCounts(store, Housekeeping(store)).read()
@@ -95,7 +95,7 @@ def commands(uri: str) -> list[Command]:
 
 
 def bounds(uri: str) -> list[object]:
-    with connect(uri, 5000) as client:
+    with connect(uri, 20_000) as client:
         options = client.options
         return [
             options.timeout,
@@ -174,7 +174,7 @@ def lagging() -> Iterator[str]:
 
 def test_a_secondary_that_lags_is_not_read_from(lagging: str) -> None:
     instance_id = str(uuid4())
-    with connect(lagging, 5000) as client:
+    with connect(lagging, 20_000) as client:
         store = Store(client, "lagging", "instances")
         begun = store.create({"instance_id": instance_id}, Start(Kind.PROVISION), None)
         assert begun

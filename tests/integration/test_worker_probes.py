@@ -30,7 +30,7 @@ def lives(worker: Worker) -> bool:
 def own(*, long_form: bool) -> Stack:
     if not long_form:
         pytest.skip("takes minutes; the short form is in tests/unit/test_probes.py")
-    return Stack(workers=1, flower=False)
+    return Stack(workers=1, flower=False, settings={"BROKER_MONGO_TIMEOUT_MS": "5000"})  # the default
 
 
 def test_a_frozen_worker_does_not_live_and_one_without_redis_and_mongodb_does(own: Stack) -> None:

@@ -195,7 +195,7 @@ def test_a_running_worker_whose_keys_are_wrong_takes_no_operation_until_they_are
 
 def test_processes_that_start_without_mongodb_try_their_keys_when_it_answers(stack: Stack) -> None:
     with Mongod("mongod-late") as late:
-        with connect(late.uri, 5000) as client:
+        with connect(late.uri, 20_000) as client:
             assert trouble(Store(client, stack.database, "instances"), stack.encryption_key) is None
         redis = stack.redis.uri.removesuffix("/0") + "/6"  # only their own messages
         wrong = {
@@ -213,7 +213,7 @@ def test_processes_that_start_without_mongodb_try_their_keys_when_it_answers(sta
             for process in (api, worker):
                 eventually(partial(logs_wrong_keys, process), f"the log of {process.name} says so")
             assert ready(api) == WRONG_KEYS
-            with connect(late.uri, 5000) as client:
+            with connect(late.uri, 20_000) as client:
                 Store(client, stack.database, "instances").housekeeping.delete_one({"_id": CANARY})
             eventually(lambda: ready(api) == "ok", "keys that fit what is stored are taken")
         finally:
