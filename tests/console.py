@@ -20,7 +20,7 @@ class Console:
     @classmethod
     def of(cls, stack: Stack) -> "Console":
         """With no more settings than the commands need: neither keys nor anything of Atlas."""
-        needed = ("BROKER_MONGO_URI", "BROKER_MONGO_DB", "BROKER_MONGO_COLLECTION", "BROKER_REDIS_URL")
+        needed = ("BROKER_REDIS_URL", *(f"BROKER_MONGO_{name}" for name in ("URI", "DB", "COLLECTION", "TIMEOUT_MS")))
         return cls({name: stack.shared_settings[name] for name in needed})
 
     def run(self, *words: str) -> Result:

@@ -64,6 +64,7 @@ def test_the_pods_of_the_chart_are_a_whole_broker(
 ) -> None:
     settings = {
         "BROKER_MONGO_DB": f"pods-{secrets.token_hex(4)}",
+        "BROKER_MONGO_TIMEOUT_MS": 20_000,
         "BROKER_SETTLE_SECONDS": 0,
         "MONGODB_ATLAS_BASE_URL": emulator.uri,
     }

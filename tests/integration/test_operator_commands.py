@@ -25,7 +25,12 @@ SENTENCE = "Atlas said no."
 def console(store: Store, state_mongod: Mongod, redis_server: Redis) -> Console:
     name = store.collection.database.name
     return Console(
-        {"BROKER_MONGO_URI": state_mongod.uri, "BROKER_MONGO_DB": name, "BROKER_REDIS_URL": redis_server.uri}
+        {
+            "BROKER_MONGO_URI": state_mongod.uri,
+            "BROKER_MONGO_DB": name,
+            "BROKER_MONGO_TIMEOUT_MS": "20000",
+            "BROKER_REDIS_URL": redis_server.uri,
+        }
     )
 
 
