@@ -76,16 +76,17 @@ class Exchange:
     def _ruled(self, act: Callable[[], Response], *, authenticated: bool) -> Response:
         """Wait, drop, answer or act, as the rule that fits says, if there is one. Raise Dropped."""
         body = self._request.get_data(as_text=True)
-        rule = self._world.faults.take(self._request.method, self._path, body, authenticated=authenticated)
+        faults = self._world.faults
+        rule = faults.take(self._request.method, self._path, body, authenticated=authenticated)
         if rule is None:
             return act()
         self._call.fault = rule.id
-        time.sleep(rule.hang_before)
+        faults.hang(rule, rule.hang_before)
         if rule.drop == "before":
             raise Dropped
         canned = rule.response()
         response = act() if canned is None or rule.act else canned
-        time.sleep(rule.hang_after)
+        faults.hang(rule, rule.hang_after)
         if rule.drop == "after":
             raise Dropped
         return canned or response

@@ -78,6 +78,10 @@ class Emulator:
         """Keep the caller waiting before the call acts, or after it has acted."""
         return self.rule(method=method, path=path, times=times, **{f"hang_{when}": seconds}, **rule)
 
+    def let_go(self, number: int) -> None:
+        """Keep no caller waiting any longer for a rule."""
+        self._call("POST", f"/faults/{number}/let-go")
+
     def drop(self, method: str, path: str, *, when: When = "before", times: int | None = 1, **rule: object) -> int:
         """Close the connection without an answer, before the call acts or after it has acted."""
         return self.rule(method=method, path=path, times=times, drop=when, **rule)

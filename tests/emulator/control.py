@@ -50,6 +50,7 @@ class Control:
             "POST /faults": self._add_fault,
             "DELETE /faults": lambda _: world.faults.clear(),
             "DELETE /faults/<int:number>": self._delete_fault,
+            "POST /faults/<int:number>/let-go": lambda _, number: world.faults.let_go(number),
             "PUT /policy": self._set_policy,
             "PUT /clusters/times": self._set_cluster_times,
             "PUT /clusters/lost-deletions": self._lose_deletions,

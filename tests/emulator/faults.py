@@ -62,6 +62,22 @@ class Faults(list[Rule]):
 
     _lock = threading.Lock()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._let_go: set[int] = set()
+        self._changed = threading.Condition()
+
+    def hang(self, rule: Rule, seconds: float) -> None:
+        """Return after so many seconds, or as soon as the calls of this rule are let go."""
+        with self._changed:
+            self._changed.wait_for(lambda: rule.id in self._let_go, seconds)
+
+    def let_go(self, number: int) -> None:
+        """End the waiting of all calls that a rule keeps, also of those to come."""
+        with self._changed:
+            self._let_go.add(number)
+            self._changed.notify_all()
+
     def take(self, method: str, path: str, body: str, *, authenticated: bool) -> Rule | None:
         """Return the oldest rule that fits, and count this use of it."""
         with self._lock:

@@ -1,6 +1,7 @@
 """Trouble on demand, rate limits and the call log."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -65,6 +66,17 @@ def test_a_call_hangs_before_or_after_it_acts(api: Api, name: str, when: str, ma
     assert len(api.emulator.users()) == made
     # A request that hangs before it acts still acts later: here, not in the next test.
     eventually(lambda: len(api.emulator.users()) == 1, "the request that hung has acted")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_call_that_hangs_can_be_let_go(api: Api, name: str, when: str) -> None:
+    number = api.emulator.hang("POST", USERS, seconds=60, when="after" if when == "after" else "before")
+    with ThreadPoolExecutor() as threads:
+        posted = threads.submit(api.post_user, name)
+        eventually(lambda: [call for call in api.emulator.calls("POST") if call["fault"] == number])
+        assert not posted.done()
+        api.emulator.let_go(number)
+        assert posted.result(30).status_code == 201
 
 
 def test_a_rule_may_look_into_the_body(api: Api, name: str) -> None:

@@ -1,6 +1,5 @@
 """1.13 and 1.14: unbind, deprovision, and what platforms do to clean up."""
 
-import time
 from typing import Any
 
 import pytest
@@ -29,6 +28,8 @@ from tests.tenant import eventually
 
 POST_USER = "/groups/{groupId}/databaseUsers"
 GET_CLUSTER = "/groups/{groupId}/clusters/{clusterName}"
+HANG_SECONDS = 7.5
+"""How long a request hangs at most; the worker gives up after 8 s without an answer."""
 Documents = Collection[dict[str, Any]]
 
 
@@ -137,23 +138,26 @@ def test_a_bind_whose_request_hangs_at_atlas_is_stopped_by_an_unbind(
     client: OsbClient, atlas: Emulator, instance: str, when: str
 ) -> None:
     """The worker finishes its request after the delete was accepted; its user must not stay."""
-    atlas.rule(method="POST", path="databaseUsers", **{f"hang_{when}": 1.0})
+    atlas.apply_by_hand()  # so that the bind has not ended either where accepting the delete takes longer than the hang
+    rule = atlas.rule(method="POST", path="databaseUsers", **{f"hang_{when}": HANG_SECONDS})
     binding_id = new_id()
     bind = client.bind(instance, binding_id)
-    eventually(lambda: [call for call in atlas.calls("POST", POST_USER) if not call["challenge"]])
+    eventually(lambda: [call for call in atlas.calls("POST", POST_USER) if call["fault"]])
     unbind = client.unbind(instance, binding_id)
+    release(atlas)
+    atlas.let_go(rule)
     _stopped(client, atlas, (instance, binding_id), bind, unbind)
 
 
 @pytest.mark.rule("0.6", "1.13.7", "1.13.12")
 def test_a_create_whose_request_hangs_at_atlas_is_stopped_by_a_delete(client: OsbClient, atlas: Emulator) -> None:
-    atlas.hang("GET", "/clusters/cluster-dev", seconds=1)
-    instance_id = new_id()
-    create = client.provision(instance_id, ON_CLUSTER)
-    eventually(lambda: [call for call in atlas.calls("GET", GET_CLUSTER) if not call["challenge"]])
+    rule = atlas.hang("GET", "/clusters/being-created", seconds=HANG_SECONDS)
+    instance_id, create = held_provision(client, atlas)
+    eventually(lambda: [call for call in atlas.calls("GET", GET_CLUSTER) if call["fault"]])
     delete = client.deprovision(instance_id)
     assert delete.status == 202
     assert client.provision(instance_id, ON_CLUSTER).json["error"] == "ConcurrencyError"
+    atlas.let_go(rule)
     assert client.wait(instance_id, None, delete.operation).state == "succeeded"
     assert client.last_operation(instance_id, None, create.operation).state == "failed"
     assert client.instance(instance_id).status == 404
@@ -283,5 +287,5 @@ def test_a_binding_that_was_never_polled_is_unbound(client: OsbClient, atlas: Em
     client.bind(instance, binding_id)
     client.unbind(instance, binding_id)
     assert client.wait(instance, binding_id).state == "succeeded"
-    time.sleep(0.2)
+    eventually(lambda: all(call["end"] for call in atlas.calls()), "no call is under way that could make the user")
     assert not users(atlas, "binding_id", binding_id)
