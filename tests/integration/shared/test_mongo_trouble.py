@@ -24,14 +24,24 @@ from tests.dev.broker import Api
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Mongod
 from tests.dev.stack import Stack
-from tests.osb_client import OsbClient
-from tests.tenant import log_events
+from tests.osb_client import Answer, OsbClient
+from tests.tenant import eventually, log_events
 
 SECRET = "hidden-secret"
 
 
-def reason(uri: str, milliseconds: int = 1000) -> str:
-    """What an operator reads when the broker writes to this MongoDB."""
+SLOW, REFUSED = "it did not answer in time", "the connection is refused"
+
+
+def reason(uri: str) -> str:
+    """What an operator reads when the broker writes to this MongoDB.
+
+    A busy machine may need longer than a second for an answer; most cases take the whole time, so it is short at first.
+    """
+    return next((told for told in (_reason(uri, each) for each in (1000, 5000, 20_000)) if told != SLOW), SLOW)
+
+
+def _reason(uri: str, milliseconds: int) -> str:
     with connect(uri, milliseconds) as client, pytest.raises(ErrStorageMongoConnection) as raised:
         Housekeeping(Store(client, "trouble", "instances")).write("x", {"value": 1})
     assert str(raised.value) == "The storage is not able to communicate with MongoDB [housekeeping]"
@@ -83,12 +93,12 @@ def self_signed(tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_server_that_is_not_there() -> None:
-    assert reason(f"mongodb://u:{SECRET}@{HOST}:{free_port()}/") == "the connection is refused"
+    assert reason(f"mongodb://u:{SECRET}@{HOST}:{free_port()}/") == REFUSED
 
 
 def test_several_servers_that_are_not_there() -> None:
     hosts = f"{HOST}:{free_port()},{HOST}:{free_port()}"
-    assert reason(f"mongodb://u:{SECRET}@{hosts}/?replicaSet=rs0") == "the connection is refused"
+    assert reason(f"mongodb://u:{SECRET}@{hosts}/?replicaSet=rs0") == REFUSED
 
 
 def test_a_name_that_is_not_found() -> None:
@@ -96,7 +106,7 @@ def test_a_name_that_is_not_found() -> None:
 
 
 def test_a_server_that_does_not_answer(silent: int) -> None:
-    assert reason(f"mongodb://u:{SECRET}@{HOST}:{silent}/") == "it did not answer in time"
+    assert _reason(f"mongodb://u:{SECRET}@{HOST}:{silent}/", 1000) == SLOW
 
 
 def test_a_certificate_that_is_not_trusted(self_signed: int) -> None:
@@ -135,17 +145,24 @@ def test_the_log_and_ready_tell_the_reason_and_platforms_read_a_plain_sentence(s
     uri = f"mongodb://u:{SECRET}@{HOST}:{free_port()}/"
     settings = {**stack.api_settings, "BROKER_MONGO_URI": uri, "BROKER_MONGO_TIMEOUT_MS": "1000"}
     with Api(settings, "api-alone") as api, OsbClient(api.uri, stack.user, stack.password) as platform:
+
+        def refused() -> Answer | None:
+            """Return the answer once its reason is logged; a busy machine may need longer than a second for it."""
+            answer = platform.instance("i")
+            failed = [event for event in log_events(api.log_text()) if event["event"] == "request_failed"]
+            return answer if REFUSED in [event["reason"] for event in failed] else None
+
+        def unready() -> str | None:
+            answer = requests.get(f"{api.uri}/ready", timeout=10)
+            assert answer.status_code == 503
+            return answer.text if answer.json()["mongodb"] == REFUSED else None
+
         with platform.expecting(503):
-            refused = platform.instance("i")
-        ready = requests.get(f"{api.uri}/ready", timeout=10)
-        events = log_events(api.log_text())
+            told = eventually(refused, "the log has the reason")
+        ready = eventually(unready, "/ready has the reason")
         text = api.log_text()
-    assert refused.status == 503
-    assert refused.description == "The broker cannot reach its database at the moment. Ask again in a while."
-    assert ready.status_code == 503
-    assert ready.json()["mongodb"] == "the connection is refused"
-    failed = next(event for event in events if event["event"] == "request_failed")
-    assert failed["reason"] == "the connection is refused"
-    assert any(event["event"] == "mongodb_unavailable" for event in events)
-    assert SECRET not in text + ready.text
-    assert HOST not in ready.text
+    assert told.status == 503
+    assert told.description == "The broker cannot reach its database at the moment. Ask again in a while."
+    assert any(event["event"] == "mongodb_unavailable" for event in log_events(text))
+    assert SECRET not in text + ready
+    assert HOST not in ready
