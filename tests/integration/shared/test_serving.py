@@ -245,9 +245,10 @@ def test_an_api_that_stops_closes_its_port_and_answers_what_it_has_begun(
         refused = opened.enter_context(socket.create_connection((HOST, stopping.port), timeout=30))
         refused.sendall(b"PUT /v2/none HTTP/1.1\r\nHost: broker\r\nContent-Length: 100\r\n\r\n")
         assert b" 401 " in refused.recv(4096), "its body is skipped, if it comes"
-        kept.sock.sendall(b"GET /ready HTTP/1.1\r\nHost: broker\r\n")  # begun, so that the server waits for the rest
         pool = opened.enter_context(ThreadPoolExecutor(8))
         waiting = opened.enter_context(_request_under_way(stopping, stack, "stopped"))
+        # Begun, so that the server waits for the rest; it does so for a few seconds only.
+        kept.sock.sendall(b"GET /ready HTTP/1.1\r\nHost: broker\r\n")
         asking = [pool.submit(_until_refused, stopping.port) for _ in range(8)]
         time.sleep(0.3)
         stopping.ask_to_stop()
