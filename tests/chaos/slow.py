@@ -57,7 +57,7 @@ def all_processes_outlive_redis_and_mongodb(chaos: Chaos) -> None:
 
 def in_trouble(platform: OsbClient) -> bool:
     """Whether /ready says so of Atlas; the broker itself stays ready."""
-    answer = platform.request("GET", "/ready", auth=None)
+    answer = platform.ready()
     assert answer.status == 200, answer.text
     return bool(answer.json["atlas"] != "ok")
 

@@ -121,7 +121,7 @@ def test_the_broker_works_with_these_rights_and_no_process_can_do_what_only_othe
     assert flower is not None
     log_in = ("dev", confined.password)
     with confined.client() as platform:
-        assert platform.request("GET", "/ready").json["redis"] == "ok"
+        assert platform.ready().json["redis"] == "ok"
         tenant = Tenant(platform).provision()
         assert works(tenant.bind("b"))
         tenant.unbind("b")
@@ -132,7 +132,7 @@ def test_the_broker_works_with_these_rights_and_no_process_can_do_what_only_othe
         assert [*workers] == [confined.workers[0].uri]
         assert requests.get(f"{flower.uri}/broker", auth=log_in, timeout=20).ok
         eventually(lambda: _counted(platform), "the metrics count jobs and operations")
-        assert platform.request("GET", "/ready").json["sends"] == "ok"
+        assert platform.ready().json["sends"] == "ok"
     logged = {line["event"] for line in log_events(confined.api.log_text())}
     assert not {"operations_not_counted", "mongodb_unavailable"} & logged
     confined.workers[0].stop()

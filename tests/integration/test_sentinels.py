@@ -121,7 +121,7 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
         accepted = client.bind(tenant.instance_id, "b-1")
         assert accepted.seconds < ACCEPTED_SECONDS
         tenant.succeed(accepted, "b-1")
-        eventually(lambda: client.request("GET", "/ready").json["redis"] == "ok", "the new master is found")
+        eventually(lambda: client.ready().json["redis"] == "ok", "the new master is found")
         assert works(tenant.bind())
     with redis.Redis(host=HOST, port=topology.replica.port, password=PASSWORD) as client:
         assert client.info("keyspace").keys() == {"db1"}
@@ -159,7 +159,7 @@ def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
         worker = stack.enter_context(Worker(settled.worker_settings, "worker-of-three-sentinels"))
         client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
         for _ in range(3):
-            ready = client.request("GET", "/ready")
+            ready = client.ready()
             assert (ready.json["redis"], ready.seconds < ACCEPTED_SECONDS) == ("ok", True)
         tenant = Tenant(client)
         accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
@@ -188,7 +188,7 @@ def test_without_any_sentinel_requests_are_accepted_and_workers_end(
             accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
             assert accepted.seconds < ACCEPTED_SECONDS
             for _ in range(3):
-                ready = client.request("GET", "/ready")
+                ready = client.ready()
                 assert ready.json["redis"].startswith("Redis does not answer: no sentinel answers"), ready.text
                 assert ready.seconds < ACCEPTED_SECONDS
             eventually(lambda: "redis_lost" in worker.log_text(), "the worker tells that it has no Redis")

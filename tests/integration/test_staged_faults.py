@@ -40,10 +40,10 @@ def platform(own: Stack, atlas: Emulator) -> Iterator[OsbClient]:
 
 
 def ready(stack: Stack) -> dict[str, str]:
-    answer = requests.get(f"{stack.api.uri}/ready", timeout=10)
-    assert answer.status_code == 200
-    body: dict[str, str] = answer.json()
-    return body
+    with stack.client() as client:
+        answer = client.ready()
+    assert answer.status == 200, answer.text
+    return answer.json
 
 
 def check(stack: Stack) -> str:

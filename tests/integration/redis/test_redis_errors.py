@@ -190,7 +190,7 @@ def survives(fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]
             assert accepted.seconds < ACCEPTED_SECONDS
             while time.monotonic() < began + ILL_SECONDS:
                 assert not fragile.ended(), fragile.workers[0].log_tail()
-                assert client.request("GET", "/ready").seconds < ACCEPTED_SECONDS
+                assert client.ready().seconds < ACCEPTED_SECONDS
                 time.sleep(0.5)
         healed = time.monotonic()
         tenant.succeed(accepted, "b-1")
@@ -240,5 +240,5 @@ def test_a_worker_that_has_lost_redis_says_so_once_and_ends_in_time(
 
 def ready(stack: Stack) -> str:
     with stack.client() as client:
-        told: str = client.request("GET", "/ready").json["redis"]
+        told: str = client.ready().json["redis"]
         return told

@@ -107,7 +107,7 @@ def test_questions_for_readiness_hold_up_no_platform_while_redis_hangs(fragile: 
 
 def test_readiness_stays_and_says_that_redis_is_lost(fragile: Stack, platform: OsbClient) -> None:
     with stopped(fragile.redis):
-        ready = platform.request("GET", "/ready")
+        ready = platform.ready()
         assert ready.status == 200
         assert ready.json["redis"].startswith("Redis does not answer")
         (worker,) = fragile.workers
@@ -115,7 +115,7 @@ def test_readiness_stays_and_says_that_redis_is_lost(fragile: Stack, platform: O
         assert worker.probe("/ready").json()["consumer"] == "it receives no jobs from Redis"
         assert worker.probe("/live").status_code == 200  # a restart does not bring Redis back
     Tenant(platform).provision()
-    assert platform.request("GET", "/ready").json["redis"] == "ok"
+    assert platform.ready().json["redis"] == "ok"
     assert worker.probe("/ready").json() == {
         "status": "ready",
         "consumer": "ok",

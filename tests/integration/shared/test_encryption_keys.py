@@ -8,7 +8,6 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
-import requests
 from cryptography.fernet import Fernet
 
 from broker_api.state.encryption import Vault
@@ -168,9 +167,10 @@ def works_again(worker: Worker, tenant: Tenant) -> bool:
 
 
 def ready(api: Api) -> object:
-    answer = requests.get(f"{api.uri}/ready", timeout=10)
-    assert answer.status_code == 200
-    return answer.json()["encryption_keys"]
+    with OsbClient(api.uri, "", "") as client:
+        answer = client.ready()
+    assert answer.status == 200, answer.text
+    return answer.json["encryption_keys"]
 
 
 def test_a_running_worker_whose_keys_are_wrong_takes_no_operation_until_they_are_right(

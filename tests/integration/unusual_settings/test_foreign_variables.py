@@ -13,7 +13,7 @@ from tests.tenant import Tenant, works
 
 def test_the_settings_of_the_broker_win(unusual: Stack) -> None:
     with unusual.client() as client:
-        assert client.request("GET", "/ready").json["redis"] == "ok"
+        assert client.ready().json["redis"] == "ok"
         assert works(Tenant(client).provision().bind())
     assert not unusual.ended()
 

@@ -53,7 +53,7 @@ def test_the_name_in_the_certificate_is_checked(plain: Redis, trusted: Authority
 
 def test_the_broker_works_unusual_with_certificates_of_clients(unusual: Stack) -> None:
     with unusual.client() as client:
-        assert client.request("GET", "/ready").json["redis"] == "ok"
+        assert client.ready().json["redis"] == "ok"
         assert works(Tenant(client).provision().bind())
     for process in (unusual.api, *unusual.workers, unusual.flower):
         assert process is not None
