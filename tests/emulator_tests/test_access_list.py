@@ -57,6 +57,13 @@ def test_wrong_entries_are_refused(api: Api) -> None:
 
 def test_one_of_two_changes_in_the_same_moment_is_lost(api: Api) -> None:
     api.emulator.access(gap=0.3)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda block: add(api, {"cidrBlock": block}), ["10.1.0.0/16", "10.2.0.0/16"]))
-    assert api("GET", "/accessList").json()["totalCount"] == 2
+
+    def added(number: int) -> int:
+        blocks = [f"10.{number}.{half}.0/24" for half in (0, 1)]
+        before = int(api("GET", "/accessList").json()["totalCount"])
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda block: add(api, {"cidrBlock": block}), blocks))
+        return int(api("GET", "/accessList").json()["totalCount"]) - before
+
+    # A busy machine may send the two one after the other, but not five times.
+    assert any(added(number) == 1 for number in range(5))

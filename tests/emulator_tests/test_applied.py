@@ -1,7 +1,5 @@
 """When a change of a user reaches the cluster: what its status reads, and who can log in."""
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -11,15 +9,9 @@ from pymongo.errors import OperationFailure
 
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
-from tests.emulator.model import Json
+from tests.emulator.model import Json, wire_time
 from tests.emulator_tests.conftest import CLUSTERS, PASSWORD, Api, Login
-
-
-def eventually(true: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from tests.tenant import eventually
 
 
 def test_at_once_a_user_works_when_post_is_answered_and_not_after_delete(api: Api, name: str, login: Login) -> None:
@@ -41,10 +33,13 @@ def test_after_polls_the_login_is_refused_until_the_status_reads_applied(api: Ap
 
 
 def test_after_seconds_the_login_works_without_any_poll(api: Api, name: str, login: Login) -> None:
-    api.emulator.apply_after(seconds=1.5)
-    api.post_user(name)
+    api.emulator.apply_after(seconds=60)
+    api.post_user(f"{name}-later")
     assert api.status() == "PENDING"
-    assert not login(name)
+    assert not login(f"{name}-later")
+    api.emulator.apply_now()
+    api.emulator.apply_after(seconds=0.5)
+    api.post_user(name)
     eventually(lambda: login(name))
     eventually(lambda: api.status() == "APPLIED")
 
@@ -81,11 +76,18 @@ def test_a_stale_applied_comes_before_pending(api: Api, name: str, login: Login)
 
 
 def test_a_stale_applied_may_last_seconds(api: Api, name: str) -> None:
-    api.emulator.apply_after(stale_seconds=1, seconds=2)
+    api.emulator.apply_after(stale_seconds=60)
     api.post_user(name)
     assert api.status() == "APPLIED"
+    api.emulator.apply_after(stale_seconds=0.5, seconds=60)
+    api.post_user(f"{name}-2")
     eventually(lambda: api.status() == "PENDING")
-    eventually(lambda: api.status() == "APPLIED")
+    assert [user["applied"] for user in api.emulator.users()] == [False, False]
+    api.emulator.apply_now()
+    api.emulator.apply_after(stale_seconds=0.3, seconds=0.3)
+    api.post_user(f"{name}-3")
+    eventually(lambda: all(user["applied"] for user in api.emulator.users()))
+    assert api.status() == "APPLIED"
 
 
 def test_the_status_is_each_clusters_own(api: Api, name: str) -> None:
@@ -106,11 +108,15 @@ def test_a_later_change_keeps_the_status_pending(api: Api, name: str, login: Log
 
 
 def test_a_user_is_gone_when_its_date_has_passed(api: Api, name: str, login: Login) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=2)
-    api.post_user(name, deleteAfterDate=ends.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    def date(**ahead: float) -> str:
+        return wire_time(datetime.now(UTC) + timedelta(**ahead))
+
+    api.post_user(name, deleteAfterDate=date(hours=1))
     assert login(name)
+    path = f"/databaseUsers/admin/{name}"
+    eventually(lambda: api("PATCH", path, json={"deleteAfterDate": date(seconds=2)}).ok, "the date is not over yet")
     eventually(lambda: not login(name))
-    assert api("GET", f"/databaseUsers/admin/{name}").status_code == 404
+    assert api("GET", path).status_code == 404
 
 
 @pytest.mark.parametrize("kind", ["database", "collection", "custom", "admin"])
@@ -152,10 +158,10 @@ def test_a_hundred_users_made_at_once_are_all_there_and_all_work(api: Api, atlas
         answers = list(pool.map(lambda number: api.post_user(f"many-{number}").status_code, range(100)))
     assert answers == [201] * 100
     assert api("GET", "/databaseUsers").json()["totalCount"] == 100
-    eventually(lambda: api.status() == "APPLIED", 15)
+    eventually(lambda: api.status() == "APPLIED")
     assert login("many-99")
     # Users without scopes go to every cluster; the status was that of one.
-    eventually(lambda: all(user["applied"] for user in atlas.users()), 15)
+    eventually(lambda: all(user["applied"] for user in atlas.users()))
 
 
 def test_the_mongod_being_away_keeps_the_status_pending(atlas: Emulator, api: Api, name: str) -> None:
