@@ -143,7 +143,7 @@ class StandIn:
         auth: ApiKey | ServiceAccount | None = None,
         *,
         before: Callable[[], None] | None = None,
-        timeout: tuple[float, float, float] = (1.0, 1.0, 20.0),
+        timeout: tuple[float, float, float] = (5, 10, 60),
     ) -> AtlasClient:
         """By default with a key of its own, which has not been challenged yet."""
         auth = auth or ApiKey("publickey", "private-key-value")

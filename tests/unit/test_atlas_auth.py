@@ -58,7 +58,7 @@ def test_an_expired_nonce_costs_one_more_request_and_no_error() -> None:
 def test_the_threads_of_a_client_share_one_nonce_from_their_first_call_on() -> None:
     digest = Digest(lambda _: say(200, user_body()))
     with StandIn(digest) as atlas:
-        client = atlas.client(timeout=(1, 5, 20))
+        client = atlas.client()
         in_threads(4, lambda: [client.user("b-1") for _ in range(25)])
         assert len(atlas.heard) == 101
     assert digest.challenges == 1
@@ -235,7 +235,7 @@ def test_one_token_serves_many_calls() -> None:
 def test_all_workers_share_one_token_and_mint_once_when_they_start_together() -> None:
     oauth, tokens = OAuth(), MemoryTokens()
     with StandIn(oauth) as atlas:
-        assert in_threads(12, lambda: atlas.client(account(tokens), timeout=(1, 5, 20)).user("b-1")) == []
+        assert in_threads(12, lambda: atlas.client(account(tokens)).user("b-1")) == []
     assert oauth.mints == 1
 
 
@@ -332,7 +332,7 @@ def test_a_replacement_that_was_revoked_too_is_replaced_and_nobody_pauses() -> N
 def test_a_revoked_token_is_replaced_once_for_many_calls_at_a_time() -> None:
     oauth, tokens = OAuth(), MemoryTokens()
     with StandIn(oauth) as atlas:
-        client = atlas.client(account(tokens), timeout=(1, 5, 20))
+        client = atlas.client(account(tokens))
         client.user("b-1")
         oauth.good.clear()
         assert in_threads(8, lambda: client.user("b-1")) == []

@@ -51,9 +51,13 @@ def free_port() -> int:
         return port
 
 
-def failure(reply: Reply, ask: Callable[[AtlasClient], object] = lambda client: client.user("b-1")) -> AtlasError:
+def failure(
+    reply: Reply,
+    ask: Callable[[AtlasClient], object] = lambda client: client.user("b-1"),
+    timeout: tuple[float, float, float] = (5, 10, 60),
+) -> AtlasError:
     with StandIn(lambda _: reply) as atlas, pytest.raises(AtlasError) as caught:
-        ask(atlas.client())
+        ask(atlas.client(timeout=timeout))
     assert atlas.observed[-1].error is caught.value
     return caught.value
 
@@ -105,7 +109,7 @@ def test_unexpected_eof_while_polling_is_no_answer() -> None:
 
 def test_a_hanging_atlas_costs_the_read_timeout_and_no_more() -> None:
     started = time.monotonic()
-    error = failure(Reply((say(200, user_body()).pieces[0],), pause=20))
+    error = failure(Reply((say(200, user_body()).pieces[0],), pause=20), timeout=(5, 1, 60))
     assert isinstance(error, NoAnswer)
     assert error.sent
     assert "nothing came in time" in str(error)
@@ -114,7 +118,7 @@ def test_a_hanging_atlas_costs_the_read_timeout_and_no_more() -> None:
 
 def test_slow_headers_run_into_the_read_timeout() -> None:
     whole = say(200, user_body()).pieces[0]
-    error = failure(Reply((whole[:20], whole[20:]), pause=1.5))
+    error = failure(Reply((whole[:20], whole[20:]), pause=1.5), timeout=(5, 1, 60))
     assert isinstance(error, NoAnswer)
 
 
@@ -381,7 +385,7 @@ def test_before_is_called_ahead_of_every_page() -> None:
 
 def test_a_thread_reuses_its_connection_and_threads_do_not_share() -> None:
     with StandIn(lambda _: say(200, user_body())) as atlas:
-        client = atlas.client(timeout=(1, 2, 20))
+        client = atlas.client()
 
         def work() -> None:
             for _ in range(10):
