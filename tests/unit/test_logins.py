@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 from threading import Barrier
 
 import pytest
@@ -34,6 +35,12 @@ FOREIGN = "$argon2id$v=19$m=64,t=3,p=4$c29tZXNhbHQxMjM$dgFVnLXpkTOmBQoYwtbVy2Ibj
 @pytest.fixture(scope="module")
 def hashed() -> str:
     return make_hash("right, with a comma")
+
+
+@pytest.fixture
+def _no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy for seconds must not allow one more failure."""
+    monkeypatch.setattr(logins, "REFILL_SECONDS", 3600)
 
 
 def client_of(users: dict[str, str]) -> FlaskClient:
@@ -128,9 +135,10 @@ def test_other_users_replace_all_that_was_known(hashed: str) -> None:
         known.check("a", "right, with a comma", "")
 
 
+@pytest.mark.usefixtures("_no_refill")
 def test_guesses_are_counted_logged_and_told_to_stop_and_the_right_password_is_still_taken(hashed: str) -> None:
     client = client_of({"platform": hashed, "clear/platform": "s3cret"})
-    guesses = [f"guess-{number % 2}" for number in range(logins.FAILURES + 5)]  # quick: the limit fills again
+    guesses = [f"guess-{number % 2}" for number in range(logins.FAILURES + 5)]
     with capture_logs() as lines:
         answers = [send(client, "GET", "/v2/catalog", auth=("platform", guess)) for guess in guesses]
         # the same name, before its password was ever right in this process
@@ -157,6 +165,7 @@ def test_guesses_are_counted_logged_and_told_to_stop_and_the_right_password_is_s
     assert float(counted['atlas_broker_failed_logins_total{answer="wrong"}']) == len(failed)
 
 
+@pytest.mark.usefixtures("_no_refill")
 def test_a_flood_of_guesses_is_not_computed_all_at_once(hashed: str) -> None:
     known = Logins({"a": hashed})
     for number in range(logins.FAILURES):
@@ -192,6 +201,7 @@ def together(known: Logins, name: Callable[[int], str], threads: int = THREADS) 
         return Counter(pool.map(guess, range(threads)))
 
 
+@pytest.mark.usefixtures("_no_refill")
 def test_guesses_at_the_same_time_all_count() -> None:
     answered = together(Logins({"a": "clear"}), lambda _: "a")
     assert answered == {WrongCredentialsError: logins.FAILURES, TooManyFailuresError: THREADS - logins.FAILURES}
@@ -199,17 +209,19 @@ def test_guesses_at_the_same_time_all_count() -> None:
 
 def test_guesses_at_many_names_occupy_few_threads_and_known_passwords_are_not_held_up(hashed: str) -> None:
     known = Logins({"a": hashed})
+    began = time.monotonic()
     assert known.check("a", "right, with a comma", "elsewhere") == BOTH
-    threads, longest = 3 * logins.WAITING, 0.0
+    one, threads, checks = time.monotonic() - began, 3 * logins.WAITING, list[float]()
     with ThreadPoolExecutor(1) as pool:
         flood = pool.submit(together, known, lambda number: f"name-{number}", threads)
-        while not flood.done():
+        while not (checks and flood.done()):
             began = time.monotonic()
             assert known.check("a", "right, with a comma", "address") == BOTH
-            longest = max(longest, time.monotonic() - began)
+            checks.append(time.monotonic() - began)
             time.sleep(0.001)
     assert flood.result()[TooManyFailuresError] >= threads - 2 * logins.WAITING
-    assert longest < 1
+    # A queue of hashes would hold up each check, and a busy machine only some.
+    assert median(checks) < 4 * one
 
 
 def test_a_role_opens_its_own_paths_only() -> None:
