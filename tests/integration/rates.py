@@ -27,7 +27,8 @@ class ClosableLimiter(RateLimiter):
 def share_the_rate_limit(redis: RedisSettings, project: str) -> None:
     """One worker makes all calls of a window; another is held back.
 
-    The window may end between the two, so there are several.
+    There are several attempts, since the window may end between the two, and a busy machine may delay an answer of
+    Redis until a worker counts alone. A limiter that always counts alone passes none.
     """
     assert any(_is_held_back(redis, f"{project}{attempt}") for attempt in range(5))
 
@@ -44,5 +45,4 @@ def _is_held_back(redis: RedisSettings, project: str) -> bool:
         with capture_logs() as logs:
             assert any(mine.pause() for _ in range(40))
             held_back = anothers.pause() is not None
-        assert not [line for line in logs if line["event"] == "redis_lost"]
-    return held_back
+    return held_back and not [line for line in logs if line["event"] == "redis_lost"]

@@ -8,12 +8,12 @@ from tests.console import Console
 from tests.dev.processes import run_to_end
 from tests.dev.stack import Stack
 from tests.integration.unusual_settings.foreign import FLOWERS, FOREIGN, OPTIONS
-from tests.tenant import Tenant, works
+from tests.tenant import Tenant, redis_is_well, works
 
 
 def test_the_settings_of_the_broker_win(unusual: Stack) -> None:
     with unusual.client() as client:
-        assert client.ready().json["redis"] == "ok"
+        redis_is_well(client)
         assert works(Tenant(client).provision().bind())
     assert not unusual.ended()
 
