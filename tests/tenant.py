@@ -11,14 +11,16 @@ from uuid import uuid4
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
+from broker_api.jobs.queue import PAUSE_SECONDS
 from tests.osb_client import Answer, OsbClient, growing_pauses
 
 T = TypeVar("T")
 Json = dict[str, Any]
 CLUSTER = "cluster-dev"
-ACCEPTED_SECONDS = 4.0
-"""Within which a request is accepted whatever ails Redis: the two seconds that are promised, and as many for a machine
-that is busy with other tests."""
+PROMISED_SECONDS = 2.0
+"""Within which a request is answered whatever ails Redis, see ``in_time``."""
+ACCEPTED_SECONDS = 15.0
+"""The same for each single request, also on a machine that is busy with other tests."""
 REDIS_STALLED = "no answer in time"
 """The reason in logs and sentences when Redis was slow, as on a busy machine; all other reasons are faults."""
 LOG_IN_REFUSED = (18, 11, 17)
@@ -140,6 +142,21 @@ def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 30
             return seen
         assert not is_last, f"not within {seconds:g} s: {what or 'it'} (still {seen!r})"
         time.sleep(next(pauses))
+
+
+def in_time(ask: Callable[[], Answer]) -> Answer:
+    """Return the first answer that comes within the seconds that are promised; fail when five requests take longer.
+
+    A busy machine may hold up single requests. The next one is sent when the API's pause after a failure is over, so
+    that it waits for Redis as the first one did.
+    """
+    for _ in range(5):
+        answer = ask()
+        assert answer.seconds < ACCEPTED_SECONDS
+        if answer.seconds < PROMISED_SECONDS:
+            return answer
+        time.sleep(PAUSE_SECONDS + 0.1)
+    raise AssertionError(f"five requests took more than {PROMISED_SECONDS:g} s each")
 
 
 def redis_is_well(client: OsbClient) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from broker_api.jobs.queue import RECONCILE, Queue
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.settings.redis_settings import RedisSettings
 from tests.dev.broker import Api, Worker
@@ -18,8 +19,8 @@ from tests.dev.processes import HOST, close_all, run_to_end, start_all
 from tests.dev.services import Mongod, Redis, Sentinel
 from tests.dev.stack import Stack
 from tests.integration.rates import share_the_rate_limit
-from tests.osb_client import OsbClient
-from tests.tenant import ACCEPTED_SECONDS, Tenant, eventually, works
+from tests.osb_client import Answer, OsbClient
+from tests.tenant import ACCEPTED_SECONDS, PROMISED_SECONDS, Tenant, eventually, in_time, redis_is_well, works
 
 PASSWORD, SENTINELS_PASSWORD = "p@ss", "s3ntinel"
 STOP_SECONDS = 15.0
@@ -121,7 +122,7 @@ def test_after_a_failover_api_and_workers_meet_in_the_same_database(topology: To
         accepted = client.bind(tenant.instance_id, "b-1")
         assert accepted.seconds < ACCEPTED_SECONDS
         tenant.succeed(accepted, "b-1")
-        eventually(lambda: client.ready().json["redis"] == "ok", "the new master is found")
+        redis_is_well(client)
         assert works(tenant.bind())
     with redis.Redis(host=HOST, port=topology.replica.port, password=PASSWORD) as client:
         assert client.info("keyspace").keys() == {"db1"}
@@ -147,6 +148,12 @@ def test_the_rate_limit_is_shared(topology: Topology) -> None:
     share_the_rate_limit(RedisSettings.parse(topology.url), "behind-sentinels")
 
 
+def first_use_succeeds(settings: RedisSettings) -> bool:
+    """Return whether a process without a connection yet reaches Redis in time: a send, and the probe of /ready."""
+    queue, began = Queue(settings), time.monotonic()
+    return queue.send(RECONCILE, ["no run"]) and not queue.problem() and time.monotonic() - began < PROMISED_SECONDS
+
+
 @pytest.mark.parametrize("lost", [dead, hanging])
 def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
     topology: Topology, settled: Stack, lost: Loss, *, long_form: bool
@@ -158,9 +165,9 @@ def test_one_lost_sentinel_is_not_noticed_by_processes_that_start(
         api = stack.enter_context(Api(settled.api_settings, "api-of-three-sentinels"))
         worker = stack.enter_context(Worker(settled.worker_settings, "worker-of-three-sentinels"))
         client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
-        for _ in range(3):
-            ready = client.ready()
-            assert (ready.json["redis"], ready.seconds < ACCEPTED_SECONDS) == ("ok", True)
+        redis_is_well(client)
+        settings = RedisSettings.parse(topology.url)
+        assert any(first_use_succeeds(settings) for _ in range(5)), "each does, but for stalls of a busy machine"
         tenant = Tenant(client)
         accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
         assert accepted.seconds < ACCEPTED_SECONDS
@@ -184,16 +191,20 @@ def test_without_any_sentinel_requests_are_accepted_and_workers_end(
             worker.launch()
             stack.callback(worker.close)
             client = stack.enter_context(OsbClient(api.uri, settled.user, settled.password))
-            tenant = Tenant(client)
-            accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
-            assert accepted.seconds < ACCEPTED_SECONDS
-            for _ in range(3):
-                ready = client.ready()
-                assert ready.json["redis"].startswith("Redis does not answer: no sentinel answers"), ready.text
-                assert ready.seconds < ACCEPTED_SECONDS
+            accepted: list[tuple[Tenant, Answer]] = []
+
+            def provision() -> Answer:
+                tenant = Tenant(client)
+                accepted.append((tenant, client.provision(tenant.instance_id, {"cluster": "cluster-dev"})))
+                return accepted[-1][1]
+
+            in_time(provision)
+            ready = in_time(client.ready)
+            assert ready.json["redis"].startswith("Redis does not answer: no sentinel answers"), ready.text
             eventually(lambda: "redis_lost" in worker.log_text(), "the worker tells that it has no Redis")
             began = time.monotonic()
             assert worker.stop(STOP_SECONDS) == 0
             assert time.monotonic() - began < STOP_SECONDS
-        tenant.succeed(accepted)
+        for tenant, answer in accepted:
+            tenant.succeed(answer)
     assert not settled.ended()

@@ -11,13 +11,14 @@ from broker_api.jobs.redis_errors import CHANGE_SECONDS
 from tests.dev.broker import Worker
 from tests.dev.services import Redis
 from tests.dev.stack import Stack
-from tests.tenant import ACCEPTED_SECONDS, Tenant, eventually
+from tests.osb_client import Answer
+from tests.tenant import Tenant, eventually, in_time
 
 ILL_SECONDS = 3
 LOST_SECONDS = 5
 STOP_SECONDS = 20
-HEALED_SECONDS = 15
-"""The worker's pause, then the sweep."""
+HEALED_SECONDS = 45
+"""The rest of an illness that ends by itself, the worker's pause, then the sweep; and as much for a busy machine."""
 
 
 @contextmanager
@@ -183,17 +184,24 @@ def test_more_answers_that_workers_survive(
 def survives(fragile: Stack, ill: Callable[[Redis], AbstractContextManager[None]]) -> None:
     with fragile.client() as client:
         tenant = Tenant(client).provision()
+        accepted: dict[str, Answer] = {}
+
+        def bind() -> Answer:
+            name = f"b-{len(accepted) + 1}"
+            accepted[name] = client.bind(tenant.instance_id, name)
+            assert accepted[name].status == 202
+            return accepted[name]
+
         with ill(fragile.redis):
             began = time.monotonic()
-            accepted = client.bind(tenant.instance_id, "b-1")
-            assert accepted.status == 202
-            assert accepted.seconds < ACCEPTED_SECONDS
+            in_time(bind)
             while time.monotonic() < began + ILL_SECONDS:
                 assert not fragile.ended(), fragile.workers[0].log_tail()
-                assert client.ready().seconds < ACCEPTED_SECONDS
+                in_time(client.ready)
                 time.sleep(0.5)
         healed = time.monotonic()
-        tenant.succeed(accepted, "b-1")
+        for name, each in accepted.items():
+            tenant.succeed(each, name)
         tenant.unbind("b-1")
         assert time.monotonic() - healed < HEALED_SECONDS
     assert not fragile.ended()
