@@ -136,7 +136,8 @@ def test_a_hundred_binds_at_once_give_a_hundred_users_that_work(crowd: Crowd) ->
 def test_a_hundred_binds_cost_a_hundred_posts_and_a_handful_of_polls(crowd: Crowd) -> None:
     kinds = [(call["method"], call["template"]) for call in crowd.calls]
     assert kinds.count(("POST", "/groups/{groupId}/databaseUsers")) == 100
-    assert 1 <= kinds.count(("GET", STATUS)) <= 12
+    # One a second, and some at the start: see the next test. Each bind with polls of its own would cost hundreds.
+    assert 1 <= kinds.count(("GET", STATUS)) <= crowd.seconds + 6
     assert len(kinds) == 100 + kinds.count(("GET", STATUS))  # no user is looked for, no cluster read
 
 
