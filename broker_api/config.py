@@ -75,8 +75,8 @@ class Permissions:
 
     def add_roles(self, databasename: str, roles_list: Iterable[str]) -> Self:
         """Add several roles on one database, and return these permissions."""
-        for role in roles_list:
-            self.add_role(databasename, role)
+        added = [Role(str(getattr(role, "value", role)), databasename) for role in roles_list]
+        self.roles += [role for role in dict.fromkeys(added) if role not in self.roles]
         return self
 
 
@@ -308,10 +308,7 @@ class Config:
         database = binding.instance.database or ""
         explicit = binding.parameters.get("roles")
         if not explicit:
-            preset = binding.parameters.get("role", "readWrite")
-            if preset not in self.ROLE_PRESETS:
-                raise BadRequest(f"parameters.role is required: one of {', '.join(self.ROLE_PRESETS)}.")
-            return permissions.add_roles(database, self.ROLE_PRESETS[preset])
+            return permissions.add_roles(database, preset_roles(self, binding.parameters))
         for wanted in explicit:
             role = {"roleName": wanted} if isinstance(wanted, str) else wanted
             name, asked = role["roleName"], role.get("databaseName")
@@ -320,6 +317,22 @@ class Config:
                 raise BadRequest(f"The role {name} is given on the database {where} only, not on {asked}.")
             permissions.add_role(where, name, role.get("collectionName"))
         return permissions
+
+
+def preset_roles(config: Config, parameters: Mapping[str, Any]) -> Sequence[str]:
+    """Return the roles of a binding that names no roles itself: those of its preset, by default of ``readWrite``.
+
+    Raises:
+        BadRequest: There is no such preset.
+    """
+    preset = parameters.get("role", "readWrite")
+    if isinstance(preset, str) and preset in config.ROLE_PRESETS:  # an own schema may allow any type
+        return config.ROLE_PRESETS[preset]
+    if "role" in parameters:
+        raise BadRequest(f"parameters.role is {preset}, which is none of the roles offered now.")
+    offered = {"role": config.ROLE_PRESETS, "roles": {*config.ALLOWED_ROLES, *config.CUSTOM_ROLES}}
+    choices = [f"parameters.{name} ({', '.join(sorted(names))})" for name, names in offered.items() if names]
+    raise BadRequest(f"A binding must choose its role: {' or '.join(choices)}.")
 
 
 def with_credentials(connection_string: str, name: str, password: str, database: str) -> str:

@@ -3,7 +3,7 @@
 from broker_api.authentication import Authentication
 from broker_api.catalog.catalog import Catalog
 from broker_api.catalog.parameter_checks import check_databases_of_roles
-from broker_api.config import Config
+from broker_api.config import Config, preset_roles
 from broker_api.errors import BadRequest, NotFound
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
@@ -68,9 +68,11 @@ class Bindings:
             plan, parameters = plan_of_bind(self._catalog, instance, request), fields["parameters"]
             if plan is not checked:
                 self._catalog.check_binding(plan, parameters)
-            default_hook = type(self._config).generate_binding_permissions is Config.generate_binding_permissions
-            if default_hook and instance.database and parameters.get("roles"):
-                check_databases_of_roles(self._config, parameters, instance.database)
+            if type(self._config).generate_binding_permissions is Config.generate_binding_permissions:
+                if not parameters.get("roles"):
+                    preset_roles(self._config, parameters)
+                elif instance.database:
+                    check_databases_of_roles(self._config, parameters, instance.database)
             limit = room.limits.get(instance.project or plan.project or "")
             fields["slot"] = free_slot(plan, limit, room.slots, rotates=isinstance(request, RotateRequest))
             return self._operations.create(fields, Kind.BIND, caller, found)

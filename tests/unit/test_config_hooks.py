@@ -12,9 +12,11 @@ from broker_api.config import (
     Permissions,
     Role,
     RoleSpecs,
+    preset_roles,
     with_credentials,
 )
-from broker_api.errors import ErrClusterConfig
+from broker_api.errors import BadRequest, ErrClusterConfig
+from broker_api.json_types import JsonObject
 from broker_api.state.records import Binding, Instance
 from broker_api.user_passwords import PASSWORD_LENGTH
 from workers.operations.config_hooks import binding_view
@@ -199,3 +201,27 @@ def test_hooks_see_how_a_stored_binding_logs_in_and_the_connection_strings_of_it
     view = binding_view(Config({}, {}), stored, instance)
     assert (view.auth, view.instance.connection) == ("x509", {"srv": "mongodb+srv://c.x"})
     assert binding_view(Config({}, {}), stored, stored).instance.connection == {}
+
+
+READER = {"reader": ["read"]}
+
+
+@pytest.mark.parametrize(
+    ("presets", "allowed", "parameters", "sentence"),
+    [
+        (READER, {"read"}, {}, "A binding must choose its role: parameters.role (reader) or parameters.roles (read)."),
+        ({}, {"read", "dbAdmin"}, {}, "A binding must choose its role: parameters.roles (dbAdmin, read)."),
+        (READER, set(), {"role": "writer"}, "parameters.role is writer, which is none of the roles offered now."),
+        (READER, set(), {"role": [1]}, "parameters.role is [1], which is none of the roles offered now."),
+    ],
+)
+def test_a_binding_without_a_preset_of_the_config_must_choose(
+    presets: dict[str, list[str]], allowed: set[str], parameters: JsonObject, sentence: str
+) -> None:
+    class Own(Config):
+        ROLE_PRESETS = presets
+        ALLOWED_ROLES = frozenset(allowed)
+
+    with pytest.raises(BadRequest) as caught:
+        preset_roles(Own({}, {}), parameters)
+    assert str(caught.value) == sentence
