@@ -44,6 +44,8 @@ LEASE_SECONDS = 20
 RESEND_SECONDS = 3
 """The pause before an operation is sent again that no worker has claimed; it doubles up to ``RESEND_MOST``."""
 RESEND_MOST = 15
+MOST_EVENTS = 10
+"""How many times the sweep reads on behind operations that wait for events."""
 KEPT = {Phase.GONE: In(48 * 3600), Phase.FAILED: In(7 * 24 * 3600)}
 """How long a document in this phase is kept after its operation; documents in other phases are kept without a limit.
 
@@ -316,8 +318,9 @@ class Claims:
         The query uses an index.
 
         Args:
-            limit: How many to read. If there are more, those that wait for another event than these are read as well:
-                one operation is sent for each event, so that many which wait for one would hold up all others.
+            limit: How many to read. If there are more, those that wait for another event than these are read as well,
+                up to ``MOST_EVENTS`` times: one operation is sent for each event, so that many which wait for one
+                would hold up all others.
         """
         pause = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
         sent_long_ago = {"$lte": ["$operation.dispatched", {"$subtract": [NOW, {"$min": [RESEND_MOST * 1000, pause]}]}]}
@@ -325,15 +328,21 @@ class Claims:
         query = {
             **UNDERSTOOD,
             "operation.open": True,
+            "operation.kind": {"$in": [*Kind]},
             "$expr": {"$and": [_DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
         }
-        found = [*self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)]
-        events = {due.waits_on for document in found if (due := _due(document)) and due.waits_on}
-        if len(found) == limit and events:
-            others = {"operation.waits_on": {"$nin": [*events]}, "operation.kind": {"$in": [*Kind]}}
-            found += self.store.collection.find({**query, **others}, _DUE_FIELDS).sort("operation.due", 1).limit(limit)
-        by_key = {document["_id"]: document for document in found}
-        return [due for document in by_key.values() if (due := _due(document))]
+        found: dict[str, Due] = {}
+        events: set[str] = set()
+        for _ in range(MOST_EVENTS):
+            query["operation.waits_on"] = {"$nin": [*events]}
+            documents = [*self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)]
+            dues = [due for document in documents if (due := _due(document))]
+            found |= {due.key: due for due in dues}
+            new = {due.waits_on for due in dues if due.waits_on} - events
+            if len(documents) < limit or not new:
+                break
+            events |= new
+        return [*found.values()]
 
     @storage_errors("sweep")
     def mark_sent(self, sent: Iterable[Due]) -> None:

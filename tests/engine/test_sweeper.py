@@ -97,15 +97,16 @@ def test_of_those_that_wait_on_one_cluster_one_is_sent(store: Store, sweeper: Sw
     assert sweeper.sweep() == 2
 
 
-def test_many_that_wait_for_one_event_hold_up_no_other(store: Store) -> None:
-    long_ago = datetime.now(UTC) - timedelta(minutes=5)
-    for number in range(5):
-        accepted(store, f"waits-{number}", waits_on="project:dead", due=long_ago)
+@pytest.mark.parametrize("events", [1, 3])
+def test_many_that_wait_for_an_event_hold_up_no_other(store: Store, events: int) -> None:
+    for number in range(5 * events):
+        long_ago = datetime.now(UTC) - timedelta(minutes=5, seconds=number)
+        accepted(store, f"waits-{number}", waits_on=f"project:dead-{number // 5}", due=long_ago)
     accepted(store, "waits for another", waits_on="project/cluster")
     accepted(store, "waits for nothing")
     found = {each.instance_id for each in Claims(store).due(3)}
     assert found > {"waits for another", "waits for nothing"}
-    assert len(found) == 5
+    assert len(found) == 3 * events + 2
 
 
 def test_nothing_is_added_to_a_queue_that_no_worker_takes_from(
