@@ -178,21 +178,27 @@ def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
     }
 
 
+_TYPING = {"type", "enum", "$ref", "allOf", "anyOf", "oneOf"}
+"""What a schema may say the type of a value with."""
+
+
 def additional_rules(own: JsonObject, ours: JsonObject) -> JsonObject:
     """Return what the broker's schema demands beside an operator's own, which may not describe all parameters.
 
     Returns:
-        A schema with all that ``ours`` says of parameters that ``own`` does not describe, and the types of those that
-        it describes without a type; ``{}`` if both are the same.
+        A schema with all that ``ours`` says of parameters that ``own`` does not describe, and the types of those of
+        which it says nothing about the type; ``{}`` if both are the same.
     """
     if own == ours:
         return {}
-    described = dict(_described(own))
+    described: dict[str, set[str]] = {}
+    for name, description in _described(own):
+        described.setdefault(name, set()).update(description)
     rules: JsonObject = {}
     for name, rule in ours["properties"].items():
         if name not in described:
             rules[name] = rule
-        elif "type" in rule and "type" not in described[name]:
+        elif "type" in rule and not described[name] & _TYPING:
             rules[name] = {"type": rule["type"]}
     return {"properties": rules}
 

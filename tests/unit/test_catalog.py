@@ -416,6 +416,22 @@ def test_an_own_schema_of_bindings_lets_through_nothing_that_it_does_not_describ
     catalog.check_binding(plan, {"role": "whatever the hook knows", "roles": "all", "expires_in": 60})
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"properties": {"roles": {"$ref": "#/definitions/r"}}, "definitions": {"r": {"type": "string"}}},
+        {
+            "properties": {"roles": {"type": "string"}},
+            "oneOf": [{"properties": {"roles": {"enum": ["all"]}}}, {"properties": {"roles": {"enum": ["none"]}}}],
+        },
+        {"properties": {"roles": {"enum": ["all", "none"]}}},
+    ],
+)
+def test_an_own_schema_may_give_a_parameter_another_type_in_any_way(own: dict[str, object]) -> None:
+    catalog, plan = a_plan(with_plan(schemas={"service_binding": {"create": {"parameters": SCHEMA | own}}}))
+    catalog.check_binding(plan, {"roles": "all"})
+
+
 def test_an_own_schema_may_hold_any_default() -> None:
     own = {**SCHEMA, "properties": {"ns": {"default": {"properties": 5}}}, "enum": [{"properties": 5}]}
     catalog, plan = a_plan(with_plan(schemas=create_schema(own)))
