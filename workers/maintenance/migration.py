@@ -252,7 +252,7 @@ class Migration:
             fields["username"] = name
         if instance and found.cluster is None:
             fields["cluster"], fields["database"] = instance.cluster, instance.database
-        if instance and not found.roles:
+        if instance and not found.roles and not found.made:  # without roles later: an update that has not ended
             fields["roles"] = binding_roles(config, view)
         return fields
 
