@@ -8,7 +8,7 @@ import pytest
 from broker_api.state.records import binding_key
 from tests.atlas.broker import MAIN, Broker, can_write, cancel, log_in, new_id, operation_of
 from tests.atlas.operator_config import OperatorConfig
-from tests.books import held, make_user, sign
+from tests.books import call_users, held, make_user, sign
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 from tests.tenant import eventually, works
@@ -117,6 +117,30 @@ def test_a_cancelled_update_restores_roles_also_if_the_answers_to_their_change_w
     broker.atlas.heal()
     eventually(lambda: not operation_of(broker, instance).open, "all is restored", 30)
     assert roles(broker, binding) == before
+
+
+def test_an_update_that_fails_restores_roles_that_an_earlier_one_has_left(broker: Broker, instance: str) -> None:
+    """The earlier one had no time to: this one has replaced its undo."""
+    left, bad = broker.start_bind(instance), broker.start_bind(instance)
+    for binding in (left, bad):
+        broker.credentials(instance, binding)
+    before = roles(broker, left)
+    call_users(broker.atlas, "PATCH", f"/admin/{left}", {"roles": [{"roleName": "read", "databaseName": "other"}]})
+    key = {"_id": binding_key(instance, left)}
+    with held(broker.stack) as documents:
+        documents.update_one(key, {"$set": {"roles": "[]"}})
+    sign(broker.stack, key)
+    config = broker.context.settings.config
+    assert isinstance(config, OperatorConfig)
+    config.failing.add(bad)
+    try:
+        assert broker.client.update(instance, {"level": "reading"}).status == 202
+        assert broker.client.wait(instance).state == "failed"
+    finally:
+        config.failing.clear()
+    eventually(lambda: not operation_of(broker, instance).open, "the update has ended")
+    assert roles(broker, left) == before
+    assert roles_in_mongodb(broker, instance, left)
 
 
 @pytest.mark.parametrize("trouble", ["hook", "Atlas"])

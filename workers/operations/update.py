@@ -150,11 +150,10 @@ def restore_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance).
 
-    Bindings that are not as the broker wrote them are left out: the steps before have not changed them. So are those
-    whose roles a hook or Atlas refuses; an undo step that cannot end would hinder each later update.
+    Also those that an earlier update has left, whose undo this update has replaced. Bindings that are not as the broker
+    wrote them are left out: the steps before have not changed them. So are those whose roles a hook or Atlas refuses.
     """
-    if Step.CHANGE_ROLES in job.operation.steps:
-        _set_roles(job, job.record)
+    _set_roles(job, job.record)
     return Next(Step.WITHDRAW_ACCESS, repeatable=True)
 
 
@@ -192,7 +191,7 @@ def _role_changes(job: AtlasJob[Instance], instance: Instance) -> list[tuple[Bin
                 raise
             log.warning("roles_not_restored", username=checked.username, reason=str(error))
             continue
-        if roles != checked.roles:
+        if roles != checked.roles or not checked.roles:  # without roles: Atlas may have any (see ``_set_roles``)
             changes.append((checked, roles))
     return changes
 
@@ -206,8 +205,11 @@ def _set_roles(job: AtlasJob[Instance], instance: Instance) -> None:
     for binding, roles in _role_changes(job, instance):
         name = binding.username or ""
         # The write gives the document a MAC, so the user of one without is looked at before.
-        if not _is_known_user(job, binding) or not job.context.store.change(binding, {"roles": []}):
-            continue  # it is gone, or is being unbound
+        if not _is_known_user(job, binding):
+            continue
+        job.lease.check()  # the write has no fence of its own
+        if not job.context.store.change(binding, {"roles": []}):
+            continue  # it is being unbound
         try:
             job.atlas.update_user(name, binding.user_database, roles=atlas_roles(roles))
         except (UserNotFound, UserExpired):
@@ -264,4 +266,5 @@ UPDATE = Definition[Instance](
         Step.WITHDRAW_ACCESS: remove_access,
     },
     late_effects=frozenset({Step.ALLOW_ACCESS}),
+    undo_may_fail=True,
 )
