@@ -81,6 +81,7 @@ EVENTS: dict[str, str] = {
     "sweep_skipped": "MongoDB failed during a round of the sweeper.",
     "traces_not_sent": "OTEL_TRACES_EXPORTER asks for traces, but an exporter or atlas-broker[tracing] is missing.",
     "uncaught": "A defect: an exception has ended a thread or the process.",
+    "undo_step_left_out": "What a failed update has changed could not be taken back for an hour; the reason is given.",
     "user_limit_unknown": "Atlas did not tell how many users a project may have, so half of them is no quota.",
     "user_not_compared": "The reconciliation cannot use the record of a database user, so it leaves the user as it is.",
     "user_not_removed": "A database user is left in Atlas, since it was not made for the record that names it.",

@@ -56,16 +56,24 @@ def repeated_update(found: Instance, asked: str) -> Accepted | None:
         ``Accepted`` while an identical update is running; None if no operation is running.
 
     Raises:
-        ConcurrencyError: another operation is running, or a failed one still restores the instance's own cluster.
+        ConcurrencyError: another operation is running.
     """
     operation = found.operation
     if operation.state is not State.IN_PROGRESS:
-        if operation.open and found.cluster_operation:
-            raise ConcurrencyError  # a new update would compare the parameters, and leave the cluster as it is
         return None
     if operation.kind is Kind.UPDATE and operation.request == asked:
         return Accepted(operation.id)
     raise ConcurrencyError
+
+
+def require_restored(found: Instance) -> None:
+    """Check that no failed operation still restores the instance's own cluster; an update would leave it as it is.
+
+    Raises:
+        ConcurrencyError: one does.
+    """
+    if found.operation.open and found.cluster_operation:
+        raise ConcurrencyError
 
 
 def repeated_delete(found: Instance | Binding, kind: Kind) -> Accepted | None:

@@ -13,7 +13,7 @@ from broker_api.errors import BadRequest, ConcurrencyError, ErrPlanUnsupported, 
 from broker_api.json_types import JsonObject
 from broker_api.service import serializers
 from broker_api.service.existence_checks import poll_of_nothing, read_anew, require_deletable, require_usable
-from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update
+from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update, require_restored
 from broker_api.service.operation_start import OperationStarter
 from broker_api.service.plan_checks import check_cluster_changes, check_ids, check_maintenance, check_move
 from broker_api.service.schemas import Accepted, Caller, Complete, LastOperation, ProvisionRequest, UpdateRequest
@@ -117,6 +117,7 @@ class Instances:
                 return Complete(dashboard)
             changed = self._store.change(found, {"context": request.context})
             return Complete(dashboard) if changed else None
+        require_restored(found)
         if found.operation.request == asked:
             self._sync_wait.raise_untold_failure(found, Kind.UPDATE, caller)
         return self._operations.start(found, Kind.UPDATE, caller, asked, dashboard)

@@ -15,6 +15,7 @@ from tests.atlas.operator_config import ALL, DEDICATED_PLAN, FIXED_PLAN, FLEX_PL
 from tests.in_process import LOOK_SECONDS
 from tests.osb_client import Json
 from tests.tenant import ends, eventually, succeeds, works
+from workers.engine.runner import UNDO_ATTEMPTS
 from workers.operations import compose_runner
 
 PLANS = {"dedicated": DEDICATED_PLAN, "flex": FLEX_PLAN}
@@ -385,6 +386,46 @@ def test_a_cluster_whose_tags_were_changed_is_not_terminated(broker: Broker) -> 
     assert (ended.state, "is not tagged as this instance's" in ended.description) == ("failed", True)
     atlas.update_cluster(atlas.cluster(name), tags=tags)
     deprovision(broker, instance_id)
+
+
+def test_a_cluster_that_atlas_does_not_change_back_keeps_no_update_away_for_ever(broker: Broker) -> None:
+    instance_id, name = made(broker, "dedicated")
+    times(broker, updating={"never": True})
+    assert broker.client.update(instance_id, {"tier": "M30"}).status == 202
+    in_state(broker, name, "UPDATING")
+    broker.atlas.fail("PATCH", "/clusters/", times=None, status=409, error_code="CANNOT_UPDATE_PAUSED_CLUSTER")
+    cancel(broker, instance_id)
+    eventually(
+        lambda: operation_of(broker, instance_id).undo and operation_of(broker, instance_id).error, "it is undone"
+    )
+    refused = broker.client.update(instance_id, {"tier": "M20"})
+    assert (refused.status, refused.json["error"]) == (422, "ConcurrencyError")
+    with_context = {"context": {"platform": "cloudfoundry", "instance_name": "renamed"}}
+    assert broker.client.update(instance_id, {}, fields=with_context).status == 200
+    hour = {"operation.attempts": UNDO_ATTEMPTS, "operation.due": EPOCH}
+    records, unheld = broker.context.store.collection, {"_id": instance_key(instance_id), "operation.lease_token": None}
+    eventually(lambda: records.update_one(unheld, {"$set": hour}).modified_count, "no worker holds it")
+    eventually(lambda: not operation_of(broker, instance_id).open, "the operation has ended")
+    assert any("undo_step_left_out" in line and instance_id in line for line in broker.logs().splitlines())
+    broker.atlas.heal()
+    assert broker.client.update(instance_id, {"tier": "M20"}).status == 202
+    cancel(broker, instance_id)
+    eventually(lambda: not operation_of(broker, instance_id).open, "the operation has ended")
+    broker.atlas.delete_cluster(name)
+    deprovision(broker, instance_id)
+
+
+def test_a_look_at_the_cluster_ends_a_row_of_refusals(broker: Broker) -> None:
+    times(broker, creating={"never": True})
+    instance_id, name = begin(broker, "flex")
+    eventually(lambda: "Atlas is creating" in broker.client.last_operation(instance_id).description, "a worker waits")
+    many = {"$set": {"operation.refusals": 12, "operation.attempts": 12}}
+    broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, many)
+    eventually(lambda: operation_of(broker, instance_id).refusals == 0, "it has looked again", 60)
+    assert operation_of(broker, instance_id).attempts == 0
+    times(broker, creating={"reads": 1})
+    broker.atlas.delete_cluster(name)
+    broker.failure(instance_id)
 
 
 def test_a_cluster_whose_deadline_has_passed_before_atlas_was_asked_is_kept(broker: Broker) -> None:

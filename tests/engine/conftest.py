@@ -94,6 +94,7 @@ class Bench:
         undo: Behaviour | None = None,
         *,
         late_effects: frozenset[Step] = frozenset(),
+        undo_may_fail: bool = False,
     ) -> Instance:
         """Deliver the operation's message once, and return the record afterwards."""
         clean_up = undo or (lambda _: Done(Phase.FAILED, ""))
@@ -102,6 +103,7 @@ class Bench:
             undo={Step.CLEAN_UP: self._noted(Step.CLEAN_UP, clean_up)},
             on_lease_lost=self.on_lease_lost,
             late_effects=frozenset[StrEnum](late_effects),
+            undo_may_fail=undo_may_fail,
         )
         runner = Runner(
             self.claims,

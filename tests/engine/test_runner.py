@@ -20,7 +20,7 @@ from broker_api.state.store import Start, Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
-from workers.engine.runner import NOTHING_TO_DO
+from workers.engine.runner import NOTHING_TO_DO, UNDO_ATTEMPTS
 
 AnyJob = Job[Instance]
 
@@ -115,6 +115,20 @@ def test_a_removal_that_fails_is_tried_again(bench: Bench) -> None:
     assert found.operation.error == "Cannot remove it."
     bench.change(due=datetime.now(UTC) - timedelta(seconds=1))
     assert bench.work({}, None).operation.state is State.FAILED
+
+
+def test_a_removal_that_fails_for_an_hour_is_left_out_where_its_definition_allows_that(bench: Bench) -> None:
+    bench.work({Step.FIRST: raising(FailedError("No."))}, raising(FailedError("Cannot remove it.")))
+    due = datetime.now(UTC) - timedelta(seconds=1)
+    for attempts, undo_may_fail, is_open in (
+        (UNDO_ATTEMPTS, False, True),
+        (1, True, True),
+        (UNDO_ATTEMPTS, True, False),
+    ):
+        bench.change(due=due, attempts=attempts)
+        found = bench.work({}, raising(FailedError("Cannot remove it.")), undo_may_fail=undo_may_fail)
+        assert found.operation.open is is_open
+    assert (found.operation.state, found.operation.description) == (State.FAILED, "No.")
 
 
 def test_known_trouble_is_tried_again_after_a_pause(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker_api.errors import ConcurrencyError, Conflict
-from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update
+from broker_api.service.idempotency import repeated_create, repeated_delete, repeated_update, require_restored
 from broker_api.service.schemas import Accepted, Complete
 from broker_api.state.records import Binding, Instance, Kind
 
@@ -95,20 +95,20 @@ def test_a_create_waits_until_the_cluster_of_a_failed_one_is_removed() -> None:
     assert repeated_create(a_binding(phase="failed", operation=undoing), BIND | {"parameters": {}}) is None
 
 
+@pytest.mark.parametrize("kind", ["update", "deprovision"])
+def test_an_update_waits_until_a_failed_operation_has_restored_the_cluster(kind: str) -> None:
+    undoing = operation(kind, "failed", request="{1}") | {"open": True}
+    with pytest.raises(ConcurrencyError):
+        require_restored(an_instance(operation=undoing, cluster_operation="o"))
+    require_restored(an_instance(operation=undoing))
+
+
 def test_only_an_identical_update_joins_the_running_one() -> None:
     running = an_instance(operation=operation("update", "in progress", request="{1}"))
     assert repeated_update(running, "{1}") == Accepted("update-1")
     with pytest.raises(ConcurrencyError):
         repeated_update(running, "{2}")
     assert repeated_update(an_instance(), "{1}") is None
-
-
-@pytest.mark.parametrize("kind", ["update", "deprovision"])
-def test_an_update_waits_until_a_failed_operation_has_restored_the_cluster(kind: str) -> None:
-    undoing = operation(kind, "failed", request="{1}") | {"open": True}
-    with pytest.raises(ConcurrencyError):
-        repeated_update(an_instance(operation=undoing, cluster_operation="o"), "{1}")
-    assert repeated_update(an_instance(operation=undoing), "{1}") is None
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ class Next(Generic[AnyFields]):
     repeatable: bool = False
 
 
+ANSWERED = OperationFields(attempts=0, refusals=0)
+"""For a ``Later`` after an answer of Atlas as expected, since only errors in a row are counted."""
+
+
 @dataclass(frozen=True)
 class Later(Generic[AnyFields]):
     """Run the same step, or ``step``, again after ``seconds``. Platforms read ``description`` in the meantime."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import dropwhile, islice
 from typing import Any
 
 import structlog
@@ -41,6 +42,8 @@ from workers.engine.results import (
 log = structlog.get_logger(__name__)
 
 OTHER_RELEASE_SECONDS = 5.0
+UNDO_ATTEMPTS = 240
+"""After how many attempts, an hour's, an undo step is left out if its definition allows that."""
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 NOTHING_TO_DO = "Nothing to do: the operation has ended."
 WRONG_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
@@ -234,7 +237,8 @@ class Runner:
     def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
         """Turn an exception of a step into a retry, or into the first undo step.
 
-        An undo step that fails is retried without an end, with long pauses.
+        An undo step that fails is retried with long pauses, and left out after ``UNDO_ATTEMPTS`` where the definition
+        says so.
         """
         if isinstance(error, HeldBackError):
             return Later(error.seconds, str(error), operation={"waits_on": error.waits_on, "error": str(error)})
@@ -245,6 +249,10 @@ class Runner:
         definition, attempts = self._definitions[job.definition], job.operation.attempts
         job.late_effect = trouble.late_effect and name in definition.late_effects
         doubt = {"unsure_until": In(LATE_EFFECT_SECONDS)} if job.late_effect else None
+        if job.operation.undo and definition.undo_may_fail and attempts >= UNDO_ATTEMPTS:
+            log.error("undo_step_left_out", step=name, reason=trouble.sentence)
+            following = next(islice(dropwhile(lambda step: step.value != name, definition.undo), 1, None), None)
+            return Next(following, doubt) if following else Done(job.record.phase, "", doubt)
         if trouble.retry:
             pause = max(backoff(attempts), trouble.retry_after)
             with metrics.COUNTING:
@@ -261,7 +269,8 @@ class Runner:
                 },
             )
         if job.operation.undo:
-            return Later(LONGEST_BACKOFF_SECONDS, trouble.sentence, operation={"error": trouble.sentence})
+            fields = OperationFields(error=trouble.sentence, attempts=attempts + 1)
+            return Later(LONGEST_BACKOFF_SECONDS, trouble.sentence, operation=fields)
         log.warning("operation_failing", reason=trouble.sentence)
         refused = isinstance(error, FailedError) and error.refused
         first = next(iter(definition.undo))

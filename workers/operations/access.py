@@ -10,7 +10,7 @@ from typing import Any
 
 from broker_api.state.records import Instance
 from workers.atlas.client import AccessEntry, EntryNotFound
-from workers.engine.results import FailedError, Later
+from workers.engine.results import ANSWERED, FailedError, Later
 from workers.operations.atlas_job import AtlasJob
 
 PENDING_SECONDS = 2.0
@@ -54,7 +54,7 @@ def wait_for_access(job: AtlasJob[Instance], wanted: Collection[str], add: StrEn
         if status == "FAILED":
             raise FailedError(f"Atlas cannot apply {cidr} in the IP access list of the project {job.project}.")
         if status != "ACTIVE":
-            return Later(PENDING_SECONDS, sentence)
+            return Later(PENDING_SECONDS, sentence, operation=ANSWERED)
     return None
 
 

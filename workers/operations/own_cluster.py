@@ -17,7 +17,7 @@ from workers.atlas.client import (
     PaymentRequired,
     Refused,
 )
-from workers.engine.results import FailedError, Later
+from workers.engine.results import ANSWERED, FailedError, Later
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.cluster_tags import cluster_tags, is_own
 
@@ -65,7 +65,7 @@ def look_again(job: AtlasJob[Instance], state: str) -> Later[Any]:
     doing = _DOING.get(state, "preparing")
     since = _duration(job.context.store.now() - job.operation.accepted)
     sentence = f"Atlas is {doing} the cluster {job.cluster} ({size}, {provider} {region}), for {since}."
-    return Later(job.context.looks.seconds[kind], sentence)
+    return Later(job.context.looks.seconds[kind], sentence, operation=ANSWERED)
 
 
 def new_cluster(job: AtlasJob[Instance]) -> NewCluster:
