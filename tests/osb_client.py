@@ -177,7 +177,7 @@ class OsbClient:
         binding_id: str | None = None,
         operation: str | None = None,
         *,
-        seconds: float = 60.0,
+        seconds: float = 100.0,
         every: float | None = None,
         on_poll: Callable[[Answer], None] | None = None,
     ) -> Answer:
