@@ -452,6 +452,13 @@ def test_an_instance_whose_cluster_is_going_already_cannot_be_used_after_a_cance
     eventually(lambda: not operation_of(broker, instance_id).open, "the operation has ended")
     ended = broker.client.last_operation(instance_id)
     assert (ended.state, ended.json["instance_usable"]) == ("failed", False)
+    rule = broker.atlas.fail("GET", name, times=None)
+    assert broker.client.deprovision(instance_id).status == 202
+    eventually(lambda: operation_of(broker, instance_id).attempts > 0, "the second one cannot look at the cluster")
+    cancel(broker, instance_id)
+    eventually(lambda: not operation_of(broker, instance_id).open, "the operation has ended")
+    assert not broker.client.last_operation(instance_id).json["instance_usable"]
+    broker.atlas.heal(rule)
     times(broker, deleting={"reads": 1})
     broker.atlas.delete_cluster(name)
     deprovision(broker, instance_id)

@@ -63,8 +63,8 @@ def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Keep the instance; the platform can ask for its removal again. Bindings that are gone do not come back."""
     if not job.record.was_ready:
         return Done(Phase.DELETING if job.record.cluster_operation else Phase.FAILED, "")
-    phase = Phase.READY
-    if Step.TERMINATE_CLUSTER in job.operation.steps:
+    phase, lives = Phase.READY, [job.operation.steps, *(past.steps for past in job.record.past)]
+    if any(Step.TERMINATE_CLUSTER in steps for steps in lives):
         try:
             cluster = look(job)
         except (AtlasError, HeldBackError, FailedError):  # it may be going
