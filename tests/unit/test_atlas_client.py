@@ -32,7 +32,7 @@ from workers.atlas.client import (
     UnreadableAnswer,
     UserNotFound,
 )
-from workers.atlas.models import ClusterChanges, UserChanges, parse_cluster, parse_flex
+from workers.atlas.models import ClusterChanges, UserChanges, parse_certificate, parse_cluster, parse_flex
 
 T = TypeVar("T")
 
@@ -211,8 +211,10 @@ def test_a_custom_role_stands_on_the_database_admin() -> None:
 
 
 def test_an_update_sends_only_what_changes() -> None:
-    def sent(**changes: Unpack[UserChanges]) -> object:
-        return heard(say(200, user_body()), lambda c: c.update_user("b-1", **changes)).json()
+    def sent(**changes: Unpack[UserChanges]) -> dict[str, object]:
+        body: dict[str, object] = heard(say(200, user_body()), lambda c: c.update_user("b-1", **changes)).json()
+        assert (body.pop("username"), body.pop("databaseName"), body.pop("groupId")) == ("b-1", "admin", PROJECT)
+        return body
 
     assert sent(password="new-password") == {"password": "new-password"}
     assert sent(roles=(AtlasRole("read", "shop"),)) == {"roles": [{"roleName": "read", "databaseName": "shop"}]}
@@ -623,6 +625,43 @@ def test_a_list_is_complete_when_items_per_page_is_ignored() -> None:
 def test_a_list_is_complete_when_atlas_does_not_count() -> None:
     pages = Pages(250, most=100, totals=False)
     assert listed(pages) == (pages.names, 3)
+
+
+def test_a_list_goes_on_while_it_has_a_next_page_whatever_it_counts() -> None:
+    pages = iter(
+        [
+            {"results": [user_body("u-1"), user_body("u-2")], "totalCount": 2, "links": [{"rel": "next", "href": "x"}]},
+            {"results": [user_body("u-3")], "totalCount": 1, "links": []},
+        ]
+    )
+    with StandIn(lambda _: say(200, next(pages))) as atlas:
+        assert [user.username for user in atlas.client().users()] == ["u-1", "u-2", "u-3"]
+
+
+@pytest.mark.parametrize(("state", "status"), [("IDLE", "APPLIED"), ("UPDATING", "PENDING")])
+def test_the_status_of_a_flex_cluster_that_only_its_own_api_knows(state: str, status: str) -> None:
+    other = refuse(400, "CANNOT_USE_FLEX_CLUSTER_IN_CLUSTER_API")
+    with StandIn(lambda asked: say(200, FLEX | {"stateName": state}) if "flex" in asked.target else other) as atlas:
+        assert atlas.client().cluster_status("f1") == status
+
+
+@pytest.mark.parametrize("lines", [("{}", "{}"), ("{}\r\n", "{}\r\n")], ids=["no line end", "CRLF"])
+def test_certificate_and_key_stay_apart_whatever_ends_their_lines(lines: tuple[str, str]) -> None:
+    key = lines[0].format("-----BEGIN PRIVATE KEY-----\r\na\r\n-----END PRIVATE KEY-----")
+    issued = lines[1].format("-----BEGIN CERTIFICATE-----\nb\n-----END CERTIFICATE-----")
+    made = parse_certificate({"text": key + issued})
+    assert made.certificate == "-----BEGIN CERTIFICATE-----\nb\n-----END CERTIFICATE-----\n"
+    assert made.private_key == "-----BEGIN PRIVATE KEY-----\na\n-----END PRIVATE KEY-----\n"
+
+
+def test_the_status_of_an_access_entry_may_be_in_small_letters() -> None:
+    with StandIn(lambda _: say(200, {"status": "ACTIVE"})) as atlas:
+        assert atlas.client().access_status("10.0.0.0/8") == "ACTIVE"
+
+
+def test_an_error_code_in_the_header_counts_where_the_body_has_none() -> None:
+    with StandIn(lambda _: say(404, X_Error_Code="USERNAME_NOT_FOUND")) as atlas, pytest.raises(UserNotFound):
+        atlas.client().delete_user("b-1")
 
 
 def test_a_list_that_fits_costs_one_call() -> None:

@@ -232,10 +232,16 @@ class AtlasClient:
     def cluster_status(self, name: str) -> Literal["PENDING", "APPLIED"]:
         """Return whether all changes of users have reached the cluster; Atlas may return an old APPLIED for a while.
 
+        Where the clusters API does not know flex clusters, one that is at rest has all changes.
+
         Raises:
             ClusterNotFound: The project has no cluster of that name.
         """
-        return self._wire.ask(self._call(endpoints.GET_STATUS, cluster=name), _parse_status, self._guard)
+        try:
+            return self._wire.ask(self._call(endpoints.GET_STATUS, cluster=name), _parse_status, self._guard)
+        except WrongClusterApi:
+            pass
+        return "APPLIED" if self.cluster(name, "flex").state == "IDLE" else "PENDING"
 
     def processes(self) -> list[Process]:
         """Return the mongod and mongos processes of all dedicated clusters of the project."""
@@ -287,7 +293,8 @@ class AtlasClient:
             UserNotFound: The project has no such user.
             UserExpired: The `delete_after` of the user is in the past.
         """
-        call = self._call(endpoints.UPDATE_USER, user_fields(**changes), username=username, database=database)
+        body = {"username": username, "databaseName": database, "groupId": self.project_id} | user_fields(**changes)
+        call = self._call(endpoints.UPDATE_USER, body, username=username, database=database)
         self._wire.ask(call, ANY_OBJECT, self._guard)
 
     def delete_user(self, username: str, database: str = "admin") -> None:
@@ -401,7 +408,7 @@ class AtlasClient:
             more = isinstance(links, list) and any(
                 isinstance(each, dict) and each.get("rel") == "next" for each in links
             )
-            if not results or (seen >= total if isinstance(total, int) else not more):
+            if not results or not (more or (isinstance(total, int | float) and seen < total)):
                 return
         raise UnreadableAnswer(f"Atlas's list when asked to {call.does} does not end.", status=200)
 
@@ -412,7 +419,7 @@ def _parse_project(body: Json) -> Json:
 
 
 def _parse_access_status(body: Json) -> Literal["PENDING", "FAILED", "ACTIVE"]:
-    match body.get("STATUS"):
+    match body.get("STATUS") or body.get("status"):
         case "PENDING":
             return "PENDING"
         case "FAILED":

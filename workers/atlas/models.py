@@ -302,9 +302,8 @@ def parse_certificate(body: Json) -> Certificate:
     Raises:
         Malformed: There is no certificate, or not exactly one private key.
     """
-    blocks = [
-        found[0] for found in re.finditer(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\n?", body["text"], re.DOTALL)
-    ]
+    pem = body["text"].replace("\r\n", "\n")
+    blocks = [f"{found[0]}\n" for found in re.finditer(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", pem, re.DOTALL)]
     keys = [block for block in blocks if "PRIVATE KEY-----" in block]
     certificates = [block for block in blocks if block.startswith("-----BEGIN CERTIFICATE-----")]
     if len(keys) != 1 or not certificates:

@@ -110,7 +110,7 @@ def interpret(
     elif status >= HTTPStatus.BAD_REQUEST:
         fields = body if isinstance(body, dict) else {}
         # Atlas's errorCode, or OAuth's error: the field `error` is a number in the first and a text in the second.
-        value = fields.get("errorCode") or fields.get("error")
+        value = fields.get("errorCode") or fields.get("error") or response.headers.get("X-Error-Code")
         code = value if isinstance(value, str) else ""
         if code or status in _PLAIN_REFUSALS:
             return _refused(call, response, fields, code, auth)

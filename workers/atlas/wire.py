@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 TOTAL_SECONDS = 20.0
 """How long a call takes at most, with all its requests."""
+MOST_TOKEN_SECONDS = 10.0**8
+"""The longest lifetime of a token that is believed."""
 MOST_BYTES = 16 * 2**20
 """The size of the longest answer, decompressed; 500 database users, the longest page, have less than 1 MiB."""
 
@@ -285,6 +287,10 @@ def _parse_token(body: Json) -> Json:
     token, life = text(body, "access_token"), body.get("expires_in")
     if not token.isascii() or not token.isprintable():
         raise Malformed("access_token is no token")
-    if not isinstance(life, int) or life <= 0:
+    try:
+        seconds = float(life)  # type: ignore[arg-type]  # a number, also as text
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < MOST_TOKEN_SECONDS:
         raise Malformed("expires_in is no number of seconds")
-    return body
+    return body | {"expires_in": seconds}
