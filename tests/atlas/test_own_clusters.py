@@ -300,6 +300,13 @@ def test_a_cluster_that_is_removed_while_it_is_made_fails_the_provision(broker: 
     assert "was removed while it was created" in broker.failure(instance_id)
 
 
+def test_a_cluster_that_atlas_does_not_show_yet_is_waited_for(broker: Broker) -> None:
+    broker.atlas.fail("GET", "[cC]lusters/i-", times=4, status=404, error_code="CLUSTER_NOT_FOUND")
+    instance_id, name = made(broker, "flex")
+    assert name in clusters(broker)
+    deprovision(broker, instance_id)
+
+
 def test_a_creation_goes_on_with_another_worker_and_makes_no_second_cluster(broker: Broker) -> None:
     """The first worker still waits for Atlas's answer when its lease is over, as after kill -9 or a long pause."""
     rule = broker.atlas.hang("POST", "/flexClusters$", seconds=3, when="after")

@@ -188,6 +188,14 @@ def test_a_user_that_a_bind_takes_over_lives_as_long_as_this_bind_asks_for(
     assert abs(datetime.fromisoformat(user["deleteAfterDate"]) - datetime.fromisoformat(expires)) < timedelta(seconds=2)
 
 
+def test_a_user_that_atlas_does_not_show_yet_is_waited_for(broker: Broker, instance: str) -> None:
+    broker.atlas.drop("POST", "/databaseUsers$", when="after")
+    broker.atlas.fail("GET", "/databaseUsers/admin/", times=2, status=404, error_code="USERNAME_NOT_FOUND")
+    assert works(broker.bind(instance))
+    broker.atlas.fail("POST", "/certs$", times=1, status=404, error_code="USERNAME_NOT_FOUND")
+    assert "certificate" in broker.bind(instance, {"auth": "x509"})
+
+
 def test_an_update_that_concerns_no_user_costs_no_call(broker: Broker, instance: str) -> None:
     broker.bind(instance)
     mark = broker.mark()

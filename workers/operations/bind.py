@@ -22,7 +22,7 @@ from broker_api.errors import (
 )
 from broker_api.state.fields import BindingFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
-from workers.atlas.client import AtlasError, UserAlreadyExists, UserExpired, UserLimitReached
+from workers.atlas.client import AtlasError, Refused, UserAlreadyExists, UserExpired, UserLimitReached, UserNotFound
 from workers.clusters import database_client
 from workers.clusters.connection_strings import osb_endpoints
 from workers.engine.definition import Definition
@@ -47,6 +47,8 @@ _REASONS = (
 
 WORK = "The credentials work on the cluster {}."
 """The description of a bind that has succeeded."""
+UNSEEN_ATTEMPTS = 20
+"""How often, once a second, a user is asked for that Atlas has and does not show yet."""
 CLOCK_SECONDS = 15
 """How far Atlas's clock may be behind MongoDB's, by which a week begins that Atlas refuses to exceed."""
 RENEW_SHARE = 0.2
@@ -112,6 +114,8 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
             job.atlas.create_user(user)
         except UserAlreadyExists:
             take_over(job, user)
+    except (UserNotFound, UserAlreadyExists) as error:
+        return _look_for_user(job, error)
     except UserLimitReached:
         raise FailedError(
             f"The Atlas project {job.project} of the cluster {job.cluster} holds as many database users as Atlas "
@@ -126,6 +130,19 @@ def create_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     return job.users_changed(Step.CREATE_CERTIFICATE if certified else Step.WAIT_APPLIED, BindingFields(made=True))
 
 
+def _look_for_user(job: AtlasJob[Binding], error: Refused) -> Later[BindingFields]:
+    """Return a delay until the next attempt: what Atlas says of a new user may be some seconds old.
+
+    Raises:
+        Refused: It has said so for too long.
+    """
+    attempts = job.operation.attempts + 1
+    if attempts > UNSEEN_ATTEMPTS:
+        raise error
+    sentence = f"Waiting until Atlas shows the database user {job.record.username}."
+    return Later(1.0, sentence, operation={"attempts": attempts, "error": str(error)})
+
+
 def create_certificate(job: AtlasJob[Binding]) -> Result[BindingFields]:
     """Create the certificate of an X.509 user, whose key Atlas shows only once.
 
@@ -134,7 +151,11 @@ def create_certificate(job: AtlasJob[Binding]) -> Result[BindingFields]:
     binding = job.record
     credentials = job.context.vault.open(binding.sealed_credentials or "", binding.credentials_place)
     months = binding.parameters.get("expires_in_months", DEFAULT_MONTHS)
-    certified, end = with_certificate(credentials, job.atlas.create_certificate(binding.username or "", months))
+    try:
+        certificate = job.atlas.create_certificate(binding.username or "", months)
+    except UserNotFound as error:
+        return _look_for_user(job, error)
+    certified, end = with_certificate(credentials, certificate)
     changes: BindingFields = {"sealed_credentials": job.context.vault.seal(certified, binding.credentials_place)}
     if binding.expires is None:
         changes["expires"] = end

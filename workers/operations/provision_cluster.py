@@ -13,6 +13,7 @@ from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable, T
 from broker_api.naming import cluster_problem
 from broker_api.state.database_reservations import Reservation
 from broker_api.state.fields import InstanceFields
+from broker_api.state.mongo import In
 from broker_api.state.records import Instance, Phase
 from workers.atlas.client import AtlasError, ClusterNameTaken
 from workers.clusters.connection_strings import STANDARD, strings_of, why_unusable
@@ -36,6 +37,8 @@ from workers.operations.own_cluster import (
 )
 
 NAME_TAKEN_ATTEMPTS = 5
+UNSEEN_SECONDS = 30
+"""For how long Atlas may not show a cluster yet whose creation it has accepted."""
 _REASONS = (
     AtlasError,
     HeldBackError,
@@ -96,7 +99,7 @@ def await_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Request the creation, unless an earlier attempt has; a cluster of others with this name is not touched."""
-    cluster = look(job)
+    cluster, unseen = look(job), None
     if cluster is None:
         try:
             job.atlas.create_cluster(new_cluster(job))
@@ -105,10 +108,11 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         except ClusterNameTaken as error:
             return _look_for_taken_name(job, error)
         log.info("cluster_requested", cluster=job.cluster, project=job.project)
+        unseen = InstanceFields(unsure_until=In(UNSEEN_SECONDS))
     elif not is_own_cluster(job, cluster):
         raise not_own(job)
     job.context.looks.take(job.project, job.cluster, kind_of(job.record))  # so that the first look comes later
-    return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER)
+    return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER, changes=unseen)
 
 
 def _look_for_taken_name(job: AtlasJob[Instance], error: ClusterNameTaken) -> Later[InstanceFields]:
@@ -128,6 +132,8 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if wait := wait_for_turn(job):
         return wait
     cluster = look(job)
+    if cluster is None and job.wait_for_late_effect():
+        return look_again(job, "CREATING")
     if cluster is None:
         raise FailedError(f"The cluster {job.cluster} does not exist any more: it was removed while it was created.")
     if not is_own_cluster(job, cluster):
@@ -136,7 +142,7 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         raise FailedError(problem)
     choice, strings = job.connection_choice(job.record), cluster.connection_strings
     if cluster.state != "IDLE" or (choice.kind == STANDARD and not strings.standard):
-        return look_again(job, cluster.state)
+        return replace(look_again(job, cluster.state), changes=InstanceFields(unsure_until=None))
     strings_of(cluster, choice)
     job.context.connection_strings.store(job.project, cluster)
     return Next(Step.RESERVE_DATABASE)
