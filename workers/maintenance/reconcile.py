@@ -21,7 +21,7 @@ from workers.clusters.user_limit import is_nearly_full, store_room, told_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
 from workers.engine.runner import WRONG_KEYS
-from workers.maintenance.reconcile_clusters import compare_clusters
+from workers.maintenance.reconcile_clusters import ClusterDrift, compare_clusters
 from workers.operations.database_users import (
     LABEL_BINDING,
     LABEL_BROKER,
@@ -97,12 +97,13 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
         not_compared = dict.fromkeys(context.projects, problem)
     for project in context.projects.keys() - not_compared:
         client = context.projects[project].guarded()
+        drift, clusters = Drift(), ClusterDrift([], [])
         try:
-            drift, clusters = compare(context, client), compare_clusters(context, client)
-        except (AtlasError, HeldBackError) as error:
+            drift = compare(context, client)
+            clusters = compare_clusters(context, client)
+        except (AtlasError, HeldBackError) as error:  # of the clusters: what was found about users counts all the same
             log.warning("reconcile_failed", project=project, reason=str(error))
             not_compared[project] = str(error)
-            continue
         undecided += len(drift.undecided)
         found.update(drift.numbers | clusters.numbers)
         differences += [{**each, "project": project} for each in (*drift.differences, *clusters.differences)]
