@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from broker_api.authentication import Authentication
@@ -13,9 +14,9 @@ from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.settings.settings import Project, Settings
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.store import DEFAULT_LIMIT, Store
-from workers.atlas.client import AtlasClient, MemoryTokens, Refused, TokenStore, Unauthorized
+from workers.atlas.client import AtlasClient, MemoryTokens, Refused, TokenStore, Unauthorized, UnreadableAnswer
 from workers.clusters.connection_strings import why_unusable
-from workers.clusters.user_limit import is_nearly_full
+from workers.clusters.user_limit import is_nearly_full, told_limit
 from workers.context import credentials, worker_vault
 from workers.guard.oauth_token_store import SharedTokens
 from workers.maintenance.findings import BAD, GOOD, WARN, Finding, guarded
@@ -115,7 +116,12 @@ def _plans(settings: Settings, project: str) -> list[Plan]:
 
 
 def _roles(settings: Settings, client: AtlasClient, where: str, kind: str) -> Iterator[Finding]:
-    roles = client.key_roles()
+    try:
+        roles = client.key_roles() or None
+    except (Refused, UnreadableAnswer) as error:
+        if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise
+        roles = None  # Atlas does not tell; what follows is tried
     has = f" (it has {', '.join(sorted(roles)) or 'none'})" if roles is not None else ""
     for task in _tasks(settings, client.project_id):
         if roles is not None:
@@ -196,7 +202,7 @@ def _own_address(base_url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _users(client: AtlasClient, where: str) -> Iterator[Finding]:
-    users, limit = sum(1 for _ in client.users()), client.user_limit() or DEFAULT_LIMIT
+    users, limit = sum(1 for _ in client.users()), told_limit(client) or DEFAULT_LIMIT
     about = f"{where}: {users} of at most {limit} database users"
     if users >= limit:
         yield BAD, f"{about}: no binding can be made; remove some, use another project, or have the limit raised"
