@@ -146,9 +146,9 @@ def _belongs(host: str, domain: str | None) -> bool:
 
 
 def _has_domain(host: str) -> bool:
-    """Return whether a host is neither a name without a domain nor a loopback address, as test set-ups have them."""
+    """Return whether a host is in a domain; names without one and addresses of private networks are not."""
     address = _address(host)
-    return "." in host if address is None else not address.is_loopback
+    return "." in host if address is None else address.is_global
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
