@@ -316,6 +316,7 @@ UNDERSTOOD: JsonObject = {
 """The query for documents that this release understands and that have the arguments of a job."""
 
 Owner = tuple[str | None, str | None]
+UNKNOWN_GUID = "-"
 """The organization and the space; both are None when they are unknown."""
 
 
@@ -356,8 +357,14 @@ class Instance(Resource):
 
     @property
     def owner(self) -> Owner:
-        """The organization and the space, which are unknown for instances of atlasbroker 2.0.0."""
-        return (None, None) if self.legacy else (self.organization_guid, self.space_guid)
+        """The organization and the space, which are unknown for instances of atlasbroker 2.0.0.
+
+        SAP Service Manager sends ``-`` as both for all its tenants, so there each instance is an owner of its own.
+        """
+        if self.legacy:
+            return None, None
+        known = self.organization_guid != UNKNOWN_GUID or self.space_guid != UNKNOWN_GUID
+        return self.organization_guid, self.space_guid if known else self.instance_id
 
     @property
     def was_ready(self) -> bool:

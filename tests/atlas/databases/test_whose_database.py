@@ -84,6 +84,18 @@ def lists(broker: Broker, *names: str) -> str:
     return broker.cluster(connection_strings={"standard": standard}, processes=[{**process, **kind}])
 
 
+def test_tenants_of_a_platform_that_names_no_organization_share_nothing(broker: Broker, name: str) -> None:
+    """SAP Service Manager sends these ids for all of its tenants."""
+    cluster, unknown = broker.cluster(), tenant("-", "-")
+    first = have(broker, cluster, unknown, database=name)
+    sentence = refused(broker, cluster, unknown, database=name)
+    assert sentence == f"The database name {name} is taken on the cluster {cluster}. Choose another name."
+    write(broker, name)
+    delete(broker, first)
+    assert "is taken" in refused(broker, cluster, unknown, database=name, **DROP)
+    assert exists(broker, name)
+
+
 # --- databases that no broker made ------------------------------------------------------------------------------
 
 
