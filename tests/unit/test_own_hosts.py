@@ -35,6 +35,10 @@ OWN = {
     "an emulator": ConnectionStrings("mongodb://127.0.0.1:27017/?authSource=admin", SRV),
     "an emulator by IPv6": ConnectionStrings("mongodb://[::1]:27017/", SRV),
     "a test set-up": ConnectionStrings("mongodb://localhost:27017,mongo-0:27017/", "mongodb+srv://mongo.local"),
+    "an emulator in another container": ConnectionStrings("mongodb://172.17.0.2:27017/?authSource=admin", SRV),
+    "a private endpoint by its address": ConnectionStrings(
+        STANDARD, SRV, private_endpoints=private("mongodb://10.0.0.7/")
+    ),
     "addresses only": ConnectionStrings("mongodb://10.0.0.5:27017,10.0.0.6:27017/"),
     "hosts without a domain": ConnectionStrings("mongodb://h1:27017,h2:27018/?ssl=true", SRV),
 }

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ MAC, MAC_FIELDS = "mac", ("ways", "endpoints", "trouble")
 """The field with the MAC of the strings, and the fields that it is of."""
 STANDARD, PRIVATE, PRIVATE_ENDPOINT = "standard", "private", "private-endpoint"
 DEFAULT_PORT = 27017
+_PRIVATE_NETWORKS = [ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
 
 Strings = dict[str, str]
 """Connection strings by name: ``standard`` and ``srv``; one may be absent."""
@@ -148,7 +149,9 @@ def _belongs(host: str, domain: str | None) -> bool:
 def _has_domain(host: str) -> bool:
     """Return whether a host is in a domain; names without one and addresses of private networks are not."""
     address = _address(host)
-    return "." in host if address is None else address.is_global
+    if address is None:
+        return "." in host
+    return not address.is_loopback and not any(address in network for network in _PRIVATE_NETWORKS)
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
