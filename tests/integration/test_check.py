@@ -292,6 +292,12 @@ def test_a_service_account_whose_roles_are_not_told_is_tried(
     assert not atlas.users()
 
 
+def test_a_key_whose_roles_atlas_does_not_tell_is_tried(settings: Settings, atlas: Emulator) -> None:
+    atlas.fail("GET", "/api/atlas/v2$", times=None, status=404, html=True)
+    may = f"project {PROJECT}: the API key may change database users"
+    assert any(sentence.startswith(may) for sentence in of("good", settings))
+
+
 def owner_config(directory: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> Settings:
     """Return the setting of a config whose plan has more than the default one."""
     name = f"config_{line.encode().hex()[:16]}"

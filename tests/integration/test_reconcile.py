@@ -189,6 +189,18 @@ def test_a_project_that_workers_leave_alone_is_compared_another_time(broker: InT
     assert "reconcile_failed" in broker.log_text()
 
 
+def test_users_are_compared_and_repaired_also_when_the_clusters_cannot_be_listed(
+    broker: InThisProcess, client: OsbClient, atlas: Emulator, operator: AtlasClient
+) -> None:
+    tenant = Tenant(client).provision()
+    tenant.bind("b-1")
+    operator.delete_user("b-1")
+    atlas.fail("GET", "/flexClusters$", times=None, status=404, error_code="RESOURCE_NOT_FOUND")
+    with pytest.raises(reconciliation.ReconcileError, match="1 of 1 projects not compared"):
+        reconcile(broker, repair=True)
+    assert operator.user("b-1")
+
+
 def test_clusters_without_an_instance_and_instances_without_a_cluster_are_only_reported(
     broker: InThisProcess, client: OsbClient, atlas: Emulator, operator: AtlasClient
 ) -> None:
