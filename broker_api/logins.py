@@ -143,20 +143,24 @@ class _Failures:
     def __init__(self) -> None:
         self._buckets = _Recent[tuple[str, str], tuple[float, float]]()
 
-    def take(self, pair: tuple[str, str]) -> float:
+    def take(self, pair: tuple[str, str], now: float) -> float:
         """Take one before a check, so that checks at the same time count, and return how many are left.
+
+        Args:
+            pair: The name and the address.
+            now: The time in seconds, by which the bucket has filled again.
 
         Returns:
             Less than 0 when there was none; then nothing is taken.
         """
-        return self._change(pair, -1)
+        return self._change(pair, -1, now)
 
-    def give_back(self, pair: tuple[str, str]) -> None:
+    def give_back(self, pair: tuple[str, str], now: float) -> None:
         """Return to the bucket what ``take`` has taken, since the check has succeeded."""
-        self._change(pair, 1)
+        self._change(pair, 1, now)
 
-    def _change(self, pair: tuple[str, str], number: int) -> float:
-        now, left = time.monotonic(), 0.0
+    def _change(self, pair: tuple[str, str], number: int, now: float) -> float:
+        left = 0.0
 
         def changed(bucket: tuple[float, float] | None) -> tuple[float, float]:
             nonlocal left
@@ -175,12 +179,19 @@ class Logins:
     Args:
         users: Passwords or hashes by name, each name with its role, as in the settings.
         on_failure: Called for each failure, with ``wrong`` or ``limited``.
+        clock: Tells the seconds by which failures are forgotten.
     """
 
-    def __init__(self, users: Mapping[str, str], on_failure: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        users: Mapping[str, str],
+        on_failure: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._users, self._known = dict(users), _Known(users)
         self._failures = _Failures()
         self._on_failure = on_failure
+        self._clock = clock
         self._checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
         self._waiting = threading.BoundedSemaphore(WAITING)
         self._suspects = threading.BoundedSemaphore(SUSPECTS_WAITING)
@@ -207,10 +218,10 @@ class Logins:
         if user := known.remembered(digest):
             return user.roles
         pair = (hashlib.sha256(name.encode()).hexdigest(), address)
-        left = self._failures.take(pair)
+        left = self._failures.take(pair, self._clock())
         if known.must_compute(digest) and (user := self._compute(known, name, password, digest, limited=left < 0)):
             if left >= 0:
-                self._failures.give_back(pair)
+                self._failures.give_back(pair, self._clock())
             return user.roles
         self._on_failure("limited" if left < 0 else "wrong")
         if left < 0:

@@ -1,5 +1,6 @@
 """The Flask app and its routes."""
 
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -39,6 +40,7 @@ def create_app(
     *,
     max_body_bytes: int = MAX_BYTES,
     is_stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """Return the WSGI app.
 
@@ -47,6 +49,7 @@ def create_app(
         users: passwords or hashes by user name, as in the settings.
         max_body_bytes: the limit of a request's body.
         is_stopping: returns whether the process is about to end; ``/ready`` then answers 503.
+        clock: tells the seconds by which wrong passwords are forgotten.
     """
     app = Flask("broker_api.osb", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes + 1, PROVIDE_AUTOMATIC_OPTIONS=False)
@@ -55,7 +58,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdConverter
     metrics = Metrics(service.health)
-    app.extensions[LOGINS] = logins = Logins(users, metrics.count_failed_login)
+    app.extensions[LOGINS] = logins = Logins(users, metrics.count_failed_login, clock)
     check_requests(app, logins)
     metrics.observe(app)
     answer_errors(app)

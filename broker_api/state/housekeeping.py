@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,8 +56,14 @@ class Housekeeping:
     reservations of databases and the broker's id, costs a few seconds of work.
     """
 
-    def __init__(self, store: Store, collection: Collection[Document] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        collection: Collection[Document] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = store
+        self._clock = clock
         self.collection = store.housekeeping if collection is None else collection
         self._recent: dict[str, _Read] = {}
         self._reading = threading.Lock()
@@ -114,7 +120,7 @@ class Housekeeping:
         Returns:
             The document, with the time of the reading by the database's clock as ``read_at``; empty when there is none.
         """
-        now = time.monotonic()
+        now = self._clock()
         with self._reading:
             if name not in self._recent or self._recent[name].at < now - RECENT_SECONDS:
                 self._read_recent(name, now)

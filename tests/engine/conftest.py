@@ -49,11 +49,11 @@ class TestedJob(Job[Instance]):
 
 @dataclass
 class Clock:
-    """Stands in for the module ``time`` of one module; only tests move it, so that no stall of the machine counts."""
+    """Only tests move it, so that no stall of the machine counts."""
 
     now: float = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
@@ -23,7 +23,7 @@ from broker_api.state.store import Start, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
-from workers.clusters.change_status import PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.change_status import NO_BUDGET_SECONDS, PAUSE_MS, Change, ClusterStatus, Status, cluster_key
 from workers.clusters.watcher import KEEP_SECONDS, UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import Progress
@@ -236,8 +236,8 @@ def test_a_watched_clusters_change_leaves_the_turn_to_the_watcher(bench: Bench) 
     assert bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
-def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.clusters.change_status.IN_FLIGHT_MS", 60_000)
+def test_no_other_worker_polls_while_an_answer_is_outstanding(bench: Bench) -> None:
+    bench.status = replace(bench.status, in_flight_ms=60_000)
     assert bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)[1]["turn"]
     time.sleep(0.3)
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
@@ -251,13 +251,15 @@ def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
     assert bench.status.look(PROJECT, CLUSTER)["turn"]
 
 
-def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.clusters.change_status.NO_BUDGET_SECONDS", 60)
+def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:
     bench.budget, atlas = 0, Atlas(["APPLIED"])
     change, status = bench.status.note_change(PROJECT, CLUSTER, urgent=True, watched=False)
     status = bench.status.poll(atlas.client, CLUSTER, status)
     assert atlas.polls == []
     assert not bench.status.is_applied(change, status)
+    found = bench.store.housekeeping.find_one({"_id": status["_id"]}) or {}
+    assert found["next_poll"] - found["answered_at"] == timedelta(seconds=NO_BUDGET_SECONDS)
+    bench.store.housekeeping.update_one({}, [{"$set": {"next_poll": {"$add": ["$next_poll", 60_000]}}}])
     time.sleep(0.15)  # after a poll that was sent, the next turn would be free by now
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
 
@@ -283,9 +285,9 @@ def test_one_poll_ends_all_that_wait(bench: Bench, messages: Client) -> None:
     assert sent(messages) == 0
 
 
-def test_two_workers_share_the_polls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_share_the_polls(bench: Bench) -> None:
     # No answer is then so late that the other worker asks again.
-    monkeypatch.setattr("workers.clusters.change_status.IN_FLIGHT_MS", 60_000)
+    bench.status = replace(bench.status, in_flight_ms=60_000)
     atlas, change = Atlas(["PENDING"] * 4 + ["APPLIED"]), bench.changed()
     for name in ("mine", "anothers"):
         bench.watcher(atlas).watch(PROJECT, CLUSTER, bench.waiting(name, change))
@@ -393,12 +395,12 @@ def test_a_worker_that_stops_sends_what_it_watches(bench: Bench, messages: Clien
     eventually(lambda: sent(messages) == 1, "the job is sent")
 
 
-def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweeper_leaves_alone_what_a_worker_watches(bench: Bench) -> None:
     """The worker writes a later due time before the last one comes. Here that one is far, for slow machines."""
     assert KEEP_SECONDS + PAUSE_MS / 1000 < UNWATCHED_SECONDS - 1
-    monkeypatch.setattr("workers.clusters.watcher.UNWATCHED_SECONDS", 60)
-    change = bench.changed()
-    bench.watcher(Atlas(["PENDING"])).watch(PROJECT, CLUSTER, bench.waiting("watched", change))
+    change, watcher = bench.changed(), bench.watcher(Atlas(["PENDING"]))
+    watcher.unwatched_seconds = 60
+    watcher.watch(PROJECT, CLUSTER, bench.waiting("watched", change))
     bench.waiting("left", change)
     bench.store.collection.update_many({}, [{"$set": {"operation.due": "$$NOW"}}])
     eventually(lambda: [due.binding_id for due in bench.claims.due(10)] == ["left"], "only the other one is due")

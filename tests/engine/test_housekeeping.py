@@ -33,16 +33,15 @@ def commands() -> Commands:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr("broker_api.state.housekeeping.time", clock := Clock())
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def housekeeping(state_mongod: Mongod, commands: Commands) -> Iterator[Housekeeping]:
+def housekeeping(state_mongod: Mongod, commands: Commands, clock: Clock) -> Iterator[Housekeeping]:
     name = f"housekeeping-{uuid4().hex[:8]}"
     with MongoClient[Document](state_mongod.uri, event_listeners=[commands], tz_aware=True) as client:
-        yield Housekeeping(Store(client, name, "instances"))
+        yield Housekeeping(Store(client, name, "instances"), clock=clock)
         client.drop_database(name)
 
 
@@ -59,7 +58,6 @@ def test_documents_that_are_needed_often_are_read_together(
     assert commands.sent == ["aggregate"]
 
 
-@pytest.mark.usefixtures("clock")
 def test_what_this_process_has_written_is_read_anew(housekeeping: Housekeeping) -> None:
     housekeeping.write("a", {"value": 1, "turn": 0})
     assert housekeeping.recent("a")["value"] == 1

@@ -1,7 +1,8 @@
 """What the sweeper sends, ends and starts, in this process, on the real MongoDB and Redis."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -44,7 +45,7 @@ def sweeper(store: Store, own_redis: Redis) -> Sweeper:
     return made(store, queue)
 
 
-def made(store: Store, queue: Queue) -> Sweeper:
+def made(store: Store, queue: Queue, clock: Callable[[], float] = time.monotonic) -> Sweeper:
     return Sweeper(
         store=store,
         claims=Claims(store),
@@ -53,6 +54,7 @@ def made(store: Store, queue: Queue) -> Sweeper:
         queue=queue,
         check=lambda: None,
         stopping=threading.Event(),
+        clock=clock,
     )
 
 
@@ -215,11 +217,9 @@ def test_one_of_several_workers_sweeps(store: Store) -> None:
     assert housekeeping.acquire(SWEEP, "two", 60)
 
 
-def test_a_sweeper_that_is_not_the_active_one_asks_once_a_second(
-    store: Store, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.engine.sweeper.time", clock := Clock())
-    housekeeping = Housekeeping(store)
+def test_a_sweeper_that_is_not_the_active_one_asks_once_a_second(store: Store, own_redis: Redis) -> None:
+    housekeeping, clock = Housekeeping(store), Clock()
+    sweeper = made(store, Queue(RedisSettings.parse(own_redis.uri)), clock)
     assert housekeeping.acquire(SWEEP, "another", 60)
     is_active = sweeper._is_active  # noqa: SLF001 - the thread that asks has a random pace
     assert not is_active()

@@ -27,8 +27,6 @@ YOUNG_MS = 10_000
 BURST = 2
 SPACING_MS = 125
 """Polls of a cluster: ``BURST`` at once, then one in this time. So there are at most ten in any second."""
-IN_FLIGHT_MS = 3000
-"""How long no other worker polls while the answer to a poll is outstanding."""
 NO_BUDGET_SECONDS = 1.0
 APPLIED = "APPLIED"
 
@@ -83,11 +81,13 @@ class ClusterStatus:
         settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
         may_poll: Functions by project, each of which counts a poll; it returns False when the share of polls of the
             project's rate limit is used up.
+        in_flight_ms: How long no other worker polls while the answer to a poll is outstanding.
     """
 
     housekeeping: Housekeeping
     settle_seconds: float
     may_poll: Mapping[str, Callable[[], bool]]
+    in_flight_ms: int = 3000
 
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str, *, urgent: bool, watched: bool) -> tuple[Change, Status]:
@@ -142,7 +142,7 @@ class ClusterStatus:
                 {"$not": settled},
                 {"$lte": [{"$ifNull": ["$next_poll", EPOCH]}, NOW]},
                 {"$lte": [{"$subtract": [booked, NOW]}, (burst - 1) * SPACING_MS]},
-                {"$or": [answered, {"$gte": [{"$subtract": [NOW, polled]}, IN_FLIGHT_MS]}]},
+                {"$or": [answered, {"$gte": [{"$subtract": [NOW, polled]}, self.in_flight_ms]}]},
             ]
         }
         pause = {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}

@@ -91,6 +91,8 @@ class ClusterWatcher:
         self._stopping = stopping
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}
+        self.unwatched_seconds = UNWATCHED_SECONDS
+        """After how many seconds without this worker its operations are due."""
         self.show_end: Callable[[Due, str], None] = lambda due, _: self._send_job(due)
         """Shows the end of an operation in Flower; without a connection for events, by a job that finds the end."""
 
@@ -221,7 +223,7 @@ class ClusterWatcher:
     ) -> None:
         """Let operations be due later, since this worker watches the cluster, and tell their users of trouble."""
         description = f"{trouble} It is tried again." if trouble else WAITING.format(cluster)
-        name, seconds = cluster_key(project, cluster), UNWATCHED_SECONDS + pause
+        name, seconds = cluster_key(project, cluster), self.unwatched_seconds + pause
         by_step: dict[str, list[Waiting]] = defaultdict(list)
         for one in waiting:
             by_step[one.step].append(one)

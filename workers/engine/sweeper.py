@@ -47,6 +47,7 @@ class Sweeper:
         queue: Queue,
         stopping: threading.Event,
         check: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create the sweeper.
 
@@ -58,6 +59,7 @@ class Sweeper:
             queue: Sends the jobs.
             stopping: Set when the process stops.
             check: Called by the active sweeper every ten seconds.
+            clock: Tells the seconds by which the sweeper asks for its lease again.
         """
         self._store = store
         self._keys = keys
@@ -66,6 +68,7 @@ class Sweeper:
         self._queue = queue
         self._stopping = stopping
         self._check = check
+        self._clock = clock
         self._owner = uuid4().hex
         self._elected, self._asked_at = False, -math.inf
         self._expired_at = 0.0
@@ -101,7 +104,7 @@ class Sweeper:
 
     def _is_active(self) -> bool:
         """Return whether this sweeper has the lease; MongoDB is asked at most once a second."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._asked_at >= SWEEP_RENEW_SECONDS:
             self._asked_at = now
             self._elected = False  # also when MongoDB fails
