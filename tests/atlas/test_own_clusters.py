@@ -422,17 +422,35 @@ def test_a_cluster_that_atlas_does_not_change_back_keeps_no_update_away_for_ever
     deprovision(broker, instance_id)
 
 
-def test_a_look_at_the_cluster_ends_a_row_of_refusals(broker: Broker) -> None:
+def looked_at_while_created(broker: Broker, kind: str) -> tuple[str, str]:
+    """The id of an instance whose cluster was seen by a look, and the cluster's name."""
     times(broker, creating={"never": True})
-    instance_id, name = begin(broker, "flex")
+    instance_id, name = begin(broker, kind)
     eventually(lambda: "Atlas is creating" in broker.client.last_operation(instance_id).description, "a worker waits")
     many = {"$set": {"operation.refusals": 12, "operation.attempts": 12}}
     broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, many)
     eventually(lambda: operation_of(broker, instance_id).refusals == 0, "it has looked again", 60)
-    assert operation_of(broker, instance_id).attempts == 0
+    return instance_id, name
+
+
+def test_a_look_at_the_cluster_ends_a_row_of_refusals_and_the_doubt_about_its_creation(broker: Broker) -> None:
+    instance_id, name = looked_at_while_created(broker, "flex")
+    found = broker.context.store.instance(instance_id)
+    assert found
+    assert (found.operation.attempts, found.unsure_until) == (0, None)
     times(broker, creating={"reads": 1})
     broker.atlas.delete_cluster(name)
     broker.failure(instance_id)
+
+
+def test_a_look_at_the_cluster_does_not_end_the_doubt_about_access_entries(broker: Broker) -> None:
+    broker.atlas.drop("POST", "/accessList", when="after")
+    instance_id, _ = looked_at_while_created(broker, "dedicated")
+    found = broker.context.store.instance(instance_id)
+    assert found
+    assert found.unsure_until
+    times(broker, creating={"reads": 1}, deleting={"reads": 1})
+    deprovision(broker, instance_id)
 
 
 def test_a_cluster_whose_deadline_has_passed_before_atlas_was_asked_is_kept(broker: Broker) -> None:

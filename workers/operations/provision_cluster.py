@@ -142,10 +142,16 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         raise FailedError(problem)
     choice, strings = job.connection_choice(job.record), cluster.connection_strings
     if cluster.state != "IDLE" or (choice.kind == STANDARD and not strings.standard):
-        return replace(look_again(job, cluster.state), changes=InstanceFields(unsure_until=None))
+        return replace(look_again(job, cluster.state), changes=_seen(job))
     strings_of(cluster, choice)
     job.context.connection_strings.store(job.project, cluster)
     return Next(Step.RESERVE_DATABASE)
+
+
+def _seen(job: AtlasJob[Instance]) -> InstanceFields | None:
+    """Return the change that ends the doubt about the creation; None if entries of the access list are in doubt too."""
+    access = job.operation.steps.get(Step.ALLOW_ACCESS)
+    return None if access and access.runs > 1 else InstanceFields(unsure_until=None)
 
 
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
