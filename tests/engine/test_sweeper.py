@@ -111,6 +111,14 @@ def test_many_that_wait_for_an_event_hold_up_no_other(store: Store, events: int)
     assert len(found) == 3 * events + 2
 
 
+def test_a_document_with_an_object_as_its_id_does_not_stop_the_sweep(store: Store, sweeper: Sweeper) -> None:
+    accepted(store, "broken")
+    (broken,) = store.collection.find()
+    store.collection.insert_one({**broken, "_id": {"planted": 1}})
+    accepted(store, "sound")
+    assert sweeper.sweep() == 2
+
+
 def test_nothing_is_added_to_a_queue_that_no_worker_takes_from(
     store: Store, sweeper: Sweeper, messages: Client
 ) -> None:

@@ -285,6 +285,14 @@ def test_a_wrong_filter_is_told_in_the_page(site: Site, query: str, sentence: st
     assert page.all("form")
 
 
+@pytest.mark.parametrize(("path", "status"), [("/operations", 200), ("/operations/none", 404)])
+def test_all_links_lead_below_the_path_at_which_the_broker_is_mounted(app: Flask, path: str, status: int) -> None:
+    answer = app.test_client().get(path, base_url="http://broker/mounted", auth=USER)
+    links = [target for target, _ in Html(answer, status).links]
+    assert links
+    assert all(target.startswith("/mounted/operations") for target in links)
+
+
 @pytest.mark.parametrize(
     "query", ["older-than=999999d", "after=99999999999999.binding/x", "after=0.instance/x", "waiting-on=.*%5B("]
 )
