@@ -28,7 +28,7 @@ SIZES = {"api": 160, "worker": 180, "emulator": 180}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, *, long_form: bool) -> dict[str, Image]:
     if not long_form:
-        pytest.skip("takes minutes; tests/deploy/test_dockerfile.py is the short form")
+        pytest.skip("with --long: takes minutes; tests/deploy/test_dockerfile.py is the short form")
     need(tools)
     built = Images(tmp_path_factory.mktemp("images"))
     built.build()

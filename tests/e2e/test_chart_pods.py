@@ -47,7 +47,7 @@ class WorkerPod(Worker):
 def contents(state_mongod: Mongod, emulator: AtlasEmulator, *, long_form: bool) -> Iterator[dict[str, str]]:
     """What the keys of the Secrets hold."""
     if not long_form:
-        pytest.skip("tests/deploy/test_chart.py loads the same settings, without processes")
+        pytest.skip("with --long: tests/deploy/test_chart.py loads the same settings, without processes")
     with Redis("redis-pods") as redis:
         yield {
             "BROKER_MONGO_URI": state_mongod.uri,

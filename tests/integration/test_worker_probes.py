@@ -29,7 +29,7 @@ def lives(worker: Worker) -> bool:
 @pytest.fixture
 def own(*, long_form: bool) -> Stack:
     if not long_form:
-        pytest.skip("takes minutes; the short form is in tests/unit/test_probes.py")
+        pytest.skip("with --long: takes minutes; the short form is in tests/unit/test_probes.py")
     return Stack(workers=1, flower=False, settings={"BROKER_MONGO_TIMEOUT_MS": "5000"})  # the default
 
 
