@@ -288,8 +288,8 @@ def _parse_token(body: Json) -> Json:
     if not token.isascii() or not token.isprintable():
         raise Malformed("access_token is no token")
     try:
-        seconds = float(life)  # type: ignore[arg-type]  # a number, also as text
-    except (TypeError, ValueError):
+        seconds = float(life) if isinstance(life, int | float | str) else 0.0
+    except ValueError:
         seconds = 0.0
     if not 0 < seconds < MOST_TOKEN_SECONDS:
         raise Malformed("expires_in is no number of seconds")
