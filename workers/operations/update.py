@@ -150,8 +150,9 @@ def restore_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def restore_roles(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Set the roles from before the update: a failed update changes nothing (spec: Updating a Service Instance).
 
-    Also those that an earlier update has left, whose undo this update has replaced. Bindings that are not as the broker
-    wrote them are left out: the steps before have not changed them. So are those whose roles a hook or Atlas refuses.
+    It also sets roles that an earlier update has left, whose undo this update has replaced. Bindings that are not as
+    the broker wrote them are left out: the steps before have not changed them. So are those whose roles a hook or Atlas
+    refuses.
     """
     _set_roles(job, job.record)
     return Next(Step.WITHDRAW_ACCESS, repeatable=True)
