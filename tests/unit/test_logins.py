@@ -203,6 +203,27 @@ def test_guesses_at_the_same_time_all_count() -> None:
     assert answered == {WrongCredentialsError: logins.FAILURES, TooManyFailuresError: THREADS - logins.FAILURES}
 
 
+def test_failures_are_forgotten_with_the_time() -> None:
+    now = 0.0
+    known = Logins({"a": "clear"}, clock=lambda: now)
+
+    def answers(number: int) -> Counter[type[Exception]]:
+        found = Counter[type[Exception]]()
+        for _ in range(number):
+            with pytest.raises((WrongCredentialsError, TooManyFailuresError)) as raised:
+                known.check("a", "guess", "address")
+            found[raised.type] += 1
+        return found
+
+    assert answers(logins.FAILURES + 1) == {WrongCredentialsError: logins.FAILURES, TooManyFailuresError: 1}
+    now += logins.REFILL_SECONDS / 2
+    assert answers(1) == {TooManyFailuresError: 1}
+    now += logins.REFILL_SECONDS
+    assert answers(2) == {WrongCredentialsError: 1, TooManyFailuresError: 1}
+    now += 3600
+    assert answers(logins.FAILURES + 1) == {WrongCredentialsError: logins.FAILURES, TooManyFailuresError: 1}
+
+
 def test_guesses_at_many_names_occupy_few_threads_and_known_passwords_are_not_held_up(hashed: str) -> None:
     known = Logins({"a": hashed})
     began = time.monotonic()
