@@ -11,6 +11,7 @@ from broker_api.osb.headers import API_VERSION, ORIGINATING_IDENTITY, REQUEST_ID
 from broker_api.service.operation_views import STATES
 from broker_api.service.schemas import MAX_ID_LENGTH
 from broker_api.service.serializers import CLUSTER_POLL_SECONDS
+from broker_api.state.operator_queries import CURSOR
 from broker_api.state.records import Kind
 
 TAGS = {"catalog": "catalog", "instance": "instances", "binding": "bindings"}
@@ -376,7 +377,7 @@ PARAMETERS: JsonObject = {
         "after",
         "query",
         "The place at which the page before has ended.",
-        {"type": "string", "pattern": r"^([0-9]{1,14}\.(instance|binding)/[a-z]{1,90})?$"},
+        {"type": "string", "pattern": f"^({CURSOR})?$"},
     ),
     "ServiceHint": _parameter("service_id", "query", "A hint.", _STRING),
     "PlanHint": _parameter("plan_id", "query", "A hint.", _STRING),

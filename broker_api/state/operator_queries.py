@@ -47,9 +47,13 @@ class OperationFilter:
     waits_on: str | None = None
 
 
+CURSOR = r"([0-9]{1,14})\.((?:instance|binding)/[^\x00]{1,2000})"
+"""The form of a cursor, as the parameter ``after``."""
+
+
 @dataclass(frozen=True)
 class Cursor:
-    """The place in the list of operations behind which the next page begins: the last operation before it.
+    """The place in the list of operations after which the next page begins: the last operation before it.
 
     Attributes:
         accepted: When that operation was accepted.
@@ -65,13 +69,13 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Return the cursor of a text that ``str`` has made; None for another text."""
-        found = re.fullmatch(r"([0-9]{1,14})\.((?:instance|binding)/[^\x00]{1,2000})", text)
+        found = re.fullmatch(CURSOR, text)
         return cls(EPOCH + timedelta(milliseconds=int(found[1])), found[2]) if found else None
 
 
 @dataclass(frozen=True)
 class OperationPage:
-    """Some of the operations in a list; ``following`` is None when there are no more behind them."""
+    """Some of the operations in a list; ``following`` is None when there are no more after them."""
 
     records: list[Instance | Binding]
     following: Cursor | None
@@ -93,7 +97,7 @@ class OperatorQueries:
         Args:
             wanted: Which ones.
             limit: How many at most.
-            after: Only those behind this place in the list.
+            after: Only those after this place in the list.
         """
         # All fields of the index are named, so that MongoDB merges its parts in their order instead of sorting.
         query: Document = {

@@ -26,6 +26,7 @@ from broker_api.settings.settings import load
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepsFields
 from broker_api.state.mongo import In, connect
 from broker_api.state.operation_claims import Claims
+from broker_api.state.operator_queries import Cursor
 from broker_api.state.records import Kind, Phase, State, StepResult, binding_key, instance_key
 from broker_api.state.store import Start, Store
 from tests import browser
@@ -182,6 +183,7 @@ class Html(HTMLParser):
         self.feed(self.text)
         self.close()
         assert not self._open
+        assert not re.search(r"<dd[^>]*></dd>", self.text), "a fact without a value"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -442,6 +444,16 @@ def many(store: Store) -> Store:
     ]
     insert_many(store.collection, documents)
     return store
+
+
+def test_the_description_allows_each_place_at_which_a_page_ends(app: Flask, store: Store) -> None:
+    described = app.test_client().get("/openapi.json", auth=USER).get_json()
+    pattern = described["components"]["parameters"]["Behind"]["schema"]["pattern"]
+    for key in (instance_key("5b8f3b5e-6f0e-4d53"), binding_key("orders 1/ü", "shop.2")):
+        cursor = str(Cursor(store.now(), key))
+        assert re.search(pattern, cursor)
+        assert Cursor.parse(cursor)
+    assert not re.search(pattern, "0.user/x")
 
 
 def test_a_page_reads_few_documents_however_many_there_are(many: Store, site: Site) -> None:
