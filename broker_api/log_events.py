@@ -11,7 +11,7 @@ EVENTS: dict[str, str] = {
     "certificate_loaded": "The API has read new files of its certificate, and uses them for new connections.",
     "certificate_not_loaded": "The API cannot use the new files of its certificate; the one before stays in use.",
     "circuit_closed": "Atlas answers again for this project; the operations that waited for it continue.",
-    "circuit_not_shared": "The circuit breaker has opened in this process only, since MongoDB could not be written.",
+    "circuit_not_opened": "MongoDB could not be used to open the circuit breaker; calls to Atlas go on.",
     "circuit_opened": "Calls for this project fail, so one call every ten seconds is made until one succeeds.",
     "cluster_not_terminated": "A cluster is left in Atlas, since it was not made for the record that names it.",
     "cluster_not_watched": "This worker could not poll a cluster; another worker, or a later job, continues.",

@@ -3,11 +3,14 @@
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.housekeeping import RECENT_SECONDS, Housekeeping
+from broker_api.state.mongo import connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.store import Store
+from tests.dev.processes import HOST, free_port
 from workers.engine.results import HeldBackError
 from workers.guard.circuit_breaker import DOWN_SECONDS, CircuitBreaker
 from workers.guard.guard import Guard
@@ -53,6 +56,17 @@ def test_nothing_but_failures_for_a_while_opens_it_for_all_workers(store: Store)
     for each in (mine, anothers):
         with pytest.raises(HeldBackError, match="Atlas is not there"):
             check(each)
+
+
+def test_it_says_that_it_opens_only_when_it_does(store: Store) -> None:
+    with connect(f"mongodb://{HOST}:{free_port()}/", 100) as lost, capture_logs() as lines:
+        failing = (breaker(store), breaker(Store(lost, "none", "none")))
+        for each in failing:
+            fail(each, 2)
+        time.sleep(DOWN_SECONDS + 0.05)
+        for each in failing:
+            fail(each, 1)
+    assert [line["event"] for line in lines] == ["circuit_opened", "circuit_not_opened"]
 
 
 def test_a_success_in_between_begins_the_count_anew(store: Store) -> None:

@@ -1,8 +1,8 @@
 """The circuit breaker of an Atlas project: while Atlas is down or refuses the key, workers wait.
 
-It opens after two seconds with failures only. While it is open, one probe may pass every ten seconds; the first
-successful call closes it. Its state is a document in MongoDB, which all workers share and /ready shows. It stays closed
-while some calls still succeed: the pauses between attempts are enough then.
+It opens after two seconds with at least three calls, all of which have failed. While it is open, one probe may pass
+every ten seconds; the first successful call closes it. Its state is a document in MongoDB, which all workers share and
+/ready shows. It stays closed while some calls still succeed: the pauses between attempts are enough then.
 """
 
 import threading
@@ -106,13 +106,14 @@ class CircuitBreaker:
             several = len(seen.operations) > 1
         if not enough or (unauthorized and not several):
             return
-        if self.is_open():
-            return
-        log.error("circuit_opened", project=self.project, reason=reason)
         try:
+            if self.is_open():
+                return
             self._housekeeping.write(self._document, {"open": True, "reason": reason, "until": In(PROBE_EVERY_SECONDS)})
         except ErrStorageMongoConnection as error:
-            log.warning("circuit_not_shared", project=self.project, reason=error.reason)
+            log.warning("circuit_not_opened", project=self.project, reason=error.reason)
+        else:
+            log.error("circuit_opened", project=self.project, reason=reason)
 
     def succeeded_within(self, period: timedelta) -> bool:
         """Return whether a call of this process has succeeded in the last ``period``.
