@@ -193,8 +193,10 @@ class _Worker:
             child_processes.end_with_parent(self._parent, signal.SIGTERM)
             (run,) = entry_points(group="atlas_broker.worker")  # the API imports no code of the workers
             run.load()(self._settings)
+        except Exception:
+            log.critical("uncaught", exc_info=True)
         finally:
-            os._exit(0)  # skips the parent's clean-up
+            os._exit(0)  # skips the parent's clean-up, and Python's report of an exception
 
     def _watch(self) -> None:
         while not self._stopping.is_set():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 from celery import Celery, signals
 from celery.concurrency import get_implementation
 from celery.exceptions import SecurityWarning
@@ -68,7 +69,8 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        sys.exit(f"atlas-broker: {error}")
+        click.echo(f"atlas-broker: {error}", err=True)  # not by sys.exit, whose text Celery may keep to itself
+        sys.exit(1)
 
 
 def _settings() -> Settings:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,6 +165,17 @@ def test_run_ends_with_the_signal_and_leaves_no_process_behind(
     """
     with python(secrets, textwrap.dedent(text), port, emulator) as running:
         ends_and_leaves_no_process_behind(running, number)
+
+
+def test_a_worker_that_cannot_start_says_why(secrets: Path, emulator: AtlasEmulator) -> None:
+    text, port = example("class CustomConfig"), free_port()
+    script = python(secrets, text.replace("run()", f"run(port={port})"), port, emulator)
+    with socket.create_server((HOST, 0)) as occupied:
+        taken = occupied.getsockname()[1]
+        script.settings = {**script.settings, "BROKER_METRICS_PORT": str(taken)}
+        with script as running:
+            told = f"atlas-broker: BROKER_METRICS_PORT: port {taken} cannot be opened"
+            eventually(lambda: told in running.log_text(), "the worker says why it ends")
 
 
 def alive(pid: int) -> bool:
