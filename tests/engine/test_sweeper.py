@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 from redis import Redis as Client
 
-from broker_api.jobs.queue import Queue
+from broker_api.jobs.queue import RECONCILE, Queue
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
@@ -18,6 +18,7 @@ from broker_api.state.open_operations import take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
 from broker_api.state.store import Start, Store
+from tests.dev.processes import HOST, free_port
 from tests.dev.services import Redis
 from tests.engine.conftest import Clock
 from workers.engine.sweeper import MOST_WAITING, SWEEP_RENEW_SECONDS, Sweeper
@@ -215,6 +216,19 @@ def test_the_reconciliation_starts_once_an_hour_and_not_with_a_new_broker(
         accepted(store, name)
         sweeper.sweep()
     assert messages.llen("maintenance") == 1
+
+
+def test_reconciliations_that_cannot_be_sent_do_not_pile_up(store: Store) -> None:
+    sweeper = made(store, Queue(RedisSettings.parse(f"redis://{HOST}:{free_port()}/0")))
+    housekeeping = store.housekeeping
+    accepted(store, "due")
+    sweeper.sweep()
+    hour_ago = {"until": datetime.now(UTC) - SECOND}
+    for _ in range(2):
+        housekeeping.update_one({"_id": RECONCILE}, {"$set": hour_ago})
+        sweeper.sweep()
+    assert housekeeping.count_documents({"_id": {"$regex": "^reconcile/"}}) == 0
+    assert Housekeeping(store).acquire(RECONCILE, "the next sweep", 60)
 
 
 def test_one_of_several_workers_sweeps(store: Store) -> None:

@@ -172,4 +172,5 @@ class Sweeper:
             return
         self._housekeeping.request_reconciliation(run, repair=False)
         if not self._queue.send(RECONCILE, [run]):
+            self._housekeeping.take_reconciliation(run)
             self._housekeeping.release(RECONCILE, run)
