@@ -1,3 +1,4 @@
+from typing import cast
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
@@ -19,7 +20,9 @@ from broker_api.errors import BadRequest, ErrClusterConfig
 from broker_api.json_types import JsonObject
 from broker_api.state.records import Binding, Instance
 from broker_api.user_passwords import PASSWORD_LENGTH
-from workers.operations.config_hooks import binding_view
+from workers.engine.results import FailedError
+from workers.operations.binding_credentials import new_credentials
+from workers.operations.config_hooks import binding_view, hook_username
 
 HOSTS = "c-shard-00-00.x.mongodb.net:27017,c-shard-00-01.x.mongodb.net:27017,c-shard-00-02.x.mongodb.net:27017"
 STANDARD = f"mongodb://{HOSTS}/?ssl=true&authSource=admin&replicaSet=atlas-1"
@@ -35,6 +38,39 @@ def binding(parameters: dict[str, object] | None = None, **strings: str) -> Bind
 
 def roles(config: Config, **parameters: object) -> list[Role]:
     return config.generate_binding_permissions(binding(parameters), Permissions()).roles
+
+
+@pytest.mark.parametrize(
+    ("returned", "problem"),
+    [
+        (None, "no dict"),
+        (["a", "b"], "no dict"),
+        ({}, "no username or no password"),
+        ({"username": "a"}, "no username or no password"),
+        ({"username": "a", "password": 5}, "no username or no password"),
+        ({"username": "", "password": "s3cret"}, "no username or no password"),
+        ({"username": "a", "password": "s3cret", "ca": b"bytes"}, "a value that JSON cannot hold"),
+        ({"username": "a", "password": "s3cret", 5: {1, 2}}, "a value that JSON cannot hold"),
+    ],
+)
+def test_credentials_that_cannot_be_used_fail_at_once_without_their_values(returned: object, problem: str) -> None:
+    class Wrong(Config):
+        def generate_binding_credentials(self, binding: BindingView) -> JsonObject:  # noqa: ARG002 - a hook
+            return cast("JsonObject", returned)
+
+    with pytest.raises(FailedError, match=f"generate_binding_credentials returned {problem}") as raised:
+        new_credentials(Wrong({}, {}), binding())
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("returned", [None, 5, ""])
+def test_a_user_name_that_is_no_text_fails_at_once(returned: object) -> None:
+    class Wrong(Config):
+        def generate_binding_username(self, binding: BindingView) -> str:  # noqa: ARG002 - a hook
+            return cast("str", returned)
+
+    with pytest.raises(FailedError, match="generate_binding_username returned no text"):
+        hook_username(Wrong({}, {}), binding())
 
 
 # --- connection strings -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from broker_api.state.records import HOLDS_NOTHING, Binding, Instance, Phase, in
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, MemoryTokens, Unauthorized, UserNotFound
 from workers.context import Context, credentials
 from workers.engine.results import FailedError, HeldBackError
-from workers.operations.config_hooks import binding_roles, binding_view, call_hook
+from workers.operations.config_hooks import binding_roles, binding_view, hook_username
 from workers.operations.database_users import LABEL_BROKER, atlas_roles, is_ours, labels
 
 T = TypeVar("T")
@@ -246,10 +246,7 @@ class Migration:
         if found.project is None:
             fields["project"] = (instance and instance.project) or self._first_project
         if found.username is None:
-            name: object = call_hook("generate_binding_username", config.generate_binding_username, view)
-            if not isinstance(name, str):
-                raise FailedError("generate_binding_username of the Config must return a text.")
-            fields["username"] = name
+            fields["username"] = hook_username(config, view)
         if instance and found.cluster is None:
             fields["cluster"], fields["database"] = instance.cluster, instance.database
         if instance and not found.roles and not found.made:  # without roles later: an update that has not ended

@@ -1,5 +1,6 @@
 """The credentials of a binding, by the way its user logs in: a password, an AWS IAM role or a certificate."""
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from broker_api.config import BindingView, Config
 from broker_api.naming import common_name_problem
 from workers.atlas.client import Certificate
 from workers.engine.results import FailedError
-from workers.operations.config_hooks import call_hook
+from workers.operations.config_hooks import call_hook, hook_username
 
 SERVICE_BINDING_KEYS = {"type": "mongodb", "provider": "atlas"}
 _OPTIONS = {
@@ -29,18 +30,34 @@ def new_credentials(config: Config, view: BindingView) -> dict[str, Any]:
     """
     if view.auth == Authentication.PASSWORD:
         credentials = call_hook("generate_binding_credentials", config.generate_binding_credentials, view)
-        if not all(isinstance(credentials.get(key), str) and credentials[key] for key in ("username", "password")):
-            raise FailedError("generate_binding_credentials of this broker must give a username and a password.")
+        if problem := _credentials_problem(credentials):
+            raise FailedError(
+                f"The broker's hook generate_binding_credentials returned {problem}. Ask the operator of this broker "
+                "to correct its Config."
+            )
     else:
         credentials = _without_password(config, view)
     return SERVICE_BINDING_KEYS | credentials if config.SERVICE_BINDING_KEYS else credentials
+
+
+def _credentials_problem(credentials: object) -> str | None:
+    """Return what is wrong with the result of the hook, without any of its values; None if it can be used."""
+    if not isinstance(credentials, dict):
+        return "no dict"
+    if not all(isinstance(text := credentials.get(key), str) and text for key in ("username", "password")):
+        return "no username or no password"
+    try:
+        json.dumps(credentials)
+    except (TypeError, ValueError, RecursionError):
+        return "a value that JSON cannot hold"
+    return None
 
 
 def _without_password(config: Config, view: BindingView) -> dict[str, Any]:
     if view.auth == Authentication.AWS_IAM:
         name = view.parameters["arn"]
     else:
-        name = call_hook("generate_binding_username", config.generate_binding_username, view)
+        name = hook_username(config, view)
         if problem := common_name_problem(name):
             raise FailedError(problem)
     auth, database, strings = Authentication(view.auth), view.instance.get_dbname() or "", view.instance.connection

@@ -67,6 +67,21 @@ def binding_view(config: Config, binding: Binding, instance: Instance | Binding)
     return BindingView(binding.binding_id, instance_view(config, instance), binding.parameters, binding.auth)
 
 
+def hook_username(config: Config, view: BindingView) -> str:
+    """Return the name of a binding's user by the hook.
+
+    Raises:
+        FailedError: The hook failed, or its result is no text.
+    """
+    name: object = call_hook("generate_binding_username", config.generate_binding_username, view)
+    if isinstance(name, str) and name:
+        return name
+    raise FailedError(
+        "The broker's hook generate_binding_username returned no text. Ask the operator of this broker to correct its "
+        "Config."
+    )
+
+
 def binding_roles(config: Config, view: BindingView) -> list[dict[str, str]]:
     """Return the roles of a binding's user by the hook, as the field ``roles`` of a binding holds them.
 

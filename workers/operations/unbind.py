@@ -10,7 +10,7 @@ from workers.atlas.client import UserNotFound
 from workers.engine.definition import Definition
 from workers.engine.results import Done, Next, Result
 from workers.operations.atlas_job import AtlasJob
-from workers.operations.config_hooks import binding_view, call_hook
+from workers.operations.config_hooks import binding_view, hook_username
 from workers.operations.database_users import delete_own_user
 
 
@@ -33,7 +33,7 @@ def remove_user(job: AtlasJob[Binding]) -> Result[BindingFields]:
     if not name and job.record.legacy:  # atlasbroker 2.0.0 did not store the name; the hook returns it
         instance = job.context.store.instance(job.record.instance_id)
         view = binding_view(job.config, job.record, instance or job.record)
-        name = call_hook("generate_binding_username", job.config.generate_binding_username, view)
+        name = hook_username(job.config, view)
     if name is None:
         return _gone(job)
     with suppress(UserNotFound):
