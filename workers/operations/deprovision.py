@@ -89,7 +89,8 @@ def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
     last = binding.operation
     if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
         raise FailedError(last.description or f"The binding {binding.binding_id} cannot be removed.")
-    start = Start(Kind.UNBIND, identity=job.operation.identity, request_id=job.operation.request_id)
+    now = job.operation
+    start = Start(Kind.UNBIND, identity=now.identity, request_id=now.request_id, traceparent=now.traceparent)
     operation_id = job.context.store.start(binding.key, last, start, Phase.DELETING)
     if operation_id:
         job.context.queue.send(JOBS[Kind.UNBIND], [binding.instance_id, binding.binding_id, operation_id])

@@ -5,6 +5,7 @@ from tests.integration.unusual_settings.collector import Collector
 from tests.tenant import Tenant, eventually
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ANOTHER_TRACE = "5bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def test_one_trace_leads_from_the_platforms_request_to_each_call_of_atlas(collector: Collector, unusual: Stack) -> None:
@@ -31,3 +32,13 @@ def test_one_trace_leads_from_the_platforms_request_to_each_call_of_atlas(collec
     assert ids == {"instance_id": tenant.instance_id, "binding_id": "b", "operation": accepted.operation}
     sent = b"".join(collector.raw)
     assert [secret for secret in secrets if secret.encode() in sent] == []
+
+
+def test_the_removal_of_bindings_is_part_of_the_trace_of_the_deprovision(collector: Collector, unusual: Stack) -> None:
+    with unusual.client() as client:
+        tenant = Tenant(client).provision()
+        tenant.bind("removed-with-its-instance")
+        headers = {"traceparent": f"00-{ANOTHER_TRACE}-{PARENT}-01"}
+        tenant.succeed(client.deprovision(tenant.instance_id, headers=headers))
+    wanted = {"atlas.deprovision", "atlas.unbind"}
+    eventually(lambda: wanted <= collector.of_trace(ANOTHER_TRACE).keys(), "both jobs are in the trace")
