@@ -316,9 +316,9 @@ UNDERSTOOD: JsonObject = {
 """The query for documents that this release understands and that have the arguments of a job."""
 
 Owner = tuple[str | None, str | None]
-UNKNOWN_GUID = "-"
 """The organization and the space; both are None when they are unknown."""
-
+UNKNOWN_GUID = "-"
+"""What SAP Service Manager sends as the organization and the space of all its tenants."""
 
 AnyResource = TypeVar("AnyResource", bound=Resource)
 
