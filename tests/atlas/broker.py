@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -201,9 +201,13 @@ def strings_of(cluster: Mongod) -> str:
 
 
 @contextmanager
-def foreign_user(atlas: Emulator, cluster: str) -> Iterator[str]:
+def foreign_user(
+    atlas: Emulator, cluster: str, name: str | None = None, labels: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """A user of the project that the broker has nothing to do with."""
-    make_user(atlas, name := f"foreign-{secrets.token_hex(4)}", scopes=[{"name": cluster, "type": "CLUSTER"}])
+    name = name or f"foreign-{secrets.token_hex(4)}"
+    listed = [{"key": key, "value": value} for key, value in (labels or {}).items()]
+    make_user(atlas, name, scopes=[{"name": cluster, "type": "CLUSTER"}], labels=listed)
     yield name
     call_users(atlas, "DELETE", f"/admin/{name}")
 

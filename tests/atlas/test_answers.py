@@ -7,6 +7,7 @@ import pytest
 
 from broker_api.state.records import EPOCH, binding_key
 from tests.atlas.broker import MAIN, USERS, Broker, foreign_user, log_in, new_id
+from tests.books import call_users
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 from tests.tenant import eventually
@@ -66,6 +67,29 @@ def test_a_name_that_somebody_elses_user_has_fails_and_that_user_is_not_touched(
         sentence = f"A database user {name} exists in the Atlas project and was not made for this binding."
         assert broker.failed_bind(instance, binding_id=name) == sentence
         assert broker.user(name) == before
+
+
+def test_a_user_of_another_broker_with_the_same_ids_is_not_touched(broker: Broker, instance: str) -> None:
+    name = new_id()
+    ids = {"atlas-broker": "the id of another broker", "instance_id": instance, "binding_id": name}
+    with foreign_user(broker.atlas, "cluster-dev", name, ids):
+        before = broker.user(name)
+        assert "was not made for this binding" in broker.failed_bind(instance, binding_id=name)
+        assert broker.user(name) == before
+        broker.unbind(instance, name)
+        assert broker.user(name) == before
+
+
+def test_an_unbind_removes_its_user_after_the_broker_has_got_a_new_id(broker: Broker, instance: str) -> None:
+    binding = broker.start_bind(instance)
+    broker.credentials(instance, binding)
+    user = broker.user(binding)
+    assert user
+    others = [each for each in user["labels"] if each["key"] != "atlas-broker"]
+    labels = [{"key": "atlas-broker", "value": "the id that was lost"}, *others]
+    call_users(broker.atlas, "PATCH", f"/admin/{binding}", {"labels": labels})
+    broker.unbind(instance, binding)
+    assert broker.user(binding) is None
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,10 @@ def is_ours(record: Resource, user: DatabaseUser) -> bool:
 def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
     """Delete the user of a binding after a look at it in Atlas, whatever MongoDB says.
 
-    A user of atlasbroker 2.0.0 has no labels unless ``migrate`` has labelled it; without labels it is not deleted if it
-    has a role on ``admin`` that the hooks of the ``Config`` do not give it, as administrators have.
+    A user with the label of another broker is deleted only if MongoDB says that it was created: this broker has a new
+    id when its old one was lost. A user of atlasbroker 2.0.0 has no labels unless ``migrate`` has labelled it; without
+    labels it is not deleted if it has a role on ``admin`` that the hooks of the ``Config`` do not give it, as
+    administrators have.
 
     Raises:
         FailedError: It is not the user of this binding, although MongoDB says so.
@@ -71,8 +73,8 @@ def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
     """
     binding = job.record
     user = job.atlas.user(name, binding.user_database)
-    ours = is_ours(binding, user) or (binding.legacy and _is_of_atlasbroker_2(job, user))
-    if ours:
+    created = is_ours(binding, user) and (binding.made or not _is_of_another_broker(job, user))
+    if created or (binding.legacy and _is_of_atlasbroker_2(job, user)):
         job.atlas.delete_user(name, user.database)
     elif job.operation.undo:
         log.warning("user_not_removed", username=name, reason="it is not labelled as that of this binding")
@@ -81,6 +83,12 @@ def delete_own_user(job: AtlasJob[Binding], name: str) -> None:
             f"The database user {name} in the Atlas project {job.project} is not labelled as that of this binding, so "
             "it was not removed. Look at it in Atlas; when it has been removed there, unbind again."
         )
+
+
+def _is_of_another_broker(job: AtlasJob[AnyResource], user: DatabaseUser) -> bool:
+    """Return whether another broker that uses the project has created the user; it may know the same ids."""
+    broker_id = user.labels.get(LABEL_BROKER)
+    return broker_id is not None and broker_id != job.context.housekeeping.broker_id
 
 
 def _is_of_atlasbroker_2(job: AtlasJob[Binding], user: DatabaseUser) -> bool:
@@ -95,12 +103,12 @@ def take_over(job: AtlasJob[AnyResource], user: DatabaseUser) -> None:
     """Set all that can change of a user that exists already (409) and was created for this record.
 
     Raises:
-        FailedError: The user was not created for this record; it is not changed.
+        FailedError: The user was not created for this record, or by another broker; it is not changed.
         LeaseLostError: Another worker has taken over the operation.
         AtlasError: Atlas did not change it.
     """
     found = job.atlas.user(user.username, user.database)
-    if not is_ours(job.record, found):
+    if not is_ours(job.record, found) or _is_of_another_broker(job, found):
         if user.aws_iam != "NONE":
             raise FailedError(
                 f"{user.username} is a database user of the Atlas project already, for another binding or made by "
