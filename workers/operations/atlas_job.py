@@ -23,6 +23,7 @@ from workers.engine.leases import Lease
 from workers.engine.results import Done, FailedError, Later, Next, StepTrouble
 
 LATE_EFFECT_LOOK_SECONDS = 5.0
+_OF_GATEWAYS = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 SERVER_ERRORS = 12
 """After so many 500s in a row, while other calls succeed, a call counts as refused: Atlas answers some bad input so."""
 OTHERS_SUCCEED = timedelta(minutes=1)
@@ -97,9 +98,10 @@ class AtlasJob(Job[AnyResource]):
         if not isinstance(error, AtlasError):
             return None
         where = f"the cluster {self.cluster}" if self.cluster else "the Atlas project"
-        # Atlas was seen to answer 500 to a creation of a cluster that it carried out.
+        # Atlas was seen to answer 500 to a creation of a cluster that it carried out. A gateway does not know.
         definite = isinstance(error, Refused) and (
-            error.status < HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(self.record, Binding)
+            error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            or (isinstance(self.record, Binding) and error.status not in _OF_GATEWAYS)
         )
         # A key that lacks a role for this call, while other calls succeed, is not going to get it soon.
         may_be_refusal = isinstance(error, Unauthorized) or (
