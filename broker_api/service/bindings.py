@@ -75,7 +75,7 @@ class Bindings:
                     check_databases_of_roles(self._config, parameters, instance.database)
             limit = room.limits.get(instance.project or plan.project or "")
             fields["slot"] = free_slot(plan, limit, room.slots, rotates=isinstance(request, RotateRequest))
-            return self._operations.create(fields, Kind.BIND, caller, found)
+            return self._operations.create(fields, Kind.BIND, caller, found, plan=plan)
 
         def completed() -> Complete:
             return Complete(self._credentials(self._ready(instance_id, binding_id)), created=True)

@@ -55,7 +55,7 @@ class Instances:
                 raise ErrPlanUnsupported(request.plan_id)
             check_maintenance(plan, request.maintenance_info)
             dashboard = self._dashboard_url(plan, parameters)
-            return self._operations.create(fields, Kind.PROVISION, caller, found, dashboard)
+            return self._operations.create(fields, Kind.PROVISION, caller, found, plan=plan, body=dashboard)
 
         def completed() -> Complete:
             return Complete(self._dashboard(self._ready(instance_id)), created=True)

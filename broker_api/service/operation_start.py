@@ -3,10 +3,10 @@
 A lost message delays the operation by seconds: the sweeper sends the jobs of operations that were written but not sent.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker_api import tracing
+from broker_api.catalog.catalog import Plan
 from broker_api.catalog.cluster_plans import SECONDS as NEW_CLUSTER_SECONDS
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
@@ -32,6 +32,8 @@ class OperationStarter:
         kind: Kind,
         caller: Caller,
         replaced: Instance | Binding | None,
+        *,
+        plan: Plan,
         body: JsonObject | None = None,
     ) -> Accepted | None:
         """Start a provision or bind.
@@ -41,9 +43,10 @@ class OperationStarter:
             kind: the operation.
             caller: the platform and user.
             replaced: a gone or failed instance or binding of the same id, if there is one.
+            plan: the plan of the instance.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, fields.get("plan"))
+        start = _start(kind, caller, plan.new_cluster)
         operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
         if operation_id is None:
             return None
@@ -68,7 +71,8 @@ class OperationStarter:
             request: the wanted state after an update, as canonical JSON.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, getattr(found, "plan", None), request)
+        new_cluster = found.plan.get("new_cluster") if isinstance(found, Instance) else None
+        start = _start(kind, caller, new_cluster, request)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
         operation_id = self.store.start(found.key, found.operation, start, phase)
         if operation_id is None:
@@ -78,8 +82,7 @@ class OperationStarter:
         return Accepted(operation_id, body or {})
 
 
-def _start(kind: Kind, caller: Caller, plan: object, request: str = "{}") -> Start:
-    """Return an operation, which has more time on an instance whose plan makes clusters."""
-    makes_cluster = isinstance(plan, Mapping) and plan.get("new_cluster")
-    seconds = NEW_CLUSTER_SECONDS if makes_cluster else OPERATION_SECONDS
+def _start(kind: Kind, caller: Caller, new_cluster: object, request: str = "{}") -> Start:
+    """Return an operation, which has more time where it may wait for a cluster that the plan makes."""
+    seconds = NEW_CLUSTER_SECONDS if new_cluster else OPERATION_SECONDS
     return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent(), seconds)

@@ -62,6 +62,10 @@ def made(broker: Broker, kind: str, **parameters: object) -> tuple[str, str]:
 def bind(broker: Broker, kind: str, instance_id: str) -> Json:
     accepted = broker.client.bind(instance_id, binding := new_id(), fields={"plan_id": PLANS[kind]})
     assert accepted.status == 202, accepted.text
+    begun = broker.context.store.binding(instance_id, binding)
+    assert begun
+    # A bind may have to wait until an update of the cluster has ended.
+    assert (begun.operation.deadline - begun.operation.accepted).total_seconds() == 10_800
     return broker.credentials(instance_id, binding)
 
 
