@@ -1,4 +1,4 @@
-"""What the server asks the app before it reads a body: does the app want it? So a refusal needs no body."""
+"""The question of the server to the app, before the body arrives, whether to read it: a refusal needs no body."""
 
 BODY_AWAITED = "atlas_broker.body_awaited"
-"""The name in the WSGI environment of this question. The app answers it with 100, or with its refusal."""
+"""The key of the question in the WSGI environment. The app answers 100 to read the body, or refuses at once."""

@@ -32,7 +32,7 @@ class Certificate:
             sys.exit(f"atlas-broker: --tls-cert and --tls-key cannot be used: {error.strerror or error.args[0]}.")
 
     def context(self, _config: object, _default: object) -> ssl.SSLContext:
-        """Return the context for a new connection. While changed files cannot be used, the certificate before is."""
+        """Return the context for a new connection. While new files cannot be used, the old certificate is."""
         with self._lock:
             trouble = None
             try:

@@ -134,7 +134,7 @@ def shared_metrics() -> Iterator[None]:
     """
     server, parent = os.getpid(), _memory_directory()
     for left in Path(parent or tempfile.gettempdir()).glob(f"{_METRICS}*"):
-        # A young one may not be locked yet. An error: it is in use, or of another user, or gone.
+        # A new directory may not be locked yet. OSError: it is in use, belongs to another user, or is gone.
         with contextlib.suppress(OSError):
             if left.stat().st_mtime < time.time() - LEFT_SECONDS:
                 with _locked(left):

@@ -45,7 +45,7 @@ app.config_from_object("celeryconfig")
 
 
 SHOWN_AFTER_SECONDS = 1.0
-"""How much later than MongoDB Flower hears of an end without a job."""
+"""How many seconds after MongoDB Flower is told of an operation that has ended without a job."""
 
 
 class _Process:
@@ -105,7 +105,8 @@ def _configure_broker(sender: Celery, **_: object) -> None:
 def _show_end(due: Due, sentence: str) -> None:
     """Show in Flower that an operation has succeeded without a job.
 
-    The consumer's thread sends the event, and later than that of the job, which may be about to say that it waits.
+    The consumer's thread sends the event, and sends it late, since the job's own event, that it waits, may still be on
+    its way.
     """
     consumer = _Process.consumer
     if consumer is None:

@@ -179,7 +179,7 @@ def binding_schema(config: Config, offered: Sequence[str]) -> JsonObject:
 
 
 _TYPING = {"type", "enum", "$ref", "allOf", "anyOf", "oneOf"}
-"""What a schema may say the type of a value with."""
+"""The keywords with which a schema states the type of a value."""
 
 
 def additional_rules(own: JsonObject, ours: JsonObject) -> JsonObject:
@@ -204,7 +204,7 @@ def additional_rules(own: JsonObject, ours: JsonObject) -> JsonObject:
 
 
 def _described(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
-    """Yield the parameters that a valid schema describes, with what it says of them; also its parts do."""
+    """Yield the parameters that a valid schema describes, with what it says of them, in its parts too."""
     yield from schema.get("properties", {}).items()
     parts = [each for name in ("allOf", "anyOf", "oneOf") for each in schema.get(name, [])]
     for part in [*parts, *schema.get("definitions", {}).values()]:

@@ -1,4 +1,4 @@
-"""``atlas-broker keys``: makes encryption keys, counts what is under which, brings everything under the first one."""
+"""``atlas-broker keys``: makes keys, counts what each has encrypted, and encrypts everything with the first one."""
 
 import json
 from collections.abc import Iterator

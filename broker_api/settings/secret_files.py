@@ -1,4 +1,4 @@
-"""Secrets in files: each secret setting may be in a file that the variable with ``_FILE`` behind its name names."""
+"""Secrets in files: the variable ``NAME_FILE`` holds the path of a file with the secret setting ``NAME``."""
 
 import hashlib
 import stat

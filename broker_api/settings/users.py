@@ -50,7 +50,7 @@ class User:
 
 
 def parse_users(given: object) -> dict[str, str]:
-    """Return the secrets of a setting by name, with the role behind the name as it was written.
+    """Return the secrets of a setting by name, with the role after the name as it was written.
 
     Args:
         given: ``name[/role]:secret``, several separated by commas; or an object of the same names and secrets.
@@ -116,6 +116,6 @@ def _user(written: str, secret: str) -> User:
         return User(written, secret, frozenset(Role))
     if not name or "/" in name or role not in [*Role]:
         raise SettingError(
-            "BROKER_USERS: must have /platform, /operator or nothing behind a name, which has no other slash"
+            "BROKER_USERS: must have /platform, /operator or nothing after a name, which has no other slash"
         )
     return User(name, secret, frozenset({Role(role)}))

@@ -55,7 +55,7 @@ class DatabaseRecord(Record):
 
     @property
     def kept_values(self) -> list[object]:
-        """The values that the MAC is of."""
+        """The values that the MAC covers."""
         if self.dropped:
             return [self.name]
         return [self.name, self.organization_guid, self.space_guid, self.owned, self.first]

@@ -45,7 +45,7 @@ RESEND_SECONDS = 3
 """The pause before an operation is sent again that no worker has claimed; it doubles up to ``RESEND_MOST``."""
 RESEND_MOST = 15
 MOST_EVENTS = 10
-"""How many times the sweep reads on behind operations that wait for events."""
+"""How many batches the sweep reads at most, each without the events that it has already found."""
 KEPT = {Phase.GONE: In(48 * 3600), Phase.FAILED: In(7 * 24 * 3600)}
 """How long a document in this phase is kept after its operation; documents in other phases are kept without a limit.
 

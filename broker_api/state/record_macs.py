@@ -177,7 +177,7 @@ class RecordMacs:
 
 
 def _covered(kind: type[Resource], fields: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the values that each MAC of an instance or binding with these fields is of."""
+    """Return the values that each MAC of an instance or binding with these fields covers."""
     covered = {group: [fields[name] for name in names] for group, names in GROUPS[kind].items()}
     for group, names in LATER_FIELDS[kind].items():
         if later := {name: fields[name] for name in names if fields[name] != DEFAULTS[kind][name]}:

@@ -297,7 +297,7 @@ def parse_user(body: Json) -> DatabaseUser:
 
 
 def parse_certificate(body: Json) -> Certificate:
-    """Parse the PEM text with a certificate, perhaps those of its issuers behind it, and the private key.
+    """Parse the PEM text with a certificate, perhaps those of its issuers after it, and the private key.
 
     Raises:
         Malformed: There is no certificate, or not exactly one private key.

@@ -1,6 +1,6 @@
 """The OAuth token of a service account, encrypted in MongoDB for all workers; one worker at a time requests it.
 
-It is under a key that only workers have, since it opens Atlas.
+It is encrypted with a key that only workers have, since it gives access to Atlas.
 """
 
 from datetime import datetime

@@ -37,7 +37,7 @@ class ClusterDrift:
 def compare_clusters(context: Context, client: AtlasClient) -> ClusterDrift:
     """Return the differences between the clusters of a project and its instances; log each of them.
 
-    A cluster that is being deleted is none. A cluster that ``policy-on-delete: retain`` has left is one.
+    A cluster that is being deleted is no difference. A cluster that ``policy-on-delete: retain`` has left is one.
 
     Raises:
         AtlasError, HeldBackError: Atlas cannot be asked.

@@ -50,7 +50,7 @@ WORK = "The credentials work on the cluster {}."
 UNSEEN_ATTEMPTS = 20
 """How often, once a second, a user is asked for that Atlas has and does not show yet."""
 CLOCK_SECONDS = 15
-"""How far Atlas's clock may be behind MongoDB's, by which a week begins that Atlas refuses to exceed."""
+"""Atlas refuses an end more than a week ahead by its own clock, which may be so many seconds behind MongoDB's."""
 RENEW_SHARE = 0.2
 """A binding should be renewed when this share of its lifetime is left."""
 
