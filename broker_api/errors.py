@@ -157,7 +157,7 @@ class NotFound(OsbError):
 class Gone(OsbError):
     """The instance or binding does not exist any more."""
 
-    sentence = "It does not exist (any more)."
+    sentence = "The instance or binding does not exist."
 
 
 class Conflict(OsbError):

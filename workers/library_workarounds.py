@@ -93,7 +93,7 @@ def take_ignored() -> list[str]:
 def print_ignored() -> None:
     """Print the ignored variables on the terminal, for commands that write no log."""
     for name in take_ignored():
-        click.echo(f"atlas-broker: {name} is ignored, the broker's own settings hold", err=True)
+        click.echo(f"atlas-broker: {name} is ignored: the broker's own settings apply", err=True)
 
 
 def all_ignored(environ: Mapping[str, str]) -> list[str]:

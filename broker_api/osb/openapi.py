@@ -23,8 +23,8 @@ ERRORS = {
     401: ("Unauthorized", "User name and password are missing or wrong."),
     403: ("Forbidden", "The user does not have the role that the path needs."),
     404: ("NotFound", "The instance or binding does not exist or is not ready yet."),
-    409: ("Conflict", "It exists, or is being made, with other attributes."),
-    410: ("Gone", "It does not exist (any more)."),
+    409: ("Conflict", "The instance or binding exists, or is being made, with other attributes."),
+    410: ("Gone", "The instance or binding does not exist."),
     412: (
         "VersionNotSupported",
         "The header X-Broker-API-Version is missing, or names a version that is not served.",

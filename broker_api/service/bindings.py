@@ -172,10 +172,10 @@ class Bindings:
     def _credentials(self, found: Binding) -> JsonObject:
         if found.sealed_credentials is None:
             raise NotFound(
-                "atlasbroker 2.0.0 made this binding and did not keep its password. Bind anew, or rotate it."
+                "atlasbroker 2.0.0 made this binding and did not keep its password. Create a new binding, or rotate it."
             )
         if self._has_expired(found):
-            raise NotFound(f"The binding {found.binding_id} has expired. Bind anew.")
+            raise NotFound(f"The binding {found.binding_id} has expired. Create a new one.")
         return serializers.binding(found, self._vault.open(found.sealed_credentials, found.credentials_place))
 
     def _has_expired(self, found: Binding) -> bool:

@@ -35,11 +35,12 @@ def repeated_create(found: Instance | Binding, asked: Mapping[str, object]) -> A
         raise ConcurrencyError
     if isinstance(found, Instance) and found.cluster_operation and found.phase is Phase.FAILED and found.operation.open:
         raise ConcurrencyError  # the cluster of the failed attempt is still being removed
+    what = "A binding" if isinstance(found, Binding) else "An instance"
     if found.phase is Phase.DELETING:
-        raise Conflict("It exists, and its removal has failed; ask for its removal again first, or use another id.")
+        raise Conflict(f"{what} of this id exists, and its removal has failed. Delete it again, or use another id.")
     names = SAME_LEGACY if found.legacy else SAME_PROVISION if isinstance(found, Instance) else SAME_BIND
     if not all(same(getattr(found, name), asked.get(name)) for name in names):
-        raise Conflict("It exists with other attributes; delete it first, or use another id.")
+        raise Conflict(f"{what} of this id exists with other attributes. Delete it first, or use another id.")
     if found.phase is Phase.CREATING:
         return Accepted(found.operation.id)
     return Complete() if found.phase is Phase.READY else None

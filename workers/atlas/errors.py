@@ -82,7 +82,7 @@ class UnreadableAnswer(AtlasError):
 
     def in_general(self) -> str:
         """Return a sentence for users of other operations."""
-        return f"Atlas's answers ({self.status}) make no sense at the moment."
+        return f"Atlas's answers ({self.status}) cannot be understood at the moment."
 
 
 class Refused(AtlasError):

@@ -114,7 +114,7 @@ def interpret(
         code = value if isinstance(value, str) else ""
         if code or status in _PLAIN_REFUSALS:
             return _refused(call, response, fields, code, auth)
-    sentence = f"Atlas's answer ({status}) when asked to {call.does} makes no sense: {what}"
+    sentence = f"Atlas's answer ({status}) when asked to {call.does} cannot be understood: {what}"
     return UnreadableAnswer(sentence, status=status, retry_after=_retry_after(response, {}))
 
 

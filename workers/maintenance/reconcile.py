@@ -211,7 +211,7 @@ def _repair(context: Context, client: AtlasClient, drift: Drift) -> Drift:
             log.warning("orphan_removed", username=user.username, labels=user.labels)
     for binding in drift.missing:
         if binding.sealed_credentials is None:
-            reason = "atlasbroker 2.0.0 made this binding and did not keep its password. Bind anew."
+            reason = "atlasbroker 2.0.0 made this binding and did not keep its password. Create a new binding."
             log.warning("repair_failed", username=binding.username, reason=reason)
             left.missing.append(binding)
             continue

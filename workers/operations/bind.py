@@ -266,7 +266,8 @@ def _check_life(job: AtlasJob[Binding], expires: datetime) -> None:
 def _out_of_life(job: AtlasJob[Binding]) -> FailedError:
     return FailedError(
         f"The binding's life of {job.record.parameters.get('expires_in')} seconds, counted from the request, was over "
-        f"or nearly over before its user could log in to the cluster {job.cluster}. Bind anew with a longer expires_in."
+        f"or nearly over before its user could log in to the cluster {job.cluster}. Create a new binding with a longer "
+        "expires_in."
     )
 
 
