@@ -35,7 +35,7 @@ for job in JOBS.values():
 
 @app.task(name=RECONCILE, throws=(JobError,), Request="workers.job_states:Request")
 def reconcile(run: str) -> Sentence:
-    """Compare the database users in Atlas with the bindings in MongoDB, if that run is requested in MongoDB.
+    """Compare the users and clusters in Atlas with the records in MongoDB, if MongoDB has a request for this run.
 
     Raises:
         JobError: A project could not be compared, or MongoDB cannot be used.

@@ -1,7 +1,8 @@
 """The parameters of instances and bindings, as the JSON schemas that the catalog publishes.
 
 A new parameter is added here and, if it may stay readable in MongoDB, to ``private_values.KNOWN_PARAMETERS``; a rule
-between parameters, to ``Catalog``.
+between parameters, to ``Catalog``. A parameter of clusters is added to ``cluster_plans``; a field of plans to
+``PlanDefinition``, ``Plan``, ``Catalog._plan`` and ``Catalog.plan_of``.
 """
 
 import functools

@@ -1,1 +1,4 @@
-"""The commands with which operators look at the state and change it; they need MongoDB, and neither Atlas nor keys."""
+"""The commands with which operators look at the state and change it.
+
+They need MongoDB and not Atlas; only ``keys`` needs the encryption keys.
+"""

@@ -18,7 +18,7 @@ def trace_requests(app: Flask) -> None:
     untraced = app.wsgi_app
 
     def traced(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if not environ["PATH_INFO"].startswith("/v2/"):  # probes
+        if not environ["PATH_INFO"].startswith("/v2/"):  # probes, metrics and pages for operators
             return untraced(environ, start_response)
         with tracing.span("request", "SERVER", parent=environ.get("HTTP_TRACEPARENT")):
             return untraced(environ, start_response)

@@ -4,6 +4,7 @@
     ├── NoAnswer               no answer: connection refused, reset, closed early, or timed out
     ├── UnreadableAnswer       an answer that Atlas itself would not send: HTML, no body, another shape of JSON
     └── Refused                an error answer of Atlas: a status and, nearly always, an error code
+        ├── ProjectNotFound      the project does not exist, or the credentials are those of another one
         ├── UserNotFound         the project has no such database user
         ├── UserAlreadyExists    the user name is taken, perhaps by an earlier call whose answer was lost
         ├── UserExpired          the end of a user's lifetime has passed, by Atlas's clock

@@ -18,6 +18,7 @@ from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims
 
 FAILURES = 3
+"""Fewer failed calls open no circuit, so that a single slow one does not."""
 DOWN_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 10.0
 

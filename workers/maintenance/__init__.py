@@ -1,1 +1,1 @@
-"""``atlas-broker check``, which operators run, and the reconciliation, which runs every hour."""
+"""``atlas-broker check`` and ``migrate``, which operators run, and the reconciliation, which runs every hour."""
