@@ -24,7 +24,7 @@ import structlog
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from broker_api.settings.users import Role, User, read_users
+from broker_api.settings.users import User, UserRole, read_users
 
 MEMORY_KIB, ITERATIONS, LANES = 19_456, 2, 1
 """The cost of a new hash, as OWASP recommends it: some 20 ms and 19 MiB."""
@@ -201,7 +201,7 @@ class Logins:
         if users != self._users:
             self._users, self._known = dict(users), _Known(users)
 
-    def check(self, name: str, password: str, address: str) -> frozenset[Role]:
+    def check(self, name: str, password: str, address: str) -> frozenset[UserRole]:
         """Return the roles of the user that a name and password belong to.
 
         Args:

@@ -164,7 +164,7 @@ def _memory_directory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files there have random names
 
 
-class FrontEnd(Protocol):
+class WsgiFrontEnd(Protocol):
     """What all processes of a server share, made before they are forked."""
 
     app: Flask
@@ -178,7 +178,7 @@ class FrontEnd(Protocol):
 
 
 def serve(
-    front_end: FrontEnd,
+    front_end: WsgiFrontEnd,
     listener: socket.socket,
     longest_wait: float,
     processes: int = 1,

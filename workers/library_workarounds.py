@@ -33,7 +33,7 @@ from tornado.web import HTTPError, authenticated
 from broker_api import logs
 from broker_api.logins import Logins, WrongCredentialsError
 from broker_api.settings.ignored_variables import CELERY_VARIABLES, ignored
-from broker_api.settings.users import Role
+from broker_api.settings.users import UserRole
 
 FLOWER_VARIABLES = (
     "FLOWER_AUTH",
@@ -172,7 +172,7 @@ def _operator(logins: Logins, header: str, address: str) -> str | None:
     scheme, _, encoded = header.partition(" ")
     try:
         name, colon, password = b64decode(encoded.strip(), validate=True).decode().partition(":")
-        is_operator = Role.OPERATOR in logins.check(name, password, address) if colon else False
+        is_operator = UserRole.OPERATOR in logins.check(name, password, address) if colon else False
     except (ValueError, WrongCredentialsError):
         return None
     return name if is_operator and scheme.lower() == "basic" else None

@@ -5,7 +5,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 
 from broker_api.logins import Logins, TooManyFailuresError, WrongCredentialsError
-from broker_api.settings.users import Role
+from broker_api.settings.users import UserRole
 
 _CHALLENGE = WWWAuthenticate("basic", {"realm": "Atlas Broker", "charset": "UTF-8"})
 
@@ -31,6 +31,6 @@ def authenticate(request: Request, logins: Logins) -> None:
         raise TooManyRequests(sentence, retry_after=error.retry_after) from None
     except WrongCredentialsError:
         raise Unauthorized("The user name or the password is wrong.", None, _CHALLENGE) from None
-    needed = Role.PLATFORM if request.path.startswith("/v2/") else Role.OPERATOR
-    if needed not in roles and (needed is Role.PLATFORM or request.endpoint):
+    needed = UserRole.PLATFORM if request.path.startswith("/v2/") else UserRole.OPERATOR
+    if needed not in roles and (needed is UserRole.PLATFORM or request.endpoint):
         raise Forbidden(f"This user does not have the role {needed}, which this path needs.")

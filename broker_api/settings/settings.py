@@ -32,7 +32,7 @@ from broker_api.settings.sources import (
     setting,
     variable_of,
 )
-from broker_api.settings.users import Role, parse_users, read_users
+from broker_api.settings.users import UserRole, parse_users, read_users
 
 _Section = dict[str, object]
 Part = Literal["api", "worker", "flower", "operator", "client"]
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
             raise SettingError(
                 "BROKER_USERS: must be set, to name:password for HTTP basic authentication, several separated by commas"
             )
-        if part == "flower" and not any(Role.OPERATOR in user.roles for user in read_users(self.users)):
+        if part == "flower" and not any(UserRole.OPERATOR in user.roles for user in read_users(self.users)):
             raise SettingError("BROKER_USERS: must have a user with the role operator, which Flower is for")
         if part in ("api", "worker") and not self.encryption_keys:
             raise SettingError(

@@ -23,7 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OTHER_HASH = re.compile(r"\$(argon2\w*|scrypt|2[abxy]|pbkdf2[\w-]*|[156y])\$")
 
 
-class Role(StrEnum):
+class UserRole(StrEnum):
     """What a user may ask for."""
 
     PLATFORM = "platform"  # the Open Service Broker API
@@ -41,7 +41,7 @@ class User:
 
     name: str
     secret: str = field(repr=False)
-    roles: frozenset[Role]
+    roles: frozenset[UserRole]
 
     @property
     def hashed(self) -> bool:
@@ -113,9 +113,9 @@ def read_users(users: Mapping[str, str]) -> tuple[User, ...]:
 def _user(written: str, secret: str) -> User:
     name, slash, role = written.rpartition("/")
     if not slash:
-        return User(written, secret, frozenset(Role))
-    if not name or "/" in name or role not in [*Role]:
+        return User(written, secret, frozenset(UserRole))
+    if not name or "/" in name or role not in [*UserRole]:
         raise SettingError(
             "BROKER_USERS: must have /platform, /operator or nothing after a name, which has no other slash"
         )
-    return User(name, secret, frozenset({Role(role)}))
+    return User(name, secret, frozenset({UserRole(role)}))

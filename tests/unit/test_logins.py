@@ -21,12 +21,12 @@ from broker_api.cli import cli
 from broker_api.errors import SettingError
 from broker_api.logins import Logins, TooManyFailuresError, WrongCredentialsError, make_hash
 from broker_api.osb.app import create_app
-from broker_api.settings.users import Role, parse_users
+from broker_api.settings.users import UserRole, parse_users
 from tests.dev.processes import script
 from tests.unit.in_memory_service import InMemoryService
 from tests.unit.osb_requests import description, send
 
-BOTH = frozenset(Role)
+BOTH = frozenset(UserRole)
 THREADS = 40
 FOREIGN = "$argon2id$v=19$m=64,t=3,p=4$c29tZXNhbHQxMjM$dgFVnLXpkTOmBQoYwtbVy2IbjFDwZKo4x8z+sCjbKaA"
 """A hash with commas, as another program writes it; of a password that no test needs."""
@@ -52,7 +52,7 @@ def test_hashes_clear_passwords_and_roles_stand_side_by_side(hashed: str) -> Non
     assert parse_users(text) == parse_users(expected) == expected
     known = Logins(expected)
     assert known.check("a", "clear$pass=word", "") == BOTH
-    assert known.check("b", "right, with a comma", "") == {Role.OPERATOR}
+    assert known.check("b", "right, with a comma", "") == {UserRole.OPERATOR}
     assert known.check("d", ":x", "") == BOTH
     for name, password in (("b", hashed), ("a", "right, with a comma"), ("b/operator", "right, with a comma")):
         with pytest.raises(WrongCredentialsError):
