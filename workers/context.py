@@ -7,7 +7,7 @@ from broker_api.catalog.catalog import Catalog
 from broker_api.errors import SettingError
 from broker_api.jobs.queue import Queue
 from broker_api.settings.settings import Project, Settings
-from broker_api.state.database_reservations import Databases
+from broker_api.state.database_reservations import Reservations
 from broker_api.state.encryption import Vault, derived_key
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
@@ -54,7 +54,7 @@ class Context:
     store: Store
     claims: Claims
     housekeeping: Housekeeping
-    databases: Databases
+    reservations: Reservations
     vault: Vault
     keys: KeyCheck
     queue: Queue
@@ -127,7 +127,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         store=store,
         claims=claims,
         housekeeping=housekeeping,
-        databases=Databases(housekeeping),
+        reservations=Reservations(housekeeping),
         vault=vault,
         keys=KeyCheck(housekeeping, vault),
         queue=queue,

@@ -15,7 +15,7 @@ from broker_api.errors import BrokerError, ErrStorageMongoConnection, ErrStorage
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import load
-from broker_api.state.database_reservations import Databases
+from broker_api.state.database_reservations import Reservations
 from broker_api.state.encryption import Vault
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
@@ -52,7 +52,7 @@ class Session:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container's user id has no name
             user = f"uid {os.getuid()}"
-        return OperatorActions(self.store, Databases(self.housekeeping), f"{user}@{socket.gethostname()}")
+        return OperatorActions(self.store, Reservations(self.housekeeping), f"{user}@{socket.gethostname()}")
 
     @cached_property
     def queue(self) -> Queue:

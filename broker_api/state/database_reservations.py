@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
@@ -28,13 +28,13 @@ DROPPED_SECONDS = 600
 """How long Atlas may still list a dropped database, since it lists what its monitoring saw last."""
 
 
-class DatabaseRecord(Record):
-    """The reservation of a database.
+class Reservation(Record):
+    """The reservation of a database for an owner.
 
     Attributes:
         owned: An instance of this owner created the database, so it contains no data of others.
         first: The id of the first instance that used it.
-        users: The ids of the instances that use it now.
+        instance_ids: The instances that use it now.
         used: It may contain data of an instance other than ``first``, or of a deleted one.
         dropping: The id of the instance that is dropping it.
         dropped: It does not exist any more, although Atlas may still list it.
@@ -47,7 +47,7 @@ class DatabaseRecord(Record):
     space_guid: str | None = None
     owned: bool = False
     first: str = ""
-    users: tuple[str, ...] = ()
+    instance_ids: tuple[str, ...] = Field(default=(), alias="users")
     used: bool = False
     dropping: str | None = None
     dropped: bool = False
@@ -67,7 +67,7 @@ class DatabaseRecord(Record):
 
 
 @dataclass(frozen=True)
-class Reservation:
+class ReservationRequest:
     """A request for a reservation.
 
     Attributes:
@@ -86,7 +86,7 @@ class Reservation:
 
 
 @dataclass(frozen=True)
-class Databases:
+class Reservations:
     """The documents ``database/<project>/<cluster>/<name in lower case>``. Each method is safe to repeat.
 
     Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
@@ -95,17 +95,17 @@ class Databases:
     housekeeping: Housekeeping
 
     @storage_errors("find a database")
-    def find(self, instance: Instance) -> DatabaseRecord | None:
+    def find(self, instance: Instance) -> Reservation | None:
         """Return the reservation of the database of an instance; None when there is none."""
         document = self.housekeeping.collection.find_one({"_id": _key(instance)})
         return checked(document, self.housekeeping.store.macs) if document else None
 
     @storage_errors("reserve a database")
-    def reserve(self, wanted: Reservation) -> DatabaseRecord:
-        """Add an instance to the users of its database, unless the name is taken or the database is being dropped.
+    def reserve(self, wanted: ReservationRequest) -> Reservation:
+        """Add an instance to those that use its database, unless the name is taken or the database is being dropped.
 
         Returns:
-            The document after the change. If the instance has the database now, ``users`` contains its id.
+            The reservation after the change. If the instance has the database now, ``instance_ids`` contains its id.
 
         Raises:
             TamperedError, MissingKeyError: As in ``find``.
@@ -115,12 +115,12 @@ class Databases:
         kept_values = [instance.database, organization, space, wanted.owned, first]
         made = assignments(
             {
-                "_id": _key(instance),
+                "_id": key,
                 "name": instance.database,
                 "organization_guid": organization,
                 "space_guid": space,
                 "owned": wanted.owned,
-                "first": instance.instance_id,
+                "first": first,
                 "used": wanted.used,
                 "dropping": None,
                 "dropped": False,
@@ -140,7 +140,7 @@ class Databases:
         kept = {"$cond": [may_join, {"$mergeObjects": ["$$ROOT", joined]}, "$$ROOT"]}
         write = partial(
             self.housekeeping.collection.find_one_and_update,
-            {"_id": _key(instance)},
+            {"_id": key},
             [{"$replaceWith": {"$cond": [exists, kept, made]}}],
             upsert=True,
             return_document=ReturnDocument.AFTER,
@@ -161,21 +161,21 @@ class Databases:
 
     @storage_errors("leave a database")
     def leave(self, instance: Instance) -> None:
-        """Remove an instance from the users of its database; the database and its reservation stay."""
+        """Remove an instance from those that use its database; the database and its reservation stay."""
         mine = {"_id": _key(instance), "users": instance.instance_id}
         self.housekeeping.collection.update_one(
             mine, {"$pull": {"users": instance.instance_id}, "$set": {"used": True}}
         )
 
-    @storage_errors("forget users of a database")
-    def forget(self, instance: Instance, user: str) -> None:
-        """Remove another instance, which does not exist any more, from the users of a database.
+    @storage_errors("forget an instance of a database")
+    def forget(self, instance: Instance, another: str) -> None:
+        """Remove another instance, which does not exist any more, from those that use a database.
 
         Args:
             instance: An instance that has the database.
-            user: The id of the instance to remove.
+            another: The id of the instance to remove.
         """
-        self.housekeeping.collection.update_one({"_id": _key(instance)}, {"$pull": {"users": user}})
+        self.housekeeping.collection.update_one({"_id": _key(instance)}, {"$pull": {"users": another}})
 
     @storage_errors("begin to drop a database")
     def begin_drop(self, instance: Instance, leaving: list[str]) -> bool:
@@ -186,7 +186,7 @@ class Databases:
             leaving: The ids of other instances that are being deleted.
 
         Returns:
-            False when it has other users than these, or another instance is dropping it.
+            False when other instances than these use it, or another instance is dropping it.
         """
         free = {
             "_id": _key(instance),
@@ -237,7 +237,7 @@ class Databases:
         )
 
 
-def checked(document: Mapping[str, Any], macs: RecordMacs) -> DatabaseRecord:
+def checked(document: Mapping[str, Any], macs: RecordMacs) -> Reservation:
     """Return the reservation in a document.
 
     Raises:
@@ -246,7 +246,7 @@ def checked(document: Mapping[str, Any], macs: RecordMacs) -> DatabaseRecord:
     """
     key, why = str(document.get("_id")), "its MAC does not fit or is missing"
     try:
-        found = DatabaseRecord.model_validate(document)
+        found = Reservation.model_validate(document)
         if macs.fits(found.kept_values, found.mac, Place(key, "mac")):
             return found
     except ValidationError:

@@ -7,7 +7,7 @@ a new fence: a worker that runs the operation at that moment cannot write any mo
 import secrets
 from dataclasses import dataclass
 
-from broker_api.state.database_reservations import Databases
+from broker_api.state.database_reservations import Reservations
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
@@ -40,12 +40,12 @@ class OperatorActions:
 
     Attributes:
         store: The instances and bindings.
-        databases: The reservations of databases.
+        reservations: The reservations of databases.
         user: The user of the system, for the entry on the operation.
     """
 
     store: Store
-    databases: Databases
+    reservations: Reservations
     user: str
 
     def retry(self, found: Instance | Binding) -> None:
@@ -139,11 +139,11 @@ class OperatorActions:
             raise RefusedError(sentence)
         if found.phase is not Phase.GONE or not bindings:
             self._purge(found, Kind.DEPROVISION, InstanceFields(sealed_dropper=None, owned=found.owns_database))
-            self.databases.end_drop(found, found.instance_id)
+            self.reservations.end_drop(found, found.instance_id)
             if found.was_ready:
-                self.databases.leave(found)
+                self.reservations.leave(found)
             elif found.database:
-                self.databases.withdraw(found)
+                self.reservations.withdraw(found)
         bindings = self._bindings_that_hold_users(found)  # with those that began meanwhile; from now on none can
         for binding in bindings:
             self.purge_binding(binding)

@@ -178,7 +178,7 @@ def cancel(broker: Broker, instance_id: str) -> None:
     """Cancel the operation on an instance, as the command does."""
     found = broker.context.store.instance(instance_id)
     assert found
-    OperatorActions(broker.context.store, broker.context.databases, "a test").cancel(found)
+    OperatorActions(broker.context.store, broker.context.reservations, "a test").cancel(found)
 
 
 def new_id() -> str:

@@ -8,7 +8,7 @@ import pytest
 from bson.datetime_ms import DatetimeMS
 from bson.timestamp import Timestamp
 
-from broker_api.state.database_reservations import Databases
+from broker_api.state.database_reservations import Reservations
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import Claims
 from broker_api.state.operator_actions import OperatorActions
@@ -77,7 +77,7 @@ def expire(store: Store, _: Instance) -> None:
 
 
 def cancel(store: Store, found: Instance) -> None:
-    OperatorActions(store, Databases(Housekeeping(store)), "me").cancel(found)
+    OperatorActions(store, Reservations(Housekeeping(store)), "me").cancel(found)
 
 
 def delete(store: Store, found: Instance) -> None:

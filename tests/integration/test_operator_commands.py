@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from broker_api.state.database_reservations import Databases, Reservation
+from broker_api.state.database_reservations import ReservationRequest, Reservations
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepsFields
 from broker_api.state.housekeeping import RECONCILED, Housekeeping
 from broker_api.state.mongo import In
@@ -482,8 +482,8 @@ def test_a_purged_instance_ends_its_reservation_of_a_database(
     store.collection.update_one({"_id": instance_key("i")}, {"$set": {"database": "d", "owned": True}})
     found = record(store, instance_key("i"))
     assert isinstance(found, Instance)
-    databases = Databases(Housekeeping(store))
-    databases.reserve(Reservation(found, found.owner, owned=True))
+    databases = Reservations(Housekeeping(store))
+    databases.reserve(ReservationRequest(found, found.owner, owned=True))
     assert databases.begin_drop(found, [])
     console.json("purge", "instance", "i", "--yes")
     reserved = databases.find(found)
@@ -491,7 +491,7 @@ def test_a_purged_instance_ends_its_reservation_of_a_database(
         assert reserved is None
     else:
         assert reserved
-        assert (reserved.users, reserved.dropping, reserved.owned) == ((), None, True)
+        assert (reserved.instance_ids, reserved.dropping, reserved.owned) == ((), None, True)
     assert console.refusal("purge", "instance", "i", "--yes") == "The instance i is gone already."
 
 

@@ -7,7 +7,7 @@ Atlas deletes that user at the end of its lifetime if the broker does not.
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from broker_api.state.database_reservations import DatabaseRecord
+from broker_api.state.database_reservations import Reservation
 from broker_api.state.records import HOLDS_NOTHING, Instance, Phase
 from workers.atlas.client import AtlasRole, DatabaseUser, UserNotFound
 from workers.engine.results import FailedError
@@ -37,44 +37,44 @@ def begin_drop(job: AtlasJob[Instance]) -> bool:
             "Delete that first, or set policy-on-delete to retain.",
             refused=True,
         )
-    if job.context.databases.begin_drop(instance, [other.instance_id for other in others]):
+    if job.context.reservations.begin_drop(instance, [other.instance_id for other in others]):
         return True
-    if reserved := job.context.databases.find(instance):
+    if reserved := job.context.reservations.find(instance):
         another_drops(job, reserved)  # removes the mark of an instance that has stopped
     return False
 
 
 def _others_with_database(job: AtlasJob[Instance], instance: Instance) -> list[Instance]:
-    """Return the other instances that have the database; remove those that do not exist any more from its users."""
+    """Return the other instances that have the database; remove from its reservation those that are gone."""
     others = {other.instance_id: other for other in job.context.store.sharing(instance)}
-    reserved = job.context.databases.find(instance)
-    for user in reserved.users if reserved else ():
-        if user == instance.instance_id or user in others:
+    reserved = job.context.reservations.find(instance)
+    for other_id in reserved.instance_ids if reserved else ():
+        if other_id == instance.instance_id or other_id in others:
             continue
-        found = job.context.store.instance(user)
+        found = job.context.store.instance(other_id)
         if (
             found
             and found.phase not in HOLDS_NOTHING
             and found.cluster == instance.cluster
             and (found.database or "").lower() == (instance.database or "").lower()
         ):
-            others[user] = found
+            others[other_id] = found
         else:
-            job.context.databases.forget(instance, user)
+            job.context.reservations.forget(instance, other_id)
     return list(others.values())
 
 
-def another_drops(job: AtlasJob[Instance], reserved: DatabaseRecord) -> bool:
+def another_drops(job: AtlasJob[Instance], reserved: Reservation) -> bool:
     """Return whether another instance is dropping the database now.
 
     If that instance has stopped dropping it, remove its mark from the reservation.
     """
     if reserved.dropping in (None, job.record.instance_id):
         return False
-    dropper = job.context.store.instance(reserved.dropping or "")
-    if dropper and dropper.phase is Phase.DELETING:
+    other = job.context.store.instance(reserved.dropping or "")
+    if other and other.phase is Phase.DELETING:
         return True
-    job.context.databases.end_drop(with_project(job), reserved.dropping or "")
+    job.context.reservations.end_drop(with_project(job), reserved.dropping or "")
     return False
 
 

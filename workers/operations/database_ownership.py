@@ -14,7 +14,7 @@ from broker_api.naming import (
     database_problem,
     is_default_database,
 )
-from broker_api.state.database_reservations import Reservation
+from broker_api.state.database_reservations import ReservationRequest
 from broker_api.state.records import Instance, Owner, Phase
 from workers.atlas.client import AtlasClient, Cluster
 from workers.clusters.database_listing import list_databases
@@ -33,7 +33,7 @@ class _Known:
     """The records about a database: its reservation, and the instances that have it or retained it when deleted."""
 
     def __init__(self, job: AtlasJob[Instance], instance: Instance) -> None:
-        reserved = job.context.databases.find(instance)
+        reserved = job.context.reservations.find(instance)
         self.just_dropped = reserved is not None and reserved.dropped
         others = [other for other in job.context.store.of_same_database(instance) if not _is_past(other)]
         self.used = bool(others)
@@ -140,12 +140,12 @@ def chosen_database(job: AtlasJob[Instance], cluster: str, kind: str) -> str:
     return name
 
 
-def wanted_reservation(job: AtlasJob[Instance]) -> Reservation:
+def reservation_request(job: AtlasJob[Instance]) -> ReservationRequest:
     """Return the reservation of the database that ``check_database`` has allowed for the instance."""
     instance, known = job.record, _Known(job, job.record)
     record = known.records[0] if known.records else _Record("", instance.owner, bool(instance.owned))
     any_owner = _may_have_anothers(job, instance)
-    return Reservation(instance, record.owner, record.owned, used=known.used, sharing=any_owner)
+    return ReservationRequest(instance, record.owner, record.owned, used=known.used, sharing=any_owner)
 
 
 def ensure_reservation(job: AtlasJob[Instance]) -> None:
@@ -155,7 +155,7 @@ def ensure_reservation(job: AtlasJob[Instance]) -> None:
     owner, owned = instance.owner, instance.owns_database
     if records and not owned:
         owner, owned = records[0].owner, records[0].owned
-    job.context.databases.reserve(Reservation(instance, owner, owned, used=True, sharing=True))
+    job.context.reservations.reserve(ReservationRequest(instance, owner, owned, used=True, sharing=True))
 
 
 def with_project(job: AtlasJob[Instance]) -> Instance:

@@ -153,11 +153,11 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return wait
     instance = with_project(job)
     if _drops(job):
-        job.context.databases.dropped(instance)
+        job.context.reservations.dropped(instance)
     elif instance.was_ready:
-        job.context.databases.leave(instance)
+        job.context.reservations.leave(instance)
     elif instance.database:
-        job.context.databases.withdraw(instance)
+        job.context.reservations.withdraw(instance)
     sentence = "The instance is gone."
     asked_to_drop = instance.was_ready and instance.parameters.get("policy-on-delete") == "drop"
     if asked_to_drop and not _drops(job):
@@ -171,7 +171,7 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the temporary user and keep the instance; bindings that are gone already do not come back."""
     delete_temporary_user(job)
-    job.context.databases.end_drop(with_project(job), job.record.instance_id)
+    job.context.reservations.end_drop(with_project(job), job.record.instance_id)
     phase = Phase.READY if job.record.was_ready else Phase.FAILED
     return job.wait_for_late_effect() or Done(phase, "", _NO_TEMPORARY_USER)
 

@@ -50,9 +50,9 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return wait
     retained, record = _retains(job), job.record
     if record.database and retained:
-        job.context.databases.leave(record)
+        job.context.reservations.leave(record)
     elif record.database:
-        job.context.databases.withdraw(record)
+        job.context.reservations.withdraw(record)
     if record.cluster:
         job.context.looks.forget(job.project, job.cluster)
     sentence = f"The instance is gone; its cluster {job.cluster} was retained." if retained else "The instance is gone."

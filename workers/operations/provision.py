@@ -16,7 +16,7 @@ from workers.engine.results import Done, FailedError, HeldBackError, Later, Next
 from workers.operations.access import allow_access, wait_for_access, withdraw_access
 from workers.operations.atlas_job import AtlasJob
 from workers.operations.database_drop import another_drops, another_will_drop
-from workers.operations.database_ownership import check_database, chosen_database, wanted_reservation
+from workers.operations.database_ownership import check_database, chosen_database, reservation_request
 
 CREATING_SECONDS = 15.0
 DROP_LOOK_SECONDS = 2.0
@@ -63,10 +63,10 @@ def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Reserve the database; begin again if another instance was faster."""
     instance = job.record
     known = job.connection_strings(instance)
-    reserved = job.context.databases.reserve(wanted_reservation(job))
+    reserved = job.context.reservations.reserve(reservation_request(job))
     if another_drops(job, reserved):
         return _wait_for_drop(instance)
-    if instance.instance_id not in reserved.users:
+    if instance.instance_id not in reserved.instance_ids:
         return Next(Step.FIND_CLUSTER)
     owned = reserved.owned and reserved.owner == instance.owner
     if job.plan_of(instance).access_list:
@@ -139,7 +139,7 @@ def remove_access(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def withdraw_reservation(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Withdraw the reservation of the database."""
     if job.record.database:
-        job.context.databases.withdraw(job.record)
+        job.context.reservations.withdraw(job.record)
     return Done(Phase.FAILED, "")
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageUnreadable, TamperedError, UndecryptableError
 from broker_api.naming import cluster_problem
-from broker_api.state.database_reservations import Reservation
+from broker_api.state.database_reservations import ReservationRequest
 from broker_api.state.fields import InstanceFields
 from broker_api.state.mongo import In
 from broker_api.state.records import Instance, Phase
@@ -157,7 +157,7 @@ def _seen(job: AtlasJob[Instance]) -> InstanceFields | None:
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Reserve the database, so that it stays this owner's also when the cluster is retained, and end the operation."""
     record = job.record
-    job.context.databases.reserve(Reservation(record, record.owner, owned=True))
+    job.context.reservations.reserve(ReservationRequest(record, record.owner, owned=True))
     job.context.looks.forget(job.project, job.cluster)
     sentence = f"The cluster {job.cluster} is ready, with the database {record.database}."
     return Done(Phase.READY, sentence, {"connection": job.connection_strings(record), "unsure_until": None})
@@ -173,7 +173,7 @@ def withdraw(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if wait := withdraw_access(job):
         return wait
     if job.record.database:
-        job.context.databases.withdraw(job.record)
+        job.context.reservations.withdraw(job.record)
         job.context.looks.forget(job.project, job.cluster)
     return Done(Phase.FAILED, "", {"unsure_until": None})
 
