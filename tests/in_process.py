@@ -63,7 +63,7 @@ class InThisProcess:
 def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InThisProcess]:
     """Serve the API and run the operations of a stack whose processes are not started."""
     context = compose(load(stack.worker_settings, "worker", config))
-    context.looks.seconds = dict(LOOK_SECONDS)
+    context.cluster_polls.seconds = dict(LOOK_SECONDS)
     working = threading.Thread(target=_work, args=(context,))
     sweeper = Sweeper(
         store=context.store,

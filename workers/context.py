@@ -17,7 +17,7 @@ from broker_api.state.store import Store
 from workers.atlas.client import ApiKey, AtlasClient, ServiceAccount, TokenStore
 from workers.clusters.access_list import AccessNeeds
 from workers.clusters.change_status import ClusterStatus
-from workers.clusters.cluster_looks import ClusterLooks
+from workers.clusters.cluster_polls import ClusterPolls
 from workers.clusters.connection_strings import ConnectionStringCache
 from workers.clusters.watcher import ClusterWatcher
 from workers.engine.leases import Lease, LeaseKeeper
@@ -63,7 +63,7 @@ class Context:
     watcher: ClusterWatcher
     connection_strings: ConnectionStringCache
     access: AccessNeeds
-    looks: ClusterLooks
+    cluster_polls: ClusterPolls
     projects: dict[str, AtlasProject]
     """By project id, in the order of the settings."""
     stopping: threading.Event
@@ -136,7 +136,7 @@ def compose(settings: Settings, worker: str | None = None) -> Context:
         watcher=ClusterWatcher(status, claims, queue, lambda project: projects[project].guarded(), stopping),
         connection_strings=ConnectionStringCache(housekeeping),
         access=AccessNeeds(housekeeping),
-        looks=ClusterLooks(housekeeping),
+        cluster_polls=ClusterPolls(housekeeping),
         projects=projects,
         stopping=stopping,
         own_vault=own_vault,

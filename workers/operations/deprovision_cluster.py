@@ -54,7 +54,7 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     elif record.database:
         job.context.reservations.withdraw(record)
     if record.cluster:
-        job.context.looks.forget(job.project, job.cluster)
+        job.context.cluster_polls.forget(job.project, job.cluster)
     sentence = f"The instance is gone; its cluster {job.cluster} was retained." if retained else "The instance is gone."
     return Done(Phase.GONE, sentence, {"unsure_until": None})
 

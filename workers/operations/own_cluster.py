@@ -48,7 +48,7 @@ def is_own_cluster(job: AtlasJob[Instance], cluster: Cluster) -> bool:
 
 def wait_for_turn(job: AtlasJob[Instance]) -> Later[Any] | None:
     """Take the turn to look at the cluster; return a delay when it has been looked at within the interval."""
-    seconds = job.context.looks.take(job.project, job.cluster, kind_of(job.record))
+    seconds = job.context.cluster_polls.take(job.project, job.cluster, kind_of(job.record))
     return Later(seconds, job.operation.description or f"Waiting for the cluster {job.cluster}.") if seconds else None
 
 
@@ -65,7 +65,7 @@ def look_again(job: AtlasJob[Instance], state: str) -> Later[Any]:
     doing = _DOING.get(state, "preparing")
     since = _duration(job.context.store.now() - job.operation.accepted)
     sentence = f"Atlas is {doing} the cluster {job.cluster} ({size}, {provider} {region}), for {since}."
-    return Later(job.context.looks.seconds[kind], sentence, operation=ANSWERED)
+    return Later(job.context.cluster_polls.seconds[kind], sentence, operation=ANSWERED)
 
 
 def new_cluster(job: AtlasJob[Instance]) -> NewCluster:

@@ -111,7 +111,7 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         unseen = InstanceFields(unsure_until=In(UNSEEN_SECONDS))
     elif not is_own_cluster(job, cluster):
         raise not_own(job)
-    job.context.looks.take(job.project, job.cluster, kind_of(job.record))  # so that the first look comes later
+    job.context.cluster_polls.take(job.project, job.cluster, kind_of(job.record))  # so that the first look comes later
     return replace(look_again(job, "CREATING"), step=Step.WAIT_FOR_CLUSTER, changes=unseen)
 
 
@@ -158,7 +158,7 @@ def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Reserve the database, so that it stays this owner's also when the cluster is retained, and end the operation."""
     record = job.record
     job.context.reservations.reserve(ReservationRequest(record, record.owner, owned=True))
-    job.context.looks.forget(job.project, job.cluster)
+    job.context.cluster_polls.forget(job.project, job.cluster)
     sentence = f"The cluster {job.cluster} is ready, with the database {record.database}."
     return Done(Phase.READY, sentence, {"connection": job.connection_strings(record), "unsure_until": None})
 
@@ -174,7 +174,7 @@ def withdraw(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         return wait
     if job.record.database:
         job.context.reservations.withdraw(job.record)
-        job.context.looks.forget(job.project, job.cluster)
+        job.context.cluster_polls.forget(job.project, job.cluster)
     return Done(Phase.FAILED, "", {"unsure_until": None})
 
 

@@ -131,7 +131,7 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 def _changed(job: AtlasJob[Instance], cluster: Cluster) -> Next[InstanceFields]:
     job.context.connection_strings.store(job.project, cluster)
-    job.context.looks.forget(job.project, job.cluster)
+    job.context.cluster_polls.forget(job.project, job.cluster)
     return Next(Step.FINISH)
 
 

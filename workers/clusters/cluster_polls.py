@@ -1,4 +1,4 @@
-"""The looks at clusters that Atlas creates, changes or deletes: one in an interval, for all workers together."""
+"""The polls of clusters that Atlas creates, changes or deletes: one in an interval, for all workers together."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,8 +11,8 @@ SHORTEST_SECONDS = 0.1
 
 
 @dataclass
-class ClusterLooks:
-    """The documents ``look/<project>/<cluster>`` beside the instances, one for each cluster under way.
+class ClusterPolls:
+    """The turns to poll, in the documents ``look/<project>/<cluster>``, one for each cluster under way.
 
     Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 
@@ -24,10 +24,10 @@ class ClusterLooks:
     SECONDS: ClassVar = {"dedicated": 15.0, "flex": 2.0}
 
     housekeeping: Housekeeping
-    seconds: dict[str, float] = field(default_factory=lambda: dict(ClusterLooks.SECONDS))
+    seconds: dict[str, float] = field(default_factory=lambda: dict(ClusterPolls.SECONDS))
 
     def take(self, project: str, cluster: str, kind: str) -> float:
-        """Take the turn to look at a cluster.
+        """Take the turn to poll a cluster.
 
         Returns:
             0 when it is taken; else the seconds until the next turn.
