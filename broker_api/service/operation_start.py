@@ -13,7 +13,7 @@ from broker_api.json_types import JsonObject
 from broker_api.service.schemas import Accepted, Caller
 from broker_api.state.fields import BindingFields, InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase
-from broker_api.state.store import OPERATION_SECONDS, Start, Store
+from broker_api.state.store import OPERATION_SECONDS, NewOperation, Store
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class OperationStarter:
             plan: the plan of the instance.
             body: fields of the answer beside the operation.
         """
-        start = _start(kind, caller, plan.new_cluster)
-        operation_id = self.store.create(fields, start, replaced.operation if replaced else None)
+        new_operation = _new_operation(kind, caller, plan.new_cluster)
+        operation_id = self.store.create(fields, new_operation, replaced.operation if replaced else None)
         if operation_id is None:
             return None
         binding_id = fields.get("binding_id")
@@ -72,9 +72,9 @@ class OperationStarter:
             body: fields of the answer beside the operation.
         """
         new_cluster = found.plan.get("new_cluster") if isinstance(found, Instance) else None
-        start = _start(kind, caller, new_cluster, request)
+        new_operation = _new_operation(kind, caller, new_cluster, request)
         phase = Phase.READY if kind is Kind.UPDATE else Phase.DELETING
-        operation_id = self.store.start(found.key, found.operation, start, phase)
+        operation_id = self.store.start(found.key, found.operation, new_operation, phase)
         if operation_id is None:
             return None
         binding_id = found.binding_id if isinstance(found, Binding) else None
@@ -82,7 +82,7 @@ class OperationStarter:
         return Accepted(operation_id, body or {})
 
 
-def _start(kind: Kind, caller: Caller, new_cluster: object, request: str = "{}") -> Start:
+def _new_operation(kind: Kind, caller: Caller, new_cluster: object, request: str = "{}") -> NewOperation:
     """Return an operation, which has more time where it may wait for a cluster that the plan makes."""
     seconds = NEW_CLUSTER_SECONDS if new_cluster else OPERATION_SECONDS
-    return Start(kind, request, caller.identity, caller.request_id, tracing.traceparent(), seconds)
+    return NewOperation(kind, request, caller.identity, caller.request_id, tracing.traceparent(), seconds)

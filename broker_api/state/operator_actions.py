@@ -14,7 +14,7 @@ from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.operation_claims import ENDED, phase_fields
 from broker_api.state.private_values import CONTEXT, PARAMETERS
 from broker_api.state.records import CREATES, DELETES, HOLDS_NOTHING, Binding, Instance, Kind, Phase, State
-from broker_api.state.store import OPERATION_SECONDS, PAST, UNLIMITED, UNSURE_UNTIL, Start, Store
+from broker_api.state.store import OPERATION_SECONDS, PAST, UNLIMITED, UNSURE_UNTIL, NewOperation, Store
 
 REMEMBERED_ACTIONS = 20
 
@@ -178,7 +178,7 @@ class OperatorActions:
         if in_progress and found.operation.kind in DELETES:
             values |= assignments(ended, "operation.")
         else:
-            values |= {"operation": Start(kind).fields() | assignments(ended), "past": PAST}
+            values |= {"operation": NewOperation(kind).fields() | assignments(ended), "past": PAST}
         if found.legacy:
             self.store.legacy.forget(found)
         self._write(found, "purge", values)

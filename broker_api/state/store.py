@@ -69,8 +69,8 @@ _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
 @dataclass(frozen=True)
-class Start:
-    """A new operation.
+class NewOperation:
+    """An operation that is to begin.
 
     Attributes:
         kind: What it does.
@@ -360,12 +360,12 @@ class Store:
     # --- beginning operations ---------------------------------------------------------------------------------
 
     @storage_errors("create")
-    def create(self, fields: Fields, start: Start, replacing: Operation | None) -> str | None:
+    def create(self, fields: Fields, new_operation: NewOperation, replacing: Operation | None) -> str | None:
         """Write a new instance or binding with its first operation.
 
         Args:
             fields: ``instance_id``, for a binding also ``binding_id``, and the fields of the request.
-            start: The operation.
+            new_operation: The operation.
             replacing: The last operation of a gone or failed instance or binding with the same id, if there is one.
 
         Returns:
@@ -380,28 +380,28 @@ class Store:
         instance_id, binding_id = ids["instance_id"], ids.get("binding_id")
         key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
         made = {"_id": key, **sealed(self.macs.vault, key, fields), "phase": Phase.CREATING}
-        return self._begin(key, replacing, start, made, fields)
+        return self._begin(key, replacing, new_operation, made, fields)
 
     @storage_errors("start")
-    def start(self, key: str, current: Operation, start: Start, phase: Phase) -> str | None:
+    def start(self, key: str, current: Operation, new_operation: NewOperation, phase: Phase) -> str | None:
         """Begin another operation on an instance or binding that exists.
 
         Args:
             key: The ``_id`` of its document.
             current: Its latest operation, as the request has read it.
-            start: The new operation.
+            new_operation: The new operation.
             phase: The new phase of the instance or binding.
 
         Returns:
             The id of the new operation; None when ``current`` is not the latest one any more.
         """
-        return self._begin(key, current, start, ResourceFields(phase=phase, expire_at=None))
+        return self._begin(key, current, new_operation, ResourceFields(phase=phase, expire_at=None))
 
     def _begin(
         self,
         key: str,
         current: Operation | None,
-        start: Start,
+        new_operation: NewOperation,
         values: Mapping[str, object],
         new: Fields | None = None,
     ) -> str | None:
@@ -409,12 +409,12 @@ class Store:
         unchanged: Document = {"_id": key, "operation.id": {"$exists": False}}
         if current:
             unchanged |= {"operation.id": current.id, "operation.state": str(current.state)}
-        fresh = start.fresh
+        fresh = new_operation.fresh
         macs = self.macs.of_new(key, new, fresh)
         private = {} if fresh.request == NOTHING else sealed_request(self.macs.vault, key, fresh)
-        operation = start.fields(private, macs.pop(OPERATION, None))
+        operation = new_operation.fields(private, macs.pop(OPERATION, None))
         begun = assignments({**values, **macs}) | {"operation": operation, "past": PAST}
-        if new is not None or start.kind in DELETES:
+        if new is not None or new_operation.kind in DELETES:
             begun["unsure_until"] = UNSURE_UNTIL
         stage = "$set" if new is None else "$replaceWith"
         try:

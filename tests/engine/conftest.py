@@ -14,7 +14,7 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Instance, Kind, Phase, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper
@@ -84,7 +84,7 @@ class Bench:
         self.key = instance_key("i")
         self.claims = Claims(self.store)
         self.keys = KeyCheck(Housekeeping(self.store), Vault((Fernet.generate_key().decode(),)))
-        begun = self.store.create({"instance_id": "i", "plan_id": "p"}, Start(Kind.PROVISION), None)
+        begun = self.store.create({"instance_id": "i", "plan_id": "p"}, NewOperation(Kind.PROVISION), None)
         assert begun is not None
         self.operation_id = begun
 

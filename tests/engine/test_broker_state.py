@@ -13,7 +13,7 @@ from broker_api.state.housekeeping import RECONCILED, Housekeeping
 from broker_api.state.open_operations import OpenOperations, take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.dev.services import Redis
 from workers.clusters.user_limit import UserLimit, store_room
 
@@ -32,7 +32,7 @@ def read(store: Store) -> BrokerState:
 
 def begin(store: Store, name: str, **operation: object) -> str:
     """Begin a provision; write fields of its operation."""
-    begun = store.create({"instance_id": name}, Start(Kind.PROVISION), None)
+    begun = store.create({"instance_id": name}, NewOperation(Kind.PROVISION), None)
     assert begun
     changes = {f"operation.{field}": value for field, value in operation.items()}
     if changes:
@@ -104,7 +104,7 @@ def test_each_end_of_an_operation_is_counted_once(store: Store) -> None:
     begin(store, "stopped")
     found = store.get(instance_key("stopped"))
     assert found
-    assert store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    assert store.start(found.key, found.operation, NewOperation(Kind.DEPROVISION), Phase.DELETING)
     for _ in range(2):
         store.report.flush()
     assert read(store).counters("ends") == {"provision": {"succeeded": 1, "failed": 2}}

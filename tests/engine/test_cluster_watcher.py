@@ -19,7 +19,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.records import Binding, Kind, Phase, State, StepResult, binding_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
@@ -94,7 +94,7 @@ class Bench:
     def waiting(self, name: str, change: Change, done: Done[Any] | None = DONE) -> Waiting:
         """Write a bind that waits on the cluster, as a worker leaves it."""
         key = binding_key("i", name)
-        begun = self.store.create({"instance_id": "i", "binding_id": name}, Start(Kind.BIND), None)
+        begun = self.store.create({"instance_id": "i", "binding_id": name}, NewOperation(Kind.BIND), None)
         assert begun is not None
         claim = self.claims.claim(key, begun)
         assert claim is not None

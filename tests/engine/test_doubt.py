@@ -13,7 +13,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import Claims
 from broker_api.state.operator_actions import OperatorActions
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Later, Next, Result
@@ -81,11 +81,11 @@ def cancel(store: Store, found: Instance) -> None:
 
 
 def delete(store: Store, found: Instance) -> None:
-    assert store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    assert store.start(found.key, found.operation, NewOperation(Kind.DEPROVISION), Phase.DELETING)
 
 
 def create_again(store: Store, found: Instance) -> None:
-    assert store.create({"instance_id": found.instance_id}, Start(Kind.PROVISION), found.operation)
+    assert store.create({"instance_id": found.instance_id}, NewOperation(Kind.PROVISION), found.operation)
 
 
 @pytest.mark.parametrize("stop", [expire, cancel, delete, create_again])
@@ -123,7 +123,7 @@ BROKEN_LEASES = ["soon", 7, None, [datetime.now(UTC)], DatetimeMS(2**63 - 1), Ti
 def test_operations_end_at_their_deadline_beside_those_with_broken_leases(bench: Bench) -> None:
     store, late = bench.store, {"operation.deadline": datetime.now(UTC) - SECOND}
     for number, lease in enumerate(BROKEN_LEASES):
-        store.create({"instance_id": f"broken-{number}"}, Start(Kind.PROVISION), None)
+        store.create({"instance_id": f"broken-{number}"}, NewOperation(Kind.PROVISION), None)
         broken = {"operation.in_flight": True, "operation.lease_token": "t", "operation.lease_until": lease}
         store.collection.update_one({"_id": instance_key(f"broken-{number}")}, {"$set": broken})
     store.collection.update_many({}, {"$set": late})

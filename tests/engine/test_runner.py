@@ -16,7 +16,7 @@ from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits
@@ -422,7 +422,7 @@ def test_a_failure_stays_in_the_life_of_its_step_and_in_the_past(bench: Bench) -
         ("clean up", "done"),
     ]
     assert failed.operation.steps["first"].reason == "There is no such cluster."
-    assert bench.store.start(bench.key, failed.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    assert bench.store.start(bench.key, failed.operation, NewOperation(Kind.DEPROVISION), Phase.DELETING)
     now = bench.record
     assert now.operation.steps == {}
     assert now.past[0].steps == failed.operation.steps

@@ -17,7 +17,7 @@ from broker_api.state.housekeeping import SWEEP, Housekeeping
 from broker_api.state.open_operations import take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Redis
 from tests.engine.conftest import Clock
@@ -61,7 +61,7 @@ def made(store: Store, queue: Queue, clock: Callable[[], float] = time.monotonic
 
 def accepted(store: Store, name: str, **fields: object) -> str:
     """A provision that was written and not sent; ``fields`` of its operation."""
-    begun = store.create({"instance_id": name}, Start(Kind.PROVISION), None)
+    begun = store.create({"instance_id": name}, NewOperation(Kind.PROVISION), None)
     assert begun is not None
     changes = {"due": datetime.now(UTC) - SECOND, "dispatched": datetime.now(UTC) - timedelta(hours=1), **fields}
     store.collection.update_one(

@@ -4,12 +4,12 @@ import pytest
 
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 
 
 @pytest.fixture
 def claim(store: Store) -> Claim[Instance]:
-    begun = store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    begun = store.create({"instance_id": "i"}, NewOperation(Kind.PROVISION), None)
     assert begun is not None
     claim = Claims(store).claim(instance_key("i"), begun)
     assert claim is not None
@@ -36,6 +36,6 @@ def test_a_renewal_after_the_end_does_not_hold_up_the_next_operation(store: Stor
         claims.renew(claim)
     found = store.instance("i")
     assert found is not None
-    begun = store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    begun = store.start(found.key, found.operation, NewOperation(Kind.DEPROVISION), Phase.DELETING)
     assert begun is not None
     assert claims.claim(found.key, begun) is not None

@@ -16,7 +16,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import OperationCounts
 from broker_api.state.records import Kind
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.dev.services import Mongod
 from tests.tenant import eventually
 
@@ -176,7 +176,7 @@ def test_a_secondary_that_lags_is_not_read_from(lagging: str) -> None:
     instance_id = str(uuid4())
     with connect(lagging, 20_000) as client:
         store = Store(client, "lagging", "instances")
-        begun = store.create({"instance_id": instance_id}, Start(Kind.PROVISION), None)
+        begun = store.create({"instance_id": instance_id}, NewOperation(Kind.PROVISION), None)
         assert begun
         found = store.instance(instance_id)
         assert found

@@ -13,7 +13,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import PAUSE_SECONDS, OperationCounts
 from broker_api.state.records import Kind
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.books import insert_many
 from tests.dev.processes import HOST, free_port
 from tests.tenant import eventually
@@ -33,7 +33,7 @@ def counts(store: Store) -> OperationCounts:
 
 def test_open_operations_are_counted_now_and_others_soon(store: Store) -> None:
     add(store, 3, "bind", "succeeded")
-    assert store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    assert store.create({"instance_id": "i"}, NewOperation(Kind.PROVISION), None)
     assert OpenOperations.read(store).by_state == {("provision", "in progress"): 1}
     eventually(lambda: counts(store).read() == {("bind", "succeeded"): 3}, "the others are counted in the background")
 
@@ -57,7 +57,7 @@ def test_one_process_counts_for_all_and_not_again_at_once(store: Store) -> None:
 def test_a_request_reads_as_few_documents_with_many_as_with_none(store: Store) -> None:
     add(store, MANY, "bind", "succeeded")
     counts(store).refresh()
-    assert store.create({"instance_id": "i"}, Start(Kind.PROVISION), None)
+    assert store.create({"instance_id": "i"}, NewOperation(Kind.PROVISION), None)
     database = store.collection.database
     database.command("profile", 2)
     assert counts(store).read() == {("bind", "succeeded"): MANY}

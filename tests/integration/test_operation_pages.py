@@ -28,7 +28,7 @@ from broker_api.state.mongo import In, connect
 from broker_api.state.operation_claims import Claims
 from broker_api.state.operator_queries import Cursor
 from broker_api.state.records import Kind, Phase, State, StepResult, binding_key, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests import browser
 from tests.books import insert_many
 from tests.browser import PHONE, Browser
@@ -57,7 +57,7 @@ class Plant:
     def begin(self, name: str, instance_id: str, binding_id: str | None = None, **identity: str) -> str:
         """Begin a provision, or a bind, and return the key of its document."""
         who = {"platform": "cloudfoundry", "value": identity} if identity else None
-        start = Start(Kind.BIND if binding_id else Kind.PROVISION, identity=who, request_id="request-1")
+        start = NewOperation(Kind.BIND if binding_id else Kind.PROVISION, identity=who, request_id="request-1")
         fields: InstanceFields | BindingFields = InstanceFields(instance_id=instance_id)
         if binding_id:
             fields = BindingFields(instance_id=instance_id, binding_id=binding_id, sealed_credentials=SECRET)
@@ -342,7 +342,7 @@ def test_an_operation_of_before_and_one_that_another_has_followed_are_shown(
 ) -> None:
     found = store.instance("5b8f3b5e-6f0e-4d53-9a55-1c9f7e0b2a31")
     assert found
-    followed = store.start(found.key, found.operation, Start(Kind.DEPROVISION), Phase.DELETING)
+    followed = store.start(found.key, found.operation, NewOperation(Kind.DEPROVISION), Phase.DELETING)
     page = site.get(f"/operations/{ids['ready']}")
     assert f"Followed by {followed}." in page.seen
     assert "find cluster done 1" in page.seen

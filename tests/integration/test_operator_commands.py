@@ -11,7 +11,7 @@ from broker_api.state.housekeeping import RECONCILED, Housekeeping
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims, LeaseLostError
 from broker_api.state.records import Binding, Instance, Kind, Phase, State, StepResult, binding_key, instance_key
-from broker_api.state.store import Start, Store
+from broker_api.state.store import NewOperation, Store
 from tests.books import insert_many
 from tests.console import Console
 from tests.dev.processes import free_port, run_to_end, script
@@ -37,7 +37,7 @@ def console(store: Store, state_mongod: Mongod, redis_server: Redis) -> Console:
 def provision(store: Store, instance_id: str = "i", phase: Phase | None = Phase.READY) -> str:
     """Begin a provision, and end it in this phase unless it is None; return the id of the operation."""
     fields = InstanceFields(instance_id=instance_id, project="p", cluster="c")
-    operation_id = store.create(fields, Start(Kind.PROVISION), None)
+    operation_id = store.create(fields, NewOperation(Kind.PROVISION), None)
     assert operation_id
     key = instance_key(instance_id)
     if phase:
@@ -56,7 +56,7 @@ def bind(store: Store, binding_id: str = "b", phase: Phase | None = Phase.READY,
         username="user",
         sealed_credentials=SECRET,
     )
-    operation_id = store.create(fields, Start(Kind.BIND), None)
+    operation_id = store.create(fields, NewOperation(Kind.BIND), None)
     assert operation_id
     if phase:
         end(store, binding_key(instance_id, binding_id), phase)
@@ -65,7 +65,7 @@ def bind(store: Store, binding_id: str = "b", phase: Phase | None = Phase.READY,
 
 def delete(store: Store, key: str, kind: Kind, phase: Phase | None) -> str:
     found = record(store, key)
-    operation_id = store.start(key, found.operation, Start(kind), Phase.DELETING)
+    operation_id = store.start(key, found.operation, NewOperation(kind), Phase.DELETING)
     assert operation_id
     if phase:
         end(store, key, phase)
@@ -242,7 +242,7 @@ def test_lists_and_searches_read_few_documents_however_many_there_are(store: Sto
 
 def test_a_shown_operation_has_its_steps_its_worker_and_who_asked(store: Store, console: Console) -> None:
     identity = {"platform": "cloudfoundry", "value": {"user_id": "683ea748", "groups": ["as earlier releases stored"]}}
-    begun = store.create({"instance_id": "i"}, Start(Kind.PROVISION, identity=identity), None)
+    begun = store.create({"instance_id": "i"}, NewOperation(Kind.PROVISION, identity=identity), None)
     assert begun
     claims, key = Claims(store, "celery@w"), instance_key("i")
     assert console.json("operations", "show", begun)["activity"] == "queued"
@@ -299,7 +299,7 @@ def test_a_failed_operation_is_in_progress_again_when_retry_returns(kind: Kind, 
 def test_an_update_that_has_failed_is_retried_with_its_request_and_as_much_time(store: Store, console: Console) -> None:
     provision(store)
     key = instance_key("i")
-    three_hours = Start(Kind.UPDATE, '{"plan_id":"q"}', seconds=10_800)  # for a cluster of its own
+    three_hours = NewOperation(Kind.UPDATE, '{"plan_id":"q"}', seconds=10_800)  # for a cluster of its own
     update = store.start(key, record(store, key).operation, three_hours, Phase.READY)
     assert update
     claim = Claims(store).claim(key, update)

@@ -10,7 +10,7 @@ from broker_api.service.serializers import last_operation
 from broker_api.state.encryption import Vault
 from broker_api.state.mongo import In, as_datetime, assignments
 from broker_api.state.records import Binding, Instance, Kind, Operation, Place, State, canonical, record
-from broker_api.state.store import Start
+from broker_api.state.store import NewOperation
 
 texts = st.text(max_size=8)
 json_values = st.recursive(
@@ -67,7 +67,7 @@ def test_times_are_told_from_the_databases_clock() -> None:
 
 
 def test_each_start_of_an_operation_has_an_id_of_its_own_that_says_its_kind() -> None:
-    ids = {Start(Kind.PROVISION).fields()["id"]["$literal"] for _ in range(10)}
+    ids = {NewOperation(Kind.PROVISION).fields()["id"]["$literal"] for _ in range(10)}
     assert len(ids) == 10
     assert all(one.startswith("provision-") for one in ids)
 

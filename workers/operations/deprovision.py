@@ -7,7 +7,7 @@ from broker_api.config import with_credentials
 from broker_api.jobs.queue import JOBS
 from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
-from broker_api.state.store import Start
+from broker_api.state.store import NewOperation
 from broker_api.user_passwords import new_password
 from workers.atlas.client import UserAlreadyExists, UserLimitReached
 from workers.clusters import database_client
@@ -90,8 +90,8 @@ def _begin_unbind(job: AtlasJob[Instance], binding: Binding) -> None:
     if last.kind == Kind.UNBIND and last.state is State.FAILED and last.accepted >= job.operation.accepted:
         raise FailedError(last.description or f"The binding {binding.binding_id} cannot be removed.")
     now = job.operation
-    start = Start(Kind.UNBIND, identity=now.identity, request_id=now.request_id, traceparent=now.traceparent)
-    operation_id = job.context.store.start(binding.key, last, start, Phase.DELETING)
+    unbind = NewOperation(Kind.UNBIND, identity=now.identity, request_id=now.request_id, traceparent=now.traceparent)
+    operation_id = job.context.store.start(binding.key, last, unbind, Phase.DELETING)
     if operation_id:
         job.context.queue.send(JOBS[Kind.UNBIND], [binding.instance_id, binding.binding_id, operation_id])
 
