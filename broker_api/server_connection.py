@@ -267,7 +267,7 @@ class Connection:
             yield from self._shake_hands(self.socket)
         while (yield from self._head_arrives()):
             if not (yield from self._exchange()):
-                yield from self._take_leave()
+                yield from self._linger()
                 return
 
     def _shake_hands(self, client: ssl.SSLSocket) -> Talk:
@@ -374,7 +374,7 @@ class Connection:
             yield Wait(events, deadline)
         return keep
 
-    def _take_leave(self) -> Talk:
+    def _linger(self) -> Talk:
         """Close the sending half, and wait for the client to close; unread bytes destroy the answer on its way."""
         if isinstance(self.socket, ssl.SSLSocket):
             with contextlib.suppress(OSError):  # it has no patience with a socket that does not block

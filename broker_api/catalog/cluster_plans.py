@@ -14,7 +14,7 @@ PROVIDERS = ("AWS", "GCP", "AZURE")
 DEFAULT_REGION = {"AWS": "US_EAST_1"}
 SMALLEST_DISK_GB = 10
 
-OF_KIND = {
+PARAMETERS_BY_KIND = {
     "dedicated": (
         "provider",
         "region",
@@ -27,7 +27,7 @@ OF_KIND = {
     "flex": ("provider", "region", "termination_protection"),
 }
 """The parameters of each kind of cluster."""
-NAMES = OF_KIND["dedicated"]
+NAMES = PARAMETERS_BY_KIND["dedicated"]
 IMMUTABLE = ("provider", "region")
 """The parameters that cannot be changed."""
 UPWARDS = ("disk_size_gb", "mongodb_version")
@@ -56,7 +56,9 @@ class NewClusterDefinition(BaseModel):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        wrong = [name for name in NAMES if getattr(self, name) is not None and name not in OF_KIND[self.kind]]
+        wrong = [
+            name for name in NAMES if getattr(self, name) is not None and name not in PARAMETERS_BY_KIND[self.kind]
+        ]
         if wrong:
             raise ValueError(f"{wrong[0]} must be left out, a {self.kind} cluster has none")
         return self
@@ -116,12 +118,12 @@ def cluster_properties(new_cluster: Mapping[str, Any], tiers: Sequence[str], *, 
             **default(value=False),
         },
     }
-    return {name: properties[name] for name in OF_KIND[new_cluster["kind"]] if name not in new_cluster}
+    return {name: properties[name] for name in PARAMETERS_BY_KIND[new_cluster["kind"]] if name not in new_cluster}
 
 
 def chosen(new_cluster: Mapping[str, Any], parameters: Mapping[str, Any]) -> JsonObject:
     """Return the values that the plan fixes or the user has chosen; the others are left to the defaults."""
-    named = {name: parameters[name] for name in OF_KIND[new_cluster["kind"]] if name in parameters}
+    named = {name: parameters[name] for name in PARAMETERS_BY_KIND[new_cluster["kind"]] if name in parameters}
     return named | {name: new_cluster[name] for name in NAMES if name in new_cluster}
 
 
@@ -158,7 +160,7 @@ def check_names(new_cluster: Mapping[str, Any] | None, parameters: Mapping[str, 
     for name in parameters:
         if name != "kind" and name in new_cluster:
             raise BadRequest(f"parameters.{name} cannot be chosen: the plan decides it.")
-        if name in NAMES and name not in OF_KIND[kind]:
+        if name in NAMES and name not in PARAMETERS_BY_KIND[kind]:
             raise BadRequest(f"parameters.{name} is not allowed: a {kind} cluster has none.")
 
 

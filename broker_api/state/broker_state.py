@@ -40,7 +40,10 @@ _DRIFT = {
     "instance_without_cluster": "instances",
 }
 """The kinds of differences, and the fields of the result of a reconciliation that count them."""
-_OF_WORKERS, _OF_ALL = _named((WORKER, CIRCUIT, ROOM), (SWEEP, RECONCILED)), _named((SENDER,), (COUNTERS,))
+_STATES, _REPORTS = (
+    _named((WORKER, CIRCUIT, ROOM), (SWEEP, RECONCILED)),
+    _named((SENDER,), (COUNTERS,)),
+)
 _TROUBLE_WORDS = dict(
     zip(
         TROUBLES,
@@ -76,8 +79,8 @@ class BrokerState:
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
         with pymongo.timeout(PROBE_SECONDS):
-            reports: Document = {"$unionWith": {"coll": housekeeping.store.reports.name, "pipeline": [_OF_ALL]}}
-            found = list(housekeeping.collection.aggregate([_OF_WORKERS, reports, {"$set": {"read_at": NOW}}]))
+            reports: Document = {"$unionWith": {"coll": housekeeping.store.reports.name, "pipeline": [_REPORTS]}}
+            found = list(housekeeping.collection.aggregate([_STATES, reports, {"$set": {"read_at": NOW}}]))
             now = found[0]["read_at"] if found else housekeeping.store.now()
         return cls(now, {str(document["_id"]): document for document in found})
 

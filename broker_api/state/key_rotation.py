@@ -22,14 +22,14 @@ from broker_api.state.encryption_key_check import CANARY_PLACE, MACS_REQUIRED, S
 from broker_api.state.housekeeping import BROKER, BROKER_PLACE, TOKENS, Housekeeping, checked_broker_id
 from broker_api.state.mongo import Document, in_batches
 from broker_api.state.mongo_errors import storage_errors
-from broker_api.state.private_values import REQUEST as REQUESTED
+from broker_api.state.private_values import REQUEST as SEALED_REQUEST
 from broker_api.state.private_values import in_clear, opened, sealed, sealed_request
 from broker_api.state.record_macs import OPERATION, REQUEST, SETTLED
 from broker_api.state.records import Phase, Place, canonical, record
 from broker_api.state.store import Store
 
 MACS = (REQUEST, SETTLED, OPERATION)
-ALL_SEALED = (*SEALED_FIELDS, REQUESTED)
+ALL_SEALED = (*SEALED_FIELDS, SEALED_REQUEST)
 CLEAR = ("parameters", "context", "operation.request")
 NOT_HERE = "the key of the other processes"
 """Stands for the id of a key that has made the canary and that the settings lack: a canary does not tell the id."""
@@ -38,7 +38,7 @@ PAUSE_SECONDS = 0.02
 """The pause after each batch, which leaves MongoDB to the broker."""
 WITH_MACS = {"_id": {"$type": "string", "$regex": f"^({RESERVATIONS}|{BROKER}$)"}}
 """The query for small documents that have MACs and are not read again from Atlas."""
-BROKERS = {"_id": {"$type": "string", "$regex": "^(binding|instance)/"}}
+RESOURCES = {"_id": {"$type": "string", "$regex": "^(binding|instance)/"}}
 
 
 @dataclass
@@ -114,7 +114,7 @@ class KeyRotation:
         shown = dict.fromkeys([*ALL_SEALED, *MACS, *CLEAR, "phase", "operation.open"], 1)
         secrets, macs = Counter[str](), Counter[str]()
         without = clear = 0
-        for document in self._store.collection.find(BROKERS, shown):
+        for document in self._store.collection.find(RESOURCES, shown):
             flat = _flat(document)
             secrets.update(key_id_of(str(flat[name])) for name in ALL_SEALED if flat.get(name))
             clear += in_clear(document)
@@ -145,7 +145,7 @@ class KeyRotation:
         for _ in range(PASSES):
             progress.busy = 0
             progress.left.clear()
-            yield from self._pass(self._store.collection, BROKERS, batch, progress)
+            yield from self._pass(self._store.collection, RESOURCES, batch, progress)
             yield from self._pass(self._housekeeping.collection, WITH_MACS, batch, progress)
             if not progress.busy:
                 break

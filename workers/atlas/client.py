@@ -117,7 +117,7 @@ USERS_LIMIT = "atlas.project.security.databaseAccess.users"
 
 
 @dataclass(frozen=True, slots=True)
-class _OfKind:
+class _ClusterApi:
     """How the API of one kind of clusters is called."""
 
     create: ApiEndpoint
@@ -127,10 +127,10 @@ class _OfKind:
     parse: Callable[[Json], Cluster]
 
 
-_DEDICATED = _OfKind(
+_DEDICATED = _ClusterApi(
     endpoints.CREATE_CLUSTER, endpoints.GET_CLUSTER, endpoints.UPDATE_CLUSTER, endpoints.DELETE_CLUSTER, parse_cluster
 )
-_FLEX = _OfKind(endpoints.CREATE_FLEX, endpoints.GET_FLEX, endpoints.UPDATE_FLEX, endpoints.DELETE_FLEX, parse_flex)
+_FLEX = _ClusterApi(endpoints.CREATE_FLEX, endpoints.GET_FLEX, endpoints.UPDATE_FLEX, endpoints.DELETE_FLEX, parse_flex)
 _OF_KIND = {"dedicated": _DEDICATED, "free": _DEDICATED, "flex": _FLEX}
 
 

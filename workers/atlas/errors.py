@@ -65,7 +65,7 @@ class AtlasError(Exception):
         named = f"'{where.rpartition(' ')[2]}'" in text
         return f"{text}." if named else f"{text} (for {where})."
 
-    def in_general(self) -> str:
+    def public_sentence(self) -> str:
         """Return the error as a sentence for users of other operations: it names no user, and quotes no answer."""
         return "Atlas does not answer at the moment."
 
@@ -81,7 +81,7 @@ class UnreadableAnswer(AtlasError):
         super().__init__(sentence, retry_after=retry_after, sent=sent)
         self.status = status
 
-    def in_general(self) -> str:
+    def public_sentence(self) -> str:
         """Return a sentence for users of other operations."""
         return f"Atlas's answers ({self.status}) cannot be understood at the moment."
 
@@ -111,7 +111,7 @@ class Refused(AtlasError):
         transient = status in _TRANSIENT_STATUS or (status, code) in _TRANSIENT_CODE
         self.retryable = transient or self.always_retryable
 
-    def in_general(self) -> str:
+    def public_sentence(self) -> str:
         """Return a sentence for users of other operations."""
         return f"Atlas answers with an error ({self.status}) at the moment."
 
@@ -181,7 +181,7 @@ class Unauthorized(Refused):
         """Return the error as a sentence for platform users, which sends them to the operator."""
         return f"Atlas refuses the broker's key for {where}; the broker's operator must look at it. {self}"
 
-    def in_general(self) -> str:
+    def public_sentence(self) -> str:
         """Return a sentence for users of other operations, which sends them to the operator."""
         return f"Atlas refuses the broker's key ({self.status}); the broker's operator must look at it."
 

@@ -46,7 +46,7 @@ class Job(Generic[AnyResource]):
         self.update(claim)
 
     @property
-    def definition(self) -> str:
+    def definition_name(self) -> str:
         """The name of the definition that has the steps: the kind, or more exactly what the operation is about."""
         return str(self.operation.kind)
 

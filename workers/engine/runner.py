@@ -85,7 +85,7 @@ class Runner:
         claims: Claims operations and writes their results.
         leases: Renews the lease of each claim while its steps run.
         keys: Checks the encryption keys before each operation.
-        definitions: The definitions by their names (``Job.definition``).
+        definitions: The definitions by their names (``Job.definition_name``).
         new_job: Creates the job that the steps of an operation receive.
         stopping: Set when the process stops; operations are then released after their current step.
     """
@@ -145,7 +145,7 @@ class Runner:
                 with span, self._leases.holding(claim, asked_at) as lease:
                     _count_claim(operation)
                     job = self._new_job(claim, lease)
-                    definition = self._definitions.get(job.definition)
+                    definition = self._definitions.get(job.definition_name)
                     try:
                         # One that only another release knows is left to its workers.
                         outcome = self._check_record(job, claim) if definition else None
@@ -216,13 +216,13 @@ class Runner:
         operation = job.operation
         if self._stopping.is_set():
             sentence = operation.description or "Handed over to another worker."
-            return self._record(job, definition, operation.step, Later(0, sentence))
+            return self._write(job, definition, operation.step, Later(0, sentence))
         steps = (definition.undo if operation.undo else definition.steps) if definition else {}
         # A new operation has the step "", so that the API does not have to know the name of the first step.
         step = next((each for each in steps if operation.step in ("", each.value)), None)
         if step is None:
             sentence = "Waiting for a worker of another release of the broker: that release has begun the operation."
-            return self._record(job, definition, operation.step, Later(OTHER_RELEASE_SECONDS, sentence))
+            return self._write(job, definition, operation.step, Later(OTHER_RELEASE_SECONDS, sentence))
         began = time.monotonic()
         try:
             with tracing.span(f"{operation.kind}: {step}"):
@@ -232,7 +232,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the operation must end with a sentence
             result = self._result_of_error(job, step.value, error)
         job.runs.append(StepRun(step.value, began, time.monotonic(), result))
-        return self._record(job, definition, step.value, result)
+        return self._write(job, definition, step.value, result)
 
     def _result_of_error(self, job: Job[Any], name: str, error: Exception) -> Result[Any]:
         """Turn an exception of a step into a retry, or into the first undo step.
@@ -246,7 +246,7 @@ class Runner:
         if trouble is None:
             log.error("step_raised", step=name, exc_info=error)
             trouble = StepTrouble(INTERNAL_ERROR)
-        definition, attempts = self._definitions[job.definition], job.operation.attempts
+        definition, attempts = self._definitions[job.definition_name], job.operation.attempts
         job.late_effect = trouble.late_effect and name in definition.late_effects
         doubt = {"unsure_until": In(LATE_EFFECT_SECONDS)} if job.late_effect else None
         if job.operation.undo and definition.undo_may_fail and attempts >= UNDO_ATTEMPTS:
@@ -276,7 +276,7 @@ class Runner:
         first = next(iter(definition.undo))
         return Next(first, doubt, {"undo": True, "failure": trouble.sentence, "refused": refused})
 
-    def _record(self, job: Job[Any], definition: Definition[Any] | None, name: str, result: Result[Any]) -> Outcome:
+    def _write(self, job: Job[Any], definition: Definition[Any] | None, name: str, result: Result[Any]) -> Outcome:
         """Write the result of a step; return None if the next step follows at once, under the same claim.
 
         The record that a write returns is checked; a result that is not written leaves the one that has been checked.

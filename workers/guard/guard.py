@@ -88,4 +88,4 @@ class Guard:
             self.breaker.record_success()
         else:
             operation_id = self.lease.claim.operation_id if self.lease else ""
-            self.breaker.record_failure(error.in_general(), operation_id, unauthorized=unauthorized)
+            self.breaker.record_failure(error.public_sentence(), operation_id, unauthorized=unauthorized)

@@ -10,7 +10,7 @@ from broker_api.state.records import Kind
 from workers.context import Context
 from workers.engine.definition import Definition
 from workers.engine.runner import Runner
-from workers.operations.atlas_job import OF_OWN_CLUSTER, AtlasJob
+from workers.operations.atlas_job import OWN_CLUSTER_DEFINITION, AtlasJob
 from workers.operations.bind import BIND
 from workers.operations.deprovision import DEPROVISION
 from workers.operations.deprovision_cluster import DEPROVISION_CLUSTER
@@ -21,8 +21,8 @@ from workers.operations.update import UPDATE
 
 DEFINITIONS: dict[str, Definition[Any]] = {
     Kind.PROVISION: PROVISION,
-    OF_OWN_CLUSTER.format(Kind.PROVISION): PROVISION_CLUSTER,
-    OF_OWN_CLUSTER.format(Kind.DEPROVISION): DEPROVISION_CLUSTER,
+    OWN_CLUSTER_DEFINITION.format(Kind.PROVISION): PROVISION_CLUSTER,
+    OWN_CLUSTER_DEFINITION.format(Kind.DEPROVISION): DEPROVISION_CLUSTER,
     Kind.UPDATE: UPDATE,
     Kind.DEPROVISION: DEPROVISION,
     Kind.BIND: BIND,

@@ -31,7 +31,7 @@ OPERATOR_SECONDS = 5.0
 """Pause before a retry that can only succeed after an operator or another release has changed something."""
 
 
-OF_OWN_CLUSTER = "{} of an own cluster"
+OWN_CLUSTER_DEFINITION = "{} of an own cluster"
 """The name of the definition of an operation on an instance with a cluster of its own."""
 
 
@@ -58,11 +58,11 @@ class AtlasJob(Job[AnyResource]):
         self.cluster = self.record.cluster or ""
 
     @property
-    def definition(self) -> str:
+    def definition_name(self) -> str:
         """The name of the definition, which for instances with a cluster of their own may be another one."""
         kind, record = self.operation.kind, self.record
         of_own = isinstance(record, Instance) and record.new_cluster and kind in (Kind.PROVISION, Kind.DEPROVISION)
-        return OF_OWN_CLUSTER.format(kind) if of_own else str(kind)
+        return OWN_CLUSTER_DEFINITION.format(kind) if of_own else str(kind)
 
     @property
     def atlas(self) -> AtlasClient:
