@@ -6,10 +6,14 @@ as many as the quota allows, so that concurrent requests cannot exceed it: two t
 
 import secrets
 from collections.abc import Set as AbstractSet
+from itertools import count, islice
 
 from broker_api.catalog.catalog import Plan
 from broker_api.errors import BadRequest
 from broker_api.state.store import UNLIMITED
+
+MOST_CHOICES = 1000
+"""One of so many free slots is chosen: the fewer they are, the more often requests at the same time decide again."""
 
 
 def free_slot(plan: Plan, user_limit: int | None, taken: AbstractSet[int], *, rotates: bool) -> int:
@@ -34,11 +38,7 @@ def free_slot(plan: Plan, user_limit: int | None, taken: AbstractSet[int], *, ro
             f"This instance has {len(taken)} bindings, and its plan {plan.name} allows {most}. Unbind one that is not "
             "needed, or make another instance."
         )
-    first = limit  # only slots below it are chosen; each taken one above it lowers it by one
-    while first + sum(slot >= first for slot in taken) > limit:
-        first -= 1
-    below = sorted(slot for slot in taken if slot < first)
-    chosen = secrets.randbelow(first - len(below))
-    for slot in below:
-        chosen += slot <= chosen
-    return chosen
+    if limit >= UNLIMITED:
+        return secrets.randbelow(UNLIMITED)  # MongoDB refuses one that is taken, and the request decides again
+    free = (slot for slot in count() if slot not in taken)
+    return secrets.choice(list(islice(free, min(limit - len(taken), MOST_CHOICES))))
