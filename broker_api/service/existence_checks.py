@@ -1,7 +1,6 @@
 """Checks whether an instance or binding exists: for a delete, for an update or bind, and for a poll."""
 
 from collections.abc import Callable
-from itertools import chain
 from typing import TypeVar
 
 from broker_api.errors import ConcurrencyError, ErrStorageFindInstance, Gone, NotFound
@@ -17,7 +16,8 @@ def read_anew(first: AnyResource | None, read: Callable[[], AnyResource | None])
         first: what the checks before the decision have read.
         read: reads it for another decision, after another request has changed it.
     """
-    return chain([first], iter(read, object())).__next__
+    unused = [first]
+    return lambda: unused.pop() if unused else read()
 
 
 def require_deletable(found: AnyResource | None) -> AnyResource:
