@@ -378,6 +378,16 @@ class Instance(Resource):
             return self.owned and not self.legacy
         return not self.legacy and is_default_database(self.database or "", self.instance_id)
 
+    @property
+    def asks_to_drop(self) -> bool:
+        """Whether a deprovision is asked to drop the database, which it does not do if it was never in use."""
+        return self.was_ready and self.parameters.get("policy-on-delete") == "drop"
+
+    @property
+    def drops_database(self) -> bool:
+        """Whether a deprovision drops the database: only one that the instance owns."""
+        return self.asks_to_drop and self.owns_database
+
 
 class Binding(Resource):
     """A service binding: a database user.

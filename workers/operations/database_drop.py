@@ -83,10 +83,7 @@ def another_will_drop(job: AtlasJob[Instance], instance: Instance) -> bool:
 
     Data that is written to it before the drop would be lost.
     """
-    return any(
-        other.phase is Phase.DELETING and other.parameters.get("policy-on-delete") == "drop" and other.owns_database
-        for other in job.context.store.sharing(instance)
-    )
+    return any(other.phase is Phase.DELETING and other.drops_database for other in job.context.store.sharing(instance))
 
 
 def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:

@@ -42,7 +42,7 @@ def check(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Refuse to drop a database that another instance uses, before anything is removed."""
     if job.record.was_ready:
         ensure_reservation(job)
-    if _drops(job):
+    if job.record.drops_database:
         if not begin_drop(job):
             return _wait_for_other_drop(job)
         with suppress(ClusterGoneError):  # a cluster that cannot be used fails here, before a binding is removed
@@ -54,7 +54,7 @@ def unbind(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Remove the bindings of the instance first."""
     if wait := remove_bindings(job):
         return wait
-    if _drops(job):
+    if job.record.drops_database:
         return Next(Step.CREATE_TEMPORARY_USER)
     return Next(Step.FINISH)  # an earlier attempt, which had to drop the database, may have left a temporary user
 
@@ -126,7 +126,7 @@ def wait_applied(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 def drop_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     """Drop the database if no other instance uses it; try again while the cluster cannot be reached."""
     _check_in_time(job)
-    if not _drops(job):
+    if not job.record.drops_database:
         return Next(Step.FINISH)
     ensure_reservation(job)
     if not begin_drop(job):
@@ -152,15 +152,14 @@ def finish(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if wait := job.wait_for_late_effect() or withdraw_access(job):
         return wait
     instance = with_project(job)
-    if _drops(job):
+    if instance.drops_database:
         job.context.reservations.dropped(instance)
     elif instance.was_ready:
         job.context.reservations.leave(instance)
     elif instance.database:
         job.context.reservations.withdraw(instance)
     sentence = "The instance is gone."
-    asked_to_drop = instance.was_ready and instance.parameters.get("policy-on-delete") == "drop"
-    if asked_to_drop and not _drops(job):
+    if instance.asks_to_drop and not instance.drops_database:
         sentence += (
             f" The database {instance.database} on {job.cluster} was kept, since it may hold data that was not this "
             "instance's. If it is not needed, ask the cluster's administrators to drop it."
@@ -174,12 +173,6 @@ def give_up(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     job.context.reservations.end_drop(with_project(job), job.record.instance_id)
     phase = Phase.READY if job.record.was_ready else Phase.FAILED
     return job.wait_for_late_effect() or Done(phase, "", _NO_TEMPORARY_USER)
-
-
-def _drops(job: AtlasJob[Instance]) -> bool:
-    """Return whether the database is dropped: only one that was ready once, and that the instance owns."""
-    record = job.record
-    return record.was_ready and record.owns_database and record.parameters.get("policy-on-delete") == "drop"
 
 
 def _wait_for_other_drop(job: AtlasJob[Instance]) -> Later[InstanceFields]:
