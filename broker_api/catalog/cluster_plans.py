@@ -72,16 +72,11 @@ def cluster_properties(new_cluster: Mapping[str, Any], tiers: Sequence[str], *, 
         tiers: The tiers that users may choose.
         creating: Whether the schemas are for a provision; only those have defaults.
     """
-
-    def default(value: object) -> JsonObject:
-        return {"default": value} if creating else {}
-
     properties: JsonObject = {
         "provider": {
             "type": "string",
             "description": "The cloud that the cluster runs in. It cannot be changed.",
             "enum": list(PROVIDERS),
-            **default(PROVIDERS[0]),
         },
         "region": {
             "type": "string",
@@ -97,7 +92,6 @@ def cluster_properties(new_cluster: Mapping[str, Any], tiers: Sequence[str], *, 
             "type": "string",
             "description": "The size of the cluster's nodes.",
             "enum": list(tiers),
-            **default(tiers[0]),
         },
         "disk_size_gb": {
             "type": "integer",
@@ -111,14 +105,35 @@ def cluster_properties(new_cluster: Mapping[str, Any], tiers: Sequence[str], *, 
             "pattern": "^[0-9]{1,3}[.][0-9]{1,3}$",
             "not": {"pattern": "[^0-9.]"},
         },
-        "backup": {"type": "boolean", "description": "Whether Atlas backs the cluster up.", **default(value=True)},
+        "backup": {"type": "boolean", "description": "Whether Atlas backs the cluster up."},
         "termination_protection": {
             "type": "boolean",
             "description": "Whether Atlas refuses to terminate the cluster; then the instance cannot be deleted.",
-            **default(value=False),
         },
     }
-    return {name: properties[name] for name in PARAMETERS_BY_KIND[new_cluster["kind"]] if name not in new_cluster}
+    kind = new_cluster["kind"]
+    for name, value in _defaults(kind, tiers).items() if creating else ():
+        properties[name]["default"] = value
+    return {name: properties[name] for name in PARAMETERS_BY_KIND[kind] if name not in new_cluster}
+
+
+def _defaults(kind: str, tiers: Sequence[str]) -> JsonObject:
+    """Return the values of the parameters that have a default of the broker; the others are left to Atlas."""
+    values = {"provider": PROVIDERS[0], "tier": tiers[0], "backup": True, "termination_protection": False}
+    return {name: value for name, value in values.items() if name in PARAMETERS_BY_KIND[kind]}
+
+
+def with_defaults(new_cluster: Mapping[str, Any], parameters: Mapping[str, Any], tiers: Sequence[str]) -> JsonObject:
+    """Return the values of a cluster's parameters, except for those that are left to Atlas.
+
+    Args:
+        new_cluster: The plan's field.
+        parameters: The parameters of the instance.
+        tiers: The tiers that users may choose; the first one is the default.
+    """
+    provider, region = place(new_cluster, parameters)
+    values = _defaults(new_cluster["kind"], tiers) | chosen(new_cluster, parameters)
+    return {**values, "provider": provider, "region": region}
 
 
 def chosen(new_cluster: Mapping[str, Any], parameters: Mapping[str, Any]) -> JsonObject:

@@ -8,7 +8,16 @@ from workers.atlas.client import Cluster
 from workers.atlas.models import ClusterChanges
 from workers.engine.results import FailedError, Later
 from workers.operations.atlas_job import AtlasJob
-from workers.operations.own_cluster import NO_ROOM, is_own_cluster, look, look_again, no_room, not_own, wait_for_turn
+from workers.operations.own_cluster import (
+    NO_ROOM,
+    cluster_values,
+    is_own_cluster,
+    look,
+    look_again,
+    no_room,
+    not_own,
+    wait_for_turn,
+)
 
 
 def requested_changes(before: Instance, after: Instance) -> dict[str, Any]:
@@ -65,8 +74,7 @@ def take_back(job: AtlasJob[Instance], changes: dict[str, Any]) -> None:
     cluster = look(job)
     if cluster is None or not is_own_cluster(job, cluster):
         return
-    defaults = {"tier": job.config.CLUSTER_TIERS[0], "backup": True, "termination_protection": False}
-    before = defaults | chosen(job.record.new_cluster or {"kind": "flex"}, job.record.parameters)
+    before = cluster_values(job)
     made = {name for name, value in _values_of(cluster).items() if name in changes and changes[name] == value}
     request(job, cluster, {name: before[name] for name in made if name in before and name not in UPWARDS})
 

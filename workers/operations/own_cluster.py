@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import structlog
 
-from broker_api.catalog.cluster_plans import chosen, place
+from broker_api.catalog.cluster_plans import with_defaults
 from broker_api.state.records import Instance, State
 from workers.atlas.client import (
     Cluster,
@@ -59,31 +59,30 @@ def look_again(job: AtlasJob[Instance], state: str) -> Later[Any]:
         job: The operation.
         state: Atlas's name of the cluster's state.
     """
-    kind, (provider, region) = kind_of(job.record), place(job.record.new_cluster or {}, job.record.parameters)
-    tier = _values(job).get("tier") or job.config.CLUSTER_TIERS[0]
-    size = "Flex" if kind == "flex" else f"tier {tier}"
+    kind, values = kind_of(job.record), cluster_values(job)
+    size = "Flex" if kind == "flex" else f"tier {values['tier']}"
     doing = _DOING.get(state, "preparing")
     since = _duration(job.context.store.now() - job.operation.accepted)
-    sentence = f"Atlas is {doing} the cluster {job.cluster} ({size}, {provider} {region}), for {since}."
+    sentence = (
+        f"Atlas is {doing} the cluster {job.cluster} ({size}, {values['provider']} {values['region']}), for {since}."
+    )
     return Later(job.context.cluster_polls.seconds[kind], sentence, operation=ANSWERED)
 
 
 def new_cluster(job: AtlasJob[Instance]) -> NewCluster:
     """Return the cluster to create, with its name and operation as they are stored."""
-    values, kind = _values(job), kind_of(job.record)
-    provider, region = place(job.record.new_cluster or {}, job.record.parameters)
-    dedicated = kind == "dedicated"
+    values = cluster_values(job)
     return NewCluster(
         name=job.cluster,
-        kind=kind,
-        provider=provider,
-        region=region or "",
+        kind=kind_of(job.record),
+        provider=values["provider"],
+        region=values["region"] or "",
         tags=cluster_tags(job.context, job.record),
-        termination_protection=values.get("termination_protection", False),
-        tier=values.get("tier", job.config.CLUSTER_TIERS[0]) if dedicated else None,
+        termination_protection=values["termination_protection"],
+        tier=values.get("tier"),
         disk_size_gb=values.get("disk_size_gb"),
         major_version=values.get("mongodb_version"),
-        backup=values.get("backup", True) if dedicated else None,
+        backup=values.get("backup"),
     )
 
 
@@ -161,8 +160,10 @@ def not_own(job: AtlasJob[Instance]) -> FailedError:
     )
 
 
-def _values(job: AtlasJob[Instance]) -> dict[str, Any]:
-    return chosen(job.record.new_cluster or {"kind": "dedicated"}, job.record.parameters)
+def cluster_values(job: AtlasJob[Instance]) -> dict[str, Any]:
+    """Return the values of the parameters of the instance's own cluster, chosen or by default."""
+    new_cluster = job.record.new_cluster or {"kind": kind_of(job.record)}
+    return with_defaults(new_cluster, job.record.parameters, job.config.CLUSTER_TIERS)
 
 
 def _duration(time: timedelta) -> str:
