@@ -58,7 +58,7 @@ EVENTS: dict[str, str] = {
     "private_endpoint_not_chosen": "A cluster has several private endpoints and none was chosen; the first is used.",
     "project_nearly_full_of_users": "The project has nearly as many database users as Atlas allows.",
     "rate_limit_near": "The rate bucket of the project is nearly empty; calls are slowed down.",
-    "rate_limited": "Atlas answered 429; no call is made for this project until the time that it names.",
+    "rate_limited": "Atlas answered 429; this process makes no call for the project until the time that it names.",
     "reconcile_failed": "The users of a project could not be compared with its bindings.",
     "record_tampered": "Something other than the broker has changed a document in MongoDB; it is refused.",
     "redis_back": "Redis can be used again.",

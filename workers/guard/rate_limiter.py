@@ -1,7 +1,8 @@
 """Slows down all workers of an Atlas project when the rate bucket of the project is nearly empty.
 
-This should prevent a 429. After a 429 no call is sent to the project until the time that Atlas names. The library
-``limits`` counts in the Redis that all workers share; while Redis cannot be reached, each process counts alone.
+This should prevent a 429. After a 429 the process sends no call to the project until the time that Atlas names; the
+others learn of it by an answer of their own. The library ``limits`` counts in the Redis that all workers share; while
+Redis cannot be reached, each process counts alone.
 """
 
 import math
