@@ -103,7 +103,6 @@ ALLOWED = {
     "workers/job_states.py": "until when a job waits, as Flower shows it",
     "workers/atlas/": "how long a token lives, and what a Retry-After that is a date means: Atlas's own times",
     "broker_api/server.py": "which directories of servers that were killed are old: of this machine, by its own clock",
-    "workers/operations/database_drop.py": "when Atlas removes a temporary user by itself: hours away, a safety net",
 }
 
 

@@ -5,7 +5,7 @@ Atlas deletes that user at the end of its lifetime if the broker does not.
 """
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from broker_api.state.database_reservations import Reservation
 from broker_api.state.records import HOLDS_NOTHING, Instance, Phase
@@ -100,7 +100,7 @@ def temporary_user(job: AtlasJob[Instance]) -> DatabaseUser:
         scopes=(job.cluster,),
         labels=labels(job.context, job.record),
         description="Made by Atlas Broker to drop a database",
-        delete_after=datetime.now(UTC) + timedelta(hours=TEMPORARY_USER_HOURS),
+        delete_after=job.context.store.now() + timedelta(hours=TEMPORARY_USER_HOURS),
     )
 
 
