@@ -90,6 +90,7 @@ class LeaseKeeper:
             with self._lock:
                 held = list(self._held)
             for lease in held:
+                ids = {"key": lease.claim.record.key, "operation": lease.claim.operation_id}
                 asked_at = time.monotonic()
                 try:
                     self.claims.renew(lease.claim)
@@ -97,5 +98,6 @@ class LeaseKeeper:
                 except LeaseLostError:
                     lease.lost = True
                 except ErrStorageMongoConnection as error:
-                    ids = {"key": lease.claim.record.key, "operation": lease.claim.operation_id}
                     log.warning("lease_not_renewed", **ids, reason=error.reason)
+                except Exception:  # a defect must not end the renewal of the other leases
+                    log.exception("lease_not_renewed", **ids)
