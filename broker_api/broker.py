@@ -56,10 +56,7 @@ class Broker:
         self._environ = os.environ if environ is None else environ
         self._config = config
         self.settings = settings.load(self._environ, "api", config)
-        try:
-            Catalog(self.settings.config, self.settings.plans)
-        except RecursionError:
-            raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
+        Catalog(self.settings.config, self.settings.plans)
 
     @functools.cached_property
     def app(self) -> Flask:

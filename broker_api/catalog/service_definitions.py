@@ -172,7 +172,10 @@ def read_services(broker: object) -> list[ServiceDefinition]:
     """
     services = []
     for raw in broker if isinstance(broker, list | tuple) else [broker]:
-        plain = _plain(raw)
+        try:
+            plain = _plain(raw)
+        except RecursionError:
+            raise SettingError("Config.broker: must hold JSON values only, nothing that contains itself") from None
         try:
             services.append(ServiceDefinition.model_validate_json(json.dumps(plain)))
         except ValidationError as mistakes:

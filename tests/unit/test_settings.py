@@ -13,6 +13,7 @@ from celery.concurrency.thread import TaskPool
 from click.testing import CliRunner
 
 from broker_api.broker import Broker
+from broker_api.catalog.catalog import Catalog
 from broker_api.cli import cli
 from broker_api.config import Config
 from broker_api.errors import SettingError
@@ -20,6 +21,7 @@ from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import Part, Settings, load
 from tests.dev.processes import CHECKOUT, run_to_end, script
 from tests.docs.settings_page import page
+from tests.unit import broken_config
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()  # the same in each process that collects these tests
 WORKS = {
@@ -422,6 +424,8 @@ def test_a_broker_with_a_wrong_setting_is_refused_with_one_line(variable: str, v
 def test_a_config_that_contains_itself_is_one_line_too() -> None:
     with pytest.raises(SettingError, match=r"^Config\.broker: must hold JSON values only[^\n]+$"):
         Broker(environ={**WORKS, "BROKER_CONFIG": "tests.unit.broken_config:endless"})
+    with pytest.raises(SettingError, match=r"^Config\.broker: must hold JSON values only[^\n]+$"):
+        Catalog(broken_config.endless())
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "x"])
