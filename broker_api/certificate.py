@@ -10,7 +10,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-class Certificate:
+class ServerCertificate:
     """A certificate and its private key, in PEM files that may be replaced at any time.
 
     Args:

@@ -28,9 +28,9 @@ from broker_api.settings.users import User, UserRole, read_users
 
 MEMORY_KIB, ITERATIONS, LANES = 19_456, 2, 1
 """The cost of a new hash, as OWASP recommends it: some 20 ms and 19 MiB."""
-FAILURES = 20
+MOST_FAILURES = 20
 """How many failures a name and address may have at once, and so many more a minute."""
-REFILL_SECONDS = 60 / FAILURES
+REFILL_SECONDS = 60 / MOST_FAILURES
 REMEMBERED = 10_000
 """How many names and addresses, and wrong passwords, are remembered at most."""
 CHECKS_AT_ONCE = 2
@@ -164,9 +164,9 @@ class _Failures:
 
         def changed(bucket: tuple[float, float] | None) -> tuple[float, float]:
             nonlocal left
-            before, at = bucket or (float(FAILURES), now)
-            filled = min(float(FAILURES), before + (now - at) / REFILL_SECONDS)
-            left = min(float(FAILURES), filled + number)
+            before, at = bucket or (float(MOST_FAILURES), now)
+            filled = min(float(MOST_FAILURES), before + (now - at) / REFILL_SECONDS)
+            left = min(float(MOST_FAILURES), filled + number)
             return (filled if left < 0 else left), now
 
         self._buckets.change(pair, changed)

@@ -28,12 +28,12 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from broker_api.certificate import Certificate
+from broker_api.certificate import ServerCertificate
 from broker_api.server_connection import HEADER_BYTES, LINE_BYTES
-from broker_api.server_worker import CONNECTIONS, Worker
-from broker_api.service.operation_watcher import MOST_WAITING
+from broker_api.server_worker import CLIENT_CONNECTIONS, Worker
+from broker_api.service.operation_watcher import MOST_WAITING_REQUESTS
 
-THREADS = MOST_WAITING + 64
+THREADS = MOST_WAITING_REQUESTS + 64
 """A request that waits for its job occupies a thread; 64 more threads answer all other requests."""
 GRACE_SECONDS = 10
 """How many seconds a process may take to stop, beyond the longest wait for a job."""
@@ -182,7 +182,7 @@ def serve(
     listener: socket.socket,
     longest_wait: float,
     processes: int = 1,
-    certificate: Certificate | None = None,
+    certificate: ServerCertificate | None = None,
 ) -> None:
     """Serve an app until a signal stops the process. Requests that have begun are finished first.
 
@@ -231,8 +231,8 @@ def _allowed_connections() -> int:
     """Raise the limit of open files as far as the system allows, and return how many connections fit into it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard == resource.RLIM_INFINITY or hard >= CONNECTIONS + OTHER_FILES:
-        return CONNECTIONS
+    if hard == resource.RLIM_INFINITY or hard >= CLIENT_CONNECTIONS + OTHER_FILES:
+        return CLIENT_CONNECTIONS
     allowed = max(MIN_CONNECTIONS, hard - OTHER_FILES)
-    log.warning("open_files_limited", open_files=hard, needed=CONNECTIONS + OTHER_FILES, connections=allowed)
+    log.warning("open_files_limited", open_files=hard, needed=CLIENT_CONNECTIONS + OTHER_FILES, connections=allowed)
     return allowed

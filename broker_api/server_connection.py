@@ -33,9 +33,9 @@ BODY_SECONDS = 30
 """How many seconds a client has for the body of a request, from the end of the head."""
 PATIENCE_SECONDS = 0.05
 """How long the rest of a body is awaited before the app is asked: most clients send it right after the head."""
-ANSWER_SECONDS = 30
+ANSWER_READ_SECONDS = 30
 """How many seconds a client has for reading an answer."""
-IDLE_SECONDS = 65
+CONNECTION_IDLE_SECONDS = 65
 """How many seconds a connection may be open without a request."""
 LINGER_SECONDS = 2
 """How many seconds the server waits for the client to close first, so that the client gets the answer."""
@@ -293,7 +293,7 @@ class Connection:
 
     def _head_arrives(self) -> Talk:
         """Return whether a head is there, or too much for one; if not, the client has left."""
-        searched, deadline = 0, time.monotonic() + IDLE_SECONDS
+        searched, deadline = 0, time.monotonic() + CONNECTION_IDLE_SECONDS
         while True:
             if self.received and not searched:
                 deadline = time.monotonic() + HEAD_SECONDS
@@ -369,7 +369,7 @@ class Connection:
 
     def _send(self, *, keep: bool) -> Talk:
         """Send the answer; return ``keep``."""
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + ANSWER_READ_SECONDS
         while events := self.push():
             yield Wait(events, deadline)
         return keep

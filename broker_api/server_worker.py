@@ -54,7 +54,7 @@ from broker_api.server_connection import (
     Work,
 )
 
-CONNECTIONS = 4096
+CLIENT_CONNECTIONS = 4096
 """How many connections a process has at most; when there are more, the one that has waited longest is closed.
 
 Half of them may wait for one address, which may be a proxy with all platforms behind it. Above that, the address loses
@@ -63,10 +63,10 @@ its own connection that has waited longest. So it can not use up the connections
 HELD_BYTES = 33_554_432
 """How much unfinished requests and unread answers may take together; above it, the oldest ones are closed."""
 ACCEPTED_AT_ONCE = 16
-LOOK_SECONDS = 0.5
+DEADLINE_CHECK_SECONDS = 0.5
 """How often the deadlines of all connections are checked."""
 SOON_SECONDS = 0.02
-"""How often deadlines are checked that end within ``LOOK_SECONDS``."""
+"""How often deadlines are checked that end within ``DEADLINE_CHECK_SECONDS``."""
 REPORT_SECONDS = 10
 """Closed connections are logged at most this often."""
 READY_THREADS = 2
@@ -189,7 +189,7 @@ class Worker(ThreadWorker):
         if wait.idle and not self.alive:
             wait = wait._replace(deadline=min(wait.deadline, now + LINGER_SECONDS))
         client.wait = wait
-        if wait.deadline < now + LOOK_SECONDS:
+        if wait.deadline < now + DEADLINE_CHECK_SECONDS:
             self._soon.add(client)
         self._waiting.setdefault(client)
         of_address = self._of_address[client.address]
@@ -239,7 +239,7 @@ class Worker(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what has happened; return after some time at the latest."""
-        super().wait_for_and_dispatch_events(min(timeout, SOON_SECONDS if self._soon else LOOK_SECONDS))
+        super().wait_for_and_dispatch_events(min(timeout, SOON_SECONDS if self._soon else DEADLINE_CHECK_SECONDS))
 
     def murder_pending(self) -> None:
         """Close connections whose clients are late; gunicorn calls this after each round."""
@@ -247,7 +247,7 @@ class Worker(ThreadWorker):
         for client in [*self._soon]:
             self._look(client, now)
         if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+            self._next_look = now + DEADLINE_CHECK_SECONDS
             for client in [*self._waiting]:
                 self._look(client, now)
         if self._shed and now >= self._next_report:

@@ -31,7 +31,7 @@ from workers.operations import compose_runner
 
 TICK_SECONDS = 0.04
 THREADS = 16
-LOOK_SECONDS = {"dedicated": 0.3, "flex": 0.1}
+POLL_SECONDS = {"dedicated": 0.3, "flex": 0.1}
 """The interval of looks at clusters under way, shorter than that of the product."""
 OPEN = {"operation.open": True, "operation.due": {"$gte": EPOCH}}
 """Open operations; they all are due after that time, which MongoDB needs to use their index."""
@@ -63,7 +63,7 @@ class InThisProcess:
 def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InThisProcess]:
     """Serve the API and run the operations of a stack whose processes are not started."""
     context = compose(load(stack.worker_settings, "worker", config))
-    context.cluster_polls.seconds = dict(LOOK_SECONDS)
+    context.cluster_polls.seconds = dict(POLL_SECONDS)
     working = threading.Thread(target=_work, args=(context,))
     sweeper = Sweeper(
         store=context.store,

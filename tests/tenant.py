@@ -11,7 +11,7 @@ from uuid import uuid4
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from broker_api.jobs.queue import PAUSE_SECONDS
+from broker_api.jobs.queue import FAILURE_PAUSE_SECONDS
 from tests.osb_client import Answer, OsbClient, growing_pauses
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def in_time(ask: Callable[[], Answer]) -> Answer:
         assert answer.seconds < ACCEPTED_SECONDS
         if answer.seconds < PROMISED_SECONDS:
             return answer
-        time.sleep(PAUSE_SECONDS + 0.1)
+        time.sleep(FAILURE_PAUSE_SECONDS + 0.1)
     raise AssertionError(f"five requests took more than {PROMISED_SECONDS:g} s each")
 
 

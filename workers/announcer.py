@@ -21,7 +21,7 @@ from broker_api.state.announcements import (
 )
 from workers.context import Context
 
-LOOK_SECONDS = 0.5
+CONSUMER_CHECK_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Announcer:
     def _run(self) -> None:
         announced: Collection[str] = []
         due_at = 0.0
-        while not self._context.stopping.wait(LOOK_SECONDS):
+        while not self._context.stopping.wait(CONSUMER_CHECK_SECONDS):
             try:
                 queues = self._consumed_queues()
                 if queues == announced and (not queues or time.monotonic() < due_at):

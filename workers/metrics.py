@@ -46,7 +46,7 @@ RETRIES = Counter("atlas_broker_retries", "Steps of operations that are tried ag
 TAKEOVERS = Counter(
     "atlas_broker_lease_takeovers", "Operations that were taken over from a worker whose lease had expired.", ("type",)
 )
-OPERATION_SECONDS = Histogram(
+PHASE_SECONDS = Histogram(
     "atlas_broker_operation_seconds",
     "How long the phases of operations took.",
     ("type", "phase"),
@@ -55,7 +55,7 @@ OPERATION_SECONDS = Histogram(
 
 
 @dataclass(frozen=True)
-class Progress:
+class OperationTimes:
     """When an operation has reached its phases, in monotonic seconds of this process.
 
     Attributes:
@@ -73,9 +73,9 @@ class Progress:
         now = time.monotonic()
         taken = now if self.changed is None else self.changed
         with COUNTING:
-            OPERATION_SECONDS.labels(self.kind, "atlas").observe(max(0.0, taken - self.claimed))
+            PHASE_SECONDS.labels(self.kind, "atlas").observe(max(0.0, taken - self.claimed))
             if self.changed is not None:
-                OPERATION_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
+                PHASE_SECONDS.labels(self.kind, "applying").observe(now - self.changed)
 
 
 def serve(port: int, probes: Mapping[str, Probe], *, processes: bool) -> None:

@@ -28,7 +28,7 @@ SWEEPER_SECONDS = 300.0
 """The same for the sweeper, whose rounds may wait for MongoDB."""
 QUERIES_OF_A_ROUND = 10
 """So many queries may run into their time limit in one round of the sweeper."""
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_RETRY_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +113,7 @@ def try_credentials(context: Context) -> None:
                     refused.add(project.client.project_id)
                     log.error("credentials_refused", project=project.client.project_id, reason=reason)
             untried = [project for project in untried if not project.breaker.has_succeeded]
-            pause = min(LONGEST_PAUSE_SECONDS, 1.0 + 2 * pause)
+            pause = min(LONGEST_RETRY_SECONDS, 1.0 + 2 * pause)
 
     threading.Thread(target=run, name="credentials", daemon=True).start()
 

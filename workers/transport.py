@@ -45,13 +45,13 @@ from workers.queue_order import QueueOrder
 CONNECTION_LOST: tuple[type[Exception], ...] = (RedisError, OSError)
 """Exceptions of Redis and the network; any other exception comes from the message."""
 LONGEST_PAUSE_SECONDS = 3
-ANSWER_SECONDS = 2.0
+BRPOP_SECONDS = 2.0
 """How long to wait for the answer to a BRPOP, which comes within a second."""
 ACTIVE_SECONDS = 10.0
 """After so many seconds without an answer to a BRPOP the consumer counts as stuck."""
 AGAIN_SECONDS = 0.1
 """How long to wait for a job of some queues, before it is asked again whether there is a thread for the others."""
-MOST_EVENTS = 1000
+MOST_UNSENT_EVENTS = 1000
 HEARTBEAT = "worker.heartbeat"
 
 OUTAGE = OutageLog("receiving jobs")
@@ -134,7 +134,7 @@ class Channel(redis_transport.Channel):
 
     def close(self) -> None:
         """Close the connections; when Redis is lost, send nothing and wait for nothing."""
-        if self._in_poll and not OUTAGE.ongoing and not self._in_poll.can_read(timeout=ANSWER_SECONDS):
+        if self._in_poll and not OUTAGE.ongoing and not self._in_poll.can_read(timeout=BRPOP_SECONDS):
             OUTAGE.failed(TimeoutError())
         if OUTAGE.ongoing:
             self._in_poll = False
@@ -167,7 +167,7 @@ class Dispatcher(CeleryDispatcher):
 
     def __init__(self, connection: Connection | None = None, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(connection, **{**options, "buffer_while_offline": False})
-        self._outbound_buffer: deque[tuple[object, str]] = deque(maxlen=MOST_EVENTS)
+        self._outbound_buffer: deque[tuple[object, str]] = deque(maxlen=MOST_UNSENT_EVENTS)
 
     def _publish(self, event: object, producer: object, routing_key: str, **_: object) -> None:
         lost = None

@@ -10,7 +10,7 @@ from broker_api.config import Config
 from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
 
-MAX_BYTES = 262_144
+MAX_BODY_BYTES = 262_144
 """The limit of a request's body, and of an instance's parameters, to which each update may add."""
 
 
@@ -30,14 +30,14 @@ def check_schema(schema: JsonObject, parameters: JsonObject) -> None:
 
 
 def check_size(parameters: JsonObject) -> None:
-    """Check that an instance's parameters together have at most ``MAX_BYTES`` as JSON.
+    """Check that an instance's parameters together have at most ``MAX_BODY_BYTES`` as JSON.
 
     Raises:
         BadRequest: the parameters are too large.
     """
-    if len(json.dumps(parameters, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
+    if len(json.dumps(parameters, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BODY_BYTES:
         raise BadRequest(
-            f"parameters must have at most {MAX_BYTES} bytes, those that the instance has already included."
+            f"parameters must have at most {MAX_BODY_BYTES} bytes, those that the instance has already included."
         )
 
 

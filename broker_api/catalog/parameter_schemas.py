@@ -26,7 +26,7 @@ MAX_SCHEMA_CHARACTERS = 65_536
 EXPIRES_IN_SECONDS = (60, 604_800)
 """The shortest and the longest time until Atlas removes a user by itself; Atlas allows at most a week."""
 PRIVATE_ENDPOINT = "private-endpoint"
-CONNECTIONS = ("standard", "private", PRIVATE_ENDPOINT)
+CONNECTION_KINDS = ("standard", "private", PRIVATE_ENDPOINT)
 DELETE_POLICIES = ("retain", "drop")
 
 _FORBIDDEN_NAMES: JsonObject = {
@@ -83,7 +83,7 @@ def instance_schema(
         "connection": {
             "type": "string",
             "description": "Which of the cluster's connection strings bindings get.",
-            "enum": list(CONNECTIONS),
+            "enum": list(CONNECTION_KINDS),
             **({"default": "standard"} if creating else {}),
         },
         "endpoint": {

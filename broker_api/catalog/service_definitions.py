@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from broker_api.authentication import Authentication
 from broker_api.catalog.cluster_plans import SECONDS as NEW_CLUSTER_SECONDS
 from broker_api.catalog.cluster_plans import NewClusterDefinition
-from broker_api.catalog.parameter_schemas import CONNECTIONS
+from broker_api.catalog.parameter_schemas import CONNECTION_KINDS
 from broker_api.errors import SettingError
 from broker_api.json_types import JsonObject
 
@@ -53,8 +53,8 @@ def _semantic(version: str) -> str:
 
 
 def _known_connection(connection: str) -> str:
-    if connection not in CONNECTIONS:
-        raise ValueError(f"must be one of {', '.join(CONNECTIONS)}")
+    if connection not in CONNECTION_KINDS:
+        raise ValueError(f"must be one of {', '.join(CONNECTION_KINDS)}")
     return connection
 
 

@@ -31,15 +31,15 @@ QUEUES: dict[str, str] = {
 }
 """The queue of each job. Each kind of work has its own queue, so that it can have its own worker pods."""
 
-PAUSE_SECONDS = 2.0
+FAILURE_PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure."""
 SOCKET_SECONDS = 0.5
 """The timeout of each connection attempt, read and write."""
-CONNECTIONS = 10
+SEND_CONNECTIONS = 10
 """How many jobs can be sent at the same time."""
 _SENDING: JsonObject = {
     "broker_connection_timeout": 1,
-    "broker_pool_limit": CONNECTIONS,
+    "broker_pool_limit": SEND_CONNECTIONS,
     "task_publish_retry": False,
     "task_serializer": "json",
     "task_ignore_result": True,
@@ -64,7 +64,7 @@ class Queue:
         timeouts = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
         options = celery_settings(redis, "broker_api.jobs.redis_transport:Transport", timeouts)
         self._app.config_from_object({**options, **_SENDING})
-        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(SEND_CONNECTIONS)
         self._silent_until = 0.0
         self._outage = OutageLog("sending jobs")
         self._probe = redis.client(SOCKET_SECONDS)
@@ -99,7 +99,7 @@ class Queue:
                     if self._outage.ongoing:
                         self._outage.recovered()
             except Exception as error:  # noqa: BLE001 - whatever the transport raises, the sweeper sends it later
-                self._silent_until = time.monotonic() + PAUSE_SECONDS
+                self._silent_until = time.monotonic() + FAILURE_PAUSE_SECONDS
                 self._outage.failed(error)
                 result, failure = FAILED, sentence(error)
             finally:

@@ -12,7 +12,7 @@ from broker_api.operator import options, output
 from broker_api.operator.session import Session, opened
 from broker_api.state.housekeeping import RECONCILED
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @click.command()
@@ -54,7 +54,7 @@ def _result(session: Session, run: str, wait: int) -> JsonObject:
                 f"No result after {wait} s: see whether a worker serves the queue maintenance, and its log. The "
                 "message stays in the queue."
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return {
         "users_without_binding": stored["orphans"],
         "bindings_without_user": stored["missing"],

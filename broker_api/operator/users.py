@@ -7,7 +7,7 @@ import click
 from broker_api.logins import make_hash
 from broker_api.operator import options, output
 
-MAX_BYTES = 1024
+MAX_PASSWORD_BYTES = 1024
 
 
 @click.group()
@@ -26,12 +26,12 @@ def hash_password(*, as_json: bool) -> None:
         if sys.stdin.isatty():
             password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         else:
-            password = sys.stdin.readline(MAX_BYTES + 2).rstrip("\r\n")
+            password = sys.stdin.readline(MAX_PASSWORD_BYTES + 2).rstrip("\r\n")
         length = len(password.encode())
     except UnicodeError:
         raise click.ClickException("The password must be text in UTF-8.") from None
-    if not 0 < length <= MAX_BYTES:
-        raise click.ClickException(f"The password must have 1 to {MAX_BYTES} bytes.")
+    if not 0 < length <= MAX_PASSWORD_BYTES:
+        raise click.ClickException(f"The password must have 1 to {MAX_PASSWORD_BYTES} bytes.")
     made = make_hash(password)
     if as_json:
         output.show_record({"hash": made}, as_json=True)

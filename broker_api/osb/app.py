@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, request
 
-from broker_api.catalog.parameter_checks import MAX_BYTES
+from broker_api.catalog.parameter_checks import MAX_BODY_BYTES
 from broker_api.logins import Logins
 from broker_api.osb import openapi
 from broker_api.osb.api_versions import NEWEST, known_catalog, minor
@@ -38,7 +38,7 @@ def create_app(
     service: Service,
     users: Mapping[str, str],
     *,
-    max_body_bytes: int = MAX_BYTES,
+    max_body_bytes: int = MAX_BODY_BYTES,
     is_stopping: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Flask:

@@ -20,13 +20,12 @@ from broker_api.errors import BadRequest
 from broker_api.json_types import JsonObject
 from broker_api.service.operation_views import STATES, OperationReader, duration, duration_text
 from broker_api.service.schemas import MAX_ID_LENGTH
+from broker_api.state.open_operations import LONG_SECONDS
 from broker_api.state.operator_queries import Cursor, OperationFilter
 from broker_api.state.records import Kind, State
 
 PATH: Final = "/operations"
 ROWS = 50
-LONG_SECONDS, VERY_LONG_SECONDS = 120, 600
-"""After so long an operation in progress is marked."""
 
 _QUERY_FIELDS = ("state", "type", "older-than", "instance", "waiting-on")
 _AFTER = "after"
@@ -137,7 +136,7 @@ def _row(found: JsonObject) -> JsonObject:
     """Return an operation with what the templates add: how it is marked, and its moments in one form."""
     in_progress = found["state"] == State.IN_PROGRESS
     age = found.get("age_seconds", 0)
-    late = "very-late" if age > VERY_LONG_SECONDS else "late" if age > LONG_SECONDS else ""
+    late = "very-late" if age > LONG_SECONDS[1] else "late" if age > LONG_SECONDS[0] else ""
     return found | {"mark": found["state"].split(",")[0].replace(" ", "-"), "late": late if in_progress else ""}
 
 

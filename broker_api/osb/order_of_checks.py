@@ -31,8 +31,8 @@ from broker_api.state.records import user_of
 
 PROBES = frozenset({"health", "live", "ready"})
 """Endpoints without authentication, for orchestrators."""
-DISCARDED_BYTES = 4_194_304
-"""How many bytes of the body of a refused request are read at most."""
+REFUSED_BODY_BYTES = 4_194_304
+"""How many bytes of a refused body are read at most, where a server is used that does not read them itself."""
 
 
 def check_requests(app: Flask, logins: Logins) -> None:
@@ -77,7 +77,7 @@ def _complete(response: Response) -> Response:
     # Unread bytes break the connection. The app cannot close the connection properly: ``Connection`` is a header of
     # the server (PEP 3333).
     if "wsgi.input_terminated" in request.environ:  # otherwise reading to the end might never return
-        body, left = request.environ["wsgi.input"], DISCARDED_BYTES
+        body, left = request.environ["wsgi.input"], REFUSED_BODY_BYTES
         with contextlib.suppress(Exception):  # if the body cannot be read, the server closes the connection
             while left > 0 and (read := len(body.read(min(left, 65_536)))):
                 left -= read

@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from broker_api.errors import AsyncRequired, ErrStorageMongoConnection
 from broker_api.state.store import Store
 
-MOST_WAITING = 64
+MOST_WAITING_REQUESTS = 64
 LOOK_EVERY_SECONDS = 0.1
 
 
 class OperationWatcher:
     """The waiting requests of one process.
 
-    ``MOST_WAITING`` bounds their number, so that other requests always find a free thread.
+    ``MOST_WAITING_REQUESTS`` bounds their number, so that other requests always find a free thread.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._places = threading.BoundedSemaphore(MOST_WAITING_REQUESTS)
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], list[threading.Event]] = {}
         self._thread: threading.Thread | None = None

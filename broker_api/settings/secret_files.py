@@ -8,7 +8,7 @@ from pathlib import Path
 from broker_api.errors import SettingError
 
 SUFFIX = "_FILE"
-MAX_BYTES = 65_536
+MAX_FILE_BYTES = 65_536
 
 
 def with_contents(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
@@ -39,14 +39,14 @@ def _read(variable: str, path: str) -> str:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise SettingError(f"{variable}: {path} must be a regular file")
         with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:
         raise SettingError(f"{variable}: {path} must be a readable file: {error.strerror}") from None
     except ValueError:
         raise SettingError(f"{variable}: {path} must be text in UTF-8") from None
-    if len(content) > MAX_BYTES or not text.strip() or "\0" in text:
-        raise SettingError(f"{variable}: {path} must be a text of 1 to {MAX_BYTES} bytes")
+    if len(content) > MAX_FILE_BYTES or not text.strip() or "\0" in text:
+        raise SettingError(f"{variable}: {path} must be a text of 1 to {MAX_FILE_BYTES} bytes")
     return text
 
 
@@ -65,6 +65,6 @@ def _digest(path: str) -> str:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             return "no file"
         with Path(path).open("rb") as file:
-            return hashlib.sha256(file.read(MAX_BYTES + 1)).hexdigest()
+            return hashlib.sha256(file.read(MAX_FILE_BYTES + 1)).hexdigest()
     except (OSError, ValueError) as error:
         return type(error).__name__

@@ -10,7 +10,7 @@ from broker_api.errors import ErrStorageMongoConnection, SettingError
 from broker_api.settings.secret_files import fingerprint
 from broker_api.settings.settings import SECRETS, Part, Settings, load
 
-LOOK_SECONDS = 1.0
+FILE_CHECK_SECONDS = 1.0
 REPLACEABLE = ("users", "encryption_keys", "worker_keys")
 """The settings that parts of a process take while it runs, beside the credentials of the projects."""
 FIXED = ("mongo_uri", "redis")
@@ -53,7 +53,7 @@ class SecretWatch:
 
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(LOOK_SECONDS):
+        while not pause.wait(FILE_CHECK_SECONDS):
             try:
                 self.look()
             except Exception:

@@ -16,7 +16,7 @@ WORKER = "worker/"
 ANNOUNCE_SECONDS = 5.0
 LIVE_SECONDS = 15.0
 """A worker counts for so long after its last announcement."""
-KEPT_SECONDS = 3600.0
+ANNOUNCEMENT_KEPT_SECONDS = 3600.0
 """How long the document of a worker is kept that has died."""
 
 WRONG_ENCRYPTION_KEYS = "encryption_keys"
@@ -27,7 +27,7 @@ TROUBLES = (WRONG_ENCRYPTION_KEYS, KEY_REFUSED, RATE_LIMITED, NEAR_RATE_LIMIT)
 """The trouble that a worker may have; all but the first with an Atlas project."""
 
 
-class Worker(Record):
+class AnnouncedWorker(Record):
     """The last announcement of a worker.
 
     Attributes:
@@ -74,7 +74,7 @@ class Announcements:
         """
         told = {name: sorted(projects) for name, projects in troubles.items()}
         values = {**self.about, "queues": sorted(queues), "troubles": told}
-        moments = {"seen": In(0), "expire_at": In(KEPT_SECONDS)}
+        moments = {"seen": In(0), "expire_at": In(ANNOUNCEMENT_KEPT_SECONDS)}
         written = assignments(values | moments) | {"started": {"$ifNull": ["$started", NOW]}}
         self.housekeeping.collection.update_one({"_id": self._id}, [{"$set": written}], upsert=True)
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from broker_api.jobs.queue import QUEUES
 from broker_api.json_types import JsonObject
-from broker_api.state.announcements import LIVE_SECONDS, TROUBLES, WORKER, Worker
+from broker_api.state.announcements import LIVE_SECONDS, TROUBLES, WORKER, AnnouncedWorker
 from broker_api.state.housekeeping import CIRCUIT, PROBE_SECONDS, RECONCILED, SWEEP, Housekeeping
 from broker_api.state.mongo import NOW, Document
 from broker_api.state.mongo_errors import storage_errors
@@ -85,12 +85,12 @@ class BrokerState:
         return cls(now, {str(document["_id"]): document for document in found})
 
     @property
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[AnnouncedWorker]:
         """The workers that consume now."""
         found = []
         for document in self._named(WORKER).values():
             try:
-                worker = Worker.model_validate(document)
+                worker = AnnouncedWorker.model_validate(document)
             except ValidationError:  # of another release
                 continue
             if self._seconds_since(worker.seen) < LIVE_SECONDS:

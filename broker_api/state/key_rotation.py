@@ -34,7 +34,7 @@ CLEAR = ("parameters", "context", "operation.request")
 NOT_HERE = "the key of the other processes"
 """Stands for the id of a key that has made the canary and that the settings lack: a canary does not tell the id."""
 PASSES = 5
-PAUSE_SECONDS = 0.02
+BATCH_PAUSE_SECONDS = 0.02
 """The pause after each batch, which leaves MongoDB to the broker."""
 WITH_MACS = {"_id": {"$type": "string", "$regex": f"^({RESERVATIONS}|{BROKER}$)"}}
 """The query for small documents that have MACs and are not read again from Atlas."""
@@ -42,7 +42,7 @@ RESOURCES = {"_id": {"$type": "string", "$regex": "^(binding|instance)/"}}
 
 
 @dataclass
-class Progress:
+class RotationProgress:
     """What a rotation has done so far.
 
     Attributes:
@@ -133,7 +133,7 @@ class KeyRotation:
         canary = self._vault.fernet_id(sealed) or (NOT_HERE if sealed else FERNET)
         return KeyUse(secrets, macs, of_workers, without, clear, required, canary)
 
-    def rotate(self, batch: int) -> Iterator[Progress]:
+    def rotate(self, batch: int) -> Iterator[RotationProgress]:
         """Rotate, and yield the progress after each batch.
 
         When no document lacks MACs at the end, documents without them are refused from then on.
@@ -141,7 +141,7 @@ class KeyRotation:
         Args:
             batch: How many documents are read and written at a time.
         """
-        progress = Progress()
+        progress = RotationProgress()
         for _ in range(PASSES):
             progress.busy = 0
             progress.left.clear()
@@ -152,8 +152,8 @@ class KeyRotation:
         self._renew_canary(all_have_macs=not progress.busy and not progress.left)
 
     def _pass(
-        self, collection: Collection[Document], query: JsonObject, batch: int, progress: Progress
-    ) -> Iterator[Progress]:
+        self, collection: Collection[Document], query: JsonObject, batch: int, progress: RotationProgress
+    ) -> Iterator[RotationProgress]:
         """Look at every document once, in the order of their keys."""
         for documents in in_batches(collection, query, batch):
             writes = [write for document in documents if (write := self._write_of(document, progress))]
@@ -162,13 +162,13 @@ class KeyRotation:
             progress.rewritten += written
             progress.busy += len(writes) - written
             yield progress
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(BATCH_PAUSE_SECONDS)
 
     @storage_errors("rotate keys")
     def _write(self, collection: Collection[Document], writes: list[UpdateOne]) -> int:
         return collection.bulk_write(writes, ordered=False).modified_count
 
-    def _write_of(self, document: Document, progress: Progress) -> UpdateOne | None:
+    def _write_of(self, document: Document, progress: RotationProgress) -> UpdateOne | None:
         """Return the write that brings a document under the first key, if it is not; note why it cannot be done."""
         key, before = str(document["_id"]), _flat(document)
         try:

@@ -9,12 +9,13 @@ from typing import Any
 
 from broker_api.state.mongo import NOW, Document
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.operation_claims import DUE_AND_UNHELD
 from broker_api.state.records import EPOCH, UNDERSTOOD, UNREADABLE, State
 from broker_api.state.store import Store
 
 LONG_SECONDS = (120, 600)
 """After so many seconds in progress an operation waits unusually long; each of them is logged once."""
-BATCH = 200
+LONG_WAITS_BATCH = 200
 
 OPEN: Document = {"operation.open": True, "operation.due": {"$gte": EPOCH}}
 
@@ -30,8 +31,6 @@ class Reason(StrEnum):
     LATER = "later"  # it waits for something else, such as another operation
 
 
-_UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
-_WAITS_FOR_WORKER: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
 _BRANCHES: tuple[tuple[Document, Reason], ...] = (
     ({"$gt": ["$operation.lease_until", NOW]}, Reason.RUNNING),
     ({"$lte": ["$operation.due", {"$subtract": [NOW, 15_000]}]}, Reason.NO_WORKER),
@@ -84,7 +83,7 @@ class OpenOperations:
             "state": "$operation.state",
             "long": {"$cond": [is_long, REASON, None]},
         }
-        oldest = {"$min": {"$cond": [_WAITS_FOR_WORKER, "$operation.due", None]}}
+        oldest = {"$min": {"$cond": [DUE_AND_UNHELD, "$operation.due", None]}}
         group = {"_id": key, "n": {"$sum": 1}, "due_since": oldest}
         found = cls()
         for row in store.collection.aggregate([{"$match": OPEN}, {"$group": group}]):
@@ -117,7 +116,7 @@ def _long_waits(store: Store) -> list[Document]:
         {"$match": {**UNDERSTOOD, **OPEN, "operation.state": State.IN_PROGRESS, "$expr": _older_than(LONG_SECONDS[0])}},
         {"$set": {"passed": passed}},
         {"$match": {"$expr": {"$lt": [{"$ifNull": ["$operation.warned", 0]}, "$passed"]}}},
-        {"$limit": BATCH},
+        {"$limit": LONG_WAITS_BATCH},
         {"$project": shown | {"reason": REASON, "seconds": {"$subtract": [NOW, "$operation.accepted"]}}},
     ]
     return list(store.collection.aggregate(stages))

@@ -44,7 +44,7 @@ LEASE_SECONDS = 20
 RESEND_SECONDS = 3
 """The pause before an operation is sent again that no worker has claimed; it doubles up to ``RESEND_MOST``."""
 RESEND_MOST = 15
-MOST_EVENTS = 10
+MOST_BATCHES = 10
 """How many batches the sweep reads at most, each without the events that it has already found."""
 KEPT = {Phase.GONE: In(48 * 3600), Phase.FAILED: In(7 * 24 * 3600)}
 """How long a document in this phase is kept after its operation; documents in other phases are kept without a limit.
@@ -115,8 +115,8 @@ class Due:
     waits_on: str | None = None
 
 
-_UNHELD: Document = {"$lte": ["$operation.lease_until", NOW]}
-_DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, _UNHELD]}
+DUE_AND_UNHELD: Document = {"$and": [{"$lte": ["$operation.due", NOW]}, {"$lte": ["$operation.lease_until", NOW]}]}
+"""Whether an operation waits for a worker."""
 # The token is removed too, so that a concurrent renewal does not take the lease again.
 _RELEASED: OperationFields = {"lease_until": In(0), "lease_token": None}
 ENDED: OperationFields = {
@@ -158,7 +158,7 @@ class Claims:
             "_id": key,
             "operation.id": operation_id,
             "operation.open": True,
-            "$expr": _DUE_AND_UNHELD,
+            "$expr": DUE_AND_UNHELD,
         }
         lease: OperationFields = {"lease_until": In(LEASE_SECONDS), "lease_token": token, "sends": 0}
         taken = assignments({**lease, "worker": self.worker, "claimed": In(0)}, "operation.")
@@ -319,7 +319,7 @@ class Claims:
 
         Args:
             limit: How many to read. If there are more, those that wait for another event than these are read as well,
-                up to ``MOST_EVENTS`` times: one operation is sent for each event, so that many which wait for one
+                up to ``MOST_BATCHES`` times: one operation is sent for each event, so that many which wait for one
                 would hold up all others.
         """
         pause = {"$multiply": [RESEND_SECONDS * 1000, {"$pow": [2, _SENDS]}]}
@@ -329,11 +329,11 @@ class Claims:
             **UNDERSTOOD,
             "operation.open": True,
             "operation.kind": {"$in": [*Kind]},
-            "$expr": {"$and": [_DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
+            "$expr": {"$and": [DUE_AND_UNHELD, {"$or": [due_since_sent, sent_long_ago]}]},
         }
         found: dict[str, Due] = {}
         events: set[str] = set()
-        for _ in range(MOST_EVENTS):
+        for _ in range(MOST_BATCHES):
             query["operation.waits_on"] = {"$nin": [*events]}
             documents = [*self.store.collection.find(query, _DUE_FIELDS).sort("operation.due", 1).limit(limit)]
             dues = [due for document in documents if (due := _due(document))]

@@ -1,7 +1,8 @@
 """The number of operations by kind and state, at a cost that does not grow with the number of documents.
 
 Open operations are counted when asked (``open_operations``). All others are counted in the background, at most once in
-``PAUSE_SECONDS`` by one process of the broker, and in no more than a hundredth of the time. The result is in MongoDB.
+``COUNT_PAUSE_SECONDS`` by one process of the broker, and in no more than a hundredth of the time. The result is kept in
+MongoDB.
 """
 
 import json
@@ -21,7 +22,7 @@ from broker_api.state.open_operations import OPEN
 from broker_api.state.records import EPOCH, UNREADABLE
 from broker_api.state.store import Store
 
-PAUSE_SECONDS = 10.0
+COUNT_PAUSE_SECONDS = 10.0
 """The pause between two counts in the background; longer if a count takes more than a hundredth of it."""
 COUNT_SECONDS = 300.0
 """How long a count in the background may take."""
@@ -69,7 +70,7 @@ class OperationCounts:
                 for (kind, state), number in self._count().items():
                     states.setdefault(kind, {})[state] = number
                 self.housekeeping.write(_NAME, {"counts": states})
-                self.housekeeping.acquire(_NAME, owner, max(PAUSE_SECONDS, 100 * (time.monotonic() - began)))
+                self.housekeeping.acquire(_NAME, owner, max(COUNT_PAUSE_SECONDS, 100 * (time.monotonic() - began)))
         except ErrStorageMongoConnection as error:
             log.warning("operations_not_counted", reason=error.reason)
 

@@ -19,7 +19,7 @@ from broker_api.state.records import Kind, State
 COUNTERS = "counters"
 SENDER = "sender/"
 WRITE_SECONDS = 1.0
-KEPT_SECONDS = 3600.0
+REPORT_KEPT_SECONDS = 3600.0
 """How long the report of a process is kept that does not send any more."""
 SENDS = ACCEPTED, FAILED, SKIPPED = "accepted", "failed", "skipped"
 """What becomes of a send. It is skipped, so that a request stays quick, in the two seconds after a failed one."""
@@ -105,6 +105,6 @@ class ProcessReport:
         if failure is None:
             self._collection.delete_one({"_id": self._sender})
             return
-        values: dict[str, Any] = {"failure": failure, "failed_at": In(0), "expire_at": In(KEPT_SECONDS)}
+        values: dict[str, Any] = {"failure": failure, "failed_at": In(0), "expire_at": In(REPORT_KEPT_SECONDS)}
         values |= {"host": socket.gethostname(), "pid": os.getpid()}
         self._collection.update_one({"_id": self._sender}, [{"$set": assignments(values)}], upsert=True)

@@ -12,7 +12,7 @@ from broker_api.naming import cluster_name
 from broker_api.state.records import EPOCH, instance_key
 from tests.atlas.broker import MAIN, Broker, cancel, new_id, operation_of
 from tests.atlas.operator_config import ALL, DEDICATED_PLAN, FIXED_PLAN, FLEX_PLAN, OFFICE
-from tests.in_process import LOOK_SECONDS
+from tests.in_process import POLL_SECONDS
 from tests.osb_client import Json
 from tests.tenant import ends, eventually, succeeds, works
 from workers.engine.runner import UNDO_ATTEMPTS
@@ -204,7 +204,7 @@ def test_many_that_wait_hold_no_worker_and_cost_one_look_in_the_interval(broker:
 
     eventually(lambda: len([moments for moments in looks() if len(moments) > 1]) == len(waiting), "looks", 60)
     pauses = [later - earlier for moments in looks() for earlier, later in pairwise(moments)]
-    assert min(pauses) > 0.5 * LOOK_SECONDS["flex"]
+    assert min(pauses) > 0.5 * POLL_SECONDS["flex"]
     for instance_id, _ in waiting:
         broker.client.deprovision(instance_id)
     for instance_id, _ in waiting:

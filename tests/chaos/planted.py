@@ -214,7 +214,7 @@ CAUGHT: dict[Scenario, list[Planted]] = {
     scenarios.two_workers_never_work_on_the_same_operation: [
         Planted(
             "a claim that ignores the lease",
-            f"{CLAIMS}:_DUE_AND_UNHELD",
+            f"{CLAIMS}:DUE_AND_UNHELD",
             is_now({"$lte": ["$operation.due", NOW]}),
             quick=True,
         )

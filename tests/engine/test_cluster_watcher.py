@@ -26,7 +26,7 @@ from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
 from workers.clusters.change_status import NO_BUDGET_SECONDS, PAUSE_MS, Change, ClusterStatus, Status, cluster_key
 from workers.clusters.watcher import KEEP_SECONDS, UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
-from workers.metrics import Progress
+from workers.metrics import OperationTimes
 
 PROJECT, CLUSTER = "project", "cluster"
 NAME = cluster_key(PROJECT, CLUSTER)
@@ -101,7 +101,7 @@ class Bench:
         life = {"apply": StepFields(first=In(0), last=In(0), runs=1, result=StepResult.PUT_OFF)}
         waiting: OperationFields = {"step": "apply", "waits_on": NAME, "changed": change.at}
         self.claims.reschedule(claim, UNWATCHED_SECONDS, {}, waiting, steps=life)
-        due, progress = Due(key, Kind.BIND, "i", name, begun), Progress(Kind.BIND, 0.0, 0.0)
+        due, progress = Due(key, Kind.BIND, "i", name, begun), OperationTimes(Kind.BIND, 0.0, 0.0)
         return Waiting(due, claim.fence, "apply", change, done, progress, {})
 
     def record(self, name: str) -> Binding:

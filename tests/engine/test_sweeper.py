@@ -21,7 +21,7 @@ from broker_api.state.store import NewOperation, Store
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Redis
 from tests.engine.conftest import Clock
-from workers.engine.sweeper import MOST_WAITING, SWEEP_RENEW_SECONDS, Sweeper
+from workers.engine.sweeper import MOST_QUEUED, SWEEP_RENEW_SECONDS, Sweeper
 
 SECOND = timedelta(seconds=1)
 
@@ -124,7 +124,7 @@ def test_nothing_is_added_to_a_queue_that_no_worker_takes_from(
     store: Store, sweeper: Sweeper, messages: Client
 ) -> None:
     accepted(store, "due")
-    messages.lpush("instances", *["a job"] * (MOST_WAITING + 1))
+    messages.lpush("instances", *["a job"] * (MOST_QUEUED + 1))
     assert sweeper.sweep() == 0
     messages.ltrim("instances", 0, 10)
     store.collection.update_many({}, {"$set": {"operation.dispatched": datetime.now(UTC) - timedelta(minutes=1)}})

@@ -11,7 +11,7 @@ from broker_api.state.broker_state import BrokerState
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
 from broker_api.state.open_operations import OpenOperations
-from broker_api.state.operation_counts import PAUSE_SECONDS, OperationCounts
+from broker_api.state.operation_counts import COUNT_PAUSE_SECONDS, OperationCounts
 from broker_api.state.records import Kind
 from broker_api.state.store import NewOperation, Store
 from tests.books import insert_many
@@ -41,14 +41,14 @@ def test_open_operations_are_counted_now_and_others_soon(store: Store) -> None:
 def test_one_process_counts_for_all_and_not_again_at_once(store: Store) -> None:
     before, began = store.now(), time.monotonic()
     counts(store).refresh()
-    longest = max(PAUSE_SECONDS, 100 * (time.monotonic() - began))
+    longest = max(COUNT_PAUSE_SECONDS, 100 * (time.monotonic() - began))
     after = store.now()
     add(store, 2, "unbind", "failed")
     other = counts(store)
     other.refresh()
     assert not other.read()
     until = Housekeeping(store).read("operation counts")["until"]
-    assert before + timedelta(seconds=PAUSE_SECONDS) <= until <= after + timedelta(seconds=longest)
+    assert before + timedelta(seconds=COUNT_PAUSE_SECONDS) <= until <= after + timedelta(seconds=longest)
     Housekeeping(store).write("operation counts", {"until": store.now()})
     counts(store).refresh()
     assert other.read() == {("unbind", "failed"): 2}

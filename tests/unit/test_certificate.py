@@ -4,13 +4,13 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from broker_api.certificate import Certificate
+from broker_api.certificate import ServerCertificate
 from tests.certificates import Authority
 
 
 def test_a_file_that_is_missing_is_logged_once_until_it_is_there_again(tmp_path: Path) -> None:
     file, key = Authority(tmp_path).certificate("broker")
-    certificate = Certificate(str(file), str(key))
+    certificate = ServerCertificate(str(file), str(key))
     content = file.read_bytes()
     with capture_logs() as lines:
         for _ in range(2):

@@ -29,7 +29,7 @@ from workers.guard.guard import Guard
 from workers.guard.rate_limiter import RateLimiter
 
 Path(sys.argv[1]).rmdir()
-metrics.Progress("bind", 0.0, 1.0).succeeded()
+metrics.OperationTimes("bind", 0.0, 1.0).succeeded()
 answer = Answer("GET", "/groups", 200, None, limit=720, remaining=1, seconds=0.1, requests=1)
 limiter = RateLimiter("project", RedisSettings.parse("redis://127.0.0.1:1/0"))
 limiter.observe(answer)

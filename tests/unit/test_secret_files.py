@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from broker_api.config import Config
 from broker_api.errors import ErrStorageMongoConnection, SettingError
-from broker_api.settings.secret_files import MAX_BYTES
+from broker_api.settings.secret_files import MAX_FILE_BYTES
 from broker_api.settings.secret_watch import SecretWatch
 from broker_api.settings.settings import SECRETS, Settings, load
 
@@ -61,7 +61,7 @@ def test_a_secret_is_read_without_the_line_break_at_the_end_of_its_file(tmp_path
 
 
 def long(path: Path) -> None:
-    path.write_text("a:" + "b" * MAX_BYTES)
+    path.write_text("a:" + "b" * MAX_FILE_BYTES)
 
 
 def directory(path: Path) -> None:

@@ -13,7 +13,7 @@ from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo_errors import storage_errors
 from workers.engine.results import HeldBackError
 
-LEASE_SECONDS = 30.0
+ACCESS_LEASE_SECONDS = 30.0
 BUSY_SECONDS = 1.0
 _PREFIX = "access/"
 
@@ -46,7 +46,7 @@ class AccessNeeds:
 
     def extend(self, project: str, owner: str) -> None:
         """Take or extend the lease, before each change; raise HeldBackError if another operation has it."""
-        if not self.housekeeping.acquire(f"access-list/{project}", owner, LEASE_SECONDS):
+        if not self.housekeeping.acquire(f"access-list/{project}", owner, ACCESS_LEASE_SECONDS):
             raise HeldBackError(BUSY_SECONDS, f"Waiting for another change of the IP access list of {project}.")
 
     @storage_errors("note the need of access")

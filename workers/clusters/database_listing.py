@@ -9,10 +9,10 @@ from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.uri_parser import parse_uri
 
 from workers.atlas.client import AtlasClient, AtlasError, Cluster, Process, Refused, UnreadableAnswer
+from workers.clusters.connection_strings import DEFAULT_PORT
 
 MONGOS = "SHARD_MONGOS"
 NO_DATA = "NO_DATA"
-DEFAULT_PORT = 27017
 _NODE = re.compile(r"-(shard|config)-\d+-\d+(?=\.)")
 
 log = structlog.get_logger(__name__)

@@ -31,12 +31,12 @@ from workers.clusters.change_status import (
 )
 from workers.engine.backoff import backoff
 from workers.engine.results import Done, HeldBackError
-from workers.metrics import Progress
+from workers.metrics import OperationTimes
 
 if TYPE_CHECKING:
     from broker_api.state.fields import OperationFields, StepsFields
 
-IDLE_SECONDS = 60.0
+THREAD_IDLE_SECONDS = 60.0
 """How long a thread waits for other operations on its cluster: it keeps the connection to Atlas."""
 UNWATCHED_SECONDS = 5.0
 KEEP_SECONDS = 2.0
@@ -68,7 +68,7 @@ class Waiting:
     step: str
     change: Change
     done: Done[Any] | None
-    progress: Progress
+    progress: OperationTimes
     log_context: Mapping[str, Any]
     traceparent: str | None = None
 
@@ -169,7 +169,7 @@ class ClusterWatcher:
         """
         with self._changed:
             waiting = self._waiting[project, cluster]
-            if not self._changed.wait_for(lambda: waiting, IDLE_SECONDS):
+            if not self._changed.wait_for(lambda: waiting, THREAD_IDLE_SECONDS):
                 del self._waiting[project, cluster]
             return list(waiting.values())
 

@@ -11,7 +11,7 @@ from broker_api.state.operation_claims import Claim
 from broker_api.state.records import AnyResource, Operation, StepLife, StepResult
 from workers.engine.leases import Lease
 from workers.engine.results import Done, Later, Result, StepTrouble
-from workers.metrics import Progress
+from workers.metrics import OperationTimes
 
 LONGEST_REASON = 500
 """How many characters of a reason stay in the life of a step."""
@@ -106,10 +106,10 @@ class Job(Generic[AnyResource]):
             life[following] = {"result": None} if begun else {"first": In(0), "worker": self.operation.worker}
         return {**postponed, **(changes or {})}, {**of_operation, **operation}, life
 
-    def progress(self) -> Progress:
+    def progress(self) -> OperationTimes:
         """Return when the operation has reached its phases, for the metrics."""
         operation, now = self.operation, time.monotonic()
-        return Progress(
+        return OperationTimes(
             operation.kind,
             now - self.lease.since(operation.first_claimed or self.lease.claim.at),
             now - self.lease.since(operation.changed) if operation.changed else None,

@@ -46,7 +46,7 @@ UNDO_ATTEMPTS = 240
 """After how many attempts, an hour's, an undo step is left out if its definition allows that."""
 INTERNAL_ERROR = "Internal error of the broker; its operator finds the cause in the log of the workers."
 NOTHING_TO_DO = "Nothing to do: the operation has ended."
-WRONG_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
+OTHER_KEYS = "This worker has other encryption keys than the stored data; another worker takes over."
 TRACED = ("instance_id", "binding_id", "operation")
 """Those key-values of the log lines of an operation that its span has too."""
 LATE_EFFECT_SECONDS = 30.0
@@ -71,7 +71,7 @@ def _count_claim(operation: Operation) -> None:
     if operation.claimed and operation.claimed == operation.first_claimed:
         seconds = (operation.claimed - operation.accepted).total_seconds()
         with metrics.COUNTING:
-            metrics.OPERATION_SECONDS.labels(operation.kind, "queued").observe(seconds)
+            metrics.PHASE_SECONDS.labels(operation.kind, "queued").observe(seconds)
     if operation.taken_over:
         with metrics.COUNTING:
             metrics.TAKEOVERS.labels(operation.kind).inc()
@@ -127,7 +127,7 @@ class Runner:
                     return self._run_claimed(claim, asked_at)
                 outcome = self._look(key, operation_id)
             else:  # a secret that is encrypted with a wrong key is lost; other workers take over
-                outcome = Waits(WRONG_KEYS)
+                outcome = Waits(OTHER_KEYS)
         except ErrStorageMongoConnection as error:
             outcome = _interrupted(key, error)
         log.info("job_finished", outcome=type(outcome).__name__)

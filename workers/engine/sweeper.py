@@ -27,8 +27,8 @@ SWEEP_LEASE_SECONDS = 4.0
 EXPIRE_SECONDS = 5.0
 CHECK_SECONDS = 10.0
 RECONCILE_SECONDS = 3600.0
-BATCH = 1000
-MOST_WAITING = 1000
+SWEEP_BATCH = 1000
+MOST_QUEUED = 1000
 """Nothing is sent again to a queue with more messages: no worker takes them, and they would fill Redis in the end."""
 
 log = structlog.get_logger(__name__)
@@ -120,7 +120,7 @@ class Sweeper:
         Raises:
             ErrStorageMongoConnection: MongoDB cannot be used.
         """
-        due = self._claims.due(BATCH)
+        due = self._claims.due(SWEEP_BATCH)
         if due or time.monotonic() - self._expired_at > EXPIRE_SECONDS:
             self._expired_at = time.monotonic()
             for ids in self._claims.expire():
@@ -152,7 +152,7 @@ class Sweeper:
         for each in due:
             if each.kind not in JOBS or each.waits_on in waits:
                 continue
-            if depths.get(QUEUES[JOBS[each.kind]], 0) > MOST_WAITING:
+            if depths.get(QUEUES[JOBS[each.kind]], 0) > MOST_QUEUED:
                 held_back.append(each)
                 continue
             if not self._queue.send(JOBS[each.kind], [each.instance_id, each.binding_id, each.operation_id]):

@@ -17,7 +17,7 @@ from broker_api.state.housekeeping import CIRCUIT, Housekeeping
 from broker_api.state.mongo import In
 from broker_api.state.operation_claims import Claims
 
-FAILURES = 3
+OPENING_FAILURES = 3
 """Fewer failed calls open no circuit, so that a single slow one does not."""
 DOWN_SECONDS = 2.0
 PROBE_EVERY_SECONDS = 10.0
@@ -103,7 +103,7 @@ class CircuitBreaker:
             self.key_refused |= unauthorized
             seen.count += 1
             seen.operations.add(operation_id)
-            enough = seen.count >= FAILURES and time.monotonic() - seen.since >= DOWN_SECONDS
+            enough = seen.count >= OPENING_FAILURES and time.monotonic() - seen.since >= DOWN_SECONDS
             several = len(seen.operations) > 1
         if not enough or (unauthorized and not several):
             return

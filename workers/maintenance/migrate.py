@@ -13,7 +13,7 @@ from broker_api.state.encryption_key_check import CANARY_PLACE, WRONG_KEYS
 from broker_api.state.mongo_errors import reason
 from workers.atlas.client import AtlasError
 from workers.context import Context, compose
-from workers.maintenance.migration import AtlasUnusableError, Migration, Progress
+from workers.maintenance.migration import AtlasUnusableError, Migration, MigrationProgress
 
 
 @click.command()
@@ -49,7 +49,7 @@ def migrate(*, dry_run: bool, batch: int, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _run(migration: Migration) -> Progress:
+def _run(migration: Migration) -> MigrationProgress:
     for progress in migration.run():
         click.echo(
             f"{progress.looked_at} documents looked at, {progress.converted} converted, "
@@ -78,7 +78,7 @@ def _migration(context: Context, batch: int, *, dry_run: bool) -> Migration:
     return Migration(context, batch, dry_run=dry_run)
 
 
-def _told(progress: Progress, *, dry_run: bool) -> JsonObject:
+def _told(progress: MigrationProgress, *, dry_run: bool) -> JsonObject:
     """Return what the command prints."""
     left, unfinished = progress.left, progress.unfinished
     if dry_run:

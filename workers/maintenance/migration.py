@@ -38,7 +38,7 @@ class AtlasUnusableError(Exception):
 
 
 @dataclass
-class Progress:
+class MigrationProgress:
     """What a run has done and found so far; in a dry run, what it would do.
 
     Attributes:
@@ -85,7 +85,7 @@ class Migration:
     """
 
     def __init__(self, context: Context, batch: int, *, dry_run: bool) -> None:
-        self.progress = Progress()
+        self.progress = MigrationProgress()
         self._context, self._batch, self._dry_run = context, batch, dry_run
         self._store, self._config = context.store, context.settings.config
         self._first_project = next(iter(context.projects))
@@ -94,7 +94,7 @@ class Migration:
             context.housekeeping.read("broker").get("value") if dry_run else context.housekeeping.broker_id
         )
 
-    def run(self) -> Iterator[Progress]:
+    def run(self) -> Iterator[MigrationProgress]:
         """Convert, complete and label, and yield the progress after each batch.
 
         Raises:

@@ -20,7 +20,7 @@ from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, UserAlre
 from workers.clusters.user_limit import is_nearly_full, store_room, told_limit
 from workers.context import Context
 from workers.engine.results import HeldBackError
-from workers.engine.runner import WRONG_KEYS
+from workers.engine.runner import OTHER_KEYS
 from workers.maintenance.reconcile_clusters import ClusterDrift, compare_clusters
 from workers.operations.database_users import (
     LABEL_BINDING,
@@ -134,7 +134,7 @@ def reconcile(context: Context, *, repair: bool, run: str = "") -> str:
 def _problem(context: Context) -> str | None:
     """Return why nothing can be compared: without keys, or with another broker's id, users would seem to be orphans."""
     if not context.keys.passes():
-        return WRONG_KEYS
+        return OTHER_KEYS
     try:
         context.housekeeping.broker_id  # noqa: B018 - it is read from MongoDB once, and checked
     except (TamperedError, UndecryptableError) as error:
