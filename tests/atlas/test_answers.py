@@ -74,19 +74,11 @@ def test_a_gateway_does_not_know_whether_a_user_is_going_to_be_created(
     broker: Broker, instance: str, status: int, *, in_doubt: bool
 ) -> None:
     binding = new_id()
-    broker.atlas.fail("POST", "/databaseUsers$", body=binding, times=None, status=status)
-    broker.start_bind(instance, binding_id=binding)
-    # A lease that ends, or is released for good, would tell of a doubt of its own.
-    waits = {"_id": binding_key(instance, binding), "operation.attempts": 1, "operation.lease_token": None}
-    later = {"$set": {"operation.due": datetime.now(UTC) + timedelta(hours=1)}}
-    records = broker.context.store.collection
-    eventually(lambda: records.update_one(waits, later).modified_count, "it has asked once")
+    broker.atlas.fail("POST", "/databaseUsers$", body=binding, status=status)
+    log_in(broker.bind(instance, binding_id=binding))
     found = broker.context.store.binding(instance, binding)
     assert found
-    broker.atlas.heal()
-    records.update_one({"_id": found.key}, {"$set": {"operation.due": EPOCH}})
     assert bool(found.unsure_until) == in_doubt
-    log_in(broker.credentials(instance, binding))
 
 
 def test_a_user_of_another_broker_with_the_same_ids_is_not_touched(broker: Broker, instance: str) -> None:
