@@ -128,9 +128,11 @@ def is_now(value: object) -> Broken:
 
 
 def sends_first(create: Callable[..., object]) -> Callable[..., object]:
-    def broken(operations: OperationStarter, fields: InstanceFields, kind: Kind, *others: object) -> object:
+    def broken(
+        operations: OperationStarter, fields: InstanceFields, kind: Kind, *others: object, **more: object
+    ) -> object:
         operations.queue.send(JOBS[kind], [fields["instance_id"], None, "early"])
-        return create(operations, fields, kind, *others)
+        return create(operations, fields, kind, *others, **more)
 
     return broken
 
