@@ -149,9 +149,11 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
 
 
 def _seen(job: AtlasJob[Instance]) -> InstanceFields | None:
-    """Return the change that ends the doubt about the creation; None if entries of the access list are in doubt too."""
-    access = job.operation.steps.get(Step.ALLOW_ACCESS)
-    return None if access and access.runs > 1 else InstanceFields(unsure_until=None)
+    """Return the change that ends the doubt about the creation; None where entries of the access list may be in doubt.
+
+    How often that step has run does not tell: a run that its worker has lost is not counted.
+    """
+    return None if Step.ALLOW_ACCESS in job.operation.steps else InstanceFields(unsure_until=None)
 
 
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
