@@ -172,7 +172,7 @@ class Bindings:
     def _credentials(self, found: Binding) -> JsonObject:
         if found.sealed_credentials is None:
             raise NotFound(
-                "atlasbroker 2.0.0 made this binding and did not keep its password. Create a new binding, or rotate it."
+                "atlasbroker 2.0.0 made this binding and did not keep its password. Rotate it, or create a new binding."
             )
         if self._has_expired(found):
             raise NotFound(f"The binding {found.binding_id} has expired. Create a new one.")

@@ -380,7 +380,7 @@ class Instance(Resource):
 
     @property
     def asks_to_drop(self) -> bool:
-        """Whether a deprovision is asked to drop the database, which it does not do if it was never in use."""
+        """Whether the user wants the database dropped with the instance; never for one that was never in use."""
         return self.was_ready and self.parameters.get("policy-on-delete") == "drop"
 
     @property

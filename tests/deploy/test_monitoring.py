@@ -87,7 +87,8 @@ def test_promtool_accepts_the_rules() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip(
-            "promtool is not here, as no wheel carries it, so set-up.sh cannot: Debian's package prometheus has it"
+            "promtool is not installed: set-up.sh installs wheels only, and none has it; Debian's package prometheus "
+            "does"
         )
     done = subprocess.run([promtool, "check", "rules", ALERTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

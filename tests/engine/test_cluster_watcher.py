@@ -259,7 +259,8 @@ def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -
     assert not bench.status.is_applied(change, status)
     found = bench.store.housekeeping.find_one({"_id": status["_id"]}) or {}
     assert found["next_poll"] - found["answered_at"] == timedelta(seconds=NO_BUDGET_SECONDS)
-    bench.store.housekeeping.update_one({}, [{"$set": {"next_poll": {"$add": ["$next_poll", 60_000]}}}])
+    later = {"$set": {"next_poll": {"$add": ["$next_poll", 60_000]}}}
+    bench.store.housekeeping.update_one({"_id": status["_id"]}, [later])
     time.sleep(0.15)  # after a poll that was sent, the next turn would be free by now
     assert not bench.status.look(PROJECT, CLUSTER)["turn"]
 
