@@ -10,6 +10,7 @@ from jsonschema import Draft4Validator
 from pydantic import BaseModel
 
 from broker_api.catalog.catalog import Catalog, Plan
+from broker_api.catalog.parameter_checks import check_schema
 from broker_api.catalog.service_definitions import MaintenanceDefinition, PlanDefinition, ServiceDefinition
 from broker_api.config import Config
 from broker_api.errors import BadRequest, ErrPlanUnsupported, SettingError
@@ -380,7 +381,15 @@ def test_a_list_that_is_far_too_long_is_refused_without_a_look_at_its_items() ->
     began = time.thread_time()
     complaint = refusal(catalog.check_binding, plan, {"roles": [0] * 130_000})
     assert complaint.startswith("parameters.roles must have at most")
+    any_length = {"properties": {"roles": {"type": "array", "items": {"anyOf": [{"enum": ["a"]}, {"enum": ["b"]}]}}}}
+    with pytest.raises(BadRequest, match=r"^parameters\.roles\[\d+\] is not allowed"):
+        check_schema(any_length, {"roles": [0] * 130_000})
     assert time.thread_time() - began < 1  # ten seconds with a look at each
+
+
+def test_a_length_beside_a_reference_does_not_count() -> None:
+    a_list = {"$ref": "#/definitions/list", "maxItems": 1}
+    check_schema({"properties": {"x": a_list}, "definitions": {"list": {"type": "array"}}}, {"x": [1, 2]})
 
 
 def test_a_custom_role_may_be_asked_for_and_stands_alone() -> None:
