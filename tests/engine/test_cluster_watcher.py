@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -249,6 +250,23 @@ def test_a_poll_that_fails_leaves_the_turn_to_others(bench: Bench) -> None:
         bench.status.poll(Atlas([NoAnswer("no answer")]).client, CLUSTER, status)
     time.sleep(0.15)
     assert bench.status.look(PROJECT, CLUSTER)["turn"]
+
+
+def test_an_applied_that_was_asked_for_before_a_late_pending_came_confirms_nothing(bench: Bench) -> None:
+    bench.status = replace(bench.status, settle_seconds=60)
+    arrives, applied, change = threading.Event(), Atlas(["APPLIED"]), bench.changed()
+    (first,) = turns(bench, 1)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(bench.status.poll, Atlas([arrives, "PENDING"]).client, CLUSTER, first)
+        (second,) = turns(bench, 1)
+        assert not bench.status.is_applied(change, bench.status.poll(applied.client, CLUSTER, second))
+        arrives.set()
+        late.result()
+    status = bench.status.look(PROJECT, CLUSTER)
+    assert change.at < status["pending_at"] < status["applied_at"]
+    assert not bench.status.is_applied(change, status)
+    (third,) = turns(bench, 1)
+    assert bench.status.is_applied(change, bench.status.poll(applied.client, CLUSTER, third))
 
 
 def test_without_a_share_of_the_rate_limit_left_nothing_is_asked(bench: Bench) -> None:

@@ -49,6 +49,7 @@ Status = Mapping[str, Any]
 
 ``changed_at`` and ``overlapped`` describe the last change. ``applied_at`` and ``pending_at`` are the start of the last
 poll that was answered with each; ``settled`` is that of the last poll that has confirmed all changes before it.
+``pending_seen`` is when the last PENDING arrived, which may be seconds after the start of its poll.
 ``refused_at`` is that of the last poll that Atlas refused for good, with the reason ``refusal``, and ``gone`` when the
 cluster does not exist.
 ``turn``: whether the update that returned the document has taken the turn to poll.
@@ -58,9 +59,9 @@ cluster does not exist.
 def is_confirmed(change: Change, status: Status, settle_seconds: float) -> bool:
     """Return whether the status of a cluster confirms that a change has reached it.
 
-    The poll must have begun after the change. An APPLIED confirms the change at once if a PENDING was read after the
-    change and belongs to it, that is, no earlier change was still being applied. Otherwise an APPLIED confirms it only
-    ``settle_seconds`` after the change, since Atlas may return an old APPLIED for a while.
+    The poll must have begun after the change. An APPLIED confirms the change at once if its poll began after a PENDING
+    had arrived that belongs to the change, that is, no earlier change was still being applied. Otherwise an APPLIED
+    confirms it only ``settle_seconds`` after the change, since Atlas may return an old APPLIED for a while.
 
     Args:
         change: The change.
@@ -68,7 +69,8 @@ def is_confirmed(change: Change, status: Status, settle_seconds: float) -> bool:
         settle_seconds: The setting ``BROKER_SETTLE_SECONDS``.
     """
     applied, pending = status.get("applied_at") or EPOCH, status.get("pending_at") or EPOCH
-    saw_pending = not change.overlapped and change.at < pending < applied
+    seen = status.get("pending_seen") or pending  # earlier releases do not write it
+    saw_pending = not change.overlapped and change.at < pending < applied and seen <= applied
     return applied > change.at and (saw_pending or applied - change.at >= timedelta(seconds=settle_seconds))
 
 
@@ -199,11 +201,11 @@ class ClusterStatus:
             raise
         values: Document = {"applied_at" if answer == APPLIED else "pending_at": asked_at}
         latest = Change(as_datetime(turn.get("changed_at") or EPOCH), bool(turn.get("overlapped")))
-        schedule: Document = {}
+        moments: Document = {} if answer == APPLIED else {"pending_seen": In(0)}
         if answer == APPLIED and is_confirmed(latest, {**turn, **values}, self.settle_seconds):
             values |= {"settled": asked_at, "pause": SHORTEST_PAUSE_MS}
-            schedule = {"next_poll": In(0)}  # for changes that have come since
-        self.housekeeping.write(name, values | schedule | {"answered_at": In(0)})
+            moments = {"next_poll": In(0)}  # for changes that have come since
+        self.housekeeping.write(name, values | moments | {"answered_at": In(0)})
         return {**turn, **values}
 
     def raise_refusal(self, change: Change, status: Status) -> None:
