@@ -21,7 +21,7 @@ from broker_api.state.mongo import connect
 from broker_api.state.store import Store
 from tests.dev import binaries
 from tests.dev.emulated import AtlasEmulator
-from tests.dev.processes import CHECKOUT
+from tests.dev.processes import CHECKOUT, NO_PROXY
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
@@ -39,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(refuse_the_network)
+    # ``requests`` looks at all variables for a proxy otherwise, which fails in a thread while pytest changes its own.
+    os.environ.update(NO_PROXY)
     gc.disable()  # until all tests are collected, which stay
     config.addinivalue_line("markers", "rule(*numbers): the rules of tests/osb that the test is about")
     settings.register_profile("tests", deadline=None, max_examples=100 if config.getoption("--long") else 15)

@@ -25,6 +25,8 @@ from typing import Self
 
 CHECKOUT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
+NO_PROXY = dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},::1,localhost")
+"""The variables that keep requests to this machine away from any proxy."""
 _PORTS = range(15_000, 32_000)
 """Below the ephemeral range: a client that reconnects to a server which is down must not be given the server's port."""
 _given: list[int] = []
@@ -60,11 +62,13 @@ def take_port(port: int) -> bool:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without the broker's settings, proxies and buffered output."""
-    dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    fixed = {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost", "PYTHONUNBUFFERED": "1"}
-    return kept | fixed | dict(extra)
+    """Return this process's environment without the broker's settings, proxies and buffered output.
+
+    It may be called in a thread: pytest changes its own variable meanwhile, so that ``os.environ.items()`` would fail.
+    """
+    dropped = ("BROKER_", "MONGODB_ATLAS_", "CELERY_", "FLOWER_", "PYTEST_")
+    kept = {name: os.environ[name] for name in os.environ if not name.startswith(dropped)}
+    return {**kept, **NO_PROXY, "PYTHONUNBUFFERED": "1", **extra}
 
 
 def run_to_end(
