@@ -115,6 +115,7 @@ class Lab(Running):
         stack = MeasuredStack(
             workers=workers,
             flower=False,
+            forked=False,
             settings={"BROKER_SETTLE_SECONDS": "0"},
             state=self.state,
             cluster=self.atlas.cluster,

@@ -33,7 +33,7 @@ def apis_and_workers(chaos: Chaos, *, long_form: bool) -> Iterator[tuple[list[Ap
         close_all(more)
 
 
-def waves(apis: list[Api], workers: list[Worker], *, long_form: bool) -> list[list[Server]]:
+def waves(apis: list[Api], workers: list[Worker], *, long_form: bool) -> Sequence[Sequence[Server]]:
     """What is replaced at the same time: one process after the other, in the short form one of each kind."""
     if long_form:
         return [[each] for each in (*apis, *workers)] * LONG_ROUNDS

@@ -1,4 +1,4 @@
-"""The broker's own processes, started with the commands that an operator uses."""
+"""The broker's own processes, which run the commands that an operator uses."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import requests
 
-from tests.dev.processes import HOST, Server, script
+from tests.dev.forkserver import PythonServer
+from tests.dev.processes import HOST, script
 
 QUEUES = "instances,bindings,maintenance"
 CELERY = (sys.executable, "-m", "celery", "-A", "workers")
 
 
-class Api(Server):
+class Api(PythonServer):
     health = "/health"
 
     def __init__(self, settings: Mapping[str, str], name: str = "api") -> None:
@@ -35,7 +36,7 @@ class Flower(Api):
         return [*CELERY, "flower", f"--address={HOST}", f"--port={self.port}"]
 
 
-class Worker(Server):
+class Worker(PythonServer):
     """Serves all queues; on its port are its metrics and probes."""
 
     def __init__(self, settings: Mapping[str, str], name: str = "worker") -> None:

@@ -24,7 +24,8 @@ def dev(*, workers: int, flower: bool, oauth: bool) -> None:
 
     That includes an emulated Atlas. It prints the address of each part, and runs until Ctrl-C.
     """
-    with running(Stack(workers=workers, flower=flower, oauth=oauth, apply_seconds=APPLY_SECONDS)) as stack:
+    stack = Stack(workers=workers, flower=flower, oauth=oauth, forked=False, apply_seconds=APPLY_SECONDS)
+    with running(stack):
         click.echo("\n".join(where(stack)))
         try:
             watch(stack)

@@ -21,6 +21,7 @@ def demo(*, new_cluster: bool) -> None:
     stack = Stack(
         workers=1,  # a second one would have nothing to do
         flower=False,  # it would be gone before anyone could look at it
+        forked=False,
         apply_seconds=APPLY_SECONDS,
         cluster_seconds=CLUSTER_SECONDS,
         settings=SETTINGS if new_cluster else None,

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import requests
 
-from tests.dev.processes import HOST, Server
+from tests.dev.forkserver import PythonServer
+from tests.dev.processes import HOST
 from tests.dev.services import Mongod
 from tests.emulator.client import Emulator
 from tests.emulator.world import CLUSTERS
 
 
-class AtlasEmulator(Server):
+class AtlasEmulator(PythonServer):
     """Its clusters are all the one server ``cluster``; ``control`` steers it. A restart forgets what it held."""
 
     clusters = CLUSTERS

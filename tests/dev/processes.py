@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 CHECKOUT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
@@ -132,6 +132,18 @@ def script(name: str) -> Path:
     return path
 
 
+class Child(Protocol):
+    """What is used of a ``subprocess.Popen``."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None, /) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class Running(ABC):
     """What is started when entered, and ended when left or when the start fails."""
 
@@ -166,7 +178,7 @@ class Server(Running):
         self.port = free_port()
         self.home = run_directory() / f"{name}-{self.port}"
         self.log = self.home / "log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Child | None = None
         self._group_ended = True  # the number of a group that has ended may be reused
         self._log_start = 0
 
@@ -193,8 +205,11 @@ class Server(Running):
     def launch(self) -> None:
         self.home.mkdir(exist_ok=True)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self.process = spawn(self.command(), self.log, self.settings)
+        self.process = self.spawn()
         self._group_ended = False
+
+    def spawn(self) -> Child:
+        return spawn(self.command(), self.log, self.settings)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.ready_seconds

@@ -8,6 +8,7 @@ from cryptography.fernet import Fernet
 from broker_api.logins import make_hash
 from tests.dev.broker import Api, Flower, Worker
 from tests.dev.emulated import AtlasEmulator
+from tests.dev.forkserver import PythonServer
 from tests.dev.processes import Running, Server, close_all, start_all
 from tests.dev.services import Mongod, Redis
 from tests.osb_client import OsbClient
@@ -21,8 +22,9 @@ class Stack(Running):
 
     Servers that are given (a test run's) are used as they run and left running. ``settings`` go over the environment
     variables of the broker's processes. Each stack has a database of its own in the state's MongoDB, and is the only
-    one on its Redis. ``apply_seconds`` is how long the emulated Atlas takes to apply a change,
-    ``cluster_seconds`` how long to create, change or delete a cluster.
+    one on its Redis. ``forked`` saves the time that imports take (see ``PythonServer``). ``apply_seconds`` is
+    how long the emulated Atlas takes to apply a change, ``cluster_seconds`` how long to create, change or delete a
+    cluster.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Stack(Running):
         workers: int = 2,
         flower: bool = True,
         oauth: bool = False,
+        forked: bool = True,
         apply_seconds: float = 0,
         cluster_seconds: float = 0,
         settings: Mapping[str, str] | None = None,
@@ -61,6 +64,9 @@ class Stack(Running):
             s for s in (self.state, self.cluster, self.redis, self.emulator) if s not in given
         ]
         self._broker: list[Server] = [self.api, *self.workers, *([self.flower] if self.flower else [])]
+        for server in self.servers:
+            if isinstance(server, PythonServer):
+                server.forked = forked
 
     @property
     def shared_settings(self) -> dict[str, str]:

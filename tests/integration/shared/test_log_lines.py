@@ -16,7 +16,7 @@ from tests.tenant import Json, Tenant, eventually, log_lines
 def processes(oauth_stack: Stack) -> Iterator[list[Server]]:
     """Another worker and Flower, of the stack's servers, to be stopped; test_serving.py looks at an API's lines."""
     settings = oauth_stack.worker_settings
-    started = [Worker(settings, "worker-logs"), Flower(settings)]
+    started: list[Server] = [Worker(settings, "worker-logs"), Flower(settings)]
     start_all(started)
     yield started
     close_all(started)
