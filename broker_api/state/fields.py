@@ -88,6 +88,7 @@ class InstanceFields(ResourceFields, total=False):
     plan: JsonObject
     owned: bool
     cluster_operation: str | None
+    unseen_until: Moment | None
     sealed_dropper: str | None
 
 

@@ -334,6 +334,7 @@ class Instance(Resource):
             releases.
         cluster_operation: The operation that the instance's own cluster is tagged with; None before its name is
             settled, and for instances on clusters that exist.
+        unseen_until: Until then Atlas may not show the instance's own cluster yet, whose creation it has accepted.
     """
 
     organization_guid: str = ""
@@ -344,6 +345,7 @@ class Instance(Resource):
     sealed_dropper: str | None = None
     owned: bool | None = None
     cluster_operation: str | None = None
+    unseen_until: datetime | None = None
 
     @property
     def new_cluster(self) -> JsonObject | None:

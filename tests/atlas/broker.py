@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from broker_api.state.operator_actions import OperatorActions
-from broker_api.state.records import Operation
+from broker_api.state.records import Instance, Operation
 from tests import tenant
 from tests.atlas.operator_config import OTHER_PROJECT
 from tests.books import call_users, make_user
@@ -167,11 +167,16 @@ class Broker:
         return "\n".join(worker.log_text() for worker in self._workers)
 
 
-def operation_of(broker: Broker, instance_id: str) -> Operation:
-    """The latest operation on an instance, as it is stored."""
+def instance_of(broker: Broker, instance_id: str) -> Instance:
+    """The instance as it is stored."""
     found = broker.context.store.instance(instance_id)
     assert found
-    return found.operation
+    return found
+
+
+def operation_of(broker: Broker, instance_id: str) -> Operation:
+    """The latest operation on an instance, as it is stored."""
+    return instance_of(broker, instance_id).operation
 
 
 def cancel(broker: Broker, instance_id: str) -> None:

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from broker_api.naming import cluster_name
-from broker_api.state.records import EPOCH, instance_key
-from tests.atlas.broker import MAIN, Broker, cancel, new_id, operation_of
+from broker_api.state.records import EPOCH, Instance, instance_key
+from tests.atlas.broker import MAIN, Broker, cancel, instance_of, new_id, operation_of
 from tests.atlas.operator_config import ALL, DEDICATED_PLAN, FIXED_PLAN, FLEX_PLAN, OFFICE
 from tests.in_process import POLL_SECONDS
 from tests.osb_client import Json
@@ -295,10 +295,15 @@ def test_a_delete_while_the_answer_to_the_creation_hangs_waits_for_its_effect(br
     assert name not in clusters(broker)
 
 
+def has_seen_the_cluster(instance: Instance) -> bool:
+    return instance.operation.step == "wait for cluster" and instance.unseen_until is None
+
+
 def test_a_cluster_that_is_removed_while_it_is_made_fails_the_provision(broker: Broker) -> None:
     times(broker, creating={"never": True})
     instance_id, name = begin(broker, "flex")
     in_state(broker, name, "CREATING")
+    eventually(lambda: has_seen_the_cluster(instance_of(broker, instance_id)), "the broker has seen it")
     broker.atlas.delete_cluster(name)
     assert "was removed while it was created" in broker.failure(instance_id)
 
@@ -436,11 +441,13 @@ def looked_at_while_created(broker: Broker, kind: str) -> tuple[str, str]:
     return instance_id, name
 
 
-def test_a_look_at_the_cluster_ends_a_row_of_refusals_and_the_doubt_about_its_creation(broker: Broker) -> None:
-    instance_id, name = looked_at_while_created(broker, "flex")
-    found = broker.context.store.instance(instance_id)
-    assert found
-    assert (found.operation.attempts, found.unsure_until) == (0, None)
+@pytest.mark.parametrize("kind", ["flex", "dedicated"])
+def test_a_look_at_the_cluster_ends_a_row_of_refusals_and_the_doubt_about_its_creation(
+    broker: Broker, kind: str
+) -> None:
+    instance_id, name = looked_at_while_created(broker, kind)
+    found = instance_of(broker, instance_id)
+    assert (found.operation.attempts, found.unsure_until, found.unseen_until) == (0, None, None)
     times(broker, creating={"reads": 1})
     broker.atlas.delete_cluster(name)
     broker.failure(instance_id)
@@ -449,9 +456,11 @@ def test_a_look_at_the_cluster_ends_a_row_of_refusals_and_the_doubt_about_its_cr
 def test_a_look_at_the_cluster_does_not_end_the_doubt_about_access_entries(broker: Broker) -> None:
     broker.atlas.drop("POST", "/accessList", when="after")
     instance_id, _ = looked_at_while_created(broker, "dedicated")
-    found = broker.context.store.instance(instance_id)
-    assert found
+    found = instance_of(broker, instance_id)
     assert found.unsure_until
+    assert found.unseen_until is None
+    past = {"$set": {"unsure_until": EPOCH}}
+    broker.context.store.collection.update_one({"_id": instance_key(instance_id)}, past)
     times(broker, creating={"reads": 1}, deleting={"reads": 1})
     deprovision(broker, instance_id)
 

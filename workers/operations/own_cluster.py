@@ -1,11 +1,13 @@
 """The cluster that an operation creates, changes or terminates for its instance: looks at it, requests, sentences."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
 import structlog
 
 from broker_api.catalog.cluster_plans import with_defaults
+from broker_api.state.fields import InstanceFields
 from broker_api.state.records import Instance, State
 from workers.atlas.client import (
     Cluster,
@@ -18,11 +20,13 @@ from workers.atlas.client import (
     Refused,
 )
 from workers.engine.results import ANSWERED, FailedError, Later
-from workers.operations.atlas_job import AtlasJob
+from workers.operations.atlas_job import LATE_EFFECT_LOOK_SECONDS, AtlasJob
 from workers.operations.cluster_tags import cluster_tags, is_own
 
 NO_ROOM = (ClusterLimitReached, PaymentRequired, OutOfCapacity)
 """The errors of Atlas that another tier, region or an administrator can help against."""
+SEEN = InstanceFields(unseen_until=None)
+"""The change once Atlas shows the cluster."""
 _DOING = {"CREATING": "creating", "UPDATING": "changing", "DELETING": "deleting", "REPAIRING": "repairing"}
 
 log = structlog.get_logger(__name__)
@@ -118,18 +122,26 @@ def terminate(job: AtlasJob[Instance], *, was_ready: bool) -> Later[Any] | None:
         return wait
     cluster = look(job)
     if cluster is None:
-        return job.wait_for_late_effect()
+        return may_appear(job)
     if not is_own_cluster(job, cluster):
         if was_ready:
             raise not_own(job)
         log.warning("cluster_not_terminated", cluster=job.cluster, reason="it was not created for this instance")
-        return job.wait_for_late_effect()
+        return may_appear(job)
     try:
         if cluster.state != "DELETING":
             _request_termination(job, cluster, was_ready=was_ready)
     except ClusterNotFound:
-        return job.wait_for_late_effect()
-    return look_again(job, "DELETING")
+        return may_appear(job)
+    return replace(look_again(job, "DELETING"), changes=SEEN)
+
+
+def may_appear(job: AtlasJob[Instance]) -> Later[Any] | None:
+    """Return a delay while the instance's cluster may still appear in Atlas, else None."""
+    until = job.record.unseen_until
+    if until is not None and until > job.context.store.now():
+        return Later(LATE_EFFECT_LOOK_SECONDS, f"Waiting until Atlas shows the cluster {job.cluster}.")
+    return job.wait_for_late_effect()
 
 
 def _request_termination(job: AtlasJob[Instance], cluster: Cluster, *, was_ready: bool) -> None:

@@ -25,10 +25,12 @@ from workers.operations.config_hooks import call_hook, instance_view
 from workers.operations.database_ownership import chosen_database
 from workers.operations.own_cluster import (
     NO_ROOM,
+    SEEN,
     is_own_cluster,
     kind_of,
     look,
     look_again,
+    may_appear,
     new_cluster,
     no_room,
     not_own,
@@ -108,7 +110,7 @@ def create_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
         except ClusterNameTaken as error:
             return _look_for_taken_name(job, error)
         log.info("cluster_requested", cluster=job.cluster, project=job.project)
-        unseen = InstanceFields(unsure_until=In(UNSEEN_SECONDS))
+        unseen = InstanceFields(unseen_until=In(UNSEEN_SECONDS))
     elif not is_own_cluster(job, cluster):
         raise not_own(job)
     job.context.cluster_polls.take(job.project, job.cluster, kind_of(job.record))  # so that the first look comes later
@@ -132,7 +134,7 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     if wait := wait_for_turn(job):
         return wait
     cluster = look(job)
-    if cluster is None and job.wait_for_late_effect():
+    if cluster is None and may_appear(job):
         return look_again(job, "CREATING")
     if cluster is None:
         raise FailedError(f"The cluster {job.cluster} does not exist any more: it was removed while it was created.")
@@ -148,12 +150,12 @@ def wait_for_cluster(job: AtlasJob[Instance]) -> Result[InstanceFields]:
     return Next(Step.RESERVE_DATABASE)
 
 
-def _seen(job: AtlasJob[Instance]) -> InstanceFields | None:
-    """Return the change that ends the doubt about the creation; None where entries of the access list may be in doubt.
+def _seen(job: AtlasJob[Instance]) -> InstanceFields:
+    """Return the change once Atlas shows the cluster; entries of the access list may still be in doubt.
 
     How often that step has run does not tell: a run that its worker has lost is not counted.
     """
-    return None if Step.ALLOW_ACCESS in job.operation.steps else InstanceFields(unsure_until=None)
+    return SEEN if Step.ALLOW_ACCESS in job.operation.steps else {**SEEN, "unsure_until": None}
 
 
 def reserve_database(job: AtlasJob[Instance]) -> Result[InstanceFields]:
