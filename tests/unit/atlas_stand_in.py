@@ -90,6 +90,7 @@ class StandIn:
         self.script = script
         self.heard: list[Heard] = []
         self.observed: list[Answer] = []
+        self.connections: list[socket.socket] = []
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -121,6 +122,7 @@ class StandIn:
             def process_request(self, request: Connection, client_address: object) -> None:
                 """One thread runs before the next starts, as in `together`."""
                 self.began = threading.Event()
+                owner.connections += [request] if isinstance(request, socket.socket) else []
                 super().process_request(request, client_address)
                 self.began.wait(1)
 
@@ -137,6 +139,9 @@ class StandIn:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in self.connections:
+            with suppress(OSError):  # it has been closed
+                connection.shutdown(socket.SHUT_RDWR)  # else its thread would wait for a request until the end
 
     def client(
         self,
