@@ -52,20 +52,23 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-APART = ("deploy", "integration", "unit")
+APART = ("atlas", "deploy", "integration", "unit")
 """Folders whose files share few servers or none."""
 TOGETHER = ("e2e", "properties")
 """Short folders that share a stack."""
 LONGEST = (
-    "osb/",
     "integration/shared/",
-    "chaos/",
-    "integration/redis/",
-    "integration/test_staged_faults",
-    "integration/unusual_settings/",
-    "atlas/test_",
+    "osb/",
     "e2e/",
     "properties/",
+    "chaos/",
+    "atlas/test_own_clusters",
+    "atlas/",
+    "integration/redis/",
+    "engine/",
+    "integration/unusual_settings/",
+    "integration/test_staged_faults",
+    "bench/",
 )
 """How the paths of the tests begin that take longest, the longest first."""
 
