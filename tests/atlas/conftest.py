@@ -8,7 +8,6 @@ from tests.atlas.broker import Broker, ManyProjects, furnish, project_secrets
 from tests.atlas.operator_config import OperatorConfig
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
-from tests.emulator.buckets import LIMITS
 from tests.emulator.client import Emulator
 from tests.in_process import in_this_process
 
@@ -55,20 +54,10 @@ def processes(many_projects: Callable[[float], ManyProjects]) -> Iterator[Broker
 @pytest.fixture
 def broker(_broker: Broker) -> Iterator[Broker]:
     yield _broker
-    calm(_broker.atlas)
+    _broker.atlas.calm()
 
 
 @pytest.fixture
 def atlas(broker: Broker) -> Emulator:
     """Steers the Atlas of the broker of these tests."""
     return broker.atlas
-
-
-def calm(atlas: Emulator) -> None:
-    """No faults, changes applied at once, full buckets."""
-    atlas.heal()
-    atlas.apply_at_once()
-    atlas.apply_now()
-    atlas.latency(0)
-    for name, limit in LIMITS.items():
-        atlas.rate(name, capacity=limit.capacity, refill=limit.refill, seconds=limit.seconds)

@@ -9,7 +9,6 @@ from pymongo.errors import OperationFailure
 
 from broker_api.config import BindingView, Config
 from tests.atlas.broker import CROWD, STATUS, Broker, at_once, can_write, foreign_user, log_in
-from tests.atlas.conftest import calm
 from tests.dev.emulated import AtlasEmulator
 from tests.dev.services import Mongod, Redis
 from tests.dev.stack import Stack
@@ -124,7 +123,7 @@ def crowd(_broker: Broker) -> Crowd:
     seconds = time.monotonic() - began
     everything = [call for call in _broker.atlas.calls()[mark:] if CROWD in call["path"]]
     calls = [call for call in everything if not call["challenge"]]
-    calm(_broker.atlas)
+    _broker.atlas.calm()
     return Crowd(_broker, instance, list(chain(*chunks)), calls, len(everything) - len(calls), seconds)
 
 

@@ -11,7 +11,7 @@ from werkzeug.routing import Map
 from werkzeug.routing import Rule as Path
 
 from tests.emulator.access_endpoints import block_of
-from tests.emulator.buckets import Limit
+from tests.emulator.buckets import LIMITS, Limit
 from tests.emulator.errors import json_response
 from tests.emulator.faults import Rule
 from tests.emulator.model import (
@@ -37,7 +37,7 @@ _CLUSTER_FIELDS = {
     *("kind", "state", "paused", "connection_strings", "mongo", "cluster_type", "processes"),
     *("provider", "region", "tier", "disk_size_gb", "version", "backup", "protected", "tags"),
 }
-_TALKING_TO_MONGODS = {"POST /reset", "POST /apply"}  # so the lock is not held
+_TALKING_TO_MONGODS = {"POST /reset", "POST /apply", "POST /calm"}  # so the lock is not held
 
 
 class Control:
@@ -46,6 +46,7 @@ class Control:
         self._atlas = world.atlas
         self._actions: dict[str, Callable[..., object]] = {
             "POST /reset": lambda _: world.reset(),
+            "POST /calm": self._calm,
             "GET /faults": lambda _: [{**vars(rule)} for rule in world.faults],
             "POST /faults": self._add_fault,
             "DELETE /faults": lambda _: world.faults.clear(),
@@ -89,6 +90,15 @@ class Control:
         except (KeyError, TypeError, ValueError) as error:
             return json_response({"error": f"{type(error).__name__}: {error}"}, 400)
         return Response(status=204) if result is None else json_response(result)
+
+    def _calm(self, _: Json) -> None:
+        with self._atlas.lock:
+            self._world.faults.clear()
+            self._atlas.policy = Policy()
+            self._world.latency = 0
+            for name, limit in LIMITS.items():
+                self._world.buckets.set(name, limit)
+        self._atlas.force()
 
     def _add_fault(self, body: Json) -> Json:
         rule = Rule(**body)
