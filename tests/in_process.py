@@ -5,6 +5,7 @@ MongoDB, Redis and the emulated Atlas are real, and so are the requests over HTT
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from broker_api.config import Config
 from broker_api.jobs.queue import Queue
 from broker_api.osb.app import create_app
 from broker_api.service.service import Service
+from broker_api.settings.redis_settings import RedisSettings
 from broker_api.settings.settings import Settings, load
 from broker_api.state.records import EPOCH, UNDERSTOOD
 from broker_api.state.store import Store
@@ -30,13 +32,31 @@ from workers.engine.sweeper import Sweeper
 from workers.operations import compose_runner
 
 TICK_SECONDS = 0.04
+"""How often to look for due operations while any is open."""
+QUIET_SECONDS = 0.3
+"""How often to look for operations that this process has not begun, while none is open."""
 THREADS = 16
 POLL_SECONDS = {"dedicated": 0.3, "flex": 0.1}
 """The interval of looks at clusters under way, shorter than that of the product."""
 OPEN = {"operation.open": True, "operation.due": {"$gte": EPOCH}}
 """Open operations; they all are due after that time, which MongoDB needs to use their index."""
-HURRIED_ATTEMPTS = 2
-"""So many retries of an operation come at once; later ones after the pauses of the product."""
+HURRIED_ATTEMPTS = {"$in": [1, 2]}
+"""The first retries of an operation come at once; later ones after the pauses of the product."""
+HURRY_SECONDS = 0.12
+"""How often to look for retries that are to come at once, and for deadlines that have passed."""
+
+
+class WakingQueue(Queue):
+    """A queue that sets an event when a job is sent."""
+
+    def __init__(self, redis: RedisSettings, sent: threading.Event) -> None:
+        super().__init__(redis)
+        self._sent = sent
+
+    def send(self, job: str, arguments: list[str | None]) -> bool:
+        accepted = super().send(job, arguments)
+        self._sent.set()
+        return accepted
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -64,7 +84,9 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InTh
     """Serve the API and run the operations of a stack whose processes are not started."""
     context = compose(load(stack.worker_settings, "worker", config))
     context.cluster_polls.seconds = dict(POLL_SECONDS)
-    working = threading.Thread(target=_work, args=(context,))
+    settings, wake = load(stack.api_settings, "api", config), threading.Event()
+    queue = WakingQueue(settings.redis, wake)
+    working = threading.Thread(target=_work, args=(context, wake))
     sweeper = Sweeper(
         store=context.store,
         claims=context.claims,
@@ -77,7 +99,7 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InTh
     context.store.prepare()
     with (
         capture_logs(processors=[merge_contextvars]) as lines,
-        api_in_this_process(load(stack.api_settings, "api", config), context.store, stack.api.port),
+        api_in_this_process(settings, context.store, stack.api.port, queue),
     ):
         working.start()
         sweeping = sweeper.start()
@@ -85,15 +107,16 @@ def in_this_process(stack: Stack, config: Config | None = None) -> Iterator[InTh
             yield InThisProcess(context, lines)
         finally:
             context.stopping.set()
+            wake.set()
             working.join()
             sweeping.join()  # it would log that its client is closed
             context.store.collection.database.client.close()
 
 
 @contextmanager
-def api_in_this_process(settings: Settings, store: Store, port: int = 0) -> Iterator[str]:
+def api_in_this_process(settings: Settings, store: Store, port: int = 0, queue: Queue | None = None) -> Iterator[str]:
     """Serve the API on a port, by default any free one; its address."""
-    app = create_app(Service.compose(settings, store, Queue(settings.redis)), settings.users)
+    app = create_app(Service.compose(settings, store, queue or Queue(settings.redis)), settings.users)
     server = make_server(HOST, port, app, threaded=True, request_handler=QuietHandler)
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
     serving.start()
@@ -105,8 +128,8 @@ def api_in_this_process(settings: Settings, store: Store, port: int = 0) -> Iter
         server.server_close()
 
 
-def _work(context: Context) -> None:
-    """Run each operation that is due, as soon as it is."""
+def _work(context: Context, wake: threading.Event) -> None:
+    """Run each operation that is due, as soon as it is; look at once when the event is set."""
     runner, running, records = compose_runner(context), set[str](), context.store.collection
 
     def run(key: str, operation: str) -> None:
@@ -115,14 +138,20 @@ def _work(context: Context) -> None:
         finally:
             running.discard(f"{key} {operation}")
 
+    pause, hurry_at = QUIET_SECONDS, 0.0
     with ThreadPoolExecutor(THREADS) as pool:
-        while not context.stopping.wait(TICK_SECONDS):
+        while not context.stopping.is_set():
+            wake.wait(pause)
+            wake.clear()
             if not records.find_one(OPEN, {"_id": 1}):
+                pause = QUIET_SECONDS
                 continue  # one query, so that brokers which have nothing to do cost little
-            now = datetime.now(UTC)
-            context.claims.expire()  # the sweeper does this every five seconds only
-            later = {"operation.due": {"$gt": now}, "operation.attempts": {"$in": [*range(1, HURRIED_ATTEMPTS + 1)]}}
-            records.update_many({"operation.open": True, **later}, {"$set": {"operation.due": now}})
+            pause, now = TICK_SECONDS, datetime.now(UTC)
+            if time.monotonic() > hurry_at:
+                hurry_at = time.monotonic() + HURRY_SECONDS
+                context.claims.expire()  # the sweeper does this every five seconds only
+                later = {"operation.open": True, "operation.due": {"$gt": now}, "operation.attempts": HURRIED_ATTEMPTS}
+                records.update_many(later, {"$set": {"operation.due": now}})
             free = {"operation.due": {"$lte": now}, "operation.lease_until": {"$not": {"$gt": now}}}
             for found in records.find({**UNDERSTOOD, "operation.open": True, **free}, {"operation.id": 1}):
                 # As with several workers, only the lease keeps a delete from beginning while the step before it runs.
