@@ -13,7 +13,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 
 BIN = Path(sys.executable).parent
-PYTEST = (BIN / "pytest", "-n", "6")  # tests also wait: so many keep two cores busy
+PYTEST = (BIN / "pytest", "-n", "5")  # tests also wait: so many keep two cores busy
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}  # else each of many processes compiles the same modules again
 
 
