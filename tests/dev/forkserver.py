@@ -6,7 +6,6 @@ is the same: the main module of the command, in a process and a session of its o
 
 import contextlib
 import ctypes
-import functools
 import gc
 import importlib
 import json
@@ -93,29 +92,29 @@ class ForkServer:
     """A process that forks on demand, and ends with this one, since its standard input is closed then."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            cwd=CHECKOUT,
-            env=clean_environment({}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._process: subprocess.Popen[bytes] | None = None
         self._asking = threading.Lock()
 
     def ask(self, **question: object) -> Any:  # noqa: ANN401 - JSON
         """Return the answer to ``start=…``, the number of the process, or to ``ended=…``, an exit status or None."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with self._asking:
+            self._process = self._process or subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                cwd=CHECKOUT,
+                env=clean_environment({}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
             return json.loads(self._process.stdout.readline())
 
 
-@functools.cache
-def _server() -> ForkServer:
-    return ForkServer()
+_server = ForkServer()
+"""The one of this process, which several threads use; it begins with the first question."""
 
 
 def fork(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> Fork | None:
@@ -128,7 +127,7 @@ def fork(command: Sequence[str | Path], log: Path, environment: Mapping[str, str
     if not python or not all(name.startswith(OWN_VARIABLES) for name in environment):
         return None
     start = {"command": parts, "log": str(log), "environment": clean_environment(environment)}
-    return Fork(_server(), _server().ask(start=start))
+    return Fork(_server, _server.ask(start=start))
 
 
 class PythonServer(Server):

@@ -99,10 +99,8 @@ def run_directory() -> Path:
     return directory
 
 
-@functools.cache
-def _launcher() -> ThreadPoolExecutor:
-    """One thread forks all children: the kernel's death signal is sent when the *thread* that forked ends."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
+_launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
+"""One thread forks all children: the kernel's death signal is sent when the *thread* that forked ends."""
 
 
 def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -110,7 +108,7 @@ def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
     setpriv = shutil.which("setpriv")
     tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     with log.open("ab") as output:
-        child = _launcher().submit(
+        child = _launcher.submit(
             lambda: subprocess.Popen(
                 [*tied, *map(str, command)],
                 cwd=CHECKOUT,

@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,14 +11,18 @@ import pytest
 
 from tests.conftest import NetworkRefused
 from tests.dev import binaries
+from tests.dev.forkserver import fork
 from tests.dev.processes import CHECKOUT, Server, free_port, start_all
 from tests.dev.services import Mongod, Redis
 
 PARENT = """
-import time
+import sys, time
+from pathlib import Path
+from tests.dev.forkserver import fork
 from tests.dev.services import Mongod, Redis
 with Redis() as redis, Mongod() as mongod:
-    print(redis.process.pid, mongod.process.pid, mongod.home.parent, flush=True)
+    forked = fork([sys.executable, "-m", "http.server", sys.argv[1]], mongod.home / "forked", {})
+    print(redis.process.pid, mongod.process.pid, forked.pid, mongod.home.parent, flush=True)
     time.sleep(60)
 """
 
@@ -42,7 +47,7 @@ class Sleeper(Server):
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
     """A process that runs servers and knows nothing of its end."""
-    command = [sys.executable, "-c", PARENT]
+    command = [sys.executable, "-c", PARENT, str(free_port())]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -52,10 +57,10 @@ def test_children_and_their_files_go_when_their_parent_is_killed_without_a_word(
     parent: subprocess.Popen[str],
 ) -> None:
     assert parent.stdout is not None
-    redis, mongod, directory = parent.stdout.readline().split()
+    *processes, directory = parent.stdout.readline().split()
     assert Path(directory).exists()
     parent.kill()
-    _eventually_gone([Path("/proc") / redis, Path("/proc") / mongod, Path(directory)])
+    _eventually_gone([*(Path("/proc") / process for process in processes), Path(directory)])
 
 
 def _eventually_gone(paths: list[Path]) -> None:
@@ -175,3 +180,29 @@ def test_leaving_this_machine_is_refused() -> None:
 def test_a_signal_of_the_terminal_does_not_reach_the_servers(redis_server: Redis) -> None:
     assert redis_server.process is not None
     assert os.getpgid(redis_server.process.pid) != os.getpgid(0)
+
+
+def test_a_forked_process_has_its_own_output_session_and_end(tmp_path: Path) -> None:
+    ended = fork([sys.executable, "-m", "platform"], tmp_path / "ended", {"BROKER_MONGO_DB": "x"})
+    failed = fork([sys.executable, "-m", "tests.no_such_module"], tmp_path / "failed", {})
+    runs = fork([sys.executable, "-m", "http.server", str(free_port())], tmp_path / "runs", {})
+    assert ended
+    assert failed
+    assert runs
+    assert (ended.wait(30), failed.wait(30)) == (0, 1)
+    assert (tmp_path / "ended").read_text()
+    assert "No module named tests.no_such_module" in (tmp_path / "failed").read_text()
+    with pytest.raises(subprocess.TimeoutExpired):
+        runs.wait(0.1)
+    assert (os.getsid(runs.pid), runs.poll()) == (runs.pid, None)
+    runs.send_signal(signal.SIGKILL)
+    assert (runs.wait(30), runs.poll()) == (-signal.SIGKILL, -signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"), [(["sh", "-c", "true"], {}), ([sys.executable, "-m", "platform"], {"OTEL_X": "1"})]
+)
+def test_what_needs_its_variables_at_once_or_is_no_python_is_not_forked(
+    tmp_path: Path, command: list[str], settings: dict[str, str]
+) -> None:
+    assert fork(command, tmp_path / "log", settings) is None

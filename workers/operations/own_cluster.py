@@ -137,10 +137,10 @@ def terminate(job: AtlasJob[Instance], *, was_ready: bool) -> Later[Any] | None:
 
 
 def may_appear(job: AtlasJob[Instance]) -> Later[Any] | None:
-    """Return a delay while the instance's cluster may still appear in Atlas, else None."""
+    """Return a delay while a cluster whose creation was requested may still appear in Atlas, else None."""
     until = job.record.unseen_until
     if until is not None and until > job.context.store.now():
-        return Later(LATE_EFFECT_LOOK_SECONDS, f"Waiting until Atlas shows the cluster {job.cluster}.")
+        return Later(LATE_EFFECT_LOOK_SECONDS, f"Waiting in case Atlas shows the cluster {job.cluster} late.")
     return job.wait_for_late_effect()
 
 
