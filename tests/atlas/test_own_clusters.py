@@ -281,9 +281,30 @@ def test_a_delete_stops_the_creation_and_leaves_nothing(broker: Broker, kind: st
     instance_id, name = begin(broker, kind, termination_protection=True, **{"policy-on-delete": "retain"})
     operation = broker.client.last_operation(instance_id)
     in_state(broker, name, "CREATING")
-    deprovision(broker, instance_id)
+    accepted, told = broker.client.deprovision(instance_id), set[str]()
+    assert accepted.status == 202, accepted.text
+    ended = broker.client.wait(
+        instance_id, operation=accepted.operation, on_poll=lambda answer: told.add(answer.description)
+    )
+    assert ended.state in ("succeeded", "gone"), ended.text
     assert name not in clusters(broker)
+    assert not any("in case" in sentence for sentence in told)  # once Atlas has shown the cluster, it is not awaited
     assert operation.state == "in progress"
+
+
+def test_a_delete_waits_for_a_cluster_that_atlas_does_not_show_yet(broker: Broker) -> None:
+    times(broker, creating={"never": True}, deleting={"reads": 1})
+    rule = broker.atlas.fail("GET", "[cC]lusters/i-", times=None, status=404, error_code="CLUSTER_NOT_FOUND")
+    instance_id, name = begin(broker, "flex")
+    in_state(broker, name, "CREATING")
+    eventually(lambda: instance_of(broker, instance_id).unseen_until, "its creation is accepted")
+    accepted = broker.client.deprovision(instance_id)
+    assert accepted.status == 202
+    late = f"Waiting in case Atlas shows the cluster {name} late."
+    eventually(lambda: broker.client.last_operation(instance_id).description == late, "the broker waits")
+    broker.atlas.heal(rule)
+    succeeds(broker.client, accepted, instance_id)
+    assert name not in clusters(broker)
 
 
 def test_a_delete_while_the_answer_to_the_creation_hangs_waits_for_its_effect(broker: Broker) -> None:
