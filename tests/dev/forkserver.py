@@ -52,9 +52,9 @@ IMPORTED = (
     "structlog",
     "tornado.web",
 )
-"""What is imported before the first fork: none of it reads a variable meanwhile, as ``prometheus_client`` would."""
+"""What is imported before the first fork; not ``prometheus_client``, which then reads a variable that the API sets."""
 OWN_VARIABLES = ("BROKER_", "MONGODB_ATLAS_")
-"""How the variables begin that no library reads; another one may have to be there when a process begins."""
+"""How the variables begin that no import reads; others may have to be there when a process begins."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -110,7 +110,10 @@ class ForkServer:
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("The fork server has ended; its last lines on the standard error say why.")
+        return json.loads(answer)
 
 
 _server = ForkServer()
