@@ -101,6 +101,20 @@ def test_rules_can_be_forgotten(api: Api) -> None:
     assert api("GET").ok
 
 
+def test_calm_ends_what_was_set_and_leaves_what_there_is(api: Api, name: str) -> None:
+    atlas = api.emulator
+    atlas.apply_by_hand()
+    assert api.post_user(name).status_code == 201
+    atlas.fail("GET", "/databaseUsers", times=None)
+    atlas.latency(5)
+    atlas.rate("users", capacity=1, refill=1, seconds=60, left=0)
+    atlas.calm()
+    began = time.monotonic()
+    assert [api("GET", f"/databaseUsers/admin/{name}").status_code for _ in range(2)] == [200, 200]
+    assert time.monotonic() - began < 5  # less than the latency of one call
+    assert (atlas.rules(), api.status()) == ([], "APPLIED")
+
+
 def test_the_token_endpoint_can_fail_too(atlas: Emulator) -> None:
     atlas.fail("POST", "/oauth/token", status=503)
     assert requests.post(f"{atlas.base_url}/api/oauth/token", timeout=5).status_code == 503
