@@ -20,7 +20,7 @@ def run_operation(instance_id: str, binding_id: str | None, operation_id: str) -
     """Run an operation of a binding, or of an instance when ``binding_id`` is None.
 
     Raises:
-        JobError, PutOff, Ignore: As in ``to_celery``.
+        JobError, Ignore: As in ``to_celery``.
     """
     key = instance_key(instance_id) if binding_id is None else binding_key(instance_id, binding_id)
     ids = {"instance_id": instance_id, "binding_id": binding_id, "operation": operation_id}
