@@ -7,6 +7,8 @@ These subclasses replace parts of the consumer by settings of Celery: ``worker_c
   (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: the worker pauses and
   reconnects until it succeeds.
 - Celery retries a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent only once.
+- Celery sends the events of jobs as they come, which took a sixth of the CPU of a busy worker. Here those of a tenth of a
+  second are sent together, and the last ones when a worker stops.
 - kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here each one passes
   ``messages.rebuild``, or is logged and dropped.
 - Workers ask each other for revoked jobs and listen to each other's events, which anything may have written. Here they
@@ -52,6 +54,8 @@ ACTIVE_SECONDS = 10.0
 AGAIN_SECONDS = 0.1
 """How long to wait for a job of some queues, before it is asked again whether there is a thread for the others."""
 MOST_UNSENT_EVENTS = 1000
+EVENTS_SECONDS = 0.1
+"""How long events of jobs are collected before they are sent: one message with many costs little more than with one."""
 HEARTBEAT = "worker.heartbeat"
 
 OUTAGE = OutageLog("receiving jobs")
@@ -78,7 +82,9 @@ log = structlog.get_logger(__name__)
 if TYPE_CHECKING:
 
     class CeleryDispatcher(EventDispatcher):
-        """Celery's dispatcher of events, with the method that its type stubs lack."""
+        """Celery's dispatcher of events, with what its type stubs lack."""
+
+        _group_buffer: dict[str, list[object]]
 
         def _publish(self, event: object, producer: object, routing_key: str) -> None: ...
 
@@ -187,6 +193,13 @@ class Dispatcher(CeleryDispatcher):
             if routing_key == HEARTBEAT:
                 raise RedisConnectionError("a heartbeat was not sent") from lost
 
+    def extend_buffer(self, other: EventDispatcher) -> None:
+        """Take what another dispatcher has not sent, also the events that it has collected."""
+        super().extend_buffer(other)
+        if isinstance(other, Dispatcher):
+            for group, events in other._group_buffer.items():  # noqa: SLF001 - Celery leaves them behind
+                self._group_buffer[group].extend(events)
+
 
 class Events(CeleryEvents):
     """Celery's events with the dispatcher above."""
@@ -208,6 +221,7 @@ class Consumer(consumer.Consumer):
         super().__init__(*args, **{**options, "worker_options": {**(options.get("worker_options") or {}), **alone}})
         self.connection_errors = (Exception,)
         self._failures = 0
+        self._events_due = -math.inf
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # about a setting in celeryconfig.py
         for name in ("consumer", "connection"):
             # Celery logs each attempt; OUTAGE logs changes.
@@ -232,6 +246,22 @@ class Consumer(consumer.Consumer):
         most: int | None = getattr(self.controller, "max_concurrency", None)  # type: ignore[attr-defined]  # no stub
         QueueOrder.threads = most or self.pool.num_processes
         hub.on_tick.add(Activity.turn)  # type: ignore[attr-defined]  # a set, in the stub a list
+
+    def on_send_event_buffered(self) -> None:  # type: ignore[override]  # the stub has it as an attribute
+        """Send the event of a job soon, together with those of other jobs; any thread may call this."""
+        now = time.monotonic()
+        if now >= self._events_due:
+            self._events_due = now + EVENTS_SECONDS
+            self.call_soon(self.timer.call_after, EVENTS_SECONDS, self._send_events)
+
+    def _send_events(self) -> None:
+        if self.event_dispatcher:
+            self.event_dispatcher.flush()
+
+    def shutdown(self) -> None:
+        """Send the last events, when all jobs have ended, and close the connections."""
+        self._send_events()
+        super().shutdown()
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Try to connect until it succeeds; SIGTERM ends it within a second."""

@@ -1,0 +1,73 @@
+"""Celery's events, from which Flower learns what becomes of jobs."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import pytest
+from redis.client import PubSub
+
+from broker_api.jobs.redis_transport import RedisCelery, celery_settings
+from broker_api.settings.redis_settings import RedisSettings
+from tests.dev.stack import Stack
+from tests.emulator.client import Emulator
+from tests.osb_client import Json
+from tests.tenant import Tenant, eventually, together
+
+TOGETHER = 8
+
+
+@pytest.fixture
+def channel(fragile: Stack, atlas: Emulator) -> Iterator[PubSub]:
+    """A subscription to the events of all jobs."""
+    atlas.apply_now()
+    with fragile.redis.client() as client, closing(client.pubsub()) as subscribed:
+        subscribed.psubscribe("*.celeryev/task.multi")
+        assert subscribed.get_message(timeout=5)
+        yield subscribed
+
+
+def messages(channel: PubSub) -> Iterator[list[Json]]:
+    """Return the events of each message, until a second passes without one; each event is a dictionary."""
+    while message := channel.get_message(timeout=2):
+        yield json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+
+
+def test_the_events_of_jobs_at_the_same_time_share_messages(fragile: Stack, channel: PubSub) -> None:
+    with fragile.client() as client:
+        tenant = Tenant(client).provision()
+        sent = list(messages(channel))
+        assert sent
+        together(*(partial(tenant.bind, f"b-{number}") for number in range(TOGETHER)))
+        sent = list(messages(channel))
+    types = [event["type"] for each in sent for event in each]
+    assert types.count("task-started") == types.count("task-succeeded") == TOGETHER
+    assert len(sent) <= len(types) / 3, [len(each) for each in sent]
+
+
+def test_a_new_dispatcher_sends_what_the_one_before_it_has_collected(fragile: Stack, channel: PubSub) -> None:
+    app = RedisCelery("test", events="workers.transport:Events", set_as_current=False)
+    app.config_from_object(
+        celery_settings(RedisSettings.parse(fragile.redis.uri), "workers.transport:Transport", {"socket_timeout": 5})
+    )
+    with app.connection_for_write() as first, app.connection_for_write() as second:
+        lost, new = (app.events.Dispatcher(each, buffer_group=["task"]) for each in (first, second))
+        lost.send("task-started", uuid="an-operation")
+        lost.disable()
+        new.extend_buffer(lost)
+        new.flush()
+    assert [event["uuid"] for each in messages(channel) for event in each] == ["an-operation"]
+
+
+def test_a_worker_that_stops_sends_the_events_of_the_last_job(fragile: Stack, channel: PubSub) -> None:
+    (worker,) = fragile.workers
+    with fragile.client() as client:
+        tenant = Tenant(client)
+        accepted = client.provision(tenant.instance_id, {"cluster": "cluster-dev"})
+        eventually(lambda: client.last_operation(tenant.instance_id).state == "succeeded", "it has succeeded")
+    worker.stop()
+    worker.start()
+    ends = [event["type"] for each in messages(channel) for event in each if event["uuid"] == accepted.operation]
+    assert ends[-1] == "task-succeeded", ends
