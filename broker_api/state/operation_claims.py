@@ -207,7 +207,12 @@ class Claims:
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
-        return self._write(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, changes, steps=steps)
+        held, update = self._update(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, [changes], steps)
+        after = ReturnDocument.AFTER
+        document = self.store.collection.find_one_and_update(held, update, return_document=after)
+        if document is None:
+            raise LeaseLostError
+        return replace(claim, record=type(claim.record).read(document))
 
     @storage_errors("reschedule")
     def reschedule(
@@ -270,11 +275,23 @@ class Claims:
 
     def _write(
         self,
-        claim: Claim[AnyResource],
+        claim: Claim[Any],
         operation: OperationFields,
         *changes: Fields | ResourceFields | None,
         steps: StepsFields | None = None,
-    ) -> Claim[AnyResource]:
+    ) -> None:
+        held, update = self._update(claim, operation, changes, steps)
+        if not self.store.collection.update_one(held, update).matched_count:
+            raise LeaseLostError
+
+    def _update(
+        self,
+        claim: Claim[Any],
+        operation: OperationFields,
+        changes: Iterable[Fields | ResourceFields | None],
+        steps: StepsFields | None,
+    ) -> tuple[Document, list[Document]]:
+        """Return the filter of a write under a claim, and the write."""
         held = {
             "_id": claim.record.key,
             "operation.id": claim.record.operation.id,
@@ -286,13 +303,7 @@ class Claims:
             written |= fields
         macs = self.store.macs
         stored = sealed(macs.vault, claim.record.key, written) | macs.of_changed(claim.record, written)
-        values = assignments(_paths(operation, steps) | stored)
-        document = self.store.collection.find_one_and_update(
-            held, [{"$set": values}], return_document=ReturnDocument.AFTER
-        )
-        if document is None:
-            raise LeaseLostError
-        return replace(claim, record=type(claim.record).read(document))
+        return held, [{"$set": assignments(_paths(operation, steps) | stored)}]
 
     @storage_errors("release")
     def release(self, claim: Claim[Any], unsure_until: Moment | None) -> None:
