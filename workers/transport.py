@@ -7,8 +7,8 @@ These subclasses replace parts of the consumer by settings of Celery: ``worker_c
   (github.com/celery/celery/issues/7946 and 5716). Here each error counts as a lost connection: the worker pauses and
   reconnects until it succeeds.
 - Celery retries a heartbeat without an end, and SIGTERM does not interrupt it. Here each event is sent only once.
-- Celery sends the events of jobs as they come, which took a sixth of the CPU of a busy worker. Here those of a tenth of a
-  second are sent together, and the last ones when a worker stops.
+- Celery sends the events of jobs as they come, which took a sixth of the CPU of a busy worker. Here those of a tenth of
+  a second are sent together, and the last ones when a worker stops.
 - kombu expects messages to be well formed (github.com/celery/celery/issues/7975 and 4308). Here each one passes
   ``messages.rebuild``, or is logged and dropped.
 - Workers ask each other for revoked jobs and listen to each other's events, which anything may have written. Here they
