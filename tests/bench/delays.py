@@ -19,7 +19,7 @@ def delays(lab: Lab) -> Result:
     binds = 6 if lab.short else 40
     stack = lab.broker()
     rows = [_dispatch(lab, stack, binds), *_finish(lab, stack, binds // 2)]
-    time.sleep(3)
+    time.sleep(1 if lab.short else 3)
     with cpu_used(stack.api, *stack.workers, lab.state, lab.redis) as used:
         time.sleep(3 if lab.short else 30)
     rows += [Row(f"idle, % of a core, {name}", {"value": [share * 100]}) for name, share in used.items()]
@@ -78,7 +78,7 @@ def _percentiles(label: str, times: list[float], *percents: int) -> Row:
 
 def queue(lab: Lab) -> Result:
     """Measure binds while 500 provisions wait for a slow Atlas, beside binds of an idle broker."""
-    seconds = 5.0 if lab.short else 20.0
+    seconds = 4.0 if lab.short else 20.0
     stack = lab.broker(workers=2)
     with Client(target_of(stack, FAST_POLL_SECONDS)) as client:
         _bind_times(client, "first", 1.0)  # imports, connections and caches are warm then
