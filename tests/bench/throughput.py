@@ -99,7 +99,11 @@ def burst(lab: Lab) -> Result:
     for workers in (2, 1):
         ours, old = lab.alternate(target_of(stack), partial(measure, binds=binds))
         rates = [each.rate for each in ours], [each.rate for each in old]
-        rows.insert(0, beside_old(f"binds per second, workers: {workers}", *rates))
+        cpu = ([1000 * each.cores / each.rate for each in runs] for runs in (ours, old))
+        rows[:0] = [
+            beside_old(f"binds per second, workers: {workers}", *rates),
+            beside_old(f"ms of CPU for a bind, workers: {workers}", *cpu),
+        ]
         stack.workers[1].stop()
     return Result(f"{binds} binds at once, Atlas answers after 100 ms", rows)
 
@@ -117,7 +121,8 @@ def _burst(lab: Lab, stack: MeasuredStack, latency: float, target: Target, binds
     Atlas has the latency for the binds only; the unbinds after them are not measured.
     """
     lab.atlas.set(latency)
-    with cpu_used(stack.api, *stack.workers, lab.state, lab.redis, lab.atlas) as cpu:
+    old = [lab.old] if lab.old else []
+    with cpu_used(stack.api, *stack.workers, lab.state, lab.redis, lab.atlas, *old) as cpu:
         began = time.perf_counter()
         names = lab.load(load.burst, target, binds)
         stack.wait_for_ends()
