@@ -3,20 +3,41 @@
 import base64
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 from redis.client import PubSub
 
 from broker_api.jobs.redis_transport import RedisCelery, celery_settings
 from broker_api.settings.redis_settings import RedisSettings
+from tests.dev.broker import CELERY, QUEUES, Worker
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.osb_client import Json
 from tests.tenant import Tenant, eventually, together
 
 TOGETHER = 8
+
+
+class PoolWorker(Worker):
+    """A worker with another pool than that of threads."""
+
+    def command(self) -> list[str]:
+        return [*CELERY, "worker", "-Q", QUEUES, "-n", self.uri, f"--pool={self.name}", "--concurrency=1"]
+
+
+@contextmanager
+def another_worker(fragile: Stack, another: Worker) -> Iterator[None]:
+    """Run another worker instead of that of the stack."""
+    (worker,) = fragile.workers
+    worker.stop()
+    try:
+        with another:
+            yield
+    finally:
+        worker.start()
 
 
 @pytest.fixture
@@ -71,3 +92,20 @@ def test_a_worker_that_stops_sends_the_events_of_the_last_job(fragile: Stack, ch
     worker.start()
     ends = [event["type"] for each in messages(channel) for event in each if event["uuid"] == accepted.operation]
     assert ends[-1] == "task-succeeded", ends
+
+
+@pytest.mark.parametrize("pool", ["processes", "solo"])
+def test_every_pool_announces_a_job_that_waits_as_a_retry(
+    fragile: Stack, atlas: Emulator, channel: PubSub, tmp_path: Path, pool: str
+) -> None:
+    settings = {**fragile.worker_settings, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with fragile.client() as client, another_worker(fragile, PoolWorker(settings, pool)):
+        tenant = Tenant(client).provision()
+        atlas.apply_by_hand()
+        accepted = client.bind(tenant.instance_id, "b")
+        sent = [event for each in messages(channel) for event in each if event["uuid"] == accepted.operation]
+        atlas.apply_now()
+        tenant.succeed(accepted, "b")
+    ends = {event["type"]: event.get("result") for event in sent}
+    assert ends["task-retried"] == "Waiting until Atlas has applied the change on the cluster cluster-dev."
+    assert "task-succeeded" not in ends
