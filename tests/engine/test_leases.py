@@ -1,11 +1,15 @@
-"""The renewal of leases in the background."""
+"""Leases: their renewal in the background, and writes under one that is lost."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from broker_api.state.operation_claims import Claim, Claims
-from broker_api.state.records import Kind, instance_key
+import pytest
+
+from broker_api.state.fields import InstanceFields, OperationFields
+from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
+from broker_api.state.records import EPOCH, Kind, Phase, State, instance_key
 from broker_api.state.store import NewOperation, Store
 from tests.tenant import eventually
 from workers.engine.leases import LeaseKeeper
@@ -39,3 +43,29 @@ def test_a_defect_in_one_renewal_does_not_end_that_of_other_leases(store: Store)
 
         eventually(is_renewed, "it is renewed twice")
     assert not leases[SOUND].lost
+
+
+CHANGES, STEP = InstanceFields(cluster="another"), OperationFields(step="next")
+WRITES: dict[str, Callable[[Claims, Claim[Any]], object]] = {
+    "renew": Claims.renew,
+    "advance": lambda claims, claim: claims.advance(claim, CHANGES, STEP),
+    "reschedule": lambda claims, claim: claims.reschedule(claim, 1.0, CHANGES, STEP),
+    "finish": lambda claims, claim: claims.finish(claim, State.SUCCEEDED, Phase.READY, CHANGES, "Done."),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_under_a_lease_that_another_worker_has_taken_over_nothing_is_written(store: Store, name: str) -> None:
+    operation_id = store.create({"instance_id": "lost"}, NewOperation(Kind.PROVISION), None) or ""
+    key, late, other = instance_key("lost"), Claims(store, "late"), Claims(store, "other")
+    lost = late.claim(key, operation_id)
+    store.collection.update_one({"_id": key}, {"$set": {"operation.lease_until": EPOCH}})
+    taken_over = other.claim(key, operation_id)
+    assert lost
+    assert taken_over
+    before = store.collection.find_one({"_id": key})
+    with pytest.raises(LeaseLostError):
+        WRITES[name](late, lost)
+    assert store.collection.find_one({"_id": key}) == before
+    WRITES[name](other, taken_over)
+    assert store.collection.find_one({"_id": key}) != before
