@@ -1,5 +1,8 @@
 """An operator's ``Config``, for ``BROKER_CONFIG``: provisions wait at a gate, if they name one."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from broker_api.config import Config, InstanceView
@@ -15,3 +18,14 @@ class GatedConfig(Config):
 
 def config() -> Config:
     return GatedConfig(None, None)
+
+
+@contextmanager
+def closed_gate(folder: Path) -> Iterator[str]:
+    """A gate for provisions, which opens at the end."""
+    gate = folder / "gate"
+    os.mkfifo(gate)
+    try:
+        yield str(gate)
+    finally:
+        os.open(gate, os.O_RDWR)  # until this process ends: provisions may come to the gate later

@@ -1,6 +1,5 @@
 """More provisions than a worker has threads do not keep it from working for bindings."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,22 +8,12 @@ from pathlib import Path
 import celeryconfig
 from tests.books import held
 from tests.dev.stack import Stack
+from tests.integration.redis.gated_config import closed_gate
 from tests.tenant import CLUSTER, Tenant, eventually, together
 from workers.queue_order import KEPT_SHARE
 
 THREADS = celeryconfig.worker_concurrency
 OTHERS = THREADS - THREADS // KEPT_SHARE
-
-
-@contextmanager
-def closed_gate(folder: Path) -> Iterator[str]:
-    """A gate for ``gated_config``, which opens at the end."""
-    gate = folder / "gate"
-    os.mkfifo(gate)
-    try:
-        yield str(gate)
-    finally:
-        os.open(gate, os.O_RDWR)  # until this process ends: provisions may come to the gate later
 
 
 @contextmanager
