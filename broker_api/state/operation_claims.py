@@ -14,9 +14,8 @@ from functools import cached_property
 from typing import Any, Generic
 from uuid import uuid4
 
-from pymongo import ReturnDocument
-
 from broker_api.state.fields import Fields, Moment, OperationFields, ResourceFields, StepFields, StepsFields
+from broker_api.state.group_commit import Update
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import sealed
@@ -167,13 +166,18 @@ class Claims:
         # Each release of a lease removes the token.
         taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}
         taken["unsure_until"] = UNSURE_UNTIL
-        document = self.store.collection.find_one_and_update(
-            free, [{"$set": taken}], return_document=ReturnDocument.AFTER
-        )
+        update = Update(free, [{"$set": taken}], mark={"lease_token": token}, reads=True)
+        document = self.store.commits.apply_and_read(update)
         if document is None:
             return None
         found = (Binding if "binding_id" in document else Instance).read(document)
-        return None if found.phase == UNREADABLE else Claim(found, found.operation.fence, token)
+        if found.phase == UNREADABLE:
+            return None
+        claim = Claim[Any](found, found.operation.fence, token)
+        if claim.operation_id == operation_id:
+            return claim
+        self.release(claim, found.unsure_until)  # another operation has replaced it since, and waits for the lease
+        return None
 
     @storage_errors("renew")
     def renew(self, claim: Claim[Any]) -> None:
@@ -207,9 +211,8 @@ class Claims:
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
-        held, update = self._update(claim, {**operation, "lease_until": In(LEASE_SECONDS)}, [changes], steps)
-        after = ReturnDocument.AFTER
-        document = self.store.collection.find_one_and_update(held, update, return_document=after)
+        lease: OperationFields = {**operation, "lease_until": In(LEASE_SECONDS)}
+        document = self.store.commits.apply_and_read(self._update(claim, lease, [changes], steps, reads=True))
         if document is None:
             raise LeaseLostError
         return replace(claim, record=type(claim.record).read(document))
@@ -280,8 +283,7 @@ class Claims:
         *changes: Fields | ResourceFields | None,
         steps: StepsFields | None = None,
     ) -> None:
-        held, update = self._update(claim, operation, changes, steps)
-        if not self.store.collection.update_one(held, update).matched_count:
+        if not self.store.commits.apply(self._update(claim, operation, changes, steps)):
             raise LeaseLostError
 
     def _update(
@@ -290,8 +292,10 @@ class Claims:
         operation: OperationFields,
         changes: Iterable[Fields | ResourceFields | None],
         steps: StepsFields | None,
-    ) -> tuple[Document, list[Document]]:
-        """Return the filter of a write under a claim, and the write."""
+        *,
+        reads: bool = False,
+    ) -> Update:
+        """Return a write under a claim."""
         held = {
             "_id": claim.record.key,
             "operation.id": claim.record.operation.id,
@@ -303,7 +307,10 @@ class Claims:
             written |= fields
         macs = self.store.macs
         stored = sealed(macs.vault, claim.record.key, written) | macs.of_changed(claim.record, written)
-        return held, [{"$set": assignments(_paths(operation, steps) | stored)}]
+        pipeline: list[Document] = [{"$set": assignments(_paths(operation, steps) | stored)}]
+        # The fence has grown if the claim was lost before the write.
+        mark = {"id": claim.operation_id, "fence": claim.fence}
+        return Update(held, pipeline, mark, reads=reads)
 
     @storage_errors("release")
     def release(self, claim: Claim[Any], unsure_until: Moment | None) -> None:

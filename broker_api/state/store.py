@@ -16,11 +16,12 @@ from uuid import uuid4
 import pymongo
 import structlog
 from pymongo import IndexModel, MongoClient
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
+from broker_api.state.group_commit import GroupCommit, Update
 from broker_api.state.legacy import OLD_FORM, LegacyDocuments, in_any_case, written_before
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
 from broker_api.state.mongo_errors import storage_errors
@@ -151,6 +152,7 @@ class Store:
         self._client = client
         self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
+        self.commits = GroupCommit(self.collection)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection, self.macs)
         self.reports = durable_collection(client, database, f"{collection}_reports")
@@ -417,13 +419,12 @@ class Store:
         if new is not None or new_operation.kind in DELETES:
             begun["unsure_until"] = UNSURE_UNTIL
         stage = "$set" if new is None else "$replaceWith"
-        try:
-            written = self.collection.update_one(unchanged, [{stage: begun}], upsert=current is None)
-        except DuplicateKeyError:
+        update = Update(unchanged, [{stage: begun}], mark={"id": fresh.id}, upsert=current is None)
+        if not self.commits.apply(update):
             return None
         if current and current.state is State.IN_PROGRESS:  # a delete stops it (see PAST)
-            self.report.ended(current.kind, State.FAILED, written.matched_count)
-        return fresh.id if written.matched_count or written.did_upsert else None
+            self.report.ended(current.kind, State.FAILED)
+        return fresh.id
 
     @storage_errors("store")
     def change(
