@@ -6,8 +6,8 @@ that of two concurrent requests only one begins its operation. The other request
 Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from pymongo import IndexModel, MongoClient
 from pymongo.errors import OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
+from broker_api.state.combiner import Combiner
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.group_commit import GroupCommit, Update
@@ -63,6 +64,8 @@ UNLIMITED = 2**48
 
 ROOM = "room/"
 """How the names of the documents begin that hold the limit of users of an Atlas project."""
+_SLOTS = "slots/"
+"""How the names begin of what is read for the slots of an instance."""
 DEFAULT_LIMIT = 100
 """How many database users Atlas allows in a project unless its support has raised the limit."""
 
@@ -136,6 +139,23 @@ class Room:
     limits: Mapping[str, int]
 
 
+@dataclass
+class _OfBinds:
+    """What was read for some binds.
+
+    Attributes:
+        documents: The instances and bindings, by their ``_id``.
+        has_old: Whether there is a document of atlasbroker 2.0.0 of one of the bindings.
+        slots: The slots that are taken, by instance.
+        limits: The limits of users of Atlas projects, as far as Atlas has told them.
+    """
+
+    documents: dict[str, Document] = field(default_factory=dict)
+    has_old: bool = False
+    slots: dict[str, frozenset[int]] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+
+
 class Store:
     """Instances and bindings in one MongoDB collection.
 
@@ -153,6 +173,8 @@ class Store:
         self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
         self.commits = GroupCommit(self.collection)
+        self._documents = Combiner(self._read_documents)
+        self._of_binds = Combiner(self._read_of_binds)
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection, self.macs)
         self.reports = durable_collection(client, database, f"{collection}_reports")
@@ -218,12 +240,13 @@ class Store:
             TamperedError, UndecryptableError: As in ``RecordMacs.checked``; not with ``any_release``, which also leaves
                 encrypted what is encrypted.
         """
-        own: Document = {"_id": instance_key(instance_id)}
-        query: Document = {"$or": [own, written_before(instance_id, None)]} if creating else own
-        found = list(self.collection.find(query))
-        document = next((each for each in found if each["_id"] == own["_id"]), None)
-        if document is None and (found or not creating):
-            document = self.legacy.adopt(instance_id)
+        key = instance_key(instance_id)
+        if creating:
+            found = list(self.collection.find({"$or": [{"_id": key}, written_before(instance_id, None)]}))
+            document = next((each for each in found if each["_id"] == key), None)
+            document = document or (self.legacy.adopt(instance_id) if found else None)
+        else:
+            document = self._documents.ask(key) or self.legacy.adopt(instance_id)
         if document is None:
             return None
         return self._understood(Instance, document, f"instance {instance_id}", any_release=any_release)
@@ -235,7 +258,7 @@ class Store:
         Raises:
             ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
-        document = self.collection.find_one({"_id": binding_key(instance_id, binding_id)})
+        document = self._documents.ask(binding_key(instance_id, binding_id))
         document = document or self.legacy.adopt(instance_id, binding_id)
         if document is None:
             return None
@@ -255,32 +278,54 @@ class Store:
         Raises:
             ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
-        keys = instance_key(instance_id), key
-        old = {**OLD_FORM, "instance_id": instance_id, "binding_id": binding_id}
-        slots: list[Document] = [
-            {"$match": {"instance_id": instance_id, "slot": TAKEN}},
-            {"$group": {"_id": None, "slots": {"$push": "$slot"}}},
-        ]
-        rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
-        read: list[Document] = [
-            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, old]}},
-            {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
-            {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
-        ]
-        documents: dict[Any, Document] = {found["_id"]: found for found in self.collection.aggregate(read)}
-        instance, binding = map(documents.get, keys)
-        instance = instance or self.legacy.adopt(instance_id)
-        if binding is None and any("instance_id" in found for name, found in documents.items() if name not in keys):
+        found = self._of_binds.ask((instance_id, binding_id))
+        instance = found.documents.get(instance_key(instance_id)) or self.legacy.adopt(instance_id)
+        binding = found.documents.get(key)
+        if binding is None and found.has_old:
             binding = self.legacy.adopt(instance_id, binding_id)
-        limits = {str(name): found.get("limit") for name, found in documents.items() if str(name).startswith(ROOM)}
         return (
             self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
             self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
             Room(
-                frozenset(documents.get(None, {}).get("slots", ())),
-                {name.removeprefix(ROOM): int(limit) for name, limit in limits.items() if limit},
+                found.slots.get(instance_id, frozenset()), {name: most for name, most in found.limits.items() if most}
             ),
         )
+
+    def _read_documents(self, keys: Sequence[str]) -> list[Document | None]:
+        """Return the documents with these ``_id``, for each of them."""
+        if len(keys) == 1:
+            return [self.collection.find_one({"_id": keys[0]})]
+        found = {document["_id"]: document for document in self.collection.find({"_id": {"$in": keys}})}
+        return [found.get(key) for key in keys]
+
+    def _read_of_binds(self, binds: Sequence[tuple[str, str]]) -> "list[_OfBinds]":
+        """Return what all of some binds need (instance id, binding id), for each of them, in one read."""
+        keys = {key for ids in binds for key in (instance_key(ids[0]), binding_key(*ids))}
+        old = [{**OLD_FORM, "instance_id": instance_id, "binding_id": binding_id} for instance_id, binding_id in binds]
+        instances = [*{instance_id for instance_id, _ in binds}]
+        slots: list[Document] = [
+            {"$match": {"instance_id": {"$in": instances}, "slot": TAKEN}},
+            {"$group": {"_id": {"$concat": [_SLOTS, "$instance_id"]}, "slots": {"$push": "$slot"}}},
+        ]
+        rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
+        read: list[Document] = [
+            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, *old]}},
+            {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
+            {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
+        ]
+        found = _OfBinds()
+        for document in self.collection.aggregate(read):
+            name = str(document["_id"])
+            if name in keys:
+                found.documents[name] = document
+            elif name.startswith(_SLOTS):
+                found.slots[name.removeprefix(_SLOTS)] = frozenset(document["slots"])
+            elif name.startswith(ROOM):
+                if limit := document.get("limit"):
+                    found.limits[name.removeprefix(ROOM)] = int(limit)
+            else:
+                found.has_old = True
+        return [found] * len(binds)
 
     @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
