@@ -4,7 +4,8 @@ One poll of a cluster's status serves every operation that waits on the cluster.
 the turn to poll in MongoDB. After a change the first turn comes at once, the next ones after growing pauses.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 from pymongo import ReturnDocument
 
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore
+from broker_api.state.combiner import Combiner
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import NOW, Document, In, as_datetime
 from broker_api.state.mongo_errors import storage_errors
@@ -74,7 +76,7 @@ def is_confirmed(change: Change, status: Status, settle_seconds: float) -> bool:
     return applied > change.at and (saw_pending or applied - change.at >= timedelta(seconds=settle_seconds))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ClusterStatus:
     """The documents ``cluster/<project>/<name>`` beside the instances.
 
@@ -91,6 +93,9 @@ class ClusterStatus:
     may_poll: Mapping[str, Callable[[], bool]]
     in_flight_ms: int = 3000
 
+    def __post_init__(self) -> None:
+        self._notes = Combiner[tuple[str, str, int], tuple[Change, Status]](self._note_together)
+
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str, *, urgent: bool, watched: bool) -> tuple[Change, Status]:
         """Record that Atlas has just accepted a change of users, and take the turn to poll if it is free.
@@ -106,18 +111,46 @@ class ClusterStatus:
         Returns:
             The change, timed after Atlas's answer, and the document of the cluster.
         """
-        noted: Document = {
-            "overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]},
-            "changed_at": {"$max": [NOW, "$polled_at"]},  # never earlier than a poll that has begun
-        }
+        burst = 0 if watched else BURST if urgent else BURST - 1
+        return self._notes.ask((project, cluster, burst))
+
+    def _note_together(self, changes: Sequence[tuple[str, str, int]]) -> list[tuple[Change, Status] | Exception]:
+        """Note changes, those of a cluster in one update; only one of them may get the turn to poll.
+
+        Args:
+            changes: For each its project, cluster, and how many polls may follow each other at once.
+        """
+        clusters: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for project, cluster, burst in changes:
+            clusters[project, cluster].append(burst)
+        noted = {of: self._note(*of, max(bursts), len(bursts)) for of, bursts in clusters.items()}
+        answers: list[tuple[Change, Status] | Exception] = []
+        for project, cluster, _ in changes:
+            change, status = noted[project, cluster]
+            answers.append((change, status))
+            noted[project, cluster] = change, {**status, "turn": False}
+        return answers
+
+    def _note(self, project: str, cluster: str, burst: int, number: int) -> tuple[Change, Status]:
+        """Note a number of changes of a cluster at once; of several, each was made while another was not applied."""
         pause = {"$min": [PAUSE_MS, {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}]}
         soon = {"$min": [{"$ifNull": ["$next_poll", NOW]}, {"$add": [NOW, pause]}]}
-        schedule: Document = {
-            "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
-            "next_poll": {"$cond": ["$overlapped", soon, NOW]},
-        }
-        burst = 0 if watched else BURST if urgent else BURST - 1
-        document = self._update(project, cluster, [{"$set": noted}, {"$set": schedule}], burst)
+        stages: list[Document] = [
+            {
+                "$set": {
+                    "overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]},
+                    "changed_at": {"$max": [NOW, "$polled_at"]},  # never earlier than a poll that has begun
+                }
+            },
+            {
+                "$set": {
+                    "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
+                    "next_poll": {"$cond": ["$overlapped", soon, NOW]},
+                    "overlapped": {"$or": ["$overlapped", number > 1]},
+                }
+            },
+        ]
+        document = self._update(project, cluster, stages, burst)
         return Change(document["changed_at"], bool(document["overlapped"])), document
 
     @storage_errors("look at a cluster")
