@@ -30,7 +30,7 @@ task_reject_on_worker_lost = False
 
 # Jobs wait for the network most of the time, so threads fit: 32 threads take 60 MB, 32 processes would take 1.3 GB.
 worker_pool = "threads"
-worker_concurrency = 32
+worker_concurrency = 64
 
 # A worker fetches a message only when it has a free thread: another worker can take the message meanwhile, and a bind
 # does not wait behind provisions that a worker has fetched before it.
