@@ -7,11 +7,14 @@ driver a tenth.
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
+import pymongo
 from pymongo.errors import PyMongoError
 
 Q = TypeVar("Q")
@@ -23,6 +26,7 @@ class _Asked(Generic[Q, A]):
 
     def __init__(self, question: Q) -> None:
         self.question = question
+        self.asked_at = time.monotonic()
         self.is_answered = False
         self.answer: A | Exception = PyMongoError("the thread that sent the command has ended")
         self.turn = threading.Lock()
@@ -37,10 +41,12 @@ class Combiner(Generic[Q, A]):
         send: Sends a command with some questions. It returns their answers in the same order; an exception among these
             is raised for its question only. An error of MongoDB that it raises counts for all of them. After any other
             error, such as that of a value that cannot be encoded, nothing was sent, and each question is sent alone.
+        timeout: The seconds that a command may take; None without a limit.
     """
 
-    def __init__(self, send: Callable[[Sequence[Q]], Sequence[A | Exception]]) -> None:
+    def __init__(self, send: Callable[[Sequence[Q]], Sequence[A | Exception]], timeout: float | None = None) -> None:
         self._send = send
+        self._timeout = timeout
         self.forget_other_threads()
         _ALL.add(self)
 
@@ -51,7 +57,7 @@ class Combiner(Generic[Q, A]):
         self._waiting: deque[_Asked[Q, A]] = deque()
 
     def ask(self, question: Q) -> A:
-        """Return the answer to a question, which takes at most as long as two commands.
+        """Return the answer to a question; after the time-out, and a fifth of it, at the latest.
 
         Raises:
             Exception: What ``send`` has raised, or returned for this question.
@@ -65,7 +71,12 @@ class Combiner(Generic[Q, A]):
         if waits:
             asked.turn.acquire()
         if not asked.is_answered:
-            self._send_with_waiting(asked)
+            limit: AbstractContextManager[None] = nullcontext()
+            if waits and self._timeout:  # the time for which it has waited counts, since MongoDB may hang
+                left = self._timeout - (time.monotonic() - asked.asked_at)
+                limit = pymongo.timeout(max(left, self._timeout / 5))
+            with limit:
+                self._send_with_waiting(asked)
         if isinstance(asked.answer, Exception):
             raise asked.answer
         return asked.answer

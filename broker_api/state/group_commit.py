@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
 from broker_api.state.combiner import Combiner
-from broker_api.state.mongo import Document
+from broker_api.state.mongo import Document, timeout_of
 
 _DUPLICATE_KEY = 11000
 
@@ -43,7 +43,7 @@ class GroupCommit:
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._collection = collection
-        self._updates = Combiner[Update, Document | None](self._send)
+        self._updates = Combiner[Update, Document | None](self._send, timeout_of(collection))
 
     def apply(self, update: Update) -> bool:
         """Return whether an update was applied; if not, its filter matches no document, or a key exists already."""

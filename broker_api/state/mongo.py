@@ -95,6 +95,11 @@ def durable_collection(client: MongoClient[Document], database: str, name: str) 
     )
 
 
+def timeout_of(collection: Collection[Document]) -> float | None:
+    """Return how many seconds one operation on a collection may take as a whole; None without a limit."""
+    return collection.database.client.options.timeout
+
+
 def in_batches(collection: Collection[Document], query: Document, size: int) -> Iterator[list[Document]]:
     """Yield all documents of a query in the order of their ``_id``, of whatever types these are.
 

@@ -24,7 +24,7 @@ from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.group_commit import GroupCommit, Update
 from broker_api.state.legacy import OLD_FORM, LegacyDocuments, in_any_case, written_before
-from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection
+from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection, timeout_of
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.private_values import NOTHING, sealed, sealed_request
 from broker_api.state.process_report import ProcessReport
@@ -173,8 +173,8 @@ class Store:
         self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
         self.commits = GroupCommit(self.collection)
-        self._documents = Combiner(self._read_documents)
-        self._of_binds = Combiner(self._read_of_binds)
+        self._documents = Combiner(self._read_documents, timeout_of(self.collection))
+        self._of_binds = Combiner(self._read_of_binds, timeout_of(self.collection))
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
         self.legacy = LegacyDocuments(self.collection, self.macs)
         self.reports = durable_collection(client, database, f"{collection}_reports")

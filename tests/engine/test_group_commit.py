@@ -1,6 +1,8 @@
 """Updates and reads of several threads that share a command: each thread learns what has become of its own."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -178,6 +180,28 @@ def test_without_mongodb_each_thread_gets_the_error() -> None:
         store = Store(client, "nowhere", "instances")
         ends = together(updates(store), *(partial(begin, store, name) for name in NAMES))
         assert all(isinstance(end.exception(), ErrStorageMongoConnection) for end in ends)
+
+
+def test_while_mongodb_hangs_a_thread_that_has_waited_for_another_one_gets_its_error_soon() -> None:
+    timeout = 2.0
+    with Mongod("mongod-hanging") as server, connect(server.uri, timeout_ms=int(timeout * 1000)) as client:
+        store = Store(client, "hanging", "instances")
+        begin(store, "before")
+        server.pause()
+        ends: list[float] = []
+
+        def ask() -> None:
+            began = time.monotonic()
+            with pytest.raises(ErrStorageMongoConnection):
+                begin(store, "during")
+            ends.append(time.monotonic() - began)
+
+        with ThreadPoolExecutor(8) as pool:
+            for each in [pool.submit(ask) for _ in range(8)]:
+                each.result()
+        server.resume()
+        assert max(ends) < 1.6 * timeout  # and not twice
+        assert begin(store, "after")
 
 
 def test_documents_that_threads_look_for_at_once_are_read_by_one_command(watched: Store, commands: Commands) -> None:

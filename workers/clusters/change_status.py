@@ -16,7 +16,7 @@ from pymongo import ReturnDocument
 from broker_api.errors import ErrStorageMongoConnection, ErrStorageStore
 from broker_api.state.combiner import Combiner
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.mongo import NOW, Document, In, as_datetime
+from broker_api.state.mongo import NOW, Document, In, as_datetime, timeout_of
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.records import EPOCH
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused
@@ -94,7 +94,9 @@ class ClusterStatus:
     in_flight_ms: int = 3000
 
     def __post_init__(self) -> None:
-        self._notes = Combiner[tuple[str, str, int], tuple[Change, Status]](self._note_together)
+        self._notes = Combiner[tuple[str, str, int], tuple[Change, Status]](
+            self._note_together, timeout_of(self.housekeeping.collection)
+        )
 
     @storage_errors("note a change")
     def note_change(self, project: str, cluster: str, *, urgent: bool, watched: bool) -> tuple[Change, Status]:
