@@ -1,8 +1,7 @@
 """Combines what several threads ask of MongoDB at the same time into one command.
 
 While a command is under way, the questions that arrive wait; the next command has all of them. One that arrives alone
-is sent at once. In a command with 15 others a journaled write costs MongoDB a quarter of what it costs alone, and the
-driver a tenth.
+is sent at once. Most of what a small read or a journaled write costs MongoDB and the driver is the cost of its command.
 """
 
 import os
