@@ -20,14 +20,14 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class _Asked(Generic[Q, A]):
-    """A question of a thread, with its answer, or the error in place of it, when ``is_answered``."""
+class _Waiting(Generic[Q, A]):
+    """A question that has arrived while a command was under way."""
 
     def __init__(self, question: Q) -> None:
         self.question = question
-        self.asked_at = time.monotonic()
+        self.since = time.monotonic()
+        self.answer: A | Exception | None = None
         self.is_answered = False
-        self.answer: A | Exception = PyMongoError("the thread that sent the command has ended")
         self.turn = threading.Lock()
         """Released when the question is answered, or when its thread is to send the next command."""
         self.turn.acquire()
@@ -53,7 +53,7 @@ class Combiner(Generic[Q, A]):
         """Begin anew in a forked process, which has no thread of its parent that sends, or waits."""
         self._lock = threading.Lock()
         self._is_sending = False
-        self._waiting: deque[_Asked[Q, A]] = deque()
+        self._waiting: deque[_Waiting[Q, A]] = deque()
 
     def ask(self, question: Q) -> A:
         """Return the answer to a question; after the time-out, and a fifth of it, at the latest.
@@ -61,42 +61,54 @@ class Combiner(Generic[Q, A]):
         Raises:
             Exception: What ``send`` has raised, or returned for this question.
         """
-        asked = _Asked[Q, A](question)
+        waiting: _Waiting[Q, A] | None = None
         with self._lock:
-            waits = self._is_sending
+            if self._is_sending:
+                waiting = _Waiting(question)
+                self._waiting.append(waiting)
             self._is_sending = True
-            if waits:
-                self._waiting.append(asked)
-        if waits:
-            asked.turn.acquire()
-        if not asked.is_answered:
-            limit: AbstractContextManager[None] = nullcontext()
-            if waits and self._timeout:  # the time for which it has waited counts, since MongoDB may hang
-                left = self._timeout - (time.monotonic() - asked.asked_at)
-                limit = pymongo.timeout(max(left, self._timeout / 5))
-            with limit:
-                self._send_with_waiting(asked)
-        if isinstance(asked.answer, Exception):
-            raise asked.answer
-        return asked.answer
+        if waiting:
+            answer = self._wait_and_share(waiting)
+        else:
+            try:
+                (answer,) = self._send([question])
+            finally:
+                with self._lock:
+                    self._is_sending = bool(self._waiting)
+                    if self._waiting:
+                        self._waiting.popleft().turn.release()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _send_with_waiting(self, first: _Asked[Q, A]) -> None:
-        """Send a question together with all that wait, and give the turn to one that has arrived meanwhile."""
+    def _wait_and_share(self, own: _Waiting[Q, A]) -> A | Exception:
+        """Return the answer to a question that another thread has sent, or send it together with all that wait.
+
+        When a command ends, the thread that has waited longest sends the next one.
+        """
+        own.turn.acquire()
+        if own.is_answered:
+            return own.answer  # type: ignore[return-value]  # it is answered
         with self._lock:
-            group = [first, *self._waiting]
+            group = [own, *self._waiting]
             self._waiting.clear()
+        answers: Sequence[A | Exception] = [PyMongoError("the thread that sent the command has ended")] * len(group)
+        limit: AbstractContextManager[None] = nullcontext()
+        if self._timeout:  # the time for which it has waited counts, since MongoDB may hang
+            left = self._timeout - (time.monotonic() - own.since)
+            limit = pymongo.timeout(max(left, self._timeout / 5))
         try:
-            for each, answer in zip(group, self._answers([each.question for each in group]), strict=True):
-                each.answer = answer
+            with limit:
+                answers = self._answers([each.question for each in group])
         finally:
             with self._lock:
-                following = self._waiting.popleft() if self._waiting else None
-                self._is_sending = following is not None
-            if following:
-                following.turn.release()
-            for each in group:
-                each.is_answered = True
+                self._is_sending = bool(self._waiting)
+                if self._waiting:
+                    self._waiting.popleft().turn.release()
+            for each, answer in zip(group, answers, strict=True):
+                each.answer, each.is_answered = answer, True
                 each.turn.release()
+        return answers[0]
 
     def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
         try:

@@ -167,14 +167,14 @@ class Claims:
         taken["operation.taken_over"] = {"$gt": ["$operation.lease_token", None]}
         taken["unsure_until"] = UNSURE_UNTIL
         update = Update(free, [{"$set": taken}], mark={"lease_token": token}, reads=True)
-        document = self.store.commits.apply_and_read(update)
+        document = self.store.commits.ask(update)
         if document is None:
             return None
         found = (Binding if "binding_id" in document else Instance).read(document)
         if found.phase == UNREADABLE:
             return None
         claim = Claim[Any](found, found.operation.fence, token)
-        if claim.operation_id == operation_id:
+        if found.operation.id == operation_id:
             return claim
         self.release(claim, found.unsure_until)  # another operation has replaced it since, and waits for the lease
         return None
@@ -212,7 +212,7 @@ class Claims:
             LeaseLostError: Another worker holds the operation.
         """
         lease: OperationFields = {**operation, "lease_until": In(LEASE_SECONDS)}
-        document = self.store.commits.apply_and_read(self._update(claim, lease, [changes], steps, reads=True))
+        document = self.store.commits.ask(self._update(claim, lease, [changes], steps, reads=True))
         if document is None:
             raise LeaseLostError
         return replace(claim, record=type(claim.record).read(document))
@@ -283,7 +283,7 @@ class Claims:
         *changes: Fields | ResourceFields | None,
         steps: StepsFields | None = None,
     ) -> None:
-        if not self.store.commits.apply(self._update(claim, operation, changes, steps)):
+        if self.store.commits.ask(self._update(claim, operation, changes, steps)) is None:
             raise LeaseLostError
 
     def _update(

@@ -22,7 +22,7 @@ from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
 from broker_api.state.combiner import Combiner
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
-from broker_api.state.group_commit import GroupCommit, Update
+from broker_api.state.group_commit import Update, group_commit
 from broker_api.state.legacy import OLD_FORM, LegacyDocuments, in_any_case, written_before
 from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection, timeout_of
 from broker_api.state.mongo_errors import storage_errors
@@ -172,7 +172,7 @@ class Store:
         self._client = client
         self.macs = RecordMacs(vault or Vault(()))
         self.collection = durable_collection(client, database, collection)
-        self.commits = GroupCommit(self.collection)
+        self.commits = group_commit(self.collection)
         self._documents = Combiner(self._read_documents, timeout_of(self.collection))
         self._of_binds = Combiner(self._read_of_binds, timeout_of(self.collection))
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
@@ -278,17 +278,16 @@ class Store:
         Raises:
             ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
-        found = self._of_binds.ask((instance_id, binding_id))
-        instance = found.documents.get(instance_key(instance_id)) or self.legacy.adopt(instance_id)
+        own_key = instance_key(instance_id)
+        found = self._of_binds.ask((instance_id, binding_id, (own_key, key)))
+        instance = found.documents.get(own_key) or self.legacy.adopt(instance_id)
         binding = found.documents.get(key)
         if binding is None and found.has_old:
             binding = self.legacy.adopt(instance_id, binding_id)
         return (
             self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
             self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
-            Room(
-                found.slots.get(instance_id, frozenset()), {name: most for name, most in found.limits.items() if most}
-            ),
+            Room(found.slots.get(instance_id, frozenset()), found.limits),
         )
 
     def _read_documents(self, keys: Sequence[str]) -> list[Document | None]:
@@ -298,11 +297,15 @@ class Store:
         found = {document["_id"]: document for document in self.collection.find({"_id": {"$in": keys}})}
         return [found.get(key) for key in keys]
 
-    def _read_of_binds(self, binds: Sequence[tuple[str, str]]) -> "list[_OfBinds]":
-        """Return what all of some binds need (instance id, binding id), for each of them, in one read."""
-        keys = {key for ids in binds for key in (instance_key(ids[0]), binding_key(*ids))}
-        old = [{**OLD_FORM, "instance_id": instance_id, "binding_id": binding_id} for instance_id, binding_id in binds]
-        instances = [*{instance_id for instance_id, _ in binds}]
+    def _read_of_binds(self, binds: Sequence[tuple[str, str, tuple[str, str]]]) -> list[_OfBinds]:
+        """Return what all of some binds need, for each of them, in one read.
+
+        Args:
+            binds: For each the id of its instance, its own, and the ``_id`` of both documents.
+        """
+        keys = {key for *_, keys in binds for key in keys}
+        old = [{**OLD_FORM, "instance_id": instance, "binding_id": binding} for instance, binding, _ in binds]
+        instances = [*{instance_id for instance_id, *_ in binds}]
         slots: list[Document] = [
             {"$match": {"instance_id": {"$in": instances}, "slot": TAKEN}},
             {"$group": {"_id": {"$concat": [_SLOTS, "$instance_id"]}, "slots": {"$push": "$slot"}}},
@@ -465,7 +468,7 @@ class Store:
             begun["unsure_until"] = UNSURE_UNTIL
         stage = "$set" if new is None else "$replaceWith"
         update = Update(unchanged, [{stage: begun}], mark={"id": fresh.id}, upsert=current is None)
-        if not self.commits.apply(update):
+        if self.commits.ask(update) is None:
             return None
         if current and current.state is State.IN_PROGRESS:  # a delete stops it (see PAST)
             self.report.ended(current.kind, State.FAILED)

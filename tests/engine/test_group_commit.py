@@ -70,7 +70,7 @@ def claimed(store: Store, name: str) -> Claim[Any]:
 
 
 def updates(store: Store) -> Combiner[Any, Any]:
-    return store.commits._updates  # noqa: SLF001 - the test lets several threads ask it at once
+    return store.commits
 
 
 def operation(store: Store, name: str) -> Operation:

@@ -125,35 +125,27 @@ class ClusterStatus:
         clusters: dict[tuple[str, str], list[int]] = defaultdict(list)
         for project, cluster, burst in changes:
             clusters[project, cluster].append(burst)
-        noted = {of: self._note(*of, max(bursts), len(bursts)) for of, bursts in clusters.items()}
-        answers: list[tuple[Change, Status] | Exception] = []
-        for project, cluster, _ in changes:
-            change, status = noted[project, cluster]
-            answers.append((change, status))
-            noted[project, cluster] = change, {**status, "turn": False}
-        return answers
-
-    def _note(self, project: str, cluster: str, burst: int, number: int) -> tuple[Change, Status]:
-        """Note a number of changes of a cluster at once; of several, each was made while another was not applied."""
         pause = {"$min": [PAUSE_MS, {"$ifNull": ["$pause", SHORTEST_PAUSE_MS]}]}
         soon = {"$min": [{"$ifNull": ["$next_poll", NOW]}, {"$add": [NOW, pause]}]}
-        stages: list[Document] = [
-            {
-                "$set": {
-                    "overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]},
-                    "changed_at": {"$max": [NOW, "$polled_at"]},  # never earlier than a poll that has begun
-                }
-            },
-            {
-                "$set": {
-                    "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
-                    "next_poll": {"$cond": ["$overlapped", soon, NOW]},
-                    "overlapped": {"$or": ["$overlapped", number > 1]},
-                }
-            },
-        ]
-        document = self._update(project, cluster, stages, burst)
-        return Change(document["changed_at"], bool(document["overlapped"])), document
+        noted: Document = {
+            "overlapped": {"$gt": ["$changed_at", {"$ifNull": ["$settled", EPOCH]}]},
+            "changed_at": {"$max": [NOW, "$polled_at"]},  # never earlier than a poll that has begun
+        }
+        schedule: Document = {
+            "pause": {"$cond": ["$overlapped", pause, SHORTEST_PAUSE_MS]},
+            "next_poll": {"$cond": ["$overlapped", soon, NOW]},
+        }
+        found: dict[tuple[str, str], Status] = {}
+        for of, bursts in clusters.items():
+            # Of several changes, each was made while another one was not applied.
+            overlapped: Document = {"overlapped": True} if len(bursts) > 1 else {}
+            found[of] = self._update(*of, [{"$set": noted}, {"$set": schedule | overlapped}], max(bursts))
+        answers: list[tuple[Change, Status] | Exception] = []
+        for project, cluster, _ in changes:
+            status = found[project, cluster]
+            answers.append((Change(status["changed_at"], bool(status["overlapped"])), status))
+            found[project, cluster] = {**status, "turn": False}
+        return answers
 
     @storage_errors("look at a cluster")
     def look(self, project: str, cluster: str) -> Status:
