@@ -26,8 +26,8 @@ class _Waiting(Generic[Q, A]):
     def __init__(self, question: Q) -> None:
         self.question = question
         self.since = time.monotonic()
-        self.answer: A | Exception | None = None
         self.is_answered = False
+        self.answer: A | Exception = PyMongoError("the thread that sent the command has ended")
         self.turn = threading.Lock()
         """Released when the question is answered, or when its thread is to send the next command."""
         self.turn.acquire()
@@ -39,7 +39,8 @@ class Combiner(Generic[Q, A]):
     Args:
         send: Sends a command with some questions. It returns their answers in the same order; an exception among these
             is raised for its question only. An error of MongoDB that it raises counts for all of them. After any other
-            error, such as that of a value that cannot be encoded, nothing was sent, and each question is sent alone.
+            error, such as that of a value that cannot be encoded, must mean that nothing was sent: each question is
+            then sent alone.
         timeout: The seconds that a command may take; None without a limit.
     """
 
@@ -88,27 +89,28 @@ class Combiner(Generic[Q, A]):
         """
         own.turn.acquire()
         if own.is_answered:
-            return own.answer  # type: ignore[return-value]  # it is answered
+            return own.answer
         with self._lock:
             group = [own, *self._waiting]
             self._waiting.clear()
-        answers: Sequence[A | Exception] = [PyMongoError("the thread that sent the command has ended")] * len(group)
-        limit: AbstractContextManager[None] = nullcontext()
-        if self._timeout:  # the time for which it has waited counts, since MongoDB may hang
-            left = self._timeout - (time.monotonic() - own.since)
-            limit = pymongo.timeout(max(left, self._timeout / 5))
         try:
+            limit: AbstractContextManager[None] = nullcontext()
+            if self._timeout:  # the time for which it has waited counts, since MongoDB may hang
+                left = self._timeout - (time.monotonic() - own.since)
+                limit = pymongo.timeout(max(left, self._timeout / 5))
             with limit:
                 answers = self._answers([each.question for each in group])
+            for each, answer in zip(group, answers, strict=True):
+                each.answer = answer
         finally:
             with self._lock:
                 self._is_sending = bool(self._waiting)
                 if self._waiting:
                     self._waiting.popleft().turn.release()
-            for each, answer in zip(group, answers, strict=True):
-                each.answer, each.is_answered = answer, True
+            for each in group:
+                each.is_answered = True
                 each.turn.release()
-        return answers[0]
+        return own.answer
 
     def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
         try:
