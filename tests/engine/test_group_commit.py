@@ -17,7 +17,7 @@ from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import EPOCH, Kind, Operation, Phase, State, binding_key
 from broker_api.state.store import NewOperation, Store
 from tests.dev.services import Mongod
-from tests.engine.together import together
+from tests.together import together
 from workers.clusters.change_status import Change, ClusterStatus, Status
 
 NAMES = ["a", "b", "c"]

@@ -1,6 +1,7 @@
 """Questions of several threads at the same time share a command, and each thread gets its own answer."""
 
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from broker_api.state.combiner import Combiner
 from tests.tenant import eventually
+from tests.together import until_waiting
 
 FIRST, SHARED = "first", ["a", "b", "c"]
 
@@ -45,8 +47,7 @@ class Server:
             first = pool.submit(ask, FIRST)
             assert self.begun.wait(30)
             asked = [pool.submit(ask, each) for each in questions]
-            waiting = self.combiner._waiting  # noqa: SLF001 - tells when all of them wait
-            eventually(lambda: len(waiting) == len(questions), "all wait")
+            until_waiting(self.combiner, len(questions))
             self.go_on.set()
             assert first.result() == FIRST.upper()
             return [each.result() for each in asked]
@@ -100,7 +101,7 @@ def test_a_thread_that_is_ended_while_it_sends_leaves_no_other_waiting() -> None
         others = []
         for number in (1, 2):
             others.append(pool.submit(combiner.ask, "a"))
-            eventually(lambda number=number: len(combiner._waiting) == number, "it waits")  # type: ignore[misc]  # noqa: SLF001
+            until_waiting(combiner, number)
         ended.set()
         assert isinstance(first.exception(), SystemExit)
         errors = {type(each.exception()) for each in others}
@@ -113,16 +114,21 @@ def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent() -> None:
     thread = threading.Thread(target=server.combiner.ask, args=[FIRST])
     thread.start()
     assert server.begun.wait(30)
+    answered = 7
     child = os.fork()
     if child == 0:
-        os._exit(0 if server.combiner.ask("a") == "A" else 1)
+        try:
+            os._exit(answered if server.combiner.ask("a") == "A" else 1)
+        finally:
+            os._exit(1)  # whatever it raises, the child runs no other test
     server.go_on.set()
     thread.join()
     try:
-        eventually(lambda: os.waitpid(child, os.WNOHANG)[0] or None, "the child ends")
+        _, status = eventually(lambda: ended if (ended := os.waitpid(child, os.WNOHANG))[0] else None, "it ends")
     except AssertionError:
-        os.kill(child, 9)
+        os.kill(child, signal.SIGKILL)
         raise
+    assert os.waitstatus_to_exitcode(status) == answered
 
 
 def test_under_load_each_thread_gets_the_answer_to_its_own_question() -> None:

@@ -13,11 +13,16 @@ T = TypeVar("T")
 def together(combiner: Combiner[Any, Any], *calls: Callable[[], T]) -> list[Future[T]]:
     """Make calls that ask a combiner once each while it sends another command; return their ends, in their order."""
     combiner._is_sending = True  # noqa: SLF001 - as while a command is under way
-    waiting = combiner._waiting  # noqa: SLF001 - tells when all calls wait
     with ThreadPoolExecutor(len(calls)) as pool:
         ends: list[Future[T]] = []
-        for number, call in enumerate(calls, 1):
+        for call in calls:
             ends.append(pool.submit(call))
-            eventually(lambda number=number: len(waiting) == number, "the call asks")  # type: ignore[misc]
-        waiting.popleft().turn.release()  # that command has ended
+            until_waiting(combiner, len(ends))
+        combiner._waiting.popleft().turn.release()  # noqa: SLF001 - that command has ended
     return ends
+
+
+def until_waiting(combiner: Combiner[Any, Any], number: int) -> None:
+    """Return when so many threads wait for the end of a command."""
+    waiting = combiner._waiting  # noqa: SLF001 - nothing else tells it
+    eventually(lambda: len(waiting) == number, f"{number} threads wait")
