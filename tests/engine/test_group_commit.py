@@ -11,6 +11,7 @@ from pymongo import MongoClient, monitoring
 
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.combiner import Combiner
+from broker_api.state.fields import BindingFields
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import Document, connect
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
@@ -59,8 +60,7 @@ def watched(store: Store, state_mongod: Mongod, commands: Commands) -> Iterator[
 
 
 def begin(store: Store, name: str, current: Operation | None = None) -> str | None:
-    fields = {"instance_id": "i", "binding_id": name}
-    return store.create(fields, NewOperation(Kind.BIND), current)  # type: ignore[arg-type]
+    return store.create(BindingFields(instance_id="i", binding_id=name), NewOperation(Kind.BIND), current)
 
 
 def claimed(store: Store, name: str) -> Claim[Any]:
