@@ -24,7 +24,16 @@ from broker_api.state.store import NewOperation, Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer
-from workers.clusters.change_status import NO_BUDGET_SECONDS, PAUSE_MS, Change, ClusterStatus, Status, cluster_key
+from workers.clusters.change_status import (
+    NO_BUDGET_SECONDS,
+    PAUSE_MS,
+    SPACING_MS,
+    Change,
+    ClusterStatus,
+    Status,
+    cluster_key,
+    pause_after,
+)
 from workers.clusters.watcher import KEEP_SECONDS, UNWATCHED_SECONDS, ClusterWatcher, Waiting
 from workers.engine.results import Done, HeldBackError
 from workers.metrics import OperationTimes
@@ -229,6 +238,50 @@ def test_changes_that_come_during_a_poll_are_polled_at_once_when_it_says_applied
         assert status["turn"]
         assert bench.status.is_applied(later, bench.status.poll(Atlas(["APPLIED"]).client, CLUSTER, status))
         time.sleep(0.26)
+
+
+@pytest.mark.parametrize(
+    ("polls", "pause", "seconds"),
+    [
+        ({"next_poll": 900, "polls_booked": 60_000}, 60_000, 1.0),
+        ({"next_poll": 400, "polls_booked": 700}, 60_000, 0.7),
+        ({"next_poll": 400, "polls_booked": 100}, 60_000, 0.4),
+        ({"next_poll": 60_000, "polls_booked": 0}, 1000, 0.25),
+        ({"next_poll": 60_000, "polls_booked": 0}, 100, 0.1),
+    ],
+    ids=["a second at most", "the rate", "the next poll", "another's answer in a long wait", "in a short one"],
+)
+def test_without_the_turn_the_next_look_is_when_it_can_be_free(
+    bench: Bench, polls: dict[str, int], pause: int, seconds: float
+) -> None:
+    bench.changed()
+    moments = {name: {"$add": ["$$NOW", milliseconds]} for name, milliseconds in polls.items()}
+    bench.store.housekeeping.update_many({}, [{"$set": {**moments, "pause": pause}}])
+    began = time.monotonic()
+    status = bench.status.look(PROJECT, CLUSTER)
+    assert not status["turn"]
+    assert seconds - (time.monotonic() - began) - 0.01 <= pause_after(status) <= seconds
+
+
+@pytest.mark.parametrize(("answer", "seconds"), [("APPLIED", SPACING_MS / 1000), ("PENDING", 0.4)])
+def test_after_a_poll_the_next_look_is_when_the_rate_and_the_pause_allow_the_next_poll(
+    bench: Bench, answer: str, seconds: float
+) -> None:
+    bench.changed()
+    bench.store.housekeeping.update_many({}, {"$set": {"pause": 400}})
+    turn = bench.status.look(PROJECT, CLUSTER)
+    assert turn["turn"]
+    assert pause_after(bench.status.poll(Atlas([answer]).client, CLUSTER, turn)) == pytest.approx(seconds, abs=0.01)
+
+
+def test_the_first_look_is_when_the_job_has_found_that_the_turn_can_be_free(bench: Bench) -> None:
+    atlas = Atlas(["APPLIED"])
+    watcher = bench.watcher(atlas)
+    for name in ("first", "second"):
+        waiting = replace(bench.waiting(name, bench.changed()), look_at=time.monotonic() + 0.4)
+        watcher.watch(PROJECT, CLUSTER, waiting)
+        assert bench.ended(name)
+        assert atlas.polls.pop() >= waiting.look_at
 
 
 def test_a_watched_clusters_change_leaves_the_turn_to_the_watcher(bench: Bench) -> None:

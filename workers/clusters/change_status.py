@@ -46,6 +46,12 @@ def cluster_key(project: str, cluster: str) -> str:
     return f"{project}/{cluster}"
 
 
+_TIMES = ("changed_at", "applied_at", "pending_at", "pending_seen", "settled", "refused_at")
+_SCHEDULE = ("pause", "next_poll", "polled_at", "polls_booked", "answered_at", "turn")
+_FIELDS: Document = {
+    **dict.fromkeys([*_TIMES, "overlapped", "refusal", "gone", *_SCHEDULE], 1),
+    "free_in": {"$max": [0, {"$subtract": ["$next_poll", NOW]}, {"$subtract": ["$polls_booked", NOW]}]},
+}
 Status = Mapping[str, Any]
 """The document of a cluster.
 
@@ -54,7 +60,8 @@ poll that was answered with each; ``settled`` is that of the last poll that has 
 ``pending_seen`` is when the last PENDING arrived, which may be seconds after the start of its poll.
 ``refused_at`` is that of the last poll that Atlas refused for good, with the reason ``refusal``, and ``gone`` when the
 cluster does not exist.
-``turn``: whether the update that returned the document has taken the turn to poll.
+``turn``: whether the update that returned the document has taken the turn to poll. ``free_in``: the milliseconds from
+this update until the next turn, if no answer is outstanding then; it is not stored.
 """
 
 
@@ -74,6 +81,20 @@ def is_confirmed(change: Change, status: Status, settle_seconds: float) -> bool:
     seen = status.get("pending_seen") or pending  # earlier releases do not write it
     saw_pending = not change.overlapped and change.at < pending < applied and seen <= applied
     return applied > change.at and (saw_pending or applied - change.at >= timedelta(seconds=settle_seconds))
+
+
+def pause_after(status: Status) -> float:
+    """Return the seconds from a look at a cluster until the next one: when the turn to poll can be free.
+
+    Without the turn it comes sooner, to find another worker's answer. It comes after a second at the latest, since a
+    new change may have brought the next poll forward.
+    """
+    pause = status["free_in"]
+    if not status["turn"]:
+        pause = min(pause or SHORTEST_PAUSE_MS, max(SHORTEST_PAUSE_MS, (status.get("pause") or 0) / 4))
+    elif status.get("settled") == status["polled_at"]:  # changes that have come since are polled at once
+        pause = (status["polls_booked"] - status["polled_at"]).total_seconds() * 1000
+    return float(min(PAUSE_MS, pause) / 1000)
 
 
 @dataclass(eq=False)
@@ -191,6 +212,7 @@ class ClusterStatus:
         document = self.housekeeping.collection.find_one_and_update(
             {"_id": f"cluster/{project}/{cluster}"},
             [*stages, {"$set": {"turn": free}}, {"$set": turn}],
+            _FIELDS,
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )

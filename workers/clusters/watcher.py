@@ -18,16 +18,14 @@ from broker_api import tracing
 from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, Queue
 from broker_api.state.operation_claims import Claims, Due, Fences
-from broker_api.state.records import EPOCH, State
+from broker_api.state.records import State
 from workers.atlas.client import AtlasClient, AtlasError
 from workers.clusters.change_status import (
-    PAUSE_MS,
-    SHORTEST_PAUSE_MS,
-    SPACING_MS,
     Change,
     ClusterStatus,
     Status,
     cluster_key,
+    pause_after,
 )
 from workers.engine.backoff import backoff
 from workers.engine.results import Done, HeldBackError
@@ -60,6 +58,7 @@ class Waiting:
         done: The result of the operation then, if nothing else is left to do; else its job is sent.
         progress: When the operation has reached its phases.
         log_context: The key-values of the log lines of the operation.
+        look_at: When the cluster is to be looked at first, in monotonic seconds.
         traceparent: The span of its job, if it is traced.
     """
 
@@ -70,6 +69,7 @@ class Waiting:
     done: Done[Any] | None
     progress: OperationTimes
     log_context: Mapping[str, Any]
+    look_at: float = 0.0
     traceparent: str | None = None
 
 
@@ -125,10 +125,11 @@ class ClusterWatcher:
 
     def _watch(self, project: str, cluster: str) -> None:
         """Look at a cluster while operations of this process wait on it."""
-        failures, pause, kept_at = 0, SHORTEST_PAUSE_MS / 1000, time.monotonic()
+        failures, pause, kept_at = 0, None, time.monotonic()
         status: Status = {}
-        while self._waiting_on(project, cluster):
-            stopping = self._stopping.wait(pause)
+        while waiting := self._waiting_on(project, cluster):
+            first_look = waiting[0].look_at - time.monotonic()
+            stopping = self._stopping.wait(first_look if pause is None else pause)
             waiting = self._waiting_on(project, cluster)
             if stopping:
                 self._send(project, cluster, waiting)  # another worker goes on
@@ -140,14 +141,14 @@ class ClusterWatcher:
                     if status["turn"]:
                         with _span_of_poll(waiting):
                             status = self._status.poll(self._client(project), cluster, status)
-                    pause = max(0.01, looked_at + _pause(status) - time.monotonic())
+                    pause = max(0.01, looked_at + pause_after(status) - time.monotonic())
                     waiting = self._waiting_on(project, cluster)  # with those that have come during the poll
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
                 left = [one for one in waiting if one not in confirmed]
                 if not left:
-                    pause = SHORTEST_PAUSE_MS / 1000
+                    pause = None
                 elif time.monotonic() - kept_at > KEEP_SECONDS:
                     self._keep(project, cluster, left)
                     kept_at = time.monotonic()
@@ -267,15 +268,3 @@ def _span_of_poll(waiting: Iterable[Waiting]) -> AbstractContextManager[None]:
     """Return the span of a poll: a part of the trace of one operation, with links to the others that wait for it."""
     parents = [one.traceparent for one in waiting if one.traceparent]
     return tracing.span("poll", parent=parents[0] if parents else None, links=parents[1:])
-
-
-def _pause(status: Status) -> float:
-    """Return the seconds from a look until the next one.
-
-    Without the turn it comes sooner, to find another worker's answer. It comes after a second at the latest, since a
-    new change may have brought the next poll forward.
-    """
-    if status.get("settled") == status.get("polled_at"):  # changes that have come since are polled at once
-        return SPACING_MS / 1000
-    pause = ((status.get("next_poll") or EPOCH) - (status.get("polled_at") or EPOCH)).total_seconds()
-    return min(PAUSE_MS / 1000, max(SHORTEST_PAUSE_MS / 1000, pause if status["turn"] else pause / 4))

@@ -1,5 +1,6 @@
 """The job of operations on Atlas: the record, the client of its project, connection strings, and waiting for Atlas."""
 
+import time
 from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from broker_api.state.fields import AnyFields
 from broker_api.state.operation_claims import Claim, Due
 from broker_api.state.records import AnyResource, Binding, Instance, Kind, State
 from workers.atlas.client import AtlasClient, AtlasError, ClusterNotFound, Refused, Unauthorized
-from workers.clusters.change_status import Change, Status, cluster_key
+from workers.clusters.change_status import Change, Status, cluster_key, pause_after
 from workers.clusters.connection_strings import PRIVATE_ENDPOINT, STANDARD, Choice, ClusterGoneError, Strings
 from workers.clusters.watcher import UNWATCHED_SECONDS, WAITING, Waiting
 from workers.context import Context
@@ -178,7 +179,7 @@ class AtlasJob(Job[AnyResource]):
         """
         if self.operation.changed is None:
             return None
-        change = Change(self.operation.changed, self.operation.overlapped)
+        change, looked_at = Change(self.operation.changed, self.operation.overlapped), time.monotonic()
         statuses = self.context.status
         status, self._status = self._status, None
         if status is None:
@@ -201,7 +202,8 @@ class AtlasJob(Job[AnyResource]):
         due = Due(record.key, operation.kind, record.instance_id, binding_id, operation.id)
         done, progress = done if is_last else None, self.progress()
         fence, traced = self.claim.fence, tracing.traceparent()
-        self._waiting = Waiting(due, fence, operation.step, change, done, progress, get_contextvars(), traced)
+        look_at = looked_at + pause_after(status)
+        self._waiting = Waiting(due, fence, operation.step, change, done, progress, get_contextvars(), look_at, traced)
         waits_on = cluster_key(self.project, self.cluster)
         return Later(UNWATCHED_SECONDS, WAITING.format(self.cluster), operation={"waits_on": waits_on})
 
