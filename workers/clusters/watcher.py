@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 THREAD_IDLE_SECONDS = 60.0
 """How long a thread waits for other operations on its cluster: it keeps the connection to Atlas."""
+SHORTEST_SLEEP_SECONDS = 0.01
 UNWATCHED_SECONDS = 5.0
 KEEP_SECONDS = 2.0
 """How often the watched operations are written to be due later."""
@@ -125,11 +126,11 @@ class ClusterWatcher:
 
     def _watch(self, project: str, cluster: str) -> None:
         """Look at a cluster while operations of this process wait on it."""
-        failures, pause, kept_at = 0, None, time.monotonic()
+        failures, kept_at, next_look = 0, time.monotonic(), 0.0
         status: Status = {}
         while waiting := self._waiting_on(project, cluster):
-            first_look = waiting[0].look_at - time.monotonic()
-            stopping = self._stopping.wait(first_look if pause is None else pause)
+            look_at = next_look or waiting[0].look_at
+            stopping = self._stopping.wait(max(SHORTEST_SLEEP_SECONDS, look_at - time.monotonic()))
             waiting = self._waiting_on(project, cluster)
             if stopping:
                 self._send(project, cluster, waiting)  # another worker goes on
@@ -141,26 +142,26 @@ class ClusterWatcher:
                     if status["turn"]:
                         with _span_of_poll(waiting):
                             status = self._status.poll(self._client(project), cluster, status)
-                    pause = max(0.01, looked_at + pause_after(status) - time.monotonic())
+                    next_look = looked_at + pause_after(status)
                     waiting = self._waiting_on(project, cluster)  # with those that have come during the poll
                 confirmed = [one for one in waiting if self._status.is_applied(one.change, status)]
                 self._end(project, cluster, confirmed)
                 failures = 0
                 left = [one for one in waiting if one not in confirmed]
                 if not left:
-                    pause = None
+                    next_look = 0.0
                 elif time.monotonic() - kept_at > KEEP_SECONDS:
                     self._keep(project, cluster, left)
                     kept_at = time.monotonic()
             except ErrStorageMongoConnection as error:
                 log.warning("cluster_not_watched", cluster=cluster, reason=error.reason)
-                pause = 1.0
+                next_look = time.monotonic() + 1.0
             except (AtlasError, HeldBackError) as error:
                 failures += isinstance(error, AtlasError)
-                pause = self._after_error(project, cluster, waiting, error, failures)
+                next_look = time.monotonic() + self._after_error(project, cluster, waiting, error, failures)
             except Exception:
                 log.exception("watch_failed", cluster=cluster)
-                pause = UNWATCHED_SECONDS
+                next_look = time.monotonic() + UNWATCHED_SECONDS
 
     def _waiting_on(self, project: str, cluster: str) -> list[Waiting]:
         """Return the operations that wait on a cluster; wait for one if there is none.
