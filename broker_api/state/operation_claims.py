@@ -5,12 +5,13 @@ claim. When another worker has claimed the operation, or another operation has r
 document and the write raises ``LeaseLostError``.
 """
 
+import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any, Generic
 from uuid import uuid4
 
@@ -32,7 +33,9 @@ from broker_api.state.records import (
     Kind,
     Phase,
     State,
+    StepLife,
     StepResult,
+    canonical,
 )
 from broker_api.state.store import UNSURE_UNTIL, Store
 
@@ -76,21 +79,25 @@ class Claim(Generic[AnyResource]):
         record: The instance or binding as it was last read or written.
         fence: The number of this claim, which each write checks.
         token: The id of the lease, unique to this claim.
+        at: When it was taken, by MongoDB's clock.
+        asked_at: The moment before it was requested from MongoDB, in monotonic seconds.
     """
 
     record: AnyResource
     fence: int
     token: str
+    at: datetime
+    asked_at: float
 
     @property
     def operation_id(self) -> str:
         """The id of the claimed operation."""
         return self.record.operation.id
 
-    @cached_property
-    def at(self) -> datetime:
-        """When it was taken or last written, by MongoDB's clock."""
-        return self.record.operation.lease_until - timedelta(seconds=LEASE_SECONDS)
+    @property
+    def now(self) -> datetime:
+        """The time by MongoDB's clock, whatever the clock of this machine shows."""
+        return self.at + timedelta(seconds=time.monotonic() - self.asked_at)
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class Claims:
         Returns:
             The claim; None when the operation is not due, has ended, or another worker holds it.
         """
-        token = uuid4().hex
+        token, asked_at = uuid4().hex, time.monotonic()
         free = {
             **UNDERSTOOD,
             "_id": key,
@@ -173,7 +180,8 @@ class Claims:
         found = (Binding if "binding_id" in document else Instance).read(document)
         if found.phase == UNREADABLE:
             return None
-        claim = Claim[Any](found, found.operation.fence, token)
+        at = found.operation.lease_until - timedelta(seconds=LEASE_SECONDS)
+        claim = Claim[Any](found, found.operation.fence, token, at, asked_at)
         if found.operation.id == operation_id:
             return claim
         self.release(claim, found.unsure_until)  # another operation has replaced it since, and waits for the lease
@@ -206,16 +214,15 @@ class Claims:
             steps: Fields of the steps that have run.
 
         Returns:
-            The claim with the record after the write.
+            The claim with the record as the write has changed it. It is not read again, so what the next steps use is
+            what has been checked at the claim, and what this worker has written.
 
         Raises:
             LeaseLostError: Another worker holds the operation.
         """
         lease: OperationFields = {**operation, "lease_until": In(LEASE_SECONDS)}
-        document = self.store.commits.ask(self._update(claim, lease, [changes], steps, reads=True))
-        if document is None:
-            raise LeaseLostError
-        return replace(claim, record=type(claim.record).read(document))
+        written = self._write(claim, lease, changes, steps=steps)
+        return replace(claim, record=_changed(claim.record, claim.now, written, lease, steps or {}))
 
     @storage_errors("reschedule")
     def reschedule(
@@ -282,20 +289,8 @@ class Claims:
         operation: OperationFields,
         *changes: Fields | ResourceFields | None,
         steps: StepsFields | None = None,
-    ) -> None:
-        if self.store.commits.ask(self._update(claim, operation, changes, steps)) is None:
-            raise LeaseLostError
-
-    def _update(
-        self,
-        claim: Claim[Any],
-        operation: OperationFields,
-        changes: Iterable[Fields | ResourceFields | None],
-        steps: StepsFields | None,
-        *,
-        reads: bool = False,
-    ) -> Update:
-        """Return a write under a claim."""
+    ) -> dict[str, Any]:
+        """Write under a claim; return the fields of the instance or binding that were written, with their MACs."""
         held = {
             "_id": claim.record.key,
             "operation.id": claim.record.operation.id,
@@ -305,12 +300,14 @@ class Claims:
         written: dict[str, Any] = {}
         for fields in filter(None, changes):
             written |= fields
-        macs = self.store.macs
-        stored = sealed(macs.vault, claim.record.key, written) | macs.of_changed(claim.record, written)
+        vault, macs = self.store.macs.vault, self.store.macs.of_changed(claim.record, written)
+        stored = {**sealed(vault, claim.record.key, written), **macs}
         pipeline: list[Document] = [{"$set": assignments(_paths(operation, steps) | stored)}]
         # The fence has grown if the claim was lost before the write.
-        mark = {"id": claim.operation_id, "fence": claim.fence}
-        return Update(held, pipeline, mark, reads=reads)
+        mark = {"id": claim.record.operation.id, "fence": claim.fence}
+        if self.store.commits.ask(Update(held, pipeline, mark)) is None:
+            raise LeaseLostError
+        return written | macs
 
     @storage_errors("release")
     def release(self, claim: Claim[Any], unsure_until: Moment | None) -> None:
@@ -512,6 +509,28 @@ def _paths(operation: OperationFields, steps: StepsFields | None = None) -> dict
         if step:  # a waiting operation of before may name no step
             paths |= {f"operation.steps.{step}.{name}": value for name, value in fields.items()}
     return paths
+
+
+def _changed(
+    record: AnyResource, now: datetime, changes: Mapping[str, Any], operation: OperationFields, steps: StepsFields
+) -> AnyResource:
+    """Return a record as MongoDB has it after a write at that moment: of the record, its operation and its steps."""
+    of_record, of_operation, *of_steps = (
+        {
+            name: now + timedelta(seconds=value)
+            if isinstance(value, In)
+            else json.loads(canonical(value))
+            if isinstance(value, dict | list | tuple)
+            else value
+            for name, value in fields.items()
+        }
+        for fields in (changes, operation, *steps.values())
+    )
+    lives = dict(record.operation.steps)
+    for name, life in zip(steps, of_steps, strict=True):
+        lives[name] = lives.get(name, StepLife()).model_copy(update=life)
+    changed = record.operation.model_copy(update={**of_operation, "steps": lives})
+    return record.model_copy(update={**of_record, "operation": changed})
 
 
 def _unchanged(waiting: Fences, name: str) -> Document:

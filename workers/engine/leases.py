@@ -27,7 +27,6 @@ class Lease:
 
     Attributes:
         claim: The claim.
-        claimed_at: The moment before the claim was requested, in monotonic seconds.
         until: The end of the lease in monotonic seconds. That clock also runs while the process is stopped. The time
             counts from the moment before the request to MongoDB, so the lease never ends later here than in MongoDB.
         lost: Another worker has taken over the operation.
@@ -35,14 +34,13 @@ class Lease:
     """
 
     claim: Claim[Any]
-    claimed_at: float
     until: float
     lost: bool = False
     probes: set[str] = field(default_factory=set)
 
     def since(self, moment: datetime) -> float:
-        """Return the seconds since a moment of MongoDB's clock, whatever the clock of this machine shows."""
-        return (self.claim.at - moment).total_seconds() + time.monotonic() - self.claimed_at
+        """Return the seconds since a moment of MongoDB's clock."""
+        return (self.claim.now - moment).total_seconds()
 
     def check(self) -> None:
         """Check that a call to Atlas that begins now ends within the lease.
@@ -64,14 +62,9 @@ class LeaseKeeper:
     _thread: threading.Thread | None = field(default=None, init=False)
 
     @contextmanager
-    def holding(self, claim: Claim[Any], asked_at: float) -> Iterator[Lease]:
-        """Renew the lease of a claim every few seconds while the block runs.
-
-        Args:
-            claim: The claim.
-            asked_at: The moment before the claim was requested from MongoDB, in monotonic seconds.
-        """
-        lease = Lease(claim, asked_at, asked_at + LEASE_SECONDS)
+    def holding(self, claim: Claim[Any]) -> Iterator[Lease]:
+        """Renew the lease of a claim every few seconds while the block runs."""
+        lease = Lease(claim, claim.asked_at + LEASE_SECONDS)
         with self._lock:
             self._held.add(lease)
             # Started by the first claim and not earlier: a pool of processes forks before it.

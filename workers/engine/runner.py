@@ -121,10 +121,9 @@ class Runner:
         """
         try:
             if self._keys.passes():
-                asked_at = time.monotonic()
                 claim = self._claims.claim(key, operation_id)
                 if claim is not None:
-                    return self._run_claimed(claim, asked_at)
+                    return self._run_claimed(claim)
                 outcome = self._look(key, operation_id)
             else:  # a secret that is encrypted with a wrong key is lost; other workers take over
                 outcome = Waits(OTHER_KEYS)
@@ -133,7 +132,7 @@ class Runner:
         log.info("job_finished", outcome=type(outcome).__name__)
         return outcome
 
-    def _run_claimed(self, claim: Claim[Any], asked_at: float) -> Outcome:
+    def _run_claimed(self, claim: Claim[Any]) -> Outcome:
         """Run the steps of a claimed operation; each line of the log has the ids of its request."""
         record, operation = claim.record, claim.record.operation
         context = _log_context(record)
@@ -142,13 +141,13 @@ class Runner:
         span = tracing.span(f"atlas.{operation.kind}", "CONSUMER", parent=operation.traceparent, attributes=ids)
         with bound_contextvars(**context):
             try:
-                with span, self._leases.holding(claim, asked_at) as lease:
+                with span, self._leases.holding(claim) as lease:
                     _count_claim(operation)
                     job = self._new_job(claim, lease)
                     definition = self._definitions.get(job.definition_name)
                     try:
                         # One that only another release knows is left to its workers.
-                        outcome = self._check_record(job, claim) if definition else None
+                        outcome = self._check_record(job) if definition else None
                         while outcome is None:
                             outcome = self._run_next_step(job, definition)
                     except LeaseLostError:
@@ -167,20 +166,16 @@ class Runner:
         if definition and definition.on_lease_lost:
             definition.on_lease_lost(job)
 
-    def _check_record(self, job: Job[Any], claim: Claim[Any]) -> Outcome:
+    def _check_record(self, job: Job[Any]) -> Outcome:
         """Check the MACs of the record. If they do not fit, end the operation without running a step.
-
-        Args:
-            job: The job; it gets the record when that has been checked.
-            claim: The claim with the record as it was read.
 
         Returns:
             The end, or the wait for the key of a MAC; None when the record is as the broker wrote it.
         """
-        record, operation = claim.record, claim.record.operation
+        claim, record, operation = job.claim, job.record, job.operation
         try:
             checked = self._claims.store.macs.checked(record, runs=True)
-            if checked is not job.record:
+            if checked is not record:
                 job.update(replace(claim, record=checked))
         except MissingKeyError as error:
             sentence = str(error)
@@ -277,10 +272,7 @@ class Runner:
         return Next(first, doubt, {"undo": True, "failure": trouble.sentence, "refused": refused})
 
     def _write(self, job: Job[Any], definition: Definition[Any] | None, name: str, result: Result[Any]) -> Outcome:
-        """Write the result of a step; return None if the next step follows at once, under the same claim.
-
-        The record that a write returns is checked; a result that is not written leaves the one that has been checked.
-        """
+        """Write the result of a step; return None if the next step follows at once, under the same claim."""
         why = {"reason": result.description, "seconds": round(result.seconds, 1)} if isinstance(result, Later) else {}
         log.info("step_finished", step=name, result=type(result).__name__, **why)
         operation, fields = job.operation, OperationFields()
@@ -297,9 +289,9 @@ class Runner:
                     return None
                 asked_at = time.monotonic()
                 changes, fields, life = job.take_unwritten(result.changes, fields, result.step.value)
-                claim = self._claims.advance(job.claim, changes, fields, steps=life)
+                job.update(self._claims.advance(job.claim, changes, fields, steps=life))
                 job.lease.until = asked_at + LEASE_SECONDS
-                return self._check_record(job, claim)
+                return None
             case Later():
                 if operation.state is State.IN_PROGRESS:  # else platforms may have read its end already
                     fields["description"] = result.description
