@@ -22,7 +22,7 @@ from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.store import Store
 
 TICK_SECONDS = 0.5
-SWEEP_RENEW_SECONDS = 1.0
+SWEEP_RENEW_SECONDS = 1.5
 SWEEP_LEASE_SECONDS = 4.0
 EXPIRE_SECONDS = 5.0
 CHECK_SECONDS = 10.0
@@ -103,7 +103,7 @@ class Sweeper:
             log.info("sweep_lease_not_released", reason=error.reason)
 
     def _is_active(self) -> bool:
-        """Return whether this sweeper has the lease; MongoDB is asked at most once a second."""
+        """Return whether this sweeper has the lease; MongoDB is asked for it every one to two seconds."""
         now = self._clock()
         if now - self._asked_at >= SWEEP_RENEW_SECONDS:
             self._asked_at = now
