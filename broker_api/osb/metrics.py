@@ -19,10 +19,10 @@ from broker_api.errors import ErrStorageMongoConnection
 from broker_api.jobs.queue import JOBS, QUEUES
 from broker_api.metrics_directory import DIRECTORY, check_directory
 from broker_api.service.health import Figures, Health
+from broker_api.state.bind_reads import DEFAULT_LIMIT
 from broker_api.state.open_operations import Reason
 from broker_api.state.process_report import SENDS
 from broker_api.state.records import Kind, State
-from broker_api.state.store import DEFAULT_LIMIT
 
 # The last buckets are for requests that wait for their operations.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

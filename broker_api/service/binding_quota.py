@@ -10,7 +10,7 @@ from itertools import count, islice
 
 from broker_api.catalog.catalog import Plan
 from broker_api.errors import BadRequest
-from broker_api.state.store import UNLIMITED
+from broker_api.state.bind_reads import UNLIMITED
 
 MOST_CHOICES = 1000
 """One of so many free slots is chosen: the fewer they are, the more often requests at the same time decide again."""

@@ -12,8 +12,9 @@ from broker_api.jobs.queue import JOBS, Queue
 from broker_api.json_types import JsonObject
 from broker_api.service.schemas import Accepted, Caller
 from broker_api.state.fields import BindingFields, InstanceFields
+from broker_api.state.new_operation import OPERATION_SECONDS, NewOperation
 from broker_api.state.records import Binding, Instance, Kind, Phase
-from broker_api.state.store import OPERATION_SECONDS, NewOperation, Store
+from broker_api.state.store import Store
 
 
 @dataclass(frozen=True)

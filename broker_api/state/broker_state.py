@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from broker_api.jobs.queue import QUEUES
 from broker_api.json_types import JsonObject
 from broker_api.state.announcements import LIVE_SECONDS, TROUBLES, WORKER, AnnouncedWorker
+from broker_api.state.bind_reads import ROOM
 from broker_api.state.housekeeping import CIRCUIT, PROBE_SECONDS, RECONCILED, SWEEP, Housekeeping
 from broker_api.state.mongo import NOW, Document
 from broker_api.state.mongo_errors import storage_errors
 from broker_api.state.process_report import COUNTERS, SENDER
 from broker_api.state.records import EPOCH
-from broker_api.state.store import ROOM
 
 LATE_SECONDS = 10
 """How long after the end of the sweep's lease /ready reports that no worker sweeps; workers renew it each second."""

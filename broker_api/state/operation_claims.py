@@ -19,6 +19,7 @@ from broker_api.state.fields import Fields, Moment, OperationFields, ResourceFie
 from broker_api.state.group_commit import Update
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.new_operation import UNSURE_UNTIL
 from broker_api.state.private_values import sealed
 from broker_api.state.records import (
     CREATES,
@@ -37,7 +38,7 @@ from broker_api.state.records import (
     StepResult,
     canonical,
 )
-from broker_api.state.store import UNSURE_UNTIL, Store
+from broker_api.state.store import Store
 
 Fences = Mapping[str, int]
 """Operations by the ``_id`` of their document, with the number of the last claim, which another claim changes."""

@@ -7,14 +7,16 @@ a new fence: a worker that runs the operation at that moment cannot write any mo
 import secrets
 from dataclasses import dataclass
 
+from broker_api.state.bind_reads import UNLIMITED
 from broker_api.state.database_reservations import Reservations
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, ResourceFields
 from broker_api.state.mongo import NOW, Document, In, assignments
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.new_operation import OPERATION_SECONDS, PAST, UNSURE_UNTIL, NewOperation
 from broker_api.state.operation_claims import ENDED, phase_fields
 from broker_api.state.private_values import CONTEXT, PARAMETERS
 from broker_api.state.records import CREATES, DELETES, HOLDS_NOTHING, Binding, Instance, Kind, Phase, State
-from broker_api.state.store import OPERATION_SECONDS, PAST, UNLIMITED, UNSURE_UNTIL, NewOperation, Store
+from broker_api.state.store import Store
 
 REMEMBERED_ACTIONS = 20
 

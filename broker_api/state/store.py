@@ -7,11 +7,8 @@ Each method raises ErrStorageMongoConnection when MongoDB cannot be used.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import Any
-from uuid import uuid4
 
 import pymongo
 import structlog
@@ -19,24 +16,24 @@ from pymongo import IndexModel, MongoClient
 from pymongo.errors import OperationFailure
 
 from broker_api.errors import ErrStorageTypeUnsupported, ErrStorageUnreadable
+from broker_api.state.bind_reads import SLOTS, TAKEN, Bind, Room, bind_reads
 from broker_api.state.combiner import Combiner
 from broker_api.state.encryption import Vault
 from broker_api.state.fields import Fields, OperationFields, ResourceFields
 from broker_api.state.group_commit import Update, group_commit
-from broker_api.state.legacy import OLD_FORM, LegacyDocuments, in_any_case, written_before
-from broker_api.state.mongo import NOW, Document, In, as_datetime, assignments, durable_collection, timeout_of
+from broker_api.state.legacy import LegacyDocuments, in_any_case, written_before
+from broker_api.state.mongo import Document, as_datetime, assignments, durable_collection, timeout_of
 from broker_api.state.mongo_errors import storage_errors
+from broker_api.state.new_operation import PAST, UNSURE_UNTIL, NewOperation
 from broker_api.state.private_values import NOTHING, sealed, sealed_request
 from broker_api.state.process_report import ProcessReport
 from broker_api.state.record_macs import OPERATION, RecordMacs
 from broker_api.state.records import (
     DELETES,
-    EPOCH,
     HOLDS_NOTHING,
     AnyResource,
     Binding,
     Instance,
-    Kind,
     Operation,
     Phase,
     State,
@@ -47,113 +44,13 @@ from broker_api.state.records import (
 
 log = structlog.get_logger(__name__)
 
-OPERATION_SECONDS = 1500
-"""The deadline of an operation; shorter than maximum_polling_duration (1800), so that the platform reads its end."""
-REMEMBERED_OPERATIONS = 20
 INDEX_SECONDS = 60.0
 """How long MongoDB may take to create an index, for which it reads all documents."""
 
 LISTED = {"operation.state": 1, "operation.kind": 1, "operation.accepted": -1, "_id": -1}
 """The index of the list of operations."""
 
-SLOTS = {"instance_id": 1, "slot": 1}
-"""The index by which each binding of an instance has a slot of its own."""
-TAKEN = {"$gte": 0}
-UNLIMITED = 2**48
-"""All slots are below this number, also those of plans without a quota."""
-
-ROOM = "room/"
-"""How the names of the documents begin that hold the limit of users of an Atlas project."""
-_SLOTS = "slots/"
-"""How the names begin of what is read for the slots of an instance."""
-DEFAULT_LIMIT = 100
-"""How many database users Atlas allows in a project unless its support has raised the limit."""
-
 _OTHER_INDEX = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
-
-
-@dataclass(frozen=True)
-class NewOperation:
-    """An operation that is to begin.
-
-    Attributes:
-        kind: What it does.
-        request: The canonical JSON of the request, by which a repeated request is recognised.
-        identity: The originating identity (spec: Originating Identity), if the platform sent one.
-        request_id: The id of the request in the log: X-Broker-API-Request-Identity, or one that the API has made.
-        traceparent: The span of the request, if it is traced.
-        seconds: The time until its deadline.
-    """
-
-    kind: Kind
-    request: str = "{}"
-    identity: Mapping[str, Any] | None = None
-    request_id: str | None = None
-    traceparent: str | None = None
-    seconds: float = OPERATION_SECONDS
-
-    @cached_property
-    def fresh(self) -> Operation:
-        """The operation before any worker has seen it.
-
-        Its id names its kind: a poll after the document is gone tells a delete by it.
-        """
-        new_id = f"{self.kind}-{uuid4().hex}"
-        return Operation(id=new_id, kind=self.kind, request=self.request, traceparent=self.traceparent)
-
-    def fields(self, private: Mapping[str, Any] | None = None, mac: str | None = None) -> Document:
-        """Return all fields of the operation as update expressions; ``$set`` would keep a field that is left out.
-
-        Args:
-            private: The fields of the request as they are stored; an operation that no worker runs needs none.
-            mac: The MAC of the operation; the same is true.
-        """
-        identity = self.identity and dict(self.identity)
-        values = self.fresh.model_dump() | {
-            **(private or {}),
-            "mac": mac,
-            "identity": identity,
-            "request_id": self.request_id,
-        }
-        values |= {"due": In(0), "accepted": In(0), "deadline": In(self.seconds), "dispatched": In(0)}
-        return assignments(values) | {
-            # The lease is kept: a worker that still holds the previous operation ends its step first.
-            "lease_until": {"$ifNull": ["$operation.lease_until", EPOCH]},
-            "lease_token": {"$ifNull": ["$operation.lease_token", None]},
-            "fence": {"$add": [{"$ifNull": ["$operation.fence", 0]}, 1]},
-            "steps": {"$literal": {}},
-            "actions": [],
-        }
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a new binding has to fit into.
-
-    Attributes:
-        slots: The slots of the instance's bindings.
-        limits: The limits of users of Atlas projects, as far as Atlas has told them.
-    """
-
-    slots: frozenset[int]
-    limits: Mapping[str, int]
-
-
-@dataclass
-class _OfBinds:
-    """What was read for some binds.
-
-    Attributes:
-        documents: The instances and bindings, by their ``_id``.
-        has_old: Whether there is a document of atlasbroker 2.0.0 of one of the bindings.
-        slots: The slots that are taken, by instance.
-        limits: The limits of users of Atlas projects, as far as Atlas has told them.
-    """
-
-    documents: dict[str, Document] = field(default_factory=dict)
-    has_old: bool = False
-    slots: dict[str, frozenset[int]] = field(default_factory=dict)
-    limits: dict[str, int] = field(default_factory=dict)
 
 
 class Store:
@@ -174,8 +71,8 @@ class Store:
         self.collection = durable_collection(client, database, collection)
         self.commits = group_commit(self.collection)
         self._documents = Combiner(self._read_documents, timeout_of(self.collection))
-        self._of_binds = Combiner(self._read_of_binds, timeout_of(self.collection))
         self.housekeeping = durable_collection(client, database, f"{collection}_housekeeping")
+        self._bind_reads = bind_reads(self.collection, self.housekeeping)
         self.legacy = LegacyDocuments(self.collection, self.macs)
         self.reports = durable_collection(client, database, f"{collection}_reports")
         """What the API and operators' commands may write too: counts, and sends that fail."""
@@ -279,7 +176,7 @@ class Store:
             ErrStorageUnreadable, TamperedError, UndecryptableError: As in ``instance``.
         """
         own_key = instance_key(instance_id)
-        found = self._of_binds.ask((instance_id, binding_id, (own_key, key)))
+        found = self._bind_reads.ask(Bind(instance_id, binding_id, (own_key, key)))
         instance = found.documents.get(own_key) or self.legacy.adopt(instance_id)
         binding = found.documents.get(key)
         if binding is None and found.has_old:
@@ -287,7 +184,7 @@ class Store:
         return (
             self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
             self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
-            Room(found.slots.get(instance_id, frozenset()), found.limits),
+            found.room(instance_id),
         )
 
     def _read_documents(self, keys: Sequence[str]) -> list[Document | None]:
@@ -296,39 +193,6 @@ class Store:
             return [self.collection.find_one({"_id": keys[0]})]
         found = {document["_id"]: document for document in self.collection.find({"_id": {"$in": keys}})}
         return [found.get(key) for key in keys]
-
-    def _read_of_binds(self, binds: Sequence[tuple[str, str, tuple[str, str]]]) -> list[_OfBinds]:
-        """Return what all of some binds need, for each of them, in one read.
-
-        Args:
-            binds: For each the id of its instance, its own, and the ``_id`` of both documents.
-        """
-        keys = {key for *_, keys in binds for key in keys}
-        old = [{**OLD_FORM, "instance_id": instance, "binding_id": binding} for instance, binding, _ in binds]
-        instances = [*{instance_id for instance_id, *_ in binds}]
-        slots: list[Document] = [
-            {"$match": {"instance_id": {"$in": instances}, "slot": TAKEN}},
-            {"$group": {"_id": {"$concat": [_SLOTS, "$instance_id"]}, "slots": {"$push": "$slot"}}},
-        ]
-        rooms: list[Document] = [{"$match": {"_id": {"$regex": f"^{ROOM}"}}}, {"$project": {"limit": 1}}]
-        read: list[Document] = [
-            {"$match": {"$or": [{"_id": {"$in": [*keys]}}, *old]}},
-            {"$unionWith": {"coll": self.collection.name, "pipeline": slots}},
-            {"$unionWith": {"coll": self.housekeeping.name, "pipeline": rooms}},
-        ]
-        found = _OfBinds()
-        for document in self.collection.aggregate(read):
-            name = str(document["_id"])
-            if name in keys:
-                found.documents[name] = document
-            elif name.startswith(_SLOTS):
-                found.slots[name.removeprefix(_SLOTS)] = frozenset(document["slots"])
-            elif name.startswith(ROOM):
-                if limit := document.get("limit"):
-                    found.limits[name.removeprefix(ROOM)] = int(limit)
-            else:
-                found.has_old = True
-        return [found] * len(binds)
 
     @storage_errors("find bindings")
     def bindings(self, instance_id: str) -> list[Binding]:
@@ -511,39 +375,3 @@ class Store:
 
 def _exists(field: str) -> Document:
     return {field: {"$exists": True}}
-
-
-_MAY_HAVE_SENT: Document = {
-    "$and": [
-        "$operation.in_flight",
-        {"$gt": ["$operation.lease_token", None]},  # each release of a lease removes the token
-        # A range of moments, since a broken document may have another type in the field, and must not stop others.
-        {"$gte": ["$operation.lease_until", EPOCH]},
-        {"$lt": ["$operation.lease_until", {"$add": [NOW, 60_000]}]},
-    ]
-}
-"""Whether a worker runs the step that sends such a request, or has died or lost MongoDB in it."""
-UNSURE_UNTIL: Document = {
-    "$cond": [_MAY_HAVE_SENT, {"$add": ["$operation.lease_until", 15_000]}, {"$ifNull": ["$unsure_until", None]}]
-}
-"""The expression of ``unsure_until`` when an operation is stopped, or taken over from another worker."""
-
-_RUNNING = {"$eq": ["$operation.state", State.IN_PROGRESS]}
-_LATEST: Document = {
-    "id": "$operation.id",
-    "kind": "$operation.kind",
-    "state": {"$cond": [_RUNNING, State.FAILED, "$operation.state"]},
-    "description": {"$cond": [_RUNNING, "Stopped by a later request to delete it.", "$operation.description"]},
-    "accepted": "$operation.accepted",
-    "finished": {"$cond": [_RUNNING, NOW, "$operation.finished"]},
-    "steps": {"$ifNull": ["$operation.steps", {"$literal": {}}]},
-    "actions": {"$ifNull": ["$operation.actions", []]},
-}
-_IS_FIRST = {"$eq": [{"$type": "$operation"}, "missing"]}
-PAST: Document = {
-    "$slice": [
-        {"$concatArrays": [{"$cond": [_IS_FIRST, [], [_LATEST]]}, {"$ifNull": ["$past", []]}]},
-        REMEMBERED_OPERATIONS,
-    ]
-}
-"""The expression of the past operations (``records.PastOperation``), the latest first, when a new one begins."""

@@ -12,9 +12,10 @@ from cryptography.fernet import Fernet
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Instance, Kind, Phase, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from workers.engine.definition import Definition
 from workers.engine.job import Job
 from workers.engine.leases import LeaseKeeper

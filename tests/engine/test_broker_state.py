@@ -10,10 +10,11 @@ from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.announcements import KEY_REFUSED, LIVE_SECONDS, Announcements
 from broker_api.state.broker_state import FAILURE_SECONDS, BrokerState
 from broker_api.state.housekeeping import RECONCILED, Housekeeping
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.open_operations import OpenOperations, take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.dev.services import Redis
 from workers.clusters.user_limit import UserLimit, store_room
 

@@ -18,9 +18,10 @@ from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.fields import OperationFields, StepFields
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claims, Due
 from broker_api.state.records import Binding, Kind, Phase, State, StepResult, binding_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.dev.services import Redis
 from tests.tenant import eventually
 from workers.atlas.client import AtlasClient, ClusterNotFound, NoAnswer

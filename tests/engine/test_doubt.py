@@ -10,10 +10,11 @@ from bson.timestamp import Timestamp
 
 from broker_api.state.database_reservations import Reservations
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claims
 from broker_api.state.operator_actions import OperatorActions
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Later, Next, Result

@@ -14,9 +14,10 @@ from broker_api.state.combiner import Combiner
 from broker_api.state.fields import BindingFields
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import Document, connect
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import EPOCH, Kind, Operation, Phase, State, binding_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.dev.services import Mongod
 from tests.together import together
 from workers.clusters.change_status import Change, ClusterStatus, Status
@@ -221,7 +222,7 @@ def test_binds_of_several_instances_at_once_get_what_is_theirs(watched: Store, c
             watched.create(fields, NewOperation(Kind.BIND), None)
     commands.names.clear()
     pairs = [("one", "b3"), ("two", "new"), ("three", "new"), ("two", "b4")]
-    reads = watched._of_binds  # noqa: SLF001 - the test lets several threads ask it at once
+    reads = watched._bind_reads  # noqa: SLF001 - the test lets several threads ask it at once
     calls = [partial(watched.instance_and_binding, *pair, binding_key(*pair)) for pair in pairs]
     found = [end.result() for end in together(reads, *calls)]
     assert commands.names.count("aggregate") == 1

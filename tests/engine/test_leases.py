@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepFields
 from broker_api.state.mongo import In
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import EPOCH, Kind, Phase, State, StepResult, binding_key, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.tenant import eventually
 from workers.engine.leases import LeaseKeeper
 

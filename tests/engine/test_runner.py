@@ -14,9 +14,10 @@ from broker_api.errors import ErrStorageMongoConnection, TamperedError
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import Housekeeping
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.engine.conftest import Bench, Hopeless, ServiceDown, Step, raising
 from workers.engine.job import Job
 from workers.engine.results import Done, Ended, FailedError, HeldBackError, Later, Next, Result, Waits

@@ -14,10 +14,11 @@ from broker_api.settings.redis_settings import RedisSettings
 from broker_api.state.encryption import Vault
 from broker_api.state.encryption_key_check import KeyCheck
 from broker_api.state.housekeeping import SWEEP, Housekeeping
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.open_operations import take_long_waits
 from broker_api.state.operation_claims import Claims
 from broker_api.state.records import Kind, Phase, State, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.dev.processes import HOST, free_port
 from tests.dev.services import Redis
 from tests.engine.conftest import Clock

@@ -2,9 +2,10 @@
 
 import pytest
 
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claim, Claims, LeaseLostError
 from broker_api.state.records import Instance, Kind, Phase, State, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 
 
 @pytest.fixture

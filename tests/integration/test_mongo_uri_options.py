@@ -13,10 +13,11 @@ from broker_api.errors import SettingError
 from broker_api.settings.url_checks import check_mongo_uri
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import OperationCounts
 from broker_api.state.records import Kind
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.dev.services import Mongod
 from tests.tenant import eventually
 

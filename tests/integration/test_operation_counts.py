@@ -10,10 +10,11 @@ from broker_api.errors import ErrStorageMongoConnection
 from broker_api.state.broker_state import BrokerState
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import connect
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.open_operations import OpenOperations
 from broker_api.state.operation_counts import COUNT_PAUSE_SECONDS, OperationCounts
 from broker_api.state.records import Kind
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.books import insert_many
 from tests.dev.processes import HOST, free_port
 from tests.tenant import eventually

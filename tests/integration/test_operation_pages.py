@@ -25,10 +25,11 @@ from broker_api.service.service import Service
 from broker_api.settings.settings import load
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepsFields
 from broker_api.state.mongo import In, connect
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claims
 from broker_api.state.operator_queries import Cursor
 from broker_api.state.records import Kind, Phase, State, StepResult, binding_key, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests import browser
 from tests.books import insert_many
 from tests.browser import PHONE, Browser

@@ -9,9 +9,10 @@ from broker_api.state.database_reservations import ReservationRequest, Reservati
 from broker_api.state.fields import BindingFields, InstanceFields, OperationFields, StepsFields
 from broker_api.state.housekeeping import RECONCILED, Housekeeping
 from broker_api.state.mongo import In
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.operation_claims import Claims, LeaseLostError
 from broker_api.state.records import Binding, Instance, Kind, Phase, State, StepResult, binding_key, instance_key
-from broker_api.state.store import NewOperation, Store
+from broker_api.state.store import Store
 from tests.books import insert_many
 from tests.console import Console
 from tests.dev.processes import free_port, run_to_end, script

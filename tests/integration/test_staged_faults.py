@@ -8,9 +8,9 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker_api.state.bind_reads import DEFAULT_LIMIT
 from broker_api.state.housekeeping import RECENT_SECONDS
 from broker_api.state.records import binding_key
-from broker_api.state.store import DEFAULT_LIMIT
 from tests.books import held
 from tests.console import Console
 from tests.dev.broker import Worker

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from broker_api.state.bind_reads import ROOM
 from broker_api.state.mongo import In
-from broker_api.state.store import ROOM
 from tests.dev.stack import Stack
 from tests.emulator.client import Emulator
 from tests.in_process import InThisProcess

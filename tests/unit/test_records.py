@@ -9,8 +9,8 @@ from broker_api.errors import MissingKeyError, UndecryptableError
 from broker_api.service.serializers import last_operation
 from broker_api.state.encryption import Vault
 from broker_api.state.mongo import In, as_datetime, assignments
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.records import Binding, Instance, Kind, Operation, Place, State, canonical, record
-from broker_api.state.store import NewOperation
 
 texts = st.text(max_size=8)
 json_values = st.recursive(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker_api.state.bind_reads import DEFAULT_LIMIT, ROOM
 from broker_api.state.housekeeping import Housekeeping
 from broker_api.state.mongo import In
 from broker_api.state.records import EPOCH
-from broker_api.state.store import DEFAULT_LIMIT, ROOM, Store
+from broker_api.state.store import Store
 from workers.atlas.client import AtlasClient, AtlasError
 from workers.engine.results import HeldBackError
 

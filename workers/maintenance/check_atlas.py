@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from broker_api.authentication import Authentication
 from broker_api.catalog.catalog import Catalog, Plan
 from broker_api.settings.settings import Project, Settings
+from broker_api.state.bind_reads import DEFAULT_LIMIT
 from broker_api.state.housekeeping import Housekeeping
-from broker_api.state.store import DEFAULT_LIMIT, Store
+from broker_api.state.store import Store
 from workers.atlas.client import AtlasClient, MemoryTokens, Refused, TokenStore, Unauthorized, UnreadableAnswer
 from workers.clusters.connection_strings import why_unusable
 from workers.clusters.user_limit import is_nearly_full, told_limit

@@ -12,10 +12,10 @@ from typing import TypeVar
 import structlog
 
 from broker_api.errors import ErrStorageUnreadable, TamperedError, UndecryptableError
+from broker_api.state.bind_reads import DEFAULT_LIMIT
 from broker_api.state.housekeeping import RECONCILED
 from broker_api.state.mongo import In
 from broker_api.state.records import Binding, Phase
-from broker_api.state.store import DEFAULT_LIMIT
 from workers.atlas.client import AtlasClient, AtlasError, DatabaseUser, UserAlreadyExists, UserNotFound
 from workers.clusters.user_limit import is_nearly_full, store_room, told_limit
 from workers.context import Context

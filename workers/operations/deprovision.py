@@ -6,8 +6,8 @@ from enum import StrEnum
 from broker_api.config import with_credentials
 from broker_api.jobs.queue import JOBS
 from broker_api.state.fields import InstanceFields
+from broker_api.state.new_operation import NewOperation
 from broker_api.state.records import Binding, Instance, Kind, Phase, State
-from broker_api.state.store import NewOperation
 from broker_api.user_passwords import new_password
 from workers.atlas.client import UserAlreadyExists, UserLimitReached
 from workers.clusters import database_client
