@@ -28,11 +28,11 @@ task_routes = {job: {"queue": queue} for job, queue in QUEUES.items()}
 task_acks_late = False
 task_reject_on_worker_lost = False
 
-# Jobs wait for the network most of the time, so threads fit: 96 threads add a few MB to a process of 100 MB. With fewer
-# of them, all waited for Atlas in a burst of binds, while the worker had CPU left: at an Atlas that answers after 500 ms
-# 64 did 67 binds per second, 96 did 85, and 128 not more.
+# Jobs wait for the network most of the time, so threads fit: 64 threads add a few MB to a process of 100 MB. With 32 of
+# them, all waited for Atlas in a burst of binds, while the worker had CPU left. With 96 it does a fifth more binds at an
+# Atlas that answers after 500 ms, but binds wait longer when the answers to so many slow provisions come together.
 worker_pool = "threads"
-worker_concurrency = 96
+worker_concurrency = 64
 
 # A worker fetches a message only when it has a free thread: another worker can take the message meanwhile, and a bind
 # does not wait behind provisions that a worker has fetched before it.
