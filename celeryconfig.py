@@ -29,8 +29,8 @@ task_acks_late = False
 task_reject_on_worker_lost = False
 
 # Jobs wait for the network most of the time, so threads fit: 64 threads add a few MB to a process of 100 MB. With 32 of
-# them, all waited for Atlas in a burst of binds, while the worker had CPU left. With 96 it does a fifth more binds at an
-# Atlas that answers after 500 ms, but binds wait longer when the answers to so many slow provisions come together.
+# them, all waited for Atlas in a burst of binds, while the worker had CPU left. At an Atlas that answers after 500 ms,
+# 96 do a fifth more binds, but binds wait longer when the answers to so many slow provisions come together.
 worker_pool = "threads"
 worker_concurrency = 64
 
