@@ -15,7 +15,6 @@ import json
 import select
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections import defaultdict
@@ -136,7 +135,8 @@ class Worker(ThreadWorker):
                     self._close_oldest(self._waiting)
                 return
             try:
-                client = Connection(accepted, peer, listener.getsockname(), self, self._tls())
+                tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+                client = Connection(accepted, peer, listener.getsockname(), self, tls)
             except OSError:  # it has gone already
                 accepted.close()
                 continue
@@ -144,9 +144,6 @@ class Worker(ThreadWorker):
             self._go_on(client, partial(next, client.talk))
             if len(self._clients) > self.cfg.worker_connections:
                 self._close_oldest(self._waiting)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        return ssl_context(self.cfg) if self.cfg.is_ssl else None
 
     def _close_oldest(self, clients: Iterable[Connection]) -> None:
         if client := next(iter(clients), None):

@@ -67,10 +67,6 @@ class BindRead:
     slots: dict[str, frozenset[int]] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
 
-    def room(self, instance_id: str) -> Room:
-        """Return the room for a binding of an instance."""
-        return Room(self.slots.get(instance_id, frozenset()), self.limits)
-
 
 def bind_reads(collection: Collection[Document], housekeeping: Collection[Document]) -> Combiner[Bind, BindRead]:
     """Return what reads for binds: for those of several threads at the same time by one command.

@@ -36,18 +36,6 @@ def derived_key(secret: str, purpose: str) -> str:
     return base64.urlsafe_b64encode(_derive(secret.encode(), purpose)).decode()
 
 
-def _decoded(text: str) -> bytes:
-    """Return the bytes of a base64 text; the decoder itself ignores what is not of its alphabet.
-
-    Raises:
-        ValueError: It is not what the encoder writes.
-    """
-    data = base64.urlsafe_b64decode(text)
-    if base64.urlsafe_b64encode(data).decode() != text:
-        raise ValueError("no base64")
-    return data
-
-
 def _derive(secret: bytes, purpose: str, length: int = 32) -> bytes:
     return HKDF(SHA256(), length, salt=None, info=f"atlas-broker {purpose}".encode()).derive(secret)
 
@@ -129,7 +117,9 @@ class Vault:
             return self._open_fernet(sealed)
         try:
             _, key_id, text = sealed.split(".")
-            data = _decoded(text)
+            data = base64.urlsafe_b64decode(text)
+            if base64.urlsafe_b64encode(data).decode() != text:  # the decoder ignores what is not of its alphabet
+                raise UndecryptableError(place.document, place.field)
             key = self._by_id[key_id]
             return json.loads(key.cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], canonical(place).encode()))
         except (InvalidTag, ValueError) as error:

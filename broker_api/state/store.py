@@ -184,7 +184,7 @@ class Store:
         return (
             self._understood(Instance, instance, f"instance {instance_id}") if instance else None,
             self._understood(Binding, binding, f"binding {binding_id}") if binding else None,
-            found.room(instance_id),
+            Room(found.slots.get(instance_id, frozenset()), found.limits),
         )
 
     def _read_documents(self, keys: Sequence[str]) -> list[Document | None]:
