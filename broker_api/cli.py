@@ -80,7 +80,7 @@ def api(host: str, port: int, tls_cert: str | None, tls_key: str | None) -> None
     ignored_variables.warn(ignored_variables.ignored(os.environ))
     gc.disable()  # modules leave no garbage, and a search for it in all of them takes a tenth of the start
     from broker_api import server  # noqa: PLC0415 - the web server, which no other command needs
-    from broker_api.certificate import ServerCertificate  # noqa: PLC0415 - as above
+    from broker_api.certificate import ServerCertificate  # noqa: PLC0415 - only this command needs it
 
     certificate = ServerCertificate(tls_cert, tls_key) if tls_cert and tls_key else None
     with server.shared_metrics():

@@ -92,7 +92,7 @@ class Request(request.Request):
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002, ANN401 - Celery's names
         """Send an event; one of the end replaces all of a run before it."""
         if type == "task-succeeded" and fields["result"].startswith(_WAITS):
-            type, fields = "task-retried", {"result": fields["result"].removeprefix(_WAITS)}  # noqa: A001 - as above
+            type, fields = "task-retried", {"result": fields["result"].removeprefix(_WAITS)}  # noqa: A001 - Celery's name
         if "exception" in fields or "result" in fields:
             fields = {"result": fields.get("exception"), "exception": None, "traceback": None, **fields}
         super().send_event(type, **fields)

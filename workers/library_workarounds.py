@@ -126,12 +126,12 @@ def guard_flower(logins: Logins) -> None:
         logins: The users; only those with the role operator may see Flower.
     """
     from flower import events as flower_events  # noqa: PLC0415 - only Flower's process needs it
-    from flower.api.workers import ListWorkers  # noqa: PLC0415 - as above
-    from flower.inspector import Inspector  # noqa: PLC0415 - as above
-    from flower.urls import handlers  # noqa: PLC0415 - as above
-    from flower.views import BaseHandler  # noqa: PLC0415 - as above
-    from flower.views.monitor import Metrics  # noqa: PLC0415 - as above
-    from flower.views.workers import WorkersView  # noqa: PLC0415 - as above
+    from flower.api.workers import ListWorkers  # noqa: PLC0415 - only Flower's process needs it
+    from flower.inspector import Inspector  # noqa: PLC0415 - only Flower's process needs it
+    from flower.urls import handlers  # noqa: PLC0415 - only Flower's process needs it
+    from flower.views import BaseHandler  # noqa: PLC0415 - only Flower's process needs it
+    from flower.views.monitor import Metrics  # noqa: PLC0415 - only Flower's process needs it
+    from flower.views.workers import WorkersView  # noqa: PLC0415 - only Flower's process needs it
 
     def current_user(self: BaseHandler) -> str:
         name = _operator(logins, self.request.headers.get("Authorization", ""), self.request.remote_ip)

@@ -7,8 +7,8 @@ import sys
 collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]  # where its atlasapi looks for it
 
 from atlasapi.settings import Settings  # noqa: E402 - after the repair
-from atlasbroker.broker import Broker  # noqa: E402 - as above
-from atlasbroker.config import Config  # noqa: E402 - as above
+from atlasbroker.broker import Broker  # noqa: E402 - after the repair
+from atlasbroker.config import Config  # noqa: E402 - after the repair
 
 port, secrets_file, Settings.BASE_URL = sys.argv[1:]
 secrets = Config.load_json(secrets_file)

@@ -177,7 +177,7 @@ def _change_passwords_of_the_api(confined: Confined, client: redis.Redis) -> Non
         client.execute_command(*add.split())  # type: ignore[no-untyped-call]  # redis has no type for it
         root[confined.database].command("createUser", given.pop("user"), **given)
         assert (_log_in(*old), _log_in(*new)) == (True, True)
-        client.execute_command(*remove.split())  # type: ignore[no-untyped-call]  # as above
+        client.execute_command(*remove.split())  # type: ignore[no-untyped-call]  # redis has no type for it
         root[confined.database].command("dropUser", dropped)
         assert (_log_in(*old), _log_in(*new)) == (False, True)
 
