@@ -162,7 +162,8 @@ def test_of_writes_in_one_command_only_that_under_a_lost_lease_is_refused(watche
         assert changed.step == ("" if write == "finish" else "next")
         assert changed.open is (write != "finish")
         if write == "advance":
-            assert end.result().record.operation.step == "next"
+            leased = {"lease_until"}  # the worker's own estimate of MongoDB's time
+            assert end.result().record.operation.model_dump(exclude=leased) == changed.model_dump(exclude=leased)
 
 
 def test_a_value_that_cannot_be_stored_refuses_only_the_write_that_has_it(watched: Store) -> None:
