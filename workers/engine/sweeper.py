@@ -103,7 +103,7 @@ class Sweeper:
             log.info("sweep_lease_not_released", reason=error.reason)
 
     def _is_active(self) -> bool:
-        """Return whether this sweeper has the lease; MongoDB is asked for it every one to two seconds."""
+        """Return whether this sweeper has the lease; MongoDB is asked for it about every two seconds."""
         now = self._clock()
         if now - self._asked_at >= SWEEP_RENEW_SECONDS:
             self._asked_at = now
