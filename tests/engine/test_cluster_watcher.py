@@ -245,8 +245,8 @@ def test_changes_that_come_during_a_poll_are_polled_at_once_when_it_says_applied
     ("polls", "pause", "seconds"),
     [
         ({"next_poll": 900, "polls_booked": 60_000}, 60_000, 1.0),
-        ({"next_poll": 400, "polls_booked": 700}, 60_000, 0.7),
-        ({"next_poll": 400, "polls_booked": 100}, 60_000, 0.4),
+        ({"next_poll": 400, "polls_booked": 900}, 60_000, 0.9),
+        ({"next_poll": 900, "polls_booked": 400}, 60_000, 0.9),
         ({"next_poll": 60_000, "polls_booked": 0}, 1000, 0.25),
         ({"next_poll": 60_000, "polls_booked": 0}, 100, 0.1),
     ],
@@ -257,8 +257,8 @@ def test_without_the_turn_the_next_look_is_when_it_can_be_free(
 ) -> None:
     bench.changed()
     moments = {name: {"$add": ["$$NOW", milliseconds]} for name, milliseconds in polls.items()}
-    bench.store.housekeeping.update_many({}, [{"$set": {**moments, "pause": pause}}])
     began = time.monotonic()
+    bench.store.housekeeping.update_many({}, [{"$set": {**moments, "pause": pause}}])
     status = bench.status.look(PROJECT, CLUSTER)
     assert not status["turn"]
     assert seconds - (time.monotonic() - began) - 0.01 <= pause_after(status) <= seconds
